@@ -1,0 +1,38 @@
+"""White-noise analysis of neural networks as a distributed batch job.
+
+>>> from wna_ray import Spec, run, open_run
+>>> run(Spec.load("jobs/demo.yaml"), out="runs/demo")
+>>> open_run("runs/demo").bias_maps
+
+Importing this package imports neither Ray nor matplotlib.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Run", "Spec", "WnaError", "__version__", "open_run", "run"]
+
+if TYPE_CHECKING:
+    from wna_ray.errors import WnaError
+    from wna_ray.job import run
+    from wna_ray.results import Run, open_run
+    from wna_ray.spec import Spec
+
+_HOMES = {
+    "Run": "wna_ray.results",
+    "Spec": "wna_ray.spec",
+    "WnaError": "wna_ray.errors",
+    "open_run": "wna_ray.results",
+    "run": "wna_ray.job",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when they are first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'wna_ray' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

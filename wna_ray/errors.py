@@ -1,0 +1,47 @@
+"""Errors that a person is meant to read.
+
+Every message names the argument or the file, says what was expected, and tells the way out. The command line
+prints the message alone and exits with the class's ``exit_code``.
+"""
+
+from __future__ import annotations
+
+
+class WnaError(Exception):
+    """Base of all errors raised on purpose. Takes one message, so it survives pickling between processes."""
+
+    exit_code = 1
+
+
+class SpecError(WnaError):
+    """The spec, or an argument, asks for something that does not exist or does not fit."""
+
+    exit_code = 2
+
+
+class ModelError(WnaError):
+    """A model cannot be found, read, or fed with the stimulus."""
+
+    exit_code = 2
+
+
+class StoreError(WnaError):
+    """The storage refused to read or to write."""
+
+
+class RunError(WnaError):
+    """A run directory is damaged, foreign, unfinished, or of another spec."""
+
+
+class NumericsError(WnaError):
+    """A worker's arithmetic differs from the one that began the run."""
+
+
+class ShardError(WnaError):
+    """Some shards failed every attempt; all other images are committed."""
+
+
+class Stopped(WnaError):
+    """The run was stopped before its end; what is committed stays."""
+
+    exit_code = 130
