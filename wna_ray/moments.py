@@ -1,0 +1,268 @@
+"""Response-weighted moments of noise, as exact integers that merge in any order.
+
+For grid values ``x_i`` (d small integers) and integer responses ``y_i`` this keeps, per response row,
+
+    count  sum 1      sum_y  sum y      sum_yy  sum y^2      sum_yx  sum y x      sum_yxx  sum y x^2
+
+and of the stimuli ``images``, ``sum_x`` and ``sum_xx``. Everything later (bias maps, z-maps, significance) is read out
+of these. The members, always the same:
+
+    identity(d)     the moments of no images
+    update(x, y)    those of some more images
+    merge(other)    those of both; associative and commutative to the last bit
+    arrays()        a flat dict of arrays, which is also the storage format
+
+One-hot responses keep only the rows that occurred, so a thousand classes of which noise reaches six cost six
+maps. Moments of no images are ordinary moments, never a special case. Second moments are optional (width 0 where
+they are not kept).
+
+Why it is exact: |x| <= 127 and |y| <= 2^23, so a float64 product sum over up to 2^22 images stays below 2^53, where
+every float64 operation on integers is exact in any order; masters are int64. ``sum_yy`` is a pair of int64 (high, low
+32 bits) because its worst case does not fit in one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wna_ray.responses import Response, Selected
+
+Ints = NDArray[np.int64]
+
+CHUNK_VALUES = 1 << 20  # grid values turned into float64 at a time (8 MB)
+MAX_CHUNK = 1 << 14  # images at a time; far below the 2**22 at which exactness would end
+_LOW = np.int64((1 << 32) - 1)
+
+
+@dataclass(frozen=True)
+class ResponseMoments:
+    """Sums over images for one kind of response; ``m`` rows, ``d`` grid values.
+
+    Attributes
+    ----------
+    rows
+        ``(m,)`` int64, sorted: which responses (classes, units) the rows stand for.
+    count
+        ``(m,)``: images that fed the row.
+    sum_y
+        ``(m,)``.
+    sum_yy
+        ``(m, 2)``: high and low 32 bits.
+    sum_yx, sum_yxx
+        ``(m, d)``; ``sum_yxx`` is ``(m, 0)`` where second moments are not kept.
+    """
+
+    rows: Ints
+    count: Ints
+    sum_y: Ints
+    sum_yy: Ints
+    sum_yx: Ints
+    sum_yxx: Ints
+
+    @classmethod
+    def identity(cls, d: int, second: bool = False) -> ResponseMoments:
+        """No rows: the moments of no images."""
+        none = np.zeros(0, dtype=np.int64)
+        pair, maps, squares = (np.zeros((0, n), dtype=np.int64) for n in (2, d, d if second else 0))
+        return cls(none, none, none, pair, maps, squares)
+
+    def merge(self, other: ResponseMoments) -> ResponseMoments:
+        """Sum of both, on the union of their rows."""
+        if np.array_equal(self.rows, other.rows):
+            summed = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)[1:]}
+            return replace(self, **summed)._carry()
+        rows = np.union1d(self.rows, other.rows)
+        total = {}
+        for f in fields(self)[1:]:
+            mine, theirs = getattr(self, f.name), getattr(other, f.name)
+            out = np.zeros((len(rows), *mine.shape[1:]), dtype=np.int64)
+            out[np.searchsorted(rows, self.rows)] = mine
+            out[np.searchsorted(rows, other.rows)] += theirs
+            total[f.name] = out
+        return ResponseMoments(rows, **total)._carry()
+
+    def _carry(self) -> ResponseMoments:
+        high, low = self.sum_yy[:, 0], self.sum_yy[:, 1]
+        return replace(self, sum_yy=np.stack([high + (low >> 32), low & _LOW], axis=1))
+
+    def variation(self, images: int) -> NDArray[np.float64]:
+        """``(m,)``: ``sum (y - mean y)^2`` over all `images` (those that did not feed a row have ``y = 0``).
+
+        Computed in whole numbers, then rounded once, so no digit is lost to cancellation.
+        """
+        squares = [(int(high) << 32) + int(low) for high, low in self.sum_yy]
+        exact = [(yy * images - int(y) ** 2) / images for yy, y in zip(squares, self.sum_y, strict=True)]
+        return np.array(exact, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """All sums of a set of images.
+
+    Attributes
+    ----------
+    images
+        Images counted in the sums.
+    nonfinite
+        Images left out because an output of the network was NaN or infinite.
+    out_of_range
+        Images left out because a response did not fit its fixed point.
+    sum_x, sum_xx
+        ``(d,)`` int64 over the images counted in (``sum_xx`` is ``(0,)`` where second moments are not kept).
+    responses
+        `ResponseMoments` by kind.
+    """
+
+    images: int
+    nonfinite: int
+    out_of_range: int
+    sum_x: Ints
+    sum_xx: Ints
+    responses: Mapping[str, ResponseMoments]
+
+    @classmethod
+    def identity(cls, d: int, kinds: Iterable[str], second: bool = False) -> Moments:
+        """The moments of no images, for responses of the given kinds."""
+        return cls(
+            0,
+            0,
+            0,
+            np.zeros(d, dtype=np.int64),
+            np.zeros(d if second else 0, dtype=np.int64),
+            {kind: ResponseMoments.identity(d, second) for kind in kinds},
+        )
+
+    @property
+    def seen(self) -> int:
+        """Images shown, whether counted in or left out."""
+        return self.images + self.nonfinite + self.out_of_range
+
+    def update(self, grid: NDArray[np.int8], responses: Mapping[str, Response]) -> Moments:
+        """Add images.
+
+        Parameters
+        ----------
+        grid
+            ``(n, ...)`` int8 grid values, d an image.
+        responses
+            One response of ``n`` entries for every kind.
+        """
+        x = grid.reshape(len(grid), self.sum_x.size)
+        step = min(MAX_CHUNK, max(1, CHUNK_VALUES // self.sum_x.size))
+        total = self
+        for a in range(0, len(x), step):
+            part = slice(a, a + step)
+            total = total.merge(_sums(x[part], {k: _weights(r, part) for k, r in responses.items()}, self.sum_xx.size > 0))
+        return total
+
+    def skip(self, nonfinite: int = 0, out_of_range: int = 0) -> Moments:
+        """Count images that are left out."""
+        return replace(self, nonfinite=self.nonfinite + nonfinite, out_of_range=self.out_of_range + out_of_range)
+
+    def merge(self, other: Moments) -> Moments:
+        """Sum of both."""
+        return Moments(
+            self.images + other.images,
+            self.nonfinite + other.nonfinite,
+            self.out_of_range + other.out_of_range,
+            self.sum_x + other.sum_x,
+            self.sum_xx + other.sum_xx,
+            {kind: mine.merge(other.responses[kind]) for kind, mine in self.responses.items()},
+        )
+
+    def arrays(self) -> dict[str, Ints]:
+        """Flat dict of int64 arrays: ``counts`` (images, nonfinite, out_of_range), ``sum_x``, ``label/rows``, ..."""
+        flat = {
+            "counts": np.array([self.images, self.nonfinite, self.out_of_range], dtype=np.int64),
+            "sum_x": self.sum_x,
+            "sum_xx": self.sum_xx,
+        }
+        for kind, moments in self.responses.items():
+            flat |= {f"{kind}/{f.name}": getattr(moments, f.name) for f in fields(moments)}
+        return flat
+
+    @classmethod
+    def from_arrays(cls, flat: Mapping[str, NDArray[np.generic]]) -> Moments:
+        """Back from `arrays`.
+
+        Raises
+        ------
+        ValueError
+            An array is missing, is not int64, or does not fit the others.
+        """
+        names = [f.name for f in fields(ResponseMoments)]
+        kinds = [key.removesuffix("/rows") for key in flat if key.endswith("/rows")]
+        expected = {"counts", "sum_x", "sum_xx"} | {f"{kind}/{name}" for kind in kinds for name in names}
+        if set(flat) != expected or any(a.dtype != np.int64 for a in flat.values()):
+            raise ValueError(f"expected the int64 arrays {sorted(expected)}, got {sorted(flat)}")
+        arrays: dict[str, Ints] = {key: np.asarray(a, dtype=np.int64) for key, a in flat.items()}
+        d, d2 = arrays["sum_x"].size, arrays["sum_xx"].size
+        responses = {kind: ResponseMoments(*(arrays[f"{kind}/{name}"] for name in names)) for kind in kinds}
+        for kind, r in responses.items():
+            m = r.rows.size
+            shapes = [a.shape for a in (r.rows, r.count, r.sum_y, r.sum_yy, r.sum_yx, r.sum_yxx)]
+            if shapes != [(m,), (m,), (m,), (m, 2), (m, d), (m, d2)] or (np.diff(r.rows) <= 0).any():
+                raise ValueError(f"the arrays of '{kind}' do not fit each other: shapes {shapes}")
+        images, nonfinite, out_of_range = (int(n) for n in arrays["counts"])
+        return cls(images, nonfinite, out_of_range, arrays["sum_x"], arrays["sum_xx"], responses)
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """A response of a chunk as a matrix: ``values (m, n)`` int64 for the sorted ``rows (m,)``; ``fed (m,)`` images."""
+
+    rows: Ints
+    fed: Ints
+    values: Ints
+
+
+def _weights(response: Response, part: slice) -> _Weights:
+    if not isinstance(response, Selected):
+        values = response.values[part].T
+        k, n = values.shape
+        return _Weights(np.arange(k), np.full(k, n, dtype=np.int64), values)
+    rows, inverse = np.unique(response.rows[part], return_inverse=True)
+    values = np.zeros((len(rows), len(inverse)), dtype=np.int64)
+    values[inverse, np.arange(len(inverse))] = response.weights[part]
+    return _Weights(rows, np.bincount(inverse, minlength=len(rows)).astype(np.int64), values)
+
+
+def _sums(x: NDArray[np.int8], weights: Mapping[str, _Weights], second: bool) -> Moments:
+    """Moments of one chunk: a single matrix product of all response rows (and a row of ones) with the grid values."""
+    ones = np.ones((1, len(x)), dtype=np.int64)
+    left = torch.from_numpy(np.concatenate([ones, *(w.values for w in weights.values())]).astype(np.float64))
+    right = torch.from_numpy(np.ascontiguousarray(x)).to(torch.float64)
+    first = (left @ right).numpy().astype(np.int64)
+    squares = (left @ right.square_()).numpy().astype(np.int64) if second else first[:, :0]
+    responses, at = {}, 1
+    for kind, w in weights.items():
+        block, at = slice(at, at + len(w.rows)), at + len(w.rows)
+        yy = np.square(w.values).sum(axis=1)
+        responses[kind] = ResponseMoments(
+            w.rows, w.fed, w.values.sum(axis=1), np.stack([yy >> 32, yy & _LOW], axis=1), first[block], squares[block]
+        )
+    return Moments(len(x), 0, 0, first[0], squares[0], responses)
+
+
+@dataclass(frozen=True)
+class Partial:
+    """Moments of the images ``start ... stop - 1``, all of them."""
+
+    start: int
+    stop: int
+    moments: Moments
+
+    def __post_init__(self) -> None:
+        if self.moments.seen != self.stop - self.start:
+            raise ValueError(f"moments of {self.moments.seen} images for the range [{self.start}, {self.stop})")
+
+    def merge(self, other: Partial) -> Partial:
+        """Moments of this range and the one right after it."""
+        if self.stop != other.start:
+            raise ValueError(f"[{other.start}, {other.stop}) does not follow [{self.start}, {self.stop})")
+        return Partial(self.start, other.stop, self.moments.merge(other.moments))
