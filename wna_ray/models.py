@@ -1,0 +1,329 @@
+"""Models by URI.
+
+    bundled:mnist-cnn                             shipped with the package
+    torchvision:resnet50?weights=IMAGENET1K_V2    any torchvision classifier (downloads unless cached)
+    timm:NAME?pretrained=true                     any timm model (needs the extra: pip install 'wna-ray[timm]')
+    python:package.module:factory?key=value       your own function that returns a torch.nn.Module
+    export:model.pt2                              a program saved by torch.export
+
+To each may be added ``weights=PATH`` (safetensors, or a state dict that ``torch.load(weights_only=True)`` reads; not
+for export) and ``layer=NAME`` (take that module's output, flattened, instead of the network's). A relative PATH
+is relative to the working directory; PATH may be any fsspec URL.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from io import BytesIO
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+import fsspec
+import safetensors.torch
+import torch
+from torch import nn
+
+from wna_ray import networks
+from wna_ray.errors import ModelError
+from wna_ray.spec import NormaliseSpec
+
+SCHEMES = ("bundled", "torchvision", "timm", "python", "export")
+BUNDLED: dict[str, Callable[[], nn.Module]] = {"mnist-cnn": networks.mnist_cnn}
+BUNDLED_SHAPES = {"mnist-cnn": (1, 28, 28)}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded network, in eval mode, on the CPU, in float32.
+
+    Attributes
+    ----------
+    module
+        Takes ``(n, C, H, W)``, gives ``(n, k)`` (or anything that flattens to it).
+    source
+        The URI without paths of weights: what the network is, apart from its numbers.
+    digest
+        SHA-256 of the state dict (names, dtypes, shapes, bytes), or of the exported file.
+    names
+        Class names if the source knows them, else empty.
+    normalise
+        Normalisation between pixel space and input if the source declares one.
+    shape
+        ``(C, H, W)`` that it must be fed, where the source says so.
+    """
+
+    module: nn.Module
+    source: str
+    digest: str
+    names: tuple[str, ...] = ()
+    normalise: NormaliseSpec | None = None
+    shape: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class ModelURI:
+    """A model URI taken apart."""
+
+    scheme: str
+    name: str
+    options: Mapping[str, str]
+
+    @classmethod
+    def parse(cls, uri: str) -> ModelURI:
+        """Take a URI apart; `ModelError` where it is none."""
+        scheme, colon, rest = uri.partition(":")
+        name, _, query = rest.partition("?")
+        if not colon or not name or scheme not in SCHEMES:
+            raise ModelError(f"model: '{uri}' is not SCHEME:NAME; the schemes are {', '.join(SCHEMES)}")
+        try:
+            options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+        except ValueError as error:
+            raise ModelError(f"model: '?{query}' in '{uri}' is not key=value&key=value ({error})") from None
+        return cls(scheme, name, options)
+
+    @property
+    def weights_path(self) -> str | None:
+        """The file that ``weights=`` names, or None where it names a torchvision weights entry or is absent."""
+        value = self.options.get("weights")
+        named = self.scheme == "torchvision" and value and "/" not in value and "." not in value
+        return None if named else value
+
+
+def near(name: str, known: Iterable[str], most: int = 6) -> str:
+    """The known names nearest to `name`, for an error message; the first few where none is near."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=most, cutoff=0.4)
+    rest = len(known) - len(close or known[:most])
+    return ", ".join(close or known[:most]) + (f" (and {rest} more)" if rest else "")
+
+
+def load(uri: str) -> Model:
+    """Load a model.
+
+    Raises
+    ------
+    ModelError
+        An unknown scheme, name, option, layer or weights entry; a missing or unreadable file; weights that do not fit.
+        The message lists what would do.
+    """
+    parsed = ModelURI.parse(uri)
+    model = {
+        "bundled": _bundled,
+        "torchvision": _torchvision,
+        "timm": _timm,
+        "python": _python,
+        "export": _export,
+    }[parsed.scheme](parsed)
+    module = model.module
+    if parsed.weights_path is not None:
+        if parsed.scheme == "export":
+            raise ModelError(f"model: '{uri}': an exported program holds its own weights; leave weights= out")
+        _load_weights(module, parsed.weights_path)
+    if parsed.scheme != "export":  # an exported program is fixed; torch refuses .eval() on it
+        module.eval()
+    module.requires_grad_(False)
+    digest = model.digest or state_digest(module)
+    names = model.names
+    if (layer := parsed.options.get("layer")) is not None:
+        module, names = _Layer(module, layer), ()
+    kept = {k: v for k, v in parsed.options.items() if k != "weights" or parsed.weights_path is None}
+    name = "" if parsed.scheme == "export" else parsed.name
+    source = f"{parsed.scheme}:{name}" + ("?" + "&".join(f"{k}={v}" for k, v in sorted(kept.items())) if kept else "")
+    return Model(module, source, digest, names, model.normalise, model.shape)
+
+
+def state_digest(module: nn.Module) -> str:
+    """SHA-256 over the state dict in name order: name, dtype, shape, bytes of each tensor."""
+    total = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        value = value.detach().cpu().contiguous()
+        total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+        total.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+class _Layer(nn.Module):
+    """The output of one inner module, flattened to ``(n, k)``."""
+
+    def __init__(self, network: nn.Module, layer: str) -> None:
+        super().__init__()
+        modules = dict(network.named_modules())
+        if layer not in modules or layer == "":
+            raise ModelError(f"model: no layer '{layer}'; near it are {near(layer, (n for n in modules if n))}")
+        self.network = network
+        self._output: torch.Tensor | None = None
+        modules[layer].register_forward_hook(self._keep)
+
+    def _keep(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        self._output = output
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.network(x)
+        if not isinstance(self._output, torch.Tensor):
+            raise ModelError("model: the layer asked for gave no tensor; choose one inside or after it")
+        output, self._output = self._output, None
+        return output.flatten(1)
+
+
+def _known_options(uri: ModelURI, *known: str) -> None:
+    unknown = set(uri.options) - {"weights", "layer", *known}
+    if unknown:
+        raise ModelError(
+            f"model: {uri.scheme}:{uri.name} has no option '{min(unknown)}'; it takes {', '.join(('weights', 'layer', *known))}"
+        )
+
+
+def _bundled(uri: ModelURI) -> Model:
+    _known_options(uri)
+    if uri.name not in BUNDLED:
+        raise ModelError(f"model: no bundled model '{uri.name}'; bundled are {', '.join(BUNDLED)}")
+    module = BUNDLED[uri.name]()
+    data = files("wna_ray").joinpath("bundled", f"{uri.name}.safetensors").read_bytes()
+    module.load_state_dict(safetensors.torch.load(data))
+    names = tuple(str(digit) for digit in range(10))
+    identity = NormaliseSpec(mean=(0.0,), std=(1.0,))  # trained on pixels in [0, 1] as they are
+    return Model(module, "", "", names, identity, BUNDLED_SHAPES[uri.name])
+
+
+def _torchvision(uri: ModelURI) -> Model:
+    import torchvision
+
+    _known_options(uri)
+    known = torchvision.models.list_models(module=torchvision.models)
+    if uri.name not in known:
+        raise ModelError(f"model: torchvision has no classifier '{uri.name}'; near it are {near(uri.name, known)}")
+    entries: Any = torchvision.models.get_model_weights(uri.name)
+    entry = entries.DEFAULT  # also tells the normalisation of models whose weights come from a file
+    wanted = uri.options.get("weights") if uri.weights_path is None else None
+    if wanted is not None:
+        try:
+            entry = entries[wanted]
+        except KeyError:
+            choices = ", ".join([*entries.__members__, "or a path to a file"])
+            raise ModelError(f"model: {uri.name} has no weights '{wanted}'; it has {choices}") from None
+    try:
+        module = torchvision.models.get_model(uri.name, weights=None if wanted is None else entry)
+    except OSError as error:  # urllib's errors are OSErrors: no network, and nothing in torch's cache
+        raise ModelError(
+            f"model: the weights {uri.name} {wanted} are not in torch's cache and could not be downloaded ({error}); "
+            "download them elsewhere and give weights=PATH"
+        ) from None
+    transform = entry.transforms()
+    normalise = NormaliseSpec(mean=tuple(transform.mean), std=tuple(transform.std))
+    return Model(module, "", "", tuple(entry.meta.get("categories", ())), normalise)
+
+
+def _timm(uri: ModelURI) -> Model:
+    try:
+        import timm
+    except ImportError:
+        raise ModelError("model: timm: models need the package timm; pip install 'wna-ray[timm]'") from None
+    _known_options(uri, "pretrained")
+    if uri.name not in timm.list_models():
+        raise ModelError(f"model: timm has no model '{uri.name}'; near it are {near(uri.name, timm.list_models())}")
+    pretrained = uri.options.get("pretrained", "false").lower() == "true"
+    try:
+        module = timm.create_model(uri.name, pretrained=pretrained)
+    except (OSError, RuntimeError) as error:
+        raise ModelError(f"model: timm could not make {uri.name} ({first_line(error)}); give weights=PATH") from None
+    config: Any = module.pretrained_cfg
+    return Model(module, "", "", normalise=NormaliseSpec(mean=tuple(config["mean"]), std=tuple(config["std"])))
+
+
+def _python(uri: ModelURI) -> Model:
+    where, colon, factory = uri.name.partition(":")
+    if not colon:
+        raise ModelError(f"model: 'python:{uri.name}' lacks the function; write python:package.module:factory")
+    if (here := os.getcwd()) not in sys.path:  # console scripts do not search the working directory
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(where)
+    except ImportError as error:
+        raise ModelError(f"model: cannot import '{where}' ({error}); run from the folder that holds it, or install it") from error
+    make = getattr(module, factory, None)
+    if not callable(make):
+        names = [n for n, f in vars(module).items() if inspect.isroutine(f) or inspect.isclass(f)]
+        raise ModelError(f"model: '{where}' has no function '{factory}'; near it are {near(factory, names)}")
+    options = {k: v for k, v in uri.options.items() if k not in ("weights", "layer")}
+    try:
+        network = make(**options)
+    except TypeError as error:
+        raise ModelError(f"model: {where}:{factory}{inspect.signature(make)} does not take {options} ({error})") from error
+    if not isinstance(network, nn.Module):
+        raise ModelError(f"model: {where}:{factory} gave {type(network).__name__}; expected a torch.nn.Module")
+    return Model(network, "", "")
+
+
+def _export(uri: ModelURI) -> Model:
+    _known_options(uri)
+    data = read_file(uri.name, "an exported program (torch.export.save)")
+    # torch.export.load falls back to full unpickling of what weights_only=True refuses, unless this forbids it.
+    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    try:
+        module = torch.export.load(BytesIO(data)).module()
+    except Exception as error:  # torch.export raises whatever its archive reader met
+        raise ModelError(f"model: '{uri.name}' is not a program saved by torch.export ({first_line(error)})") from None
+    finally:
+        if before is None:
+            del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
+        else:
+            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
+    return Model(module, "", hashlib.sha256(data).hexdigest())
+
+
+def read_file(path: str, what: str) -> bytes:
+    """Read a file from a path or an fsspec URL; `ModelError` where there is none."""
+    try:
+        with fsspec.open(path, "rb") as file:
+            return bytes(file.read())
+    except FileNotFoundError:
+        raise ModelError(f"model: no file '{path}'; expected {what}") from None
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(f"model: cannot read '{path}' ({first_line(error)}); expected {what}") from None
+
+
+def _load_weights(module: nn.Module, path: str) -> None:
+    """Load safetensors or a plain state dict; unwraps ``{"state_dict": ...}`` and a leading ``module.``."""
+    data = read_file(path, "safetensors or a PyTorch state dict")
+    state: Any
+    try:
+        if urlsplit(path).path.endswith(".safetensors"):
+            state = safetensors.torch.load(data)
+        else:
+            state = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # safetensors and torch each have their own families of errors here
+        raise ModelError(
+            f"model: weights '{path}' are neither safetensors nor a state dict that weights_only=True reads ({first_line(error)})"
+        ) from None
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ModelError(f"model: weights '{path}' hold {type(state).__name__}; expected a state dict (name -> tensor)")
+    if state and all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    own = module.state_dict()
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
+    if missing or extra or shapes:
+        wrong = [f"{k} is {tuple(state[k].shape)}, not {tuple(own[k].shape)}" for k in sorted(shapes)]
+        faults = [f"no {', '.join(missing[:3])}"] * bool(missing) + [f"unknown {', '.join(extra[:3])}"] * bool(extra)
+        raise ModelError(
+            f"model: weights '{path}' do not fit the network ({len(missing)} missing, {len(extra)} unknown, "
+            f"{len(shapes)} of another shape): {'; '.join([*faults, *wrong[:3]])}"
+        )
+    module.load_state_dict(state)
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
