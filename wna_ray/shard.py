@@ -1,0 +1,290 @@
+"""The one pure function: ``run_shard(job, network, start, stop) -> moments``.
+
+A `Job` is a spec whose model has been looked at: it knows the outputs, the fixed points and the canary, and its
+fingerprint names everything that can change a result. A `Network` is a model on its device. Neither knows about
+Ray or storage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wna_ray import models
+from wna_ray.errors import ModelError, NumericsError
+from wna_ray.moments import Moments
+from wna_ray.noise import STREAM
+from wna_ray.responses import FixedPoint, Response, calibrate, respond
+from wna_ray.spec import NormaliseSpec, Spec, canonical
+from wna_ray.stimuli import Stimulus, load_offset
+
+Device = Literal["cpu", "cuda"]
+
+PENDING_VALUES = 32 << 20  # grid values a shard keeps before it adds them to its moments (32 MB)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A resolved spec: all that a shard needs besides the model itself.
+
+    Attributes
+    ----------
+    spec
+        What was asked for.
+    device
+        Kind of device that the forward pass runs on.
+    offset
+        ``(C, H, W)`` or ``(1, 1, 1)`` float32.
+    source, digest
+        What the network is, and the digest of its weights.
+    names
+        One name a response row (k of them).
+    normalise
+        Applied between stimulus and network; None where the noise lives in the network's input space.
+    points
+        Fixed point by response kind.
+    canary
+        SHA-256 of the outputs of the first batch: the same bits mean the same network and the same arithmetic.
+    """
+
+    spec: Spec
+    device: Device
+    offset: NDArray[np.float32]
+    source: str
+    digest: str
+    names: tuple[str, ...]
+    normalise: NormaliseSpec | None
+    points: Mapping[str, FixedPoint]
+    canary: str
+
+    @cached_property
+    def stimulus(self) -> Stimulus:
+        """The noise as images."""
+        return Stimulus(self.spec.stimulus, self.spec.seed, self.offset)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that can change a result, as plain JSON values."""
+        spec = self.spec
+        stimulus = spec.stimulus.model_dump(mode="json", exclude={"offset"})
+        return {
+            "stream": STREAM,
+            "seed": spec.seed,
+            "stimulus": stimulus | {"offset": self.stimulus.offset_digest},
+            "model": {
+                "source": self.source,
+                "digest": self.digest,
+                "outputs": len(self.names),
+                "normalise": self.normalise.model_dump(mode="json") if self.normalise else None,
+            },
+            "responses": [r.model_dump(mode="json") for r in spec.responses],
+            "fixed_point": {kind: {"exponent": p.exponent, "centre": list(p.centre)} for kind, p in self.points.items()},
+            "moments": spec.moments.model_dump(mode="json"),
+            "numerics": spec.numerics.model_dump(mode="json") | {"device": self.device},
+            "canary": self.canary,
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the canonical identity. A result is a function of this and N alone."""
+        return hashlib.sha256(canonical(self.identity).encode()).hexdigest()
+
+    def no_images(self) -> Moments:
+        """The moments of no images, in this job's shape."""
+        kinds = [r.kind for r in self.spec.responses]
+        return Moments.identity(self.stimulus.noise.pixels, kinds, self.spec.moments.second)
+
+
+class Network:
+    """A model on its device, in its arithmetic.
+
+    Parameters
+    ----------
+    spec
+        Gives model, numerics and normalisation.
+    device
+        Where it runs.
+    """
+
+    def __init__(self, spec: Spec, device: Device) -> None:
+        self.spec, self.device = spec, torch.device(device)
+        self.model = models.load(spec.model)
+        self.dtype: torch.dtype = getattr(torch, spec.numerics.dtype)
+        if device == "cuda":
+            torch.backends.cudnn.benchmark = False
+            torch.backends.cudnn.deterministic = True
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        self.normalise = self._normalise()
+        if self.model.shape is not None and self.model.shape != spec.stimulus.shape:
+            raise ModelError(f"stimulus.shape: {spec.stimulus.shape}, but {spec.model} takes {self.model.shape}")
+        self.module = self.model.module.to(self.device, self.dtype)
+        if not spec.model.startswith("export:"):  # an exported program has its memory format built in
+            self.module = self.module.to(memory_format=torch.channels_last)
+        if self.normalise is not None:
+            channels = (1, -1, 1, 1)
+            self._mean, self._std = (
+                torch.tensor(v, dtype=torch.float32, device=self.device).view(channels) for v in (self.normalise.mean, self.normalise.std)
+            )
+
+    def _normalise(self) -> NormaliseSpec | None:
+        spec = self.spec
+        if spec.stimulus.space == "input":
+            return None
+        normalise = spec.normalise or self.model.normalise
+        if normalise is None:
+            raise ModelError(
+                f"stimulus.space: pixel, but {spec.model} declares no normalisation; give normalise: "
+                "{mean: [...], std: [...]}, or space: input if the noise is what the network itself is fed"
+            )
+        channels = spec.stimulus.shape[0]
+        if {len(normalise.mean), len(normalise.std)} - {1, channels}:
+            raise ModelError(
+                f"normalise: {len(normalise.mean)} means and {len(normalise.std)} stds for {channels} channels; "
+                "give one each, or one for all"
+            )
+        return normalise
+
+    def __call__(self, images: torch.Tensor) -> NDArray[np.float32]:
+        """Outputs ``(n, k)`` float32 of images ``(n, C, H, W)`` float32; ``n`` is at most the fixed batch.
+
+        The forward pass always has the same shape: fewer images are padded with copies of the last.
+        """
+        n, batch = len(images), self.spec.numerics.batch
+        if n < batch:
+            images = torch.cat([images, images[-1:].expand(batch - n, *images.shape[1:])])
+        with torch.inference_mode():
+            if self.normalise is not None and (self.normalise.mean, self.normalise.std) != ((0.0,), (1.0,)):
+                images = (images - self._mean) / self._std
+            x = images.to(self.dtype).contiguous(memory_format=torch.channels_last)
+            try:
+                y = self.module(x)
+            except (RuntimeError, ValueError, TypeError) as error:
+                if isinstance(error, torch.cuda.OutOfMemoryError):
+                    raise
+                raise ModelError(
+                    f"model: {self.spec.model} does not take a {self.spec.numerics.dtype} batch of shape "
+                    f"{tuple(x.shape)} on {self.device.type} ({models.first_line(error)}); "
+                    "see stimulus.shape and numerics.batch"
+                ) from error
+            if not isinstance(y, torch.Tensor) or y.ndim < 1 or len(y) != batch or y.numel() < batch:
+                found = tuple(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
+                raise ModelError(f"model: {self.spec.model} gave {found}; expected one row of outputs for each of {batch} images")
+            return np.asarray(y.reshape(batch, -1)[:n].float().cpu().numpy())
+
+
+def resolve(spec: Spec, network: Network) -> Job:
+    """Look at the model through the run's first batch and fix everything that shards share."""
+    offset = load_offset(spec.stimulus)
+    stimulus = Stimulus(spec.stimulus, spec.seed, offset)
+    outputs = _first_outputs(stimulus, network)
+    k = outputs.shape[1]
+    known = network.model.names if len(network.model.names) == k else tuple(str(i) for i in range(k))
+    return Job(
+        spec=spec,
+        device=network.device.type,  # type: ignore[arg-type]
+        offset=offset,
+        source=network.model.source,
+        digest=network.model.digest,
+        names=known,
+        normalise=network.normalise,
+        points={r.kind: calibrate(r, outputs) for r in spec.responses},
+        canary=_digest(outputs),
+    )
+
+
+def check_canary(job: Job, network: Network) -> None:
+    """Make sure that `network` answers the first batch with the bits on record; else `NumericsError`."""
+    if _digest(_first_outputs(job.stimulus, network)) != job.canary:
+        raise NumericsError(
+            "this worker answers the first batch with other bits than the run has on record, so its sums would not be "
+            f"the run's; use the machine type and library versions that began the run (here: {network.device.type}, "
+            f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}), or start a new run"
+        )
+
+
+def _first_outputs(stimulus: Stimulus, network: Network) -> NDArray[np.float32]:
+    return network(stimulus.images(stimulus.noise.grid(0, network.spec.numerics.batch), network.device))
+
+
+def _digest(outputs: NDArray[np.float32]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(outputs, dtype="<f4").tobytes()).hexdigest()
+
+
+@dataclass
+class Phases:
+    """Seconds by phase of the work."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begin
+
+
+def run_shard(job: Job, network: Network, start: int, stop: int) -> tuple[Moments, dict[str, float]]:
+    """Moments of images ``start ... stop - 1``.
+
+    Parameters
+    ----------
+    start
+        A multiple of the batch.
+    stop
+        A multiple of the batch, or N. The last batch is filled up with the noise that would come next, and those
+        images are not counted.
+
+    Returns
+    -------
+    moments
+        Exact; any cut of [0, N) into shards merges to the same.
+    seconds
+        By phase: noise, forward, responses, moments.
+    """
+    batch, d = job.spec.numerics.batch, job.stimulus.noise.pixels
+    if start % batch:
+        raise ValueError(f"a shard starts at a multiple of the batch ({batch}), got {start}")
+    phase, total = Phases(), job.no_images()
+    grids: list[NDArray[np.int8]] = []
+    outputs: list[NDArray[np.float32]] = []
+    for a in range(start, stop, batch):
+        with phase("noise"):
+            grid = job.stimulus.noise.grid(a, a + batch)
+            images = job.stimulus.images(grid, network.device)
+        with phase("forward"):
+            answer = network(images)
+        counted = min(batch, stop - a)
+        grids.append(grid[:counted])
+        outputs.append(answer[:counted])
+        if len(grids) * batch * d >= PENDING_VALUES or a + batch >= stop:
+            total = _add(job, total, np.concatenate(grids), np.concatenate(outputs), phase)
+            grids, outputs = [], []
+    return total, phase.seconds
+
+
+def _add(job: Job, total: Moments, grid: NDArray[np.int8], outputs: NDArray[np.float32], phase: Phases) -> Moments:
+    """Add images to moments; those with an output that is not finite, or out of range, are counted apart."""
+    with phase("responses"):
+        finite = np.isfinite(outputs).all(axis=1)
+        answered = outputs if finite.all() else outputs[finite]
+        answers = {r.kind: respond(r, job.points[r.kind], answered) for r in job.spec.responses}
+        within = np.logical_and.reduce([inside for _, inside in answers.values()])
+        responses: dict[str, Response] = {kind: response for kind, (response, _) in answers.items()}
+        if not within.all():
+            responses = {kind: response.keep(within) for kind, response in responses.items()}
+        if len(answered) < len(outputs) or not within.all():
+            grid = grid[finite][within]
+    with phase("moments"):
+        total = total.update(grid, responses)
+    return total.skip(nonfinite=len(outputs) - len(answered), out_of_range=int((~within).sum()))
