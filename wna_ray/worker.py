@@ -1,0 +1,116 @@
+"""What a worker can be asked to do. The in-process executor and the Ray actors run this same class.
+
+Every method gives ``(payload, report)``: the payload may be large and stays where it was made, the report is small and
+goes to the driver. A worker keeps a loaded network and nothing else.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wna_ray.errors import NumericsError
+from wna_ray.moments import Partial
+from wna_ray.rundir import RunDirectory, SegmentInfo
+from wna_ray.shard import Device, Job, Network, check_canary, resolve, run_shard
+from wna_ray.spec import Spec
+
+
+@dataclass(frozen=True)
+class Introduction:
+    """The job that a spec becomes, the seconds that one batch takes, and where this was found out."""
+
+    job: Job
+    batch_seconds: float
+    environment: dict[str, Any]
+
+
+class Worker:
+    """Holds a model; makes and merges partial moments.
+
+    Parameters
+    ----------
+    spec
+        The run's spec; the model is loaded when it is first needed.
+    device
+        Where the forward pass runs.
+    """
+
+    def __init__(self, spec: Spec, device: Device) -> None:
+        self._spec, self._device = spec, device
+        self._network: Network | None = None
+        self._trusted: set[str] = set()
+        torch.set_num_threads(spec.numerics.threads)
+
+    def introduce(self) -> tuple[None, Introduction]:
+        """Load the model, look at it through the first batch, twice: a network must repeat itself."""
+        network = self._loaded()
+        job = resolve(self._spec, network)
+        begin = time.perf_counter()
+        try:
+            check_canary(job, network)
+        except NumericsError:
+            raise NumericsError(
+                f"model: {self._spec.model} answers the same batch differently each time; results could not be repeated "
+                "(is something random in its forward pass?)"
+            ) from None
+        seconds = time.perf_counter() - begin
+        self._trusted.add(job.fingerprint)
+        return None, Introduction(job, seconds, environment(self._device))
+
+    def shard(self, job: Job, start: int, stop: int) -> tuple[Partial, dict[str, float]]:
+        """Moments of a shard, and seconds by phase."""
+        moments, seconds = run_shard(job, self._trusted_network(job), start, stop)
+        return Partial(start, stop, moments), seconds
+
+    def merge(self, *partials: Partial) -> tuple[Partial, None]:
+        """Merge neighbours, given in order."""
+        return reduce(Partial.merge, partials), None
+
+    def commit(self, partial: Partial, url: str, fingerprint: str) -> tuple[None, None]:
+        """Publish a partial as a segment of the run."""
+        RunDirectory(url).commit(partial, fingerprint)
+        return None, None
+
+    def read(self, url: str, fingerprint: str, names: list[str]) -> tuple[Partial, list[SegmentInfo]]:
+        """Read segments, check them, merge them."""
+        found = [RunDirectory(url).read_segment(name, fingerprint) for name in names]
+        return reduce(Partial.merge, [partial for partial, _ in found]), [info for _, info in found]
+
+    def answer(self, job: Job, images: NDArray[np.float32]) -> tuple[None, NDArray[np.float32]]:
+        """Outputs ``(n, k)`` for images ``(n, C, H, W)``, a few: they come by way of the driver."""
+        network, batch = self._trusted_network(job), self._spec.numerics.batch
+        x = torch.from_numpy(images.copy()).to(network.device)  # a copy: what Ray hands over is read-only
+        return None, np.concatenate([network(x[a : a + batch]) for a in range(0, len(x), batch)])
+
+    def _loaded(self) -> Network:
+        if self._network is None:
+            self._network = Network(self._spec, self._device)
+        return self._network
+
+    def _trusted_network(self, job: Job) -> Network:
+        """The network, once it has answered the first batch with the bits on record."""
+        network = self._loaded()
+        if job.fingerprint not in self._trusted:
+            check_canary(job, network)
+            self._trusted.add(job.fingerprint)
+        return network
+
+
+def environment(device: Device) -> dict[str, Any]:
+    """Versions and hardware, for the record."""
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": str(torch.__version__),
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+    }
