@@ -1,0 +1,190 @@
+"""Read-outs: from exact sums to maps and to how sure they are.
+
+Symbols: N images counted in, d independent noise values an image, noise sd sigma (known exactly), response y, and
+``A = sum (y - mean y) x``, the summed product of response and noise. Given the responses, the noise values of a
+stimulus are independent with known mean 0 and variance sigma^2, whatever the network; so if the response ignores the
+stimulus, every element of
+
+    z = A / (sigma * sqrt(sum (y - mean y)^2))
+
+has mean 0 and variance exactly 1, and is normal in the limit. Everything else follows from z.
+
+References
+----------
+Ahumada (1996), Perception 25 (ECVP): classification images. Murray (2011), J. Vision 11(5):2: review, significance.
+Marmarelis & Marmarelis (1978), Analysis of Physiological Systems: cross-correlation with white noise.
+Borji & Lin (2020), ICLR: bias maps of networks.
+James & Stein (1961); Efron & Morris (1973), JASA 68:117: the shrinkage factor behind the reliability.
+Sidak (1967), JASA 62:626: the corrected threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import chi2, norm
+
+from wna_ray.moments import Moments
+from wna_ray.noise import Table
+from wna_ray.responses import FixedPoint, is_dense
+from wna_ray.spec import ResponseKind
+
+Floats = NDArray[np.float64]
+
+FEWEST = 30
+"""Effective images under which a one-hot row gets no p-value."""
+KURTOSIS_ERROR = 0.02
+"""Largest relative error of Var(||z||^2) from the noise's kurtosis at which a row still gets a p-value."""
+
+
+def explained_variance(z_squared: Floats, d: int, images: int) -> Floats:
+    """rho^2: share of the response's variance that is linear in the noise, ``(||z||^2 - d) / N``.
+
+    Unbiased when the response ignores the stimulus (``E ||z||^2 = d`` exactly), and to O(1/N) otherwise (for Gaussian
+    noise ``E ||z||^2 = N rho^2 + d + O(1)``). Being unbiased it can be negative; it is not clipped.
+    """
+    return (z_squared - d) / images
+
+
+def chi_square_p(z_squared: Floats, d: int) -> Floats:
+    """P(chi^2 with d degrees of freedom >= ||z||^2): one test for the whole map, so no correction over pixels is due."""
+    return np.asarray(chi2.sf(z_squared, d))
+
+
+def reliability(z_squared: Floats, d: int) -> Floats:
+    """Expected squared cosine between the measured and the true map, ``max(0, 1 - d / ||z||^2)``.
+
+    A map of signal energy ``S = N rho^2`` (in units of z) carries noise energy d on average, so its squared cosine with
+    the true map is about ``S / (S + d)``, and ``||z||^2 - d`` estimates S without bias. The same number is the factor by
+    which Stein's estimator shrinks the map towards 0 (James & Stein 1961, with d for d - 2; the positive part as in
+    Efron & Morris 1973), and the reliability of classical test theory: true over total variance.
+    """
+    with np.errstate(divide="ignore"):
+        return np.maximum(0.0, 1.0 - d / z_squared)
+
+
+def images_for(squared_cosine: float, rho2: float, d: int) -> float:
+    """Images for which a map of explained variance `rho2` reaches a reliability: ``N = (d / rho^2) c^2 / (1 - c^2)``.
+
+    Infinite where `rho2` is not positive.
+    """
+    return d / rho2 * squared_cosine / (1 - squared_cosine) if rho2 > 0 else float("inf")
+
+
+def z_threshold(tests: int, alpha: float = 0.05) -> float:
+    """|z| that the largest of `tests` independent null values exceeds with probability `alpha` (two-sided, Sidak)."""
+    return float(norm.isf((1 - (1 - alpha) ** (1 / tests)) / 2))
+
+
+@dataclass(frozen=True)
+class Readout:
+    """All that is read out of one kind of response; k rows, maps on the noise grid (d values).
+
+    Attributes
+    ----------
+    kind, names
+        The response, and a name a row.
+    bias
+        ``(k, d)``. One-hot kinds: (weighted) class mean minus grand mean, in the stimulus's units. Dense kinds:
+        ``cov(y, x) / sigma^2``, response units per stimulus unit, which for a linear network are its weights.
+    z
+        ``(k, d)``, see the module's text. NaN where a row has no variance.
+    count
+        ``(k,)`` images that fed the row.
+    share
+        ``(k,)``: count / N for one-hot kinds, mean response for dense kinds' probabilities, NaN for logits.
+    rho2, p_value, reliability
+        ``(k,)``, see the functions. NaN where not defined or not deserved; `note` says why.
+    note
+        ``(k,)``: "", "no images", "constant", "too few images".
+    """
+
+    kind: ResponseKind
+    names: tuple[str, ...]
+    bias: Floats
+    z: Floats
+    count: NDArray[np.int64]
+    share: Floats
+    rho2: Floats
+    p_value: Floats
+    reliability: Floats
+    note: tuple[str, ...]
+
+
+def read_out(moments: Moments, kind: ResponseKind, point: FixedPoint, table: Table, unit: float, names: Sequence[str]) -> Readout:
+    """Maps and statistics of one kind of response.
+
+    Parameters
+    ----------
+    moments
+        Sums of a whole run.
+    point
+        Fixed point of the response.
+    table
+        Noise family: gives the exact variance and kurtosis of a grid value.
+    unit
+        Size of a grid unit in the stimulus's units.
+    names
+        One a row; their number is k.
+    """
+    sums, n = moments.responses[kind], moments.images
+    k, d = len(names), moments.sum_x.size
+    variance = float(table.variance)
+
+    def rows(values: NDArray[np.generic], fill: float = 0.0) -> Floats:
+        out = np.full((k, *values.shape[1:]), fill)
+        out[sums.rows] = values
+        return out
+
+    count = rows(sums.count).astype(np.int64)
+    if n == 0:
+        nothing, maps = np.full(k, np.nan), np.full((k, d), np.nan)
+        return Readout(kind, tuple(names), maps, maps, count, nothing, nothing, nothing, nothing, ("no images",) * k)
+    total = rows(sums.sum_y)
+    product = rows(sums.sum_yx)
+    product -= total[:, None] / n * moments.sum_x  # A: exact sums, one rounding
+    variation = rows(sums.variation(n))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = product / np.sqrt(variance * variation)[:, None]
+        z[variation == 0] = np.nan
+        if is_dense(kind):
+            bias = product * (point.step / (n * variance * unit))
+            effective = np.full(k, float(n))
+        else:
+            bias = product * unit / total[:, None]
+            # Kish's effective number of a weighted sample, of the row's images against all others.
+            effective = total**2 / (variation + total**2 / n) * (1 - count / n)
+    z_squared = np.square(z).sum(axis=1)
+    few = max(FEWEST, abs(table.excess_kurtosis) / (2 * KURTOSIS_ERROR))
+    note = tuple(
+        "no images" if c == 0 else "constant" if v == 0 else "too few images" if e < few else ""
+        for c, v, e in zip(count, variation, effective, strict=True)
+    )
+    p_value = np.where([bool(text) for text in note], np.nan, chi_square_p(z_squared, d))
+    if kind == "logits":
+        share = np.full(k, np.nan)
+    elif kind == "probabilities":
+        share = (total / n + np.asarray(point.centre)) * point.step
+    else:
+        share = count / n
+    rho2 = explained_variance(z_squared, d, n)
+    return Readout(kind, tuple(names), bias, z, count, share, rho2, p_value, reliability(z_squared, d), note)
+
+
+def variance_maps(moments: Moments, kind: ResponseKind, unit: float, k: int) -> Floats:
+    """Per-pixel variance of the stimuli of each row of a one-hot response, in squared stimulus units.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(k, d)``: ``E[x^2 | row] - E[x | row]^2``, weighted as the response is; NaN where a row has no images.
+    """
+    sums, d = moments.responses[kind], moments.sum_x.size
+    out = np.full((k, d), np.nan)
+    weight = sums.sum_y[:, None].astype(np.float64)
+    mean = sums.sum_yx / weight
+    out[sums.rows] = (sums.sum_yxx / weight - mean**2) * unit**2
+    return out

@@ -1,0 +1,222 @@
+"""Pictures of a run. Every sheet says N, the noise, its units and its scale."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from wna_ray.analysis import Readout, z_threshold
+from wna_ray.moments import Moments
+from wna_ray.responses import is_dense
+from wna_ray.stimuli import Stimulus
+
+MOST_MAPS = 30  # maps of one kind on a sheet: the most reliable ones
+COLUMNS = 10
+LINE_HEIGHT = 1.8  # inches a line of maps
+Z_LIMIT = 5  # z is shown up to this many thresholds, so that weak maps can be seen beside strong ones
+DIVERGING = "RdBu_r"
+
+Picture = NDArray[np.float64]
+
+
+def draw(stimulus: Stimulus, readouts: list[Readout], moments: Moments, classes: pa.Table) -> dict[str, bytes]:
+    """PNG files by name.
+
+    Parameters
+    ----------
+    stimulus, readouts, moments
+        Of a finished run.
+    classes
+        The run's table, for what the network calls each map.
+    """
+    noise = _noise_text(stimulus, moments.images)
+    called = dict(
+        zip(zip(classes["kind"].to_pylist(), classes["response"].to_pylist(), strict=True), classes["self_label"].to_pylist(), strict=True)
+    )
+    pictures = {
+        "bias_maps.png": _sheet(stimulus, readouts, f"Bias maps   {noise}", lambda r: r.bias, _bias_cell(called)),
+        "z_maps.png": _sheet(stimulus, readouts, f"z-maps   {noise}", lambda r: r.z, None),
+    }
+    one_hot = next((r for r in readouts if not is_dense(r.kind)), None)
+    if one_hot is not None:
+        pictures["label_frequencies.png"] = _frequencies(one_hot, f"Labels given to noise   {noise}")
+    return pictures
+
+
+def _noise_text(stimulus: Stimulus, images: int) -> str:
+    spec = stimulus.spec
+    black = "; pixel units: 0 black, 1 white" if spec.space == "pixel" else ""
+    return f"N = {images:,} images of {spec.kind} noise, sd {stimulus.sd:.3g} {_unit(stimulus)}{black}"
+
+
+def _unit(stimulus: Stimulus) -> str:
+    return "pixel units" if stimulus.spec.space == "pixel" else "input units"
+
+
+def _bias_cell(called: dict[tuple[str, int], str | None]) -> Callable[[Readout, int], str]:
+    def text(readout: Readout, row: int) -> str:
+        label = called[readout.kind, row]
+        said = f'called "{label}"' if label is not None else ""
+        return f"{said}\nreliability {readout.reliability[row]:.3f}"
+
+    return text
+
+
+_UNITS = {
+    "label": "class mean minus grand mean, in {unit}",
+    "confidence": "confidence-weighted class mean minus grand mean, in {unit}",
+    "logits": "cov(logit, x) / $\\sigma^2$, logits per {unit}",
+    "probabilities": "cov(probability, x) / $\\sigma^2$, probability per {unit}",
+}
+
+
+def _sheet(
+    stimulus: Stimulus,
+    readouts: list[Readout],
+    title: str,
+    maps: Callable[[Readout], Picture],
+    cell: Callable[[Readout, int], str] | None,
+) -> bytes:
+    """One block of maps a response kind. Without `cell` the maps are z: one scale a block, threshold outlined."""
+    threshold = z_threshold(stimulus.noise.pixels)
+    blocks = [(r, _chosen(r)) for r in readouts]
+    lines = [max(1, -(-len(rows) // COLUMNS)) for _, rows in blocks]
+    columns = max(min(COLUMNS, len(rows)) for _, rows in blocks)
+    width = max(7.5, 1.35 * columns + 1.4)
+    figure = Figure(figsize=(width, 0.5 + sum(LINE_HEIGHT * n + 0.45 for n in lines)), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    parts = figure.subfigures(len(blocks), 1, height_ratios=[LINE_HEIGHT * n + 0.45 for n in lines], squeeze=False)
+    for (readout, rows), count, part in zip(blocks, lines, parts[:, 0], strict=True):
+        values = maps(readout)
+        pictures = stimulus.expand(values[rows]) if rows else np.zeros((0, *stimulus.spec.shape))
+        axes = part.subplots(count, columns, squeeze=False)
+        shown = f"   ({len(rows)} most reliable of {len(readout.names)})" if len(rows) < len(readout.names) else ""
+        if cell is None:
+            part.suptitle(
+                f"{readout.kind}{shown}: z; outline: |z| > {threshold:.2f} (p < 0.05, Sidak over {stimulus.noise.pixels:,} values)",
+                fontsize=9,
+            )
+        else:
+            part.suptitle(
+                f"{readout.kind}{shown}: {_UNITS[readout.kind].format(unit=_unit(stimulus))}; each map on its own symmetric scale",
+                fontsize=9,
+            )
+        finite = np.abs(pictures[np.isfinite(pictures)])
+        largest = float(finite.max()) if finite.size else 0.0
+        common = min(largest, Z_LIMIT * threshold) if cell is None and finite.size else None
+        for axis in axes.flat[len(rows) :]:
+            axis.set_axis_off()
+        for axis, row, picture in zip(axes.flat, rows, pictures, strict=False):
+            limit = _show(axis, picture, common)
+            axis.set_title(readout.names[row][:16], fontsize=9)
+            if not np.isfinite(picture).all():
+                axis.text(0.5, 0.5, readout.note[row] or "no map", ha="center", va="center", fontsize=8, transform=axis.transAxes)
+            elif cell is None:
+                peak = np.abs(picture).max(axis=0)
+                if threshold < peak.max() and peak.min() < threshold:
+                    axis.contour(peak, levels=[threshold], colors="black", linewidths=0.5)
+                axis.set_xlabel(_p_text(readout, row), fontsize=7)
+            else:
+                axis.set_xlabel(f"±{limit:.2g}\n{cell(readout, row)}", fontsize=7)
+        if common is not None:
+            mappable = ScalarMappable(Normalize(-common, common), DIVERGING)
+            extend = "both" if largest > common else "neither"
+            bar = part.colorbar(mappable, ax=axes, shrink=0.8, pad=0.01, aspect=15, extend=extend)
+            bar.ax.tick_params(labelsize=7)
+            bar.ax.axhline(threshold, color="black", linewidth=0.6)
+            bar.ax.axhline(-threshold, color="black", linewidth=0.6)
+    return _png(figure)
+
+
+def _chosen(readout: Readout) -> list[int]:
+    """All rows where they fit on a sheet, else the most reliable ones in their own order."""
+    if len(readout.names) <= MOST_MAPS:
+        return list(range(len(readout.names)))
+    order = np.argsort(-np.nan_to_num(readout.reliability, nan=-1.0), kind="stable")
+    return sorted(int(i) for i in order[:MOST_MAPS] if readout.count[i])
+
+
+def _p_text(readout: Readout, row: int) -> str:
+    p = readout.p_value[row]
+    if np.isnan(p):
+        return readout.note[row] or "no p-value"
+    return "p < 1e-300" if p < 1e-300 else f"p = {p:.2g}"
+
+
+def _show(axis: Axes, picture: Picture, limit: float | None) -> float:
+    """Draw one map ``(C, H, W)``: one channel in diverging colours, three as light around grey, else the strongest."""
+    axis.set_xticks([])
+    axis.set_yticks([])
+    if not np.isfinite(picture).all():
+        axis.set_facecolor("0.92")
+        axis.set_box_aspect(picture.shape[1] / picture.shape[2])
+        return float("nan")
+    own = limit or float(np.abs(picture).max()) or 1.0
+    if len(picture) == 3 and limit is None:
+        axis.imshow(0.5 + picture.transpose(1, 2, 0) / (2 * own), interpolation="nearest")
+    else:
+        strongest = np.take_along_axis(picture, np.abs(picture).argmax(axis=0)[None], axis=0)[0]
+        axis.imshow(strongest, cmap=DIVERGING, vmin=-own, vmax=own, interpolation="nearest")
+    return own
+
+
+def _frequencies(readout: Readout, title: str) -> bytes:
+    """How often each label was given; the most frequent ones where there are many."""
+    rows = np.argsort(-readout.count, kind="stable")[:40]
+    rows = np.sort(rows) if len(readout.names) <= 40 else rows
+    figure = Figure(figsize=(max(7.5, 0.32 * len(rows) + 2), 3.6), layout="constrained")
+    axis = figure.subplots()
+    bars = axis.bar([readout.names[i][:18] for i in rows], readout.count[rows], color="0.45")
+    axis.bar_label(bars, [f"{readout.share[i]:.2g}" for i in rows], fontsize=7)
+    seen = readout.share[readout.share > 0]
+    entropy = float(-(seen * np.log2(seen)).sum()) if seen.size else 0.0
+    axis.set_yscale("symlog", linthresh=1)
+    axis.set_ylim(0, max(10, 4 * int(readout.count.max())))
+    axis.set_ylabel("images (log scale)")
+    axis.set_xlabel(f"label given (above each bar its share of all images; entropy {entropy:.2f} bits)")
+    axis.tick_params(axis="x", rotation=0 if len(rows) <= 12 else 90, labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=11)
+    return _png(figure)
+
+
+def confusion(matrix: NDArray[np.int64], names: list[str], title: str) -> bytes:
+    """A confusion matrix ``(true, predicted)`` as shares of the true class."""
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    figure = Figure(figsize=(5.6, 5.2), layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(share, cmap="Greys", vmin=0, vmax=1)
+    for (row, column), value in np.ndenumerate(share):
+        if value >= 0.005:
+            axis.text(
+                column,
+                row,
+                f"{value:.2f}"[1:] if value < 1 else "1",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="white" if value > 0.5 else "black",
+            )
+    axis.set_xticks(range(len(names)), names)
+    axis.set_yticks(range(len(names)), names)
+    axis.set_xlabel("predicted: the map with the largest score")
+    axis.set_ylabel("true class")
+    figure.colorbar(image, ax=axis, label="share of the true class (recall on the diagonal)", shrink=0.85)
+    figure.suptitle(title, fontsize=10)
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    return buffer.getvalue()
