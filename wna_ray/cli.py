@@ -1,0 +1,300 @@
+"""The command line: ``wna plan | run | status | verify | report``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import typer
+import yaml
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from wna_ray import __version__
+from wna_ray.analysis import images_for
+from wna_ray.errors import RunError, SpecError, StoreError, WnaError
+from wna_ray.job import moment_bytes, pilot
+from wna_ray.job import run as run_job
+from wna_ray.progress import ProgressPrinter
+from wna_ray.results import Run
+from wna_ray.rundir import RESULT, RunDirectory
+from wna_ray.spec import Spec
+
+app = typer.Typer(
+    help="White-noise analysis of neural networks: what does a network expect to see?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="YAML file, such as those in jobs/", show_default=False)]
+RunURL = Annotated[str, typer.Argument(metavar="URL", help="run directory: a path or any fsspec URL", show_default=False)]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change the spec, e.g. stimulus.scale=0.5; may be repeated")
+]
+Workers = Annotated[int | None, typer.Option(help="Ray workers; default one a GPU, else one for every numerics.threads CPUs")]
+
+
+class ExecutorChoice(StrEnum):
+    """Where the shards run."""
+
+    ray = "ray"
+    local = "local"
+
+
+def _told(command: Callable[..., None]) -> Callable[..., None]:
+    """Print a `WnaError` as its message alone and exit with its code; anything else is a bug and keeps its traceback."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except WnaError as error:
+            print(f"wna: {error}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from None
+        except BrokenPipeError:
+            raise typer.Exit(1) from None
+
+    return wrapped
+
+
+def _load(path: Path, changes: list[str] | None) -> Spec:
+    values = {}
+    for change in changes or []:
+        key, equals, value = change.partition("=")
+        if not equals or not key:
+            raise SpecError(f"--set {change}: expected KEY=VALUE, such as stimulus.scale=0.5")
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SpecError(f"--set {change}: the value is not YAML ({str(error).splitlines()[0]})") from None
+    return Spec.load(path, values)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False) -> None:
+    pass
+
+
+@app.command()
+@_told
+def plan(
+    spec: SpecPath,
+    pilot_images: Annotated[int, typer.Option("--pilot", min=1, help="images to show for the estimates")] = 4096,
+    workers: Workers = None,
+    changes: Changes = None,
+) -> None:
+    """Say what a run would take and give: shards, bytes, memory, time, expected reliability (from a pilot)."""
+    asked = _load(spec, changes)
+    found = pilot(asked, pilot_images, workers or 1)
+    job, cut = found.introduction.job, found.plan
+    size, d = moment_bytes(job), job.stimulus.noise.pixels
+    low, high = job.stimulus.range
+    print(f"{spec}: {asked.model}, {len(job.names)} outputs, on {job.device}; fingerprint {job.fingerprint[:12]}")
+    print(
+        f"noise     {asked.stimulus.kind}, shape {asked.stimulus.shape}, d = {d:,} values, sd {job.stimulus.sd:.4g}, "
+        f"range [{low:.3g}, {high:.3g}] in {asked.stimulus.space} space"
+    )
+    print(f"work      {asked.samples:,} images = {cut.shards} shards of {cut.shard:,} in {len(cut.segments)} segments of {cut.segment:,}")
+    print(f"storage   up to {_bytes(size)} a segment, {_bytes(size * len(cut.segments))} in all; result up to {_bytes(3 * size)}")
+    print(f"memory    a worker's moments up to {_bytes(2 * size)}, its noise and outputs {_bytes(_shard_bytes(asked, d))}, and the network")
+    seconds = asked.samples / found.images_per_second / (workers or 1)
+    print(f"time      {found.images_per_second:,.0f} images/s for one worker here, {_duration(seconds)} for {workers or 1}")
+    table = Table(box=SIMPLE, title=f"Expected reliability at N = {asked.samples:,} (pilot: {found.images:,} images)", title_justify="left")
+    for column in ("response", "rows", "rows seen", "median rho2", "expected reliability (median row)", "N for reliability 0.9"):
+        table.add_column(column, justify="right" if column != "response" else "left")
+    for r in found.readouts:
+        rho2 = r.rho2[np.isfinite(r.rho2)]
+        median = float(np.median(rho2)) if rho2.size else 0.0
+        error = np.sqrt(2 * d) / found.images  # sd of one row's rho2 under the null
+        gain = asked.samples * median
+        clear = median > 2 * error
+        table.add_row(
+            r.kind,
+            str(len(r.names)),
+            str(int((r.count > 0).sum())),
+            f"{median:.2e} ± {error:.0e}",
+            f"{gain / (gain + d):.3f}" if clear else "pilot too short to tell",
+            f"{images_for(0.9, median, d):,.0f}" if clear else "-",
+        )
+    _console().print(table)
+
+
+@app.command()
+@_told
+def run(
+    spec: SpecPath,
+    out: Annotated[str, typer.Option(help="run directory: a path or any fsspec URL; the same command again resumes")],
+    executor: Annotated[
+        ExecutorChoice, typer.Option(help="ray: actors on a cluster or this machine; local: this process")
+    ] = ExecutorChoice.ray,
+    workers: Workers = None,
+    address: Annotated[str | None, typer.Option(help="Ray address; default: the job's cluster, RAY_ADDRESS, or a new local one")] = None,
+    changes: Changes = None,
+) -> None:
+    """Run a spec (or go on with it), and publish maps, statistics and figures."""
+    asked = _load(spec, changes)
+    printer = ProgressPrinter()
+    try:
+        finished = run_job(asked, out, executor=executor.value, workers=workers, address=address, callbacks=[printer])
+    finally:
+        printer.close()
+    _print_result(finished)
+
+
+@app.command()
+@_told
+def status(url: RunURL) -> None:
+    """Say how far a run is, from its directory alone (exit code 0: finished, 3: not finished)."""
+    directory = RunDirectory(url)
+    described = directory.spec()
+    samples = described["samples"]
+    if directory.manifest() is not None:
+        print(f"{url}: finished, {samples:,} images, fingerprint {described['fingerprint'][:12]}")
+        return
+    gaps = directory.gaps(samples)
+    left = sum(b - a for a, b in gaps)
+    print(
+        f"{url}: {samples - left:,} of {samples:,} images committed ({100 * (samples - left) / samples:.1f} %) in "
+        f"{len(directory.segments())} segments; fingerprint {described['fingerprint'][:12]}"
+    )
+    for start, stop in gaps[:10]:
+        print(f"  missing [{start:,}, {stop:,})")
+    if len(gaps) > 10:
+        print(f"  and {len(gaps) - 10} more ranges")
+    if not gaps:
+        print("  all images are in, the result is not published yet")
+    raise typer.Exit(3)
+
+
+@app.command()
+@_told
+def verify(url: RunURL) -> None:
+    """Prove a finished run: every digest, the tiling of [0, N), the counts, and the sum of all segments."""
+    directory = RunDirectory(url)
+    faults = directory.verify()
+    if faults:
+        raise RunError(f"'{url}' is not whole:\n" + "\n".join(f"  {fault}" for fault in faults))
+    manifest = directory.manifest() or {}
+    counts = manifest["counts"]
+    print(
+        f"{url}: whole. {len(manifest['segments'])} segments tile [0, {manifest['samples']:,}); {counts['images']:,} images counted in, "
+        f"{counts['nonfinite']:,} not finite, {counts['out_of_range']:,} out of range; "
+        f"{len(manifest['objects']) + len(manifest['segments'])} objects match their SHA-256"
+    )
+
+
+@app.command()
+@_told
+def report(
+    url: RunURL,
+    to: Annotated[Path | None, typer.Option(help="local folder for tables and figures; default: report-NAME here")] = None,
+) -> None:
+    """Make tables and figures again from a run alone: no Ray, no model."""
+    finished = Run(url)
+    folder = to or Path(f"report-{url.rstrip('/').rpartition('/')[2]}")
+    for name, data in finished.derive().items():
+        target = folder / name.removeprefix(f"{RESULT}/")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+        except OSError as error:
+            raise StoreError(f"cannot write '{target}' ({error.strerror}); give another --to") from None
+    _print_result(finished)
+    print(f"written to {folder}/")
+
+
+def _print_result(finished: Run) -> None:
+    """The table, the classifier's accuracies where there are any, and where the figures are."""
+    moments, spec = finished.moments, finished.spec
+    apart = (
+        f", {moments.nonfinite:,} not finite and {moments.out_of_range:,} out of range left out" if moments.seen > moments.images else ""
+    )
+    table = Table(box=SIMPLE, title=f"{spec.model}: N = {moments.images:,} images{apart}", title_justify="left")
+    print_classes(finished.classes, table)
+    console = _console()
+    console.print(table)
+    scored = finished.directory.read_json("evaluation/classifier.json")
+    if scored is not None:
+        console.print(
+            f"As classifiers of {scored['dataset']} ({scored['images']:,} test images; chance {scored['chance']:.2f}, "
+            f"majority class {scored['majority_class']:.3f}):"
+        )
+        for kind, entry in scored["templates"].items():
+            accuracy = entry["accuracy"]
+            console.print(f"  {kind:<14} correlation {accuracy['correlation']:.3f}   dot product {accuracy['dot']:.3f}")
+    console.print(f"figures: {finished.directory.url}/{RESULT}/figures/")
+
+
+def print_classes(classes: pa.Table, table: Table, most: int = 40) -> None:
+    """Fill a table with one row a response; only the most reliable ones where there are many."""
+    for column in ("kind", "name", "count", "share", "rho2", "p_value", "reliability", "self_label", "self_confidence", "note"):
+        table.add_column(column, justify="left" if column in ("kind", "name", "note") else "right", no_wrap=True)
+    rows = classes.to_pylist()
+    if len(rows) > most:
+        rows = sorted(rows, key=lambda r: -(r["reliability"] or -1.0))[:most]
+        table.caption = f"the {most} most reliable of {classes.num_rows} rows; all are in {RESULT}/classes.parquet"
+    for r in rows:
+        p = r["p_value"]
+        table.add_row(
+            r["kind"],
+            r["name"],
+            f"{r['count']:,}",
+            _number(r["share"], ".4f"),
+            _number(r["rho2"], ".2e"),
+            "<1e-300" if p is not None and p < 1e-300 else _number(p, ".1e"),
+            _number(r["reliability"], ".3f"),
+            r["self_label"] or "-",
+            _number(r["self_confidence"], ".2f"),
+            r["note"],
+        )
+
+
+def _console() -> Console:
+    """A console whose tables are not squeezed where there is no terminal to fit."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=140)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _shard_bytes(spec: Spec, d: int) -> int:
+    from wna_ray.shard import PENDING_VALUES
+
+    return PENDING_VALUES + 9 * spec.numerics.batch * d
+
+
+def _bytes(n: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:.3g} TB"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
