@@ -54,7 +54,7 @@ def draw(stimulus: Stimulus, readouts: list[Readout], moments: Moments, classes:
 
 def _noise_text(stimulus: Stimulus, images: int) -> str:
     spec = stimulus.spec
-    black = "; pixel units: 0 black, 1 white" if spec.space == "pixel" else ""
+    black = " (0 black, 1 white)" if spec.space == "pixel" else ""
     return f"N = {images:,} images of {spec.kind} noise, sd {stimulus.sd:.3g} {_unit(stimulus)}{black}"
 
 

@@ -16,7 +16,6 @@ import hashlib
 import io
 import json
 import re
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +55,7 @@ def pack(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes
     """
     text = canonical(dict(header) | {"digest": _digest(header, arrays)})
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, header=np.frombuffer(text.encode(), dtype=np.uint8), **arrays)
+    np.savez(buffer, allow_pickle=False, header=np.frombuffer(text.encode(), dtype=np.uint8), **dict(sorted(arrays.items())))
     return buffer.getvalue()
 
 
@@ -67,7 +66,7 @@ def unpack(data: bytes, where: str) -> tuple[dict[str, Any], dict[str, NDArray[A
             arrays = {name: archive[name] for name in archive.files}
         header = json.loads(arrays.pop("header").tobytes())
         digest = header.pop("digest")
-    except (ValueError, KeyError, TypeError, OSError, EOFError, AttributeError, zipfile.BadZipFile, NotImplementedError) as error:
+    except Exception as error:  # zip and npy readers raise of every family when bytes are not what they seem
         raise RunError(f"{where} is damaged or not a segment ({error}); delete it and run the same command again") from None
     if digest != _digest(header, arrays):
         raise RunError(f"{where} is damaged: its digest does not match; delete it and run the same command again")
@@ -338,7 +337,7 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterable[tuple[str, str,
 
 def _short(value: Any) -> str:
     text = canonical(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

@@ -53,9 +53,10 @@ class Store:
         try:
             if self._local:
                 return self._create_file(name, data)
-            self._fs.pipe_file(self._path(name), data, mode="create")
-        except FileExistsError:
-            return False
+            try:
+                self._fs.pipe_file(self._path(name), data, mode="create")
+            except FileExistsError:
+                return False
         except OSError as error:
             raise self._refused("write", name, error) from error
         return True

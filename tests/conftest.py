@@ -1,0 +1,56 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wna_ray.spec import Spec
+
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+)  # for `python:networks_for_tests`
+
+
+@pytest.fixture
+def make_spec() -> Callable[..., Spec]:
+    """A small spec (linear network on 1 x 4 x 4 images, 2,000 images) with whatever a test changes."""
+
+    def make(**changes: Any) -> Spec:
+        stimulus = {"kind": "gaussian", "shape": [1, 4, 4], "space": "input", "scale": 1.0} | changes.pop("stimulus", {})
+        base: dict[str, Any] = {
+            "model": "python:networks_for_tests:linear",
+            "stimulus": stimulus,
+            "responses": ["label", "logits"],
+            "samples": 2_000,
+            "seed": 7,
+            "numerics": {"batch": 64},
+            "execution": {"shard": 256, "segments": 4},
+        }
+        return Spec.parse(base | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def wna_data() -> Path:
+    """Folder of real data sets; the test skips where there is none."""
+    root = os.environ.get("WNA_DATA")
+    if not root or not (Path(root) / "MNIST" / "raw").is_dir():
+        pytest.skip("needs real data: set WNA_DATA to a folder that holds MNIST/raw")
+    return Path(root)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One local Ray of two CPUs for the whole session."""
+    import ray
+
+    ray.init("local", include_dashboard=False, num_cpus=2, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()

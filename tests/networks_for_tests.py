@@ -1,0 +1,147 @@
+"""Networks with known answers, for ``python:networks_for_tests:NAME`` model URIs.
+
+Workers import this module by name, so its folder is on their path (see conftest.py).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+def weights(k: int = 3, d: int = 16, seed: int = 0) -> torch.Tensor:
+    """Weight rows ``(k, d)``: multiples of 1/8, so that sums with grid-valued noise are exact in float32."""
+    return torch.randint(-8, 9, (k, d), generator=torch.Generator().manual_seed(seed)).float() / 8
+
+
+class Linear(nn.Module):
+    """Logits ``W x`` with the rows of `weights`, and whatever a subclass adds."""
+
+    def __init__(self, k: int = 3, d: int = 16, seed: int = 0) -> None:
+        super().__init__()
+        self.w = nn.Parameter(weights(k, d, seed))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1) @ self.w.T
+
+
+class Threshold(Linear):
+    """Two labels: 1 where ``w . x > 0``, else 0."""
+
+    def __init__(self, d: int = 16, seed: int = 0) -> None:
+        super().__init__(1, d, seed)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x)
+        return torch.cat([torch.zeros_like(y), y], dim=1)
+
+
+class Deaf(nn.Module):
+    """Answers that depend on an image in a way no linear analysis of it can see: a hash of its last bits."""
+
+    def __init__(self, k: int = 2) -> None:
+        super().__init__()
+        self.k = k
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = (x.flatten(1) * 29).round().to(torch.int64)
+        place = torch.arange(1, flat.shape[1] + 1, dtype=torch.int64)
+        mixed = (flat * (2654435761 * place % 4294967296)).sum(1)
+        mixed = (mixed ^ (mixed >> 15)) * 2246822519 % 4294967296
+        mixed = (mixed ^ (mixed >> 13)) * 3266489917 % 4294967296
+        mixed = mixed ^ (mixed >> 16)
+        return torch.stack([((mixed >> (4 * j)) & 15).float() for j in range(self.k)], dim=1)
+
+
+class SometimesNaN(Linear):
+    """NaN logits where the first pixel is above 1, infinite ones where it is below -1.5."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, first = super().forward(x), x.flatten(1)[:, :1]
+        return torch.where(first > 1, torch.nan, torch.where(first < -1.5, torch.inf, y))
+
+
+class Wild(Linear):
+    """Logits that are a million times larger where the first pixel is above 1.5: out of any pilot's range."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, first = super().forward(x), x.flatten(1)[:, :1]
+        return torch.where(first > 2.5, y * 1e6, y)
+
+
+class Random(Linear):
+    """Not a function of its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + torch.rand(len(x), 1)
+
+
+class Faulty(Linear):
+    """Does something bad while the file that ``WNA_TEST_FAULT`` names exists and holds a word for it.
+
+    The fault strikes when image number `at` (known by its pixels) is in the batch.
+    """
+
+    def __init__(self, at: str = "1000") -> None:
+        super().__init__()
+        from wna_ray.noise import Noise
+
+        grid = Noise("gaussian", (1, 4, 4), 7).grid(int(at), int(at) + 1)
+        self.register_buffer("mark", torch.from_numpy(grid.reshape(1, 16)).float() / 29, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = x.flatten(1)
+        fault = Path(os.environ["WNA_TEST_FAULT"])
+        if fault.exists() and bool(((flat - self.mark).abs() < 1e-4).all(1).any()):
+            word = fault.read_text()
+            if word.endswith("once"):
+                fault.unlink()
+            if word.startswith("raise"):
+                raise MemoryError("planted")
+            if word.startswith("kill"):
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x)
+
+
+def linear(k: str = "3") -> nn.Module:
+    """Three linear logits."""
+    return Linear(int(k))
+
+
+def threshold() -> nn.Module:
+    """A linear-threshold unit."""
+    return Threshold()
+
+
+def deaf(k: str = "2") -> nn.Module:
+    """A network that ignores what it sees."""
+    return Deaf(int(k))
+
+
+def sometimes_nan() -> nn.Module:
+    """Linear, but not always finite."""
+    return SometimesNaN()
+
+
+def wild() -> nn.Module:
+    """Linear, but rarely huge."""
+    return Wild()
+
+
+def random() -> nn.Module:
+    """Linear plus fresh random numbers."""
+    return Random()
+
+
+def faulty(at: str = "1000") -> nn.Module:
+    """Linear, but fails when told to."""
+    return Faulty(at)
+
+
+def not_a_module() -> int:
+    """What a factory must not give."""
+    return 3

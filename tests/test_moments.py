@@ -1,0 +1,179 @@
+"""Moments: exactly what a naive loop of Python integers gives, and an exact commutative monoid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import wna_ray.moments as moments_module
+from wna_ray.moments import Moments, Partial
+from wna_ray.responses import LIMIT, Dense, Response, Selected
+
+KINDS = ("label", "logits")
+
+
+def batch(n: int, d: int, k: int, seed: int, extreme: bool = False) -> tuple[NDArray[np.int8], dict[str, Response]]:
+    """Random grid values and responses; `extreme` takes the largest magnitudes everywhere."""
+    rng = np.random.default_rng(seed)
+    if extreme:
+        signs = rng.choice([-1, 1], size=(n, k))
+        return np.full((n, d), 127, np.int8), {"label": Selected(np.zeros(n, np.int64), np.full(n, 65536)), "logits": Dense(signs * LIMIT)}
+    grid = rng.integers(-127, 128, size=(n, d)).astype(np.int8)
+    dense = rng.integers(-LIMIT, LIMIT + 1, size=(n, k))
+    return grid, {"label": Selected(rng.integers(0, k, n), rng.integers(1, 65537, n)), "logits": Dense(dense)}
+
+
+def naive(grid: NDArray[np.int8], responses: dict[str, Response]) -> dict[str, Any]:
+    """Every sum, in Python integers, one image at a time."""
+    out: dict[str, Any] = {}
+    for kind, response in responses.items():
+        rows: dict[int, dict[str, Any]] = {}
+        for i, x in enumerate(grid.astype(object)):
+            if isinstance(response, Selected):
+                fed = [(int(response.rows[i]), int(response.weights[i]))]
+            else:
+                fed = [(j, int(y)) for j, y in enumerate(response.values[i])]
+            for j, y in fed:
+                row = rows.setdefault(j, {"count": 0, "y": 0, "yy": 0, "yx": x * 0, "yxx": x * 0})
+                row["count"] += 1
+                row["y"] += y
+                row["yy"] += y * y
+                row["yx"] = row["yx"] + y * x
+                row["yxx"] = row["yxx"] + y * x * x
+        out[kind] = rows
+    return out
+
+
+def assert_equal(got: Moments, grid: NDArray[np.int8], responses: dict[str, Response]) -> None:
+    x = grid.astype(object)
+    assert got.images == len(grid)
+    assert got.sum_x.tolist() == (x.sum(axis=0).tolist() if len(grid) else [0] * grid.shape[1])
+    assert got.sum_xx.tolist() == ((x * x).sum(axis=0).tolist() if len(grid) else [0] * grid.shape[1])
+    for kind, rows in naive(grid, responses).items():
+        r = got.responses[kind]
+        assert r.rows.tolist() == sorted(rows)
+        for at, j in enumerate(sorted(rows)):
+            assert (int(r.count[at]), int(r.sum_y[at])) == (rows[j]["count"], rows[j]["y"])
+            assert (int(r.sum_yy[at, 0]) << 32) + int(r.sum_yy[at, 1]) == rows[j]["yy"]
+            assert r.sum_yx[at].tolist() == rows[j]["yx"].tolist()
+            assert r.sum_yxx[at].tolist() == rows[j]["yxx"].tolist()
+
+
+def identical(a: Moments, b: Moments) -> bool:
+    x, y = a.arrays(), b.arrays()
+    return x.keys() == y.keys() and all(np.array_equal(x[key], y[key]) for key in x)
+
+
+def of(grid: NDArray[np.int8], responses: dict[str, Response]) -> Moments:
+    return Moments.identity(grid.shape[1], KINDS, second=True).update(grid, responses)
+
+
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(0, 40), d=st.integers(1, 7), k=st.integers(1, 5), seed=st.integers(0, 1000))
+def test_update_is_the_naive_sum(n: int, d: int, k: int, seed: int) -> None:
+    grid, responses = batch(n, d, k, seed)
+    assert_equal(of(grid, responses), grid, responses)
+
+
+def test_exact_at_the_largest_magnitudes() -> None:
+    """One chunk of the largest allowed length at the largest values: products sum to 2^44, still exact."""
+    n = moments_module.MAX_CHUNK + 3
+    grid, responses = batch(n, 2, 1, 0, extreme=True)
+    logits = responses["logits"]
+    assert isinstance(logits, Dense)
+    responses["logits"] = Dense(np.abs(logits.values))
+    got = of(grid, responses)
+    assert got.responses["logits"].sum_yx.tolist() == [[n * LIMIT * 127] * 2]
+    assert got.responses["logits"].sum_yxx.tolist() == [[n * LIMIT * 127 * 127] * 2]
+    high, low = got.responses["logits"].sum_yy[0]
+    assert (int(high) << 32) + int(low) == n * LIMIT * LIMIT
+
+
+def test_sum_of_squares_does_not_overflow() -> None:
+    """2^40 images at the limit would be 2^86: doubled up by merging, kept in two words."""
+    grid, responses = batch(1 << 10, 1, 1, 0, extreme=True)
+    total = of(grid, responses)
+    for _ in range(30):
+        total = total.merge(total)
+    high, low = total.responses["logits"].sum_yy[0]
+    assert (int(high) << 32) + int(low) == (1 << 40) * LIMIT * LIMIT
+    assert 0 <= low < 1 << 32
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes=st.lists(st.integers(0, 9), min_size=3, max_size=3), seed=st.integers(0, 1000))
+def test_merge_is_an_exact_commutative_monoid(sizes: list[int], seed: int) -> None:
+    a, b, c = (of(*batch(n, 3, 4, seed + i)).skip(nonfinite=i, out_of_range=2 * i) for i, n in enumerate(sizes))
+    zero = Moments.identity(3, KINDS, second=True)
+    assert identical(a.merge(zero), a)
+    assert identical(zero.merge(a), a)
+    assert identical(a.merge(b), b.merge(a))
+    assert identical(a.merge(b).merge(c), a.merge(b.merge(c)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(cuts=st.lists(st.integers(0, 50), max_size=5), chunk=st.integers(1, 60), seed=st.integers(0, 1000))
+def test_any_cut_gives_the_same_moments(cuts: list[int], chunk: int, seed: int) -> None:
+    grid, responses = batch(50, 3, 4, seed)
+    whole = of(grid, responses)
+    edges = [0, *sorted(cuts), 50]
+    total = Moments.identity(3, KINDS, second=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(moments_module, "MAX_CHUNK", chunk)
+        for a, b in zip(edges, edges[1:], strict=False):
+            mask = np.zeros(50, dtype=bool)
+            mask[a:b] = True
+            total = total.update(grid[mask], {kind: r.keep(mask) for kind, r in responses.items()})
+    assert identical(total, whole)
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(0, 20), seed=st.integers(0, 100))
+def test_round_trip(n: int, seed: int) -> None:
+    m = of(*batch(n, 3, 2, seed)).skip(nonfinite=4)
+    assert identical(Moments.from_arrays(m.arrays()), m)
+
+
+def test_only_rows_that_occurred_are_kept() -> None:
+    grid = np.ones((3, 2), np.int8)
+    m = Moments.identity(2, ["label"]).update(grid, {"label": Selected(np.array([7, 900, 7]), np.ones(3, np.int64))})
+    assert m.responses["label"].rows.tolist() == [7, 900]
+    assert m.responses["label"].count.tolist() == [2, 1]
+    assert m.responses["label"].sum_yxx.shape == (2, 0)
+
+
+def test_variation_is_exact_where_float_sums_are_not() -> None:
+    """Responses 2^23 and 2^23 - 1: mean squares differ in the 14th digit; the variance is 1/4 exactly."""
+    values = np.array([LIMIT, LIMIT - 1] * 500)[:, None]
+    m = Moments.identity(1, ["logits"]).update(np.zeros((1000, 1), np.int8), {"logits": Dense(values)})
+    assert m.responses["logits"].variation(1000).tolist() == [250.0]
+
+
+@pytest.mark.parametrize("damage", ["missing", "dtype", "shape", "order"])
+def test_damaged_arrays_are_refused(damage: str) -> None:
+    arrays: dict[str, NDArray[Any]] = dict(of(*batch(9, 3, 4, 0)).arrays())
+    if damage == "missing":
+        del arrays["label/count"]
+    elif damage == "dtype":
+        arrays["sum_x"] = arrays["sum_x"].astype(np.float64)
+    elif damage == "shape":
+        arrays["logits/sum_yx"] = arrays["logits/sum_yx"][:, :2]
+    else:
+        arrays["label/rows"] = arrays["label/rows"][::-1]
+    with pytest.raises(ValueError, match=r"expected the int64 arrays|do not fit each other"):
+        Moments.from_arrays(arrays)
+
+
+def test_partials_merge_with_their_neighbour_only() -> None:
+    m = of(*batch(5, 3, 2, 0))
+    a, b = Partial(0, 5, m), Partial(5, 10, m)
+    assert (a.merge(b).start, a.merge(b).stop, a.merge(b).moments.images) == (0, 10, 10)
+    with pytest.raises(ValueError, match="does not follow"):
+        b.merge(a)
+    with pytest.raises(ValueError, match="5 images for the range"):
+        Partial(0, 6, m)

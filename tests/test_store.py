@@ -1,0 +1,109 @@
+"""The store: whole objects or none, first writer wins, one clear sentence when storage refuses."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from wna_ray.errors import StoreError
+from wna_ray.store import Store
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "run") if request.param == "local" else f"memory://{uuid.uuid4().hex}/run")
+
+
+def test_create_read_list_remove(store: Store) -> None:
+    assert store.list() == {}
+    assert store.read("a/b") is None
+    assert store.create("a/b", b"123")
+    assert store.create("c", b"")
+    assert (store.read("a/b"), store.read("c")) == (b"123", b"")
+    assert store.list() == {"a/b": 3, "c": 0}
+    assert store.list("a") == {"a/b": 3}
+    store.remove("c")
+    store.remove("c")
+    assert store.list() == {"a/b": 3}
+
+
+def test_create_never_overwrites_and_replace_does(store: Store) -> None:
+    assert store.create("x", b"first")
+    assert not store.create("x", b"second")
+    assert store.read("x") == b"first"
+    store.replace("x", b"third")
+    assert store.read("x") == b"third"
+
+
+def test_one_of_many_writers_wins(tmp_path: Path) -> None:
+    store, barrier = Store(str(tmp_path)), threading.Barrier(8)
+    won: list[int] = []
+
+    def write(i: int) -> None:
+        barrier.wait()
+        if store.create("x", bytes([i]) * 100_000):
+            won.append(i)
+
+    threads = [threading.Thread(target=write, args=(i,)) for i in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(won) == 1
+    assert store.read("x") == bytes(won) * 100_000
+    assert list(store.list()) == ["x"]
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path))
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for write in (store.create, store.replace):
+        with pytest.raises(StoreError, match=r"No space left on device; free some space"):
+            write("x", b"1" * 100)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 kB (needs the right to mount)."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"needs the right to mount a tmpfs ({mounted.stderr.strip()})")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_really_full_disk(small_disk: Path) -> None:
+    store = Store(str(small_disk))
+    assert store.create("small", b"1" * 1000)
+    with pytest.raises(StoreError, match=r"cannot write '.*large'.*No space left.*committed before is safe"):
+        store.create("large", b"1" * 1_000_000)
+    assert store.list() == {"small": 1000}
+
+
+def test_sweep_removes_what_a_killed_writer_left(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.create("segments/a", b"1")
+    (tmp_path / "segments" / ".tmp-dead").write_bytes(b"half")
+    store.sweep()
+    assert store.list() == {"segments/a": 1}
+
+
+def test_refusals_are_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(StoreError, match=r"cannot write '.*file/x'.*"):
+        Store(str(tmp_path / "file")).create("x", b"1")
+    with pytest.raises(StoreError, match="no storage of that kind"):
+        Store("nosuch://bucket/run")
