@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,7 @@ def test_any_cut_gives_the_same_moments(cuts: list[int], chunk: int, seed: int) 
     total = Moments.identity(3, KINDS, second=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(moments_module, "MAX_CHUNK", chunk)
-        for a, b in zip(edges, edges[1:], strict=False):
+        for a, b in itertools.pairwise(edges):
             mask = np.zeros(50, dtype=bool)
             mask[a:b] = True
             total = total.update(grid[mask], {kind: r.keep(mask) for kind, r in responses.items()})

@@ -1,0 +1,203 @@
+"""Planning and scheduling, with a simulated executor: every image once, whatever fails, in any order of completion."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wna_ray.errors import StoreError
+from wna_ray.events import Event, SegmentCommitted, ShardDone, ShardFailed, ShardRetried
+from wna_ray.rundir import Span
+from wna_ray.scheduling import FAN_IN, Plan, Scheduler, WorkerLost, plan
+
+
+@dataclass
+class Simulated:
+    """An executor whose payloads are lists of shard ranges, and whose calls end in random order.
+
+    Attributes
+    ----------
+    faults
+        For a shard's start (or a method's name), what its first calls do: an exception to raise, or None to end well.
+    """
+
+    faults: dict[int | str, list[Exception | None]] = field(default_factory=dict)
+    seed: int = 0
+    workers: int = 2
+    window: int = 4
+    committed: list[Span] = field(default_factory=list)
+    live: int = 0
+    most_live: int = 0
+    merges: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+        self.running: dict[int, tuple[str, tuple[Any, ...], list[int]]] = {}
+        self.payloads: dict[int, list[Span]] = {}
+        self.ends: dict[int, Any] = {}
+        self.count = 0
+
+    def share(self, value: Any) -> Any:
+        return value
+
+    def submit(self, method: str, *args: Any, inputs: Sequence[int] = ()) -> int:
+        self.count += 1
+        self.running[self.count] = (method, args, list(inputs))
+        self.live += 1
+        self.most_live = max(self.most_live, self.live)
+        return self.count
+
+    def wait(self, timeout: float) -> list[int]:
+        tickets = self.random.sample(sorted(self.running), min(len(self.running), self.random.randint(1, 3)))
+        for ticket in tickets:
+            method, args, inputs = self.running.pop(ticket)
+            key: int | str = args[1] if method == "shard" else method
+            planned = self.faults.get(key, [])
+            fault = planned.pop(0) if planned else None
+            given = [span for i in inputs for span in self.payloads[i]]
+            if fault is not None:
+                self.ends[ticket] = fault
+                continue
+            self.ends[ticket] = {"forward": 1.0}
+            if method == "shard":
+                self.payloads[ticket] = [(args[1], args[2])]
+            elif method == "merge":
+                assert all(a[1] == b[0] for a, b in itertools.pairwise(given)), f"not neighbours: {given}"
+                self.merges.append(len(inputs))
+                self.payloads[ticket] = given
+            else:
+                assert (method, args) == ("commit", ("url", "fingerprint"))
+                self.committed += given
+                self.payloads[ticket] = []
+        return tickets
+
+    def report(self, ticket: int) -> Any:
+        if isinstance(self.ends[ticket], Exception):
+            raise self.ends[ticket]
+        return self.ends[ticket]
+
+    def payload(self, ticket: int) -> Any:
+        return self.payloads[ticket]
+
+    def release(self, ticket: int) -> None:
+        self.live -= 1
+        self.payloads.pop(ticket, None)
+
+    def close(self) -> None:
+        pass
+
+
+def cut(samples: int = 4000, shard: int = 64, segments: int = 5) -> Plan:
+    return plan([(0, samples)], samples, 16, 1000, 2, 0.01, shard, segments)
+
+
+def drive(executor: Simulated, planned: Plan, attempts: int = 3) -> tuple[Scheduler, list[Event]]:
+    events: list[Event] = []
+    scheduler = Scheduler(executor, ("job",), ("url", "fingerprint"), attempts, events.append)
+    scheduler.run(planned)
+    return scheduler, events
+
+
+def all_shards(planned: Plan) -> list[Span]:
+    return [span for segment in planned.segments for span in segment]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    samples=st.integers(1, 5000),
+    batch=st.integers(1, 64),
+    shard=st.one_of(st.none(), st.integers(1, 3000)),
+    segments=st.one_of(st.none(), st.integers(1, 80)),
+    workers=st.integers(1, 9),
+    done=st.lists(st.integers(0, 100), max_size=6),
+)
+def test_a_plan_tiles_what_is_missing(
+    samples: int, batch: int, shard: int | None, segments: int | None, workers: int, done: list[int]
+) -> None:
+    edges = sorted({min(x * batch, samples) for x in done} | {0, samples})
+    gaps = [(a, b) for i, (a, b) in enumerate(itertools.pairwise(edges)) if i % 2 == 0]
+    planned = plan(gaps, samples, batch, 1000, workers, 0.01, shard, segments)
+    spans = all_shards(planned)
+    assert sorted(i for a, b in spans for i in range(a, b)) == [i for a, b in gaps for i in range(a, b)]
+    assert all(a % batch == 0 and (b % batch == 0 or b == samples) and 0 < b - a <= planned.shard for a, b in spans)
+    assert all(s[-1][1] - s[0][0] <= planned.segment for s in planned.segments)
+
+
+def test_large_moments_make_few_segments() -> None:
+    few = plan([(0, 10**6)], 10**6, 64, 5 << 30, 2, 1.0)
+    assert len(few.segments) == 3
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_shard_is_committed_once_in_any_order(seed: int) -> None:
+    executor, planned = Simulated(seed=seed), cut()
+    scheduler, events = drive(executor, planned)
+    assert sorted(executor.committed) == all_shards(planned)
+    assert scheduler.failed == {}
+    assert sum(isinstance(e, ShardDone) for e in events) == planned.shards
+    assert sum(isinstance(e, SegmentCommitted) for e in events) == len(planned.segments)
+    assert executor.live == 0, "every ticket is released"
+    assert max(executor.merges) <= FAN_IN
+
+
+def test_memory_does_not_grow_with_the_run() -> None:
+    """Tickets alive at once: the window, the partials of the segments under way, and their merges; not the shards."""
+    executor = Simulated()
+    drive(executor, cut(samples=200_000, segments=50))
+    assert executor.most_live < 3 * (200_000 // 64 // 50)
+
+
+TABLE: dict[str, tuple[dict[int | str, list[Exception | None]], int, int]] = {
+    # name: (what fails, shards retried, shards given up)
+    "one error": ({640: [MemoryError("once")]}, 1, 0),
+    "two errors": ({640: [MemoryError("1"), MemoryError("2")]}, 2, 0),
+    "poison": ({640: [MemoryError("x")] * 3}, 2, 1),
+    "two poison shards": ({0: [ValueError("x")] * 3, 3968: [ValueError("y")] * 3}, 4, 2),
+    "a worker dies": ({640: [WorkerLost("gone")]}, 1, 0),
+    "poison that kills": ({640: [WorkerLost("gone")] * 3}, 2, 1),
+    "a bystander is not blamed": ({640: [WorkerLost("gone", blamed=False)] * 9}, 9, 0),
+    "a lost partial": ({"merge": [WorkerLost("lost")]}, FAN_IN, 0),
+    "a lost commit": ({"commit": [WorkerLost("lost")]}, 13, 0),
+}
+
+
+@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("seed", range(3))
+def test_failures(name: str, seed: int) -> None:
+    faults, retried, given_up = TABLE[name]
+    executor, planned = Simulated({k: list(v) for k, v in faults.items()}, seed), cut()
+    scheduler, events = drive(executor, planned)
+    lost = set(scheduler.failed)
+    assert sorted(executor.committed) == sorted(set(all_shards(planned)) - lost)
+    assert len(lost) == given_up == sum(isinstance(e, ShardFailed) for e in events)
+    again = sum(isinstance(e, ShardRetried) for e in events)
+    assert again == retried if name != "a lost partial" else 2 <= again <= FAN_IN
+    assert executor.live == 0
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data(), seed=st.integers(0, 10**6))
+def test_random_storms(data: st.DataObject, seed: int) -> None:
+    """Random faults anywhere: what is committed and what is given up make up the plan, each shard once."""
+    faults: dict[int | str, list[Exception | None]] = {}
+    fault = st.sampled_from([None, MemoryError("m"), WorkerLost("w"), WorkerLost("w", blamed=False)])
+    for start in data.draw(st.lists(st.integers(0, 62).map(lambda i: 64 * i), max_size=8, unique=True)):
+        faults[start] = data.draw(st.lists(fault, max_size=4))
+    faults["merge"] = data.draw(st.lists(fault, max_size=6))
+    faults["commit"] = data.draw(st.lists(fault, max_size=4))
+    executor, planned = Simulated(faults, seed), cut()
+    scheduler, _ = drive(executor, planned)
+    assert sorted([*executor.committed, *scheduler.failed]) == all_shards(planned)
+    assert executor.live == 0
+
+
+def test_an_error_that_no_retry_mends_stops_the_run() -> None:
+    with pytest.raises(StoreError, match="disk full"):
+        drive(Simulated({"commit": [StoreError("disk full")]}), cut())
