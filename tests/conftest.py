@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,18 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
 )  # for `python:networks_for_tests`
+
+
+# Workers are started once and keep their environment, so the place for planted faults is chosen before.
+os.environ["WNA_TEST_FAULT"] = str(Path(tempfile.mkdtemp(prefix="wna-fault-")) / "fault")
+
+
+@pytest.fixture
+def fault() -> Iterator[Path]:
+    """File that tells `networks_for_tests.Faulty` what to do (``raise``, ``kill``; with `` once``: only the first time)."""
+    path = Path(os.environ["WNA_TEST_FAULT"])
+    yield path
+    path.unlink(missing_ok=True)
 
 
 @pytest.fixture
