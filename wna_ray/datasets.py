@@ -48,21 +48,23 @@ def load(name: DatasetName, train: bool, download: bool = False) -> Split:
 
     kind = getattr(datasets, _CLASSES[name])
     cache = Path.home() / ".cache" / "wna-ray"
+    found = f"no {_CLASSES[name]} at hand"
     for root in filter(None, (os.environ.get("WNA_DATA"), str(cache))):
-        if (Path(root) / _CLASSES[name] / "raw").is_dir():
+        if any(Path(root, _CLASSES[name], "raw").glob("*")):
             try:
                 return _split(kind(root, train=train, download=False))
-            except RuntimeError:  # torchvision: the folder is there, the files are not
-                continue
+            except (RuntimeError, ValueError, AssertionError) as error:  # torchvision: files missing, cut off, or not its own
+                found = f"{root}/{_CLASSES[name]}/raw is there but damaged or not complete ({type(error).__name__})"
     hint = f"set WNA_DATA to a folder that holds {_CLASSES[name]}/raw"
     if not download:
-        raise NotAtHand(f"no {_CLASSES[name]} at hand; {hint}")
+        raise NotAtHand(f"{found}; {hint}")
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)
     try:
         return _split(kind(str(cache), train=train, download=True))
     except (OSError, RuntimeError) as error:
-        raise NotAtHand(f"{_CLASSES[name]} could not be downloaded ({error}); {hint}") from None
+        reason = " ".join(str(error).split())
+        raise NotAtHand(f"{_CLASSES[name]} could not be downloaded ({reason}); {hint}") from None
     finally:
         socket.setdefaulttimeout(before)
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from wna_ray import classifier, figures
+from wna_ray import classifier
 from wna_ray.analysis import Readout, read_out
 from wna_ray.datasets import NotAtHand, load
 from wna_ray.errors import RunError, ShardError, SpecError, Stopped
@@ -83,9 +83,9 @@ def run(
 
     directory = RunDirectory(out)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_stop_on_sigterm())
         runner = make_executor(spec, executor, workers, address)
         stack.callback(runner.close)
+        stack.enter_context(_stop_on_sigterm())  # after Ray has started, which sets a handler of its own
         try:
             execute(spec, directory, runner, emit)
         except KeyboardInterrupt:
@@ -211,6 +211,8 @@ def _calls(executor: Executor, wanted: Sequence[tuple[str, tuple[Any, ...], tupl
 
 def evaluate(spec: Spec, directory: RunDirectory, job: Job, readouts: list[Readout], emit: Callback) -> None:
     """Score the maps as classifiers where a data set is at hand; writes ``evaluation/``, which is no part of the result."""
+    from wna_ray import figures  # matplotlib, only where something is drawn
+
     named = spec.evaluation
     name = named or ("mnist" if spec.model.startswith("bundled:mnist") else "none")
     if name == "none":

@@ -18,6 +18,7 @@ import hashlib
 import importlib
 import inspect
 import os
+import pickle
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from torch import nn
 
 from wna_ray import networks
 from wna_ray.errors import ModelError
+from wna_ray.exported import Refused, load_exported
 from wna_ray.spec import NormaliseSpec
 
 SCHEMES = ("bundled", "torchvision", "timm", "python", "export")
@@ -165,7 +167,8 @@ class _Layer(nn.Module):
         modules[layer].register_forward_hook(self._keep)
 
     def _keep(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        self._output = output
+        # A copy: the module after it may be an activation that works in place.
+        self._output = output.clone() if isinstance(output, torch.Tensor) else output
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.network(x)
@@ -231,9 +234,11 @@ def _timm(uri: ModelURI) -> Model:
     _known_options(uri, "pretrained")
     if uri.name not in timm.list_models():
         raise ModelError(f"model: timm has no model '{uri.name}'; near it are {near(uri.name, timm.list_models())}")
-    pretrained = uri.options.get("pretrained", "false").lower() == "true"
+    pretrained = uri.options.get("pretrained", "false").lower()
+    if pretrained not in ("true", "false"):
+        raise ModelError(f"model: timm:{uri.name}: pretrained is '{pretrained}'; write true or false")
     try:
-        module = timm.create_model(uri.name, pretrained=pretrained)
+        module = timm.create_model(uri.name, pretrained=pretrained == "true")
     except (OSError, RuntimeError) as error:
         raise ModelError(f"model: timm could not make {uri.name} ({first_line(error)}); give weights=PATH") from None
     config: Any = module.pretrained_cfg
@@ -248,7 +253,7 @@ def _python(uri: ModelURI) -> Model:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(where)
-    except ImportError as error:
+    except (ImportError, ValueError, TypeError) as error:
         raise ModelError(f"model: cannot import '{where}' ({error}); run from the folder that holds it, or install it") from error
     make = getattr(module, factory, None)
     if not callable(make):
@@ -258,27 +263,28 @@ def _python(uri: ModelURI) -> Model:
     try:
         network = make(**options)
     except TypeError as error:
-        raise ModelError(f"model: {where}:{factory}{inspect.signature(make)} does not take {options} ({error})") from error
+        raise ModelError(f"model: {where}:{factory} {_signature(make)} does not take {options} ({error})") from error
     if not isinstance(network, nn.Module):
         raise ModelError(f"model: {where}:{factory} gave {type(network).__name__}; expected a torch.nn.Module")
     return Model(network, "", "")
 
 
+def _signature(function: Callable[..., Any]) -> str:
+    try:
+        return str(inspect.signature(function))
+    except ValueError:  # some built-in functions have none
+        return ""
+
+
 def _export(uri: ModelURI) -> Model:
     _known_options(uri)
     data = read_file(uri.name, "an exported program (torch.export.save)")
-    # torch.export.load falls back to full unpickling of what weights_only=True refuses, unless this forbids it.
-    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:
-        module = torch.export.load(BytesIO(data)).module()
+        module = load_exported(data)
+    except Refused as reason:
+        raise ModelError(f"model: '{uri.name}' is refused: {reason}") from None
     except Exception as error:  # torch.export raises whatever its archive reader met
-        raise ModelError(f"model: '{uri.name}' is not a program saved by torch.export ({first_line(error)})") from None
-    finally:
-        if before is None:
-            del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
-        else:
-            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
+        raise ModelError(f"model: '{uri.name}' is not a program saved by torch.export ({_kind(error)})") from None
     return Model(module, "", hashlib.sha256(data).hexdigest())
 
 
@@ -304,7 +310,7 @@ def _load_weights(module: nn.Module, path: str) -> None:
             state = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors and torch each have their own families of errors here
         raise ModelError(
-            f"model: weights '{path}' are neither safetensors nor a state dict that weights_only=True reads ({first_line(error)})"
+            f"model: weights '{path}' are neither safetensors nor a state dict that weights_only=True reads ({_kind(error)})"
         ) from None
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
@@ -323,6 +329,11 @@ def _load_weights(module: nn.Module, path: str) -> None:
             f"{len(shapes)} of another shape): {'; '.join([*faults, *wrong[:3]])}"
         )
     module.load_state_dict(state)
+
+
+def _kind(error: Exception) -> str:
+    """What went wrong, without torch's own advice (which is to switch its safety off)."""
+    return "it is a pickle of more than tensors" if isinstance(error, pickle.UnpicklingError) else type(error).__name__
 
 
 def first_line(error: BaseException) -> str:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this interpreter, however it was started
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -179,8 +181,9 @@ def _connect(address: str | None, workers: int | None, threads: int) -> bool:
         return False
     quiet: dict[str, Any] = {"logging_level": logging.ERROR}
     try:
-        if address or os.environ.get("RAY_ADDRESS"):
-            ray.init(address=address or "auto", **quiet)
+        if where := address or os.environ.get("RAY_ADDRESS"):
+            _knock(where)
+            ray.init(address=where, **quiet)
         else:
             cpus = max(os.cpu_count() or 1, (workers or 1) * threads)
             ray.init("local", include_dashboard=False, num_cpus=cpus, log_to_driver=False, **quiet)
@@ -191,6 +194,13 @@ def _connect(address: str | None, workers: int | None, threads: int) -> bool:
         where = address or os.environ.get("RAY_ADDRESS") or "a local cluster"
         raise WnaError(f"cannot reach Ray at {where} ({_first(error)}); check --address, or use --executor local") from error
     return True
+
+
+def _knock(address: str) -> None:
+    """Make sure that somebody listens at ``HOST:PORT``: Ray itself would try for minutes. Other addresses pass."""
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    if parts.hostname and parts.port:
+        socket.create_connection((parts.hostname, parts.port), timeout=5).close()
 
 
 def _first(error: Exception) -> str:

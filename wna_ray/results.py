@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from wna_ray import figures
 from wna_ray.analysis import Readout, read_out, variance_maps
 from wna_ray.errors import RunError
 from wna_ray.moments import Moments, Partial
@@ -100,6 +99,8 @@ def derive(
     stimulus: Stimulus, partial: Partial, fingerprint: str, readouts: list[Readout], map_outputs: NDArray[np.float32]
 ) -> dict[str, bytes]:
     """Every object under ``result/``, by name."""
+    from wna_ray import figures  # matplotlib, only where something is drawn
+
     classes = classes_table(readouts, map_outputs)
     sink = io.BytesIO()
     pq.write_table(classes, sink)

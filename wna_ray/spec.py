@@ -7,12 +7,13 @@ the fingerprint is taken there.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from wna_ray.errors import SpecError
 from wna_ray.noise import Kind, table
@@ -61,6 +62,8 @@ class StimulusSpec(_Frozen):
             table(self.kind, self.density)
         except SpecError as error:
             raise ValueError(str(error)) from error
+        if isinstance(self.offset, float) and not math.isfinite(self.offset):
+            raise ValueError(f"offset: {self.offset} is not finite")
         if self.cell > max(self.shape[1:]):
             raise ValueError(f"cell: {self.cell} pixels are more than the image's {self.shape[1]} x {self.shape[2]}")
         return self
@@ -123,8 +126,8 @@ class MomentsSpec(_Frozen):
 class NormaliseSpec(_Frozen):
     """Per-channel ``(pixel - mean) / std`` between pixel space and the network's input."""
 
-    mean: tuple[float, ...]
-    std: tuple[Annotated[float, Field(gt=0)], ...]
+    mean: tuple[FiniteFloat, ...]
+    std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
 
 
 class ExecutionSpec(_Frozen):
@@ -192,7 +195,11 @@ class Spec(_Frozen):
             return cls.model_validate(data)
         except ValidationError as error:
             lines = []
-            for fault in error.errors():
+            faults = error.errors()
+            deeper = {fault["loc"][0] for fault in faults if len(fault["loc"]) > 1}
+            for fault in faults:
+                if fault["type"] == "too_short" and fault["loc"][0] in deeper:
+                    continue  # pydantic drops faulty items, then finds too few of them
                 where = ".".join(str(part) for part in fault["loc"] if not isinstance(part, str) or "[" not in part)
                 message = fault["msg"].removeprefix("Value error, ")
                 if fault["type"] == "extra_forbidden":
@@ -222,7 +229,7 @@ class Spec(_Frozen):
         if not isinstance(data, dict):
             raise SpecError(f"{path}: expected a mapping (model:, stimulus:, samples:, ...), got {type(data).__name__}")
         for key, value in (changes or {}).items():
-            _set(data, key, value)
+            _set(data, key, value, str(path))
         return cls.parse(data, str(path))
 
 
@@ -239,13 +246,13 @@ def _keys(where: tuple[int | str, ...]) -> list[str]:
     return list(places.get(str(where[0]) if where else "", Spec).model_fields)
 
 
-def _set(data: dict[str, Any], key: str, value: Any) -> None:
+def _set(data: dict[str, Any], key: str, value: Any, source: str) -> None:
     *path, last = key.split(".")
     node = data
     for part in path:
         node = node.setdefault(part, {})
         if not isinstance(node, dict):
-            raise SpecError(f"--set {key}: '{part}' is not a mapping in this spec")
+            raise SpecError(f"--set {key}: '{part}' is not a mapping in {source}")
     node[last] = value
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ def load_offset(spec: StimulusSpec) -> NDArray[np.float32]:
         data = Path(name).read_bytes()
     try:
         image = np.load(BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, BadZipFile) as error:
         raise SpecError(f"{where} is not a plain .npy array ({error})") from None
     if not isinstance(image, np.ndarray) or image.shape != spec.shape or image.dtype.kind not in "fiu":
         found = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else "an archive"

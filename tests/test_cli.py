@@ -1,0 +1,153 @@
+"""The command line as people meet it: exit codes, sentences, and what is left on disk."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from wna_ray.cli import app
+from wna_ray.rundir import segment_name
+
+SPEC: dict[str, Any] = {
+    "model": "python:networks_for_tests:linear",
+    "stimulus": {"kind": "gaussian", "shape": [1, 4, 4], "scale": 1.0, "space": "input"},
+    "samples": 2000,
+    "numerics": {"batch": 64},
+}
+
+
+def wna(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(SPEC))
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path, spec: Path) -> Path:
+    out = tmp_path / "run"
+    assert wna("run", spec, "--out", out, "--executor", "local").exit_code == 0
+    return out
+
+
+def test_run_prints_the_table_and_the_way_to_the_figures(tmp_path: Path, spec: Path) -> None:
+    got = wna("run", spec, "--out", tmp_path / "run", "--executor", "local", "--set", "samples=1000")
+    assert got.exit_code == 0
+    assert "N = 1,000 images" in got.stdout
+    assert f"figures: {tmp_path}/run/result/figures/" in got.stdout
+    assert "1,000 of 1,000 images" in got.stderr, "progress goes to standard error"
+    for figure in ("bias_maps.png", "z_maps.png", "label_frequencies.png"):
+        assert (tmp_path / "run" / "result" / "figures" / figure).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_command_again_is_fine(run: Path, spec: Path) -> None:
+    assert wna("run", spec, "--out", run, "--executor", "local").exit_code == 0
+
+
+def test_status_of_a_finished_and_of_an_unfinished_run(run: Path) -> None:
+    got = wna("status", run)
+    assert (got.exit_code, "finished, 2,000 images" in got.stdout) == (0, True)
+    (run / "MANIFEST.json").unlink()
+    last = sorted((run / "segments").iterdir())[-1]
+    start, stop = (int(n) for n in last.stem.split("-"))
+    last.unlink()
+    got = wna("status", run)
+    assert got.exit_code == 3
+    assert f"{2000 - (stop - start):,} of 2,000 images committed" in got.stdout
+    assert f"missing [{start:,}, {stop:,})" in got.stdout
+
+
+def test_verify(run: Path) -> None:
+    got = wna("verify", run)
+    assert got.exit_code == 0
+    assert "tile [0, 2,000); 2,000 images counted in, 0 not finite, 0 out of range" in got.stdout
+    target = sorted((run / "segments").iterdir())[0]
+    target.write_bytes(target.read_bytes()[:-1])
+    got = wna("verify", run)
+    assert got.exit_code == 1
+    assert f"segments/{target.name} is damaged" in got.stderr
+
+
+def test_report_makes_the_result_again_without_model_or_ray(run: Path, tmp_path: Path) -> None:
+    """In a process where importing Ray fails and the model's module is not on the path."""
+    code = (
+        "import sys; sys.modules['ray'] = None\n"
+        "from wna_ray.cli import app\n"
+        f"app(['report', {str(run)!r}, '--to', {str(tmp_path / 'again')!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PATH": "", "PYTHONPATH": ""}, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    again = {f.relative_to(tmp_path / "again"): f.read_bytes() for f in (tmp_path / "again").rglob("*") if f.is_file()}
+    assert again == {f.relative_to(run / "result"): f.read_bytes() for f in (run / "result").rglob("*") if f.is_file()}
+
+
+def test_plan(spec: Path, tmp_path: Path) -> None:
+    got = wna("plan", spec, "--set", "samples=1_000_000", "--pilot", "2048")
+    assert got.exit_code == 0
+    for words in ("1,000,000 images = ", "shards of", "segments of", "a worker's moments up to", "Expected reliability at N = 1,000,000"):
+        assert words in got.stdout
+    assert [f.name for f in tmp_path.iterdir()] == ["spec.yaml"]
+
+
+FAULTS = {
+    "unknown model": (["--set", "model=bundled:mnist-cn"], 2, "no bundled model 'mnist-cn'; bundled are mnist-cnn"),
+    "unknown key": (["--set", "stimulus.sigma=1"], 2, "stimulus.sigma: unknown key; known here are kind, shape, offset"),
+    "wrong shape": (["--set", "model=bundled:mnist-cnn"], 2, "stimulus.shape: (1, 4, 4), but bundled:mnist-cnn takes (1, 28, 28)"),
+    "bad set": (["--set", "nonsense"], 2, "--set nonsense: expected KEY=VALUE"),
+    "local workers": (["--workers", "2"], 2, "local has one worker and no address"),
+    "no workers": (["--workers", "0"], 2, "workers: 0 is not a number of workers"),
+    "no gpu": (["--set", "numerics.device=cuda"], 2, "numerics.device: cuda, but"),
+    "missing weights": (
+        ["--set", "model=python:networks_for_tests:linear?weights=nowhere.safetensors"],
+        2,
+        "no file 'nowhere.safetensors'",
+    ),
+    "missing offset": (["--set", "stimulus.offset=nowhere.npy"], 2, "'nowhere.npy' is no file; give a number"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_one_sentence_and_an_exit_code(name: str, spec: Path, tmp_path: Path) -> None:
+    options, code, words = FAULTS[name]
+    got = wna("run", spec, "--out", tmp_path / "run", "--executor", "local", *options)
+    assert got.exit_code == code
+    assert words in got.stderr.replace("\n", " ")
+    assert "Traceback" not in got.stderr
+    assert not (tmp_path / "run").exists(), "nothing is written before the spec is known to be good"
+
+
+def test_files_that_are_no_spec_and_urls_that_are_no_run(tmp_path: Path) -> None:
+    got = wna("run", tmp_path / "none.yaml", "--out", tmp_path / "run", "--executor", "local")
+    assert (got.exit_code, "no such file; give a YAML spec" in got.stderr) == (2, True)
+    for command in ("status", "verify", "report"):
+        got = wna(command, tmp_path / "nothing")
+        assert (got.exit_code, "no run at" in got.stderr) == (1, True), command
+    got = wna("status", "nosuch://x/run")
+    assert (got.exit_code, "no storage of that kind" in got.stderr) == (1, True)
+
+
+def test_a_foreign_segment_stops_a_resume(run: Path, spec: Path) -> None:
+    (run / "MANIFEST.json").unlink()
+    first = sorted((run / "segments").iterdir())[0]
+    (run / segment_name(10**6, 10**6 + 64)).write_bytes(first.read_bytes())
+    got = wna("run", spec, "--out", run, "--executor", "local")
+    assert got.exit_code == 1
+    assert "segments reach image 1000064, but the run has 2000" in got.stderr
+
+
+def test_an_unreachable_ray_is_one_sentence(spec: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "wna_ray", "run", str(spec), "--out", str(tmp_path / "run"), "--address", "127.0.0.1:1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "cannot reach Ray at 127.0.0.1:1" in done.stderr
+    assert "Traceback" not in done.stderr

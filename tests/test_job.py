@@ -1,0 +1,305 @@
+"""Whole runs: the same bytes from every executor, after every failure, and honest stops."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from wna_ray import open_run, run
+from wna_ray.errors import NumericsError, RunError, ShardError, SpecError
+from wna_ray.events import Event, RunStarted, ShardDone, ShardFailed, ShardRetried
+from wna_ray.job import pilot
+from wna_ray.moments import Moments
+from wna_ray.rundir import RunDirectory
+from wna_ray.spec import Spec
+
+MakeSpec = Callable[..., Spec]
+EXECUTORS = [pytest.param("local", id="local"), pytest.param("ray", id="ray", marks=pytest.mark.ray)]
+FAULTY = "python:networks_for_tests:faulty?at=1000"
+
+
+@pytest.fixture(params=EXECUTORS)
+def executor(request: pytest.FixtureRequest) -> Any:
+    """Every executor; Ray's cluster is started once for the session."""
+    if request.param == "ray":
+        request.getfixturevalue("ray_cluster")
+    return request.param
+
+
+def result(folder: Path) -> dict[str, bytes]:
+    """Every byte under result/."""
+    return {f.relative_to(folder).as_posix(): f.read_bytes() for f in sorted((folder / "result").rglob("*")) if f.is_file()}
+
+
+def shard_count(events: list[Event]) -> int:
+    return sum(isinstance(e, ShardDone) for e in events)
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Spec], dict[str, bytes]]:
+    """Result bytes of an undisturbed in-process run of a spec, whatever its execution."""
+    known: dict[str, dict[str, bytes]] = {}
+
+    def of(spec: Spec) -> dict[str, bytes]:
+        plain = spec.model_copy(update={"execution": Spec.model_fields["execution"].default})
+        key = plain.model_dump_json()
+        if key not in known:
+            out = tmp_path_factory.mktemp("reference") / "run"
+            run(plain, str(out), executor="local")
+            known[key] = result(out)
+        return known[key]
+
+    return of
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("execution", [{"shard": 64, "segments": 7}, {"shard": 700, "segments": 1}, {}])
+def test_ray_gives_the_bytes_of_the_reference(
+    tmp_path: Path, make_spec: MakeSpec, reference: Any, ray_cluster: None, workers: int, execution: dict[str, int]
+) -> None:
+    spec = make_spec(execution=execution, responses=["label", "confidence", "logits", "probabilities"], moments={"second": True})
+    run(spec, str(tmp_path / "run"), executor="ray", workers=workers)
+    assert result(tmp_path / "run") == reference(spec)
+    assert RunDirectory(str(tmp_path / "run")).verify() == []
+
+
+@pytest.mark.ray
+def test_a_real_network_gives_the_same_bytes_on_ray(tmp_path: Path, reference: Any, ray_cluster: None) -> None:
+    """The bundled CNN, labels and logits, in float32 and in bfloat16: convolutions in other processes, other shards."""
+    for dtype in ("float32", "bfloat16"):
+        stimulus = {"kind": "uniform", "shape": [1, 28, 28], "offset": 0.5, "scale": 0.5}
+        numerics = {"dtype": dtype, "batch": 64}
+        spec = Spec.parse(
+            {"model": "bundled:mnist-cnn", "stimulus": stimulus, "samples": 3000, "numerics": numerics, "execution": {"shard": 640}}
+        )
+        run(spec, str(tmp_path / dtype), executor="ray", workers=2)
+        assert result(tmp_path / dtype) == reference(spec)
+
+
+def test_an_error_is_tried_again(tmp_path: Path, make_spec: MakeSpec, reference: Any, executor: Any, fault: Path) -> None:
+    fault.write_text("raise once")
+    events: list[Event] = []
+    spec = make_spec(model=FAULTY)
+    run(spec, str(tmp_path / "run"), executor=executor, callbacks=[events.append])
+    assert [(e.start, e.stop, e.attempt) for e in events if isinstance(e, ShardRetried)] == [(768, 1024, 1)]
+    assert result(tmp_path / "run") == reference(spec)
+
+
+def test_a_poison_shard_is_named_and_the_rest_goes_on(
+    tmp_path: Path, make_spec: MakeSpec, reference: Any, executor: Any, fault: Path
+) -> None:
+    fault.write_text("raise always")
+    spec, out = make_spec(model=FAULTY, execution={"shard": 256, "segments": 1, "attempts": 2}), str(tmp_path / "run")
+    with pytest.raises(ShardError, match=r"(?s)1 of 8 shards failed 2 times.*images \[768, 1024\): MemoryError: planted"):
+        run(spec, out, executor=executor)
+    assert RunDirectory(out).gaps(2000) == [(768, 1024)]
+    fault.unlink()
+    events: list[Event] = []
+    run(spec, out, executor=executor, callbacks=[events.append])
+    assert shard_count(events) == 1, "only what was missing is computed"
+    assert result(tmp_path / "run") == reference(spec)
+    assert RunDirectory(out).verify() == []
+
+
+@pytest.mark.ray
+def test_a_killed_worker_costs_nothing(tmp_path: Path, make_spec: MakeSpec, reference: Any, ray_cluster: None, fault: Path) -> None:
+    """The worker kills itself with SIGKILL in the middle of a shard, once."""
+    fault.write_text("kill once")
+    events: list[Event] = []
+    spec = make_spec(model=FAULTY)
+    run(spec, str(tmp_path / "run"), executor="ray", workers=2, callbacks=[events.append])
+    retried = [e for e in events if isinstance(e, ShardRetried)]
+    assert (768, 1024, 1) in [(e.start, e.stop, e.attempt) for e in retried]
+    assert all(e.attempt == 0 for e in retried if e.start != 768), "a shard that only waited there is not blamed"
+    assert result(tmp_path / "run") == reference(spec)
+
+
+@pytest.mark.ray
+def test_a_shard_that_kills_every_worker_is_named(tmp_path: Path, make_spec: MakeSpec, ray_cluster: None, fault: Path) -> None:
+    fault.write_text("kill always")
+    events: list[Event] = []
+    spec = make_spec(model=FAULTY, execution={"shard": 256, "segments": 4, "attempts": 2})
+    with pytest.raises(ShardError, match=r"images \[768, 1024\)"):
+        run(spec, str(tmp_path / "run"), executor="ray", workers=2, callbacks=[events.append])
+    assert [(e.start, e.stop) for e in events if isinstance(e, ShardFailed)] == [(768, 1024)]
+    assert RunDirectory(str(tmp_path / "run")).gaps(2000) == [(768, 1024)]
+
+
+def test_a_random_network_is_refused(tmp_path: Path, make_spec: MakeSpec) -> None:
+    with pytest.raises(NumericsError, match="answers the same batch differently each time"):
+        run(make_spec(model="python:networks_for_tests:random"), str(tmp_path / "run"), executor="local")
+
+
+@pytest.mark.ray
+def test_errors_of_workers_reach_the_user_as_they_are(tmp_path: Path, make_spec: MakeSpec, ray_cluster: None) -> None:
+    run(make_spec(), str(tmp_path / "run"), executor="local")
+    with pytest.raises(RunError, match="another spec"):
+        run(make_spec(seed=8), str(tmp_path / "run"), executor="ray", workers=1)
+    with pytest.raises(NumericsError, match="differently each time"):
+        run(make_spec(model="python:networks_for_tests:random"), str(tmp_path / "r2"), executor="ray", workers=1)
+    with pytest.raises(SpecError, match="room for 2"):
+        run(make_spec(), str(tmp_path / "r3"), executor="ray", workers=3)
+
+
+def test_not_finite_images_are_reported(tmp_path: Path, make_spec: MakeSpec) -> None:
+    got = run(make_spec(model="python:networks_for_tests:sometimes_nan"), str(tmp_path / "run"), executor="local")
+    assert got.moments.nonfinite > 100
+    assert got.moments.seen == 2000
+    assert np.isfinite(got.bias_maps).all()
+
+
+def test_a_finished_run_reads_back(tmp_path: Path, make_spec: MakeSpec) -> None:
+    done = run(make_spec(moments={"second": True}, stimulus={"cell": 3, "offset": 0.25}), str(tmp_path / "run"), executor="local")
+    got = open_run(str(tmp_path / "run"))
+    assert got.bias_maps.shape == got.z_maps.shape == (6, 1, 4, 4)
+    assert got.bias_maps.dtype == np.float32
+    assert got.variance_maps.shape == (3, 1, 4, 4)
+    assert got.map_outputs.shape == (6, 3)
+    table = got.classes
+    assert table.column_names == [
+        *("response", "name", "kind", "count", "share", "rho2", "p_value", "reliability", "self_label", "self_confidence", "note")
+    ]
+    assert table["kind"].to_pylist() == ["label"] * 3 + ["logits"] * 3
+    assert sum(table["count"].to_pylist()[:3]) == 2000
+    assert got.derive() == {name: data for name, data in result(tmp_path / "run").items()}
+    assert got.fingerprint == done.fingerprint
+
+
+def test_the_network_recognises_the_maps_of_a_linear_network(tmp_path: Path, make_spec: MakeSpec) -> None:
+    """A linear network must call each of its own logit maps by its name: w_k - mean w has the largest product with w_k."""
+    got = run(make_spec(samples=20_000), str(tmp_path / "run"), executor="local")
+    assert got.classes["self_label"].to_pylist()[3:] == ["0", "1", "2"]
+
+
+def test_memory_urls_work(make_spec: MakeSpec) -> None:
+    got = run(make_spec(), "memory://wna-test/run", executor="local")
+    assert got.directory.verify() == []
+
+
+def test_pilot_writes_nothing_and_plans(tmp_path: Path, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = pilot(make_spec(samples=10**6), 1000, workers=2)
+    assert found.images == 1024
+    assert sum(b - a for segment in found.plan.segments for a, b in segment) == 10**6
+    assert [r.kind for r in found.readouts] == ["label", "logits"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_clear_error_and_nothing_is_lost(tmp_path: Path, make_spec: MakeSpec, reference: Any) -> None:
+    """On a file system with room for some of the segments only; after making room the same call goes on."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(disk)], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"needs the right to mount a tmpfs ({mounted.stderr.strip()})")
+    try:
+        spec, events = make_spec(execution={"shard": 64, "segments": 32}), list[Event]()
+        with pytest.raises(Exception, match=r"cannot write .*No space left on device; free some space.*committed before is safe"):
+            run(spec, str(disk / "run"), executor="local")
+        left = sum(b - a for a, b in RunDirectory(str(disk / "run")).gaps(2000))
+        assert 0 < left < 2000, "some segments were committed"
+        subprocess.run(["mount", "-o", "remount,size=16m", str(disk)], check=True)
+        run(spec, str(disk / "run"), executor="local", callbacks=[events.append])
+        assert sum(e.stop - e.start for e in events if isinstance(e, ShardDone)) == left
+        assert result(disk / "run") == reference(spec)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+# --- real processes -----------------------------------------------------------------------------------------------------
+
+
+def start(tmp_path: Path, spec: Spec, *options: str) -> subprocess.Popen[str]:
+    """``python -m wna_ray run`` as a person would, into ``tmp_path/run``."""
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(spec.model_dump(mode="json")))
+    command = [sys.executable, "-m", "wna_ray", "run", str(path), "--out", str(tmp_path / "run"), *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def wait_for_segments(folder: Path, count: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 90
+    while len(list((folder / "segments").glob("*.npz"))) < count:
+        assert process.poll() is None, f"ended early: {process.communicate()}"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def slow(make_spec: MakeSpec) -> Spec:
+    """Some seconds of work in many small segments."""
+    return make_spec(model="bundled:mnist-cnn", stimulus={"shape": [1, 28, 28]}, samples=60_000, execution={"shard": 640, "segments": 64})
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("how", ["local", "ray"])
+def test_a_killed_driver_loses_nothing(tmp_path: Path, make_spec: MakeSpec, reference: Any, how: str) -> None:
+    """kill -9 of the driver mid-run; the same command again computes only what is missing, to the same bytes."""
+    spec = slow(make_spec)
+    process = start(tmp_path, spec, "--executor", how)
+    wait_for_segments(tmp_path / "run", 4, process)
+    process.kill()
+    process.communicate()
+    before = {f: f.stat().st_mtime_ns for f in (tmp_path / "run" / "segments").glob("*.npz")}
+    left = sum(b - a for a, b in RunDirectory(str(tmp_path / "run")).gaps(60_000))
+    assert 0 < left < 60_000
+    events: list[Event] = []
+    run(spec, str(tmp_path / "run"), executor="local", callbacks=[events.append])
+    assert sum(e.stop - e.start for e in events if isinstance(e, ShardDone)) == left
+    assert {f: f.stat().st_mtime_ns for f in before} == before, "finished segments are never written again"
+    assert result(tmp_path / "run") == reference(spec)
+    assert RunDirectory(str(tmp_path / "run")).verify() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+def test_stopping_is_clean_and_says_how_to_go_on(tmp_path: Path, make_spec: MakeSpec, number: signal.Signals, how: str) -> None:
+    process = start(tmp_path, slow(make_spec), "--executor", how)
+    wait_for_segments(tmp_path / "run", 2, process)
+    begin = time.monotonic()
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)  # Ctrl-C reaches the whole group
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert "wna: stopped; " in errors
+    assert "of 60,000 images are committed" in errors
+    assert "The same command goes on from there" in errors
+    assert "Traceback" not in errors
+    assert time.monotonic() - begin < 15
+    assert not list((tmp_path / "run").rglob(".tmp-*"))
+
+
+# --- a tiny run, kept -----------------------------------------------------------------------------------------------------
+
+
+def test_golden_run(tmp_path: Path, make_spec: MakeSpec) -> None:
+    """The moments of one tiny run, number by number. Its arithmetic is exact in float32, so every machine must agree.
+
+    If this turns red, published results change: see "Reproducibility impact" in CHANGELOG.md before touching the file.
+    """
+    stimulus = {"kind": "uniform", "scale": 127 / 8, "cell": 2}
+    got = run(make_spec(stimulus=stimulus, samples=300, moments={"second": True}), str(tmp_path / "run"), executor="local")
+    golden = json.loads((Path(__file__).parent / "golden" / "run.json").read_text())
+    assert {name: array.tolist() for name, array in got.moments.arrays().items()} == golden["moments"]
+    assert Moments.from_arrays(got.moments.arrays()).seen == 300
+    spec = json.loads((tmp_path / "run" / "spec.json").read_text())
+    assert spec["identity"] == golden["identity"]
+    assert got.fingerprint == golden["fingerprint"]
+
+
+def test_started_event_tells_what_will_happen(tmp_path: Path, make_spec: MakeSpec) -> None:
+    events: list[Event] = []
+    run(make_spec(), str(tmp_path / "run"), executor="local", callbacks=[events.append])
+    (started,) = [e for e in events if isinstance(e, RunStarted)]
+    assert (started.samples, started.done, started.shards, started.workers, started.device) == (2000, 0, 8, 1, "cpu")
+    assert sum(e.stop - e.start for e in events if isinstance(e, ShardDone)) == 2000

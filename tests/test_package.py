@@ -1,0 +1,65 @@
+"""The package as it is imported: cheap, lazy, and versioned."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import wna_ray
+
+HEAVY = ("ray", "matplotlib", "torch", "torchvision", "timm", "pandas", "typer")
+
+
+def python(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def imported(code: str) -> set[str]:
+    """Which of the heavy packages a fresh interpreter has imported after running some code."""
+    return set(python("-c", f"import sys; {code}; print(*(m for m in {HEAVY} if m in sys.modules))").split())
+
+
+def test_the_oracle_sees_imports() -> None:
+    assert imported("import matplotlib") == {"matplotlib"}
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    assert imported("import wna_ray") == set()
+
+
+def test_a_spec_needs_neither_torch_nor_ray() -> None:
+    assert imported("from wna_ray import Spec, WnaError") == set()
+
+
+def test_the_public_names_do_not_import_ray() -> None:
+    code = "import wna_ray; from wna_ray import Spec, open_run, run; wna_ray.Spec, wna_ray.run, wna_ray.open_run, wna_ray.Run"
+    assert imported(code) & {"ray", "torchvision", "timm", "typer"} == set()
+
+
+def test_opening_a_run_needs_no_matplotlib() -> None:
+    assert imported("from wna_ray import open_run") & {"ray", "matplotlib"} == set()
+
+
+def test_version_is_one_everywhere() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "wna_ray.__version__"}
+    assert wna_ray.__version__ == version("wna-ray")
+    assert python("-m", "wna_ray", "--version").split()[-1] == wna_ray.__version__
+
+
+def test_public_names_exist_and_others_do_not() -> None:
+    from wna_ray.job import run
+    from wna_ray.spec import Spec
+
+    assert all(hasattr(wna_ray, name) for name in wna_ray.__all__)
+    assert wna_ray.Spec is Spec
+    assert wna_ray.run is run
+    with pytest.raises(AttributeError, match="module 'wna_ray' has no attribute 'spek'"):
+        wna_ray.spek  # noqa: B018
