@@ -1,0 +1,40 @@
+# Everything needs only Python >= 3.11, make and a C compiler (Ray's and torch's wheels bring the rest).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint bench train clean
+
+## demo: the main job on the bundled model; what a digit network expects to see
+demo: $(STAMP)
+	$(BIN)/wna run jobs/demo.yaml --out runs/demo
+	$(BIN)/wna verify runs/demo
+
+## test: lint, types and the whole test suite
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+## bench: noise and whole-job speed beside their limits, as ratios
+bench: $(STAMP)
+	$(BIN)/python benchmarks/noise.py
+	$(BIN)/python benchmarks/whole_job.py
+
+## train: the bundled weights again (downloads MNIST unless WNA_DATA has it)
+train: $(STAMP)
+	$(BIN)/python jobs/train_mnist_cnn.py
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "wna_ray needs Python 3.11 or newer; make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
