@@ -134,7 +134,7 @@ def test_rare_labels_get_a_p_value_only_where_it_is_true(kind: Kind, density: fl
         rows = np.zeros(n, dtype=np.int64)
         rows[rng.choice(n, count, replace=False)] = 1
         m = Moments.identity(100, ["label"]).update(grid, {"label": Selected(rows, np.ones(n, np.int64))})
-        return read_out(m, "label", FixedPoint(0, (0, 0)), table, 1.0, ["a", "b"])
+        return read_out(m, "label", FixedPoint((0, 0), (0, 0)), table, 1.0, ["a", "b"])
 
     p = [null(noise.grid(trial * n, (trial + 1) * n), above).p_value[1] for trial in range(1000)]
     share = np.mean(np.array(p) < 0.05)
@@ -177,7 +177,7 @@ def test_closed_forms() -> None:
 def test_rows_without_a_map() -> None:
     """No images, every image, and no images at all: NaN and a note, never a number."""
     grid = Noise("gaussian", (1, 2, 2), 0).grid(0, 100)
-    point = FixedPoint(0, (0, 0, 0))
+    point = FixedPoint((0, 0, 0), (0, 0, 0))
     table = Noise("gaussian", (1, 2, 2), 0).table
     m = Moments.identity(4, ["label"]).update(grid, {"label": Selected(np.ones(100, np.int64), np.ones(100, np.int64))})
     got = read_out(m, "label", point, table, 1.0, "abc")
@@ -193,5 +193,5 @@ def test_probability_shares_are_mean_probabilities() -> None:
     grid = Noise("binary", (1, 2, 2), 0).grid(0, 4)
     values = np.array([[1, 3], [2, 2], [3, 1], [4, 0]]) << 20
     m = Moments.identity(4, ["probabilities"]).update(grid, {"probabilities": Dense(values)})
-    got: Any = read_out(m, "probabilities", FixedPoint(-22, (0, 0)), Noise("binary", (1, 2, 2), 0).table, 1.0, "ab")
+    got: Any = read_out(m, "probabilities", FixedPoint((-22, -22), (0, 0)), Noise("binary", (1, 2, 2), 0).table, 1.0, "ab")
     assert got.share.tolist() == [0.625, 0.375]

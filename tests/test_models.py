@@ -26,7 +26,7 @@ from torch import nn
 from wna_ray import datasets
 from wna_ray.errors import ModelError
 from wna_ray.models import Model, ModelURI, load
-from wna_ray.shard import Network
+from wna_ray.shard import Network, resolve
 from wna_ray.spec import NormaliseSpec, Spec
 
 BUNDLED = Path(str(files("wna_ray") / "bundled"))
@@ -429,11 +429,10 @@ def test_bundled_network_says_what_shape_it_takes(make_spec: Callable[..., Spec]
 
 
 def test_python_network_says_what_shape_it_was_fed(make_spec: Callable[..., Spec]) -> None:
-    network = Network(make_spec(stimulus={"shape": [1, 5, 4]}), "cpu")
-    with pytest.raises(
-        ModelError, match=r"linear does not take a float32 batch of shape \(64, 1, 5, 4\).*16.*see stimulus\.shape"
-    ) as caught:
-        network(torch.zeros(64, 1, 5, 4))
+    spec = make_spec(stimulus={"shape": [1, 5, 4]})
+    words = r"linear does not take a float32 batch of shape \(64, 1, 5, 4\).*16.*see stimulus\.shape"
+    with pytest.raises(ModelError, match=words) as caught:
+        resolve(spec, Network(spec, "cpu"))
     assert "\n" not in str(caught.value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import wna_ray.moments as moments_module
+from wna_ray.errors import NumericsError
 from wna_ray.moments import Moments, Partial
 from wna_ray.responses import LIMIT, Dense, Response, Selected
 
@@ -40,8 +42,9 @@ def naive(grid: NDArray[np.int8], responses: dict[str, Response]) -> dict[str, A
             else:
                 fed = [(j, int(y)) for j, y in enumerate(response.values[i])]
             for j, y in fed:
-                row = rows.setdefault(j, {"count": 0, "y": 0, "yy": 0, "yx": x * 0, "yxx": x * 0})
+                row = rows.setdefault(j, {"count": 0, "peak": 0, "y": 0, "yy": 0, "yx": x * 0, "yxx": x * 0})
                 row["count"] += 1
+                row["peak"] = max(row["peak"], abs(y))
                 row["y"] += y
                 row["yy"] += y * y
                 row["yx"] = row["yx"] + y * x
@@ -59,7 +62,7 @@ def assert_equal(got: Moments, grid: NDArray[np.int8], responses: dict[str, Resp
         r = got.responses[kind]
         assert r.rows.tolist() == sorted(rows)
         for at, j in enumerate(sorted(rows)):
-            assert (int(r.count[at]), int(r.sum_y[at])) == (rows[j]["count"], rows[j]["y"])
+            assert (int(r.count[at]), int(r.sum_y[at]), int(r.peak[at])) == (rows[j]["count"], rows[j]["y"], rows[j]["peak"])
             assert (int(r.sum_yy[at, 0]) << 32) + int(r.sum_yy[at, 1]) == rows[j]["yy"]
             assert r.sum_yx[at].tolist() == rows[j]["yx"].tolist()
             assert r.sum_yxx[at].tolist() == rows[j]["yxx"].tolist()
@@ -98,12 +101,27 @@ def test_exact_at_the_largest_magnitudes() -> None:
 def test_sum_of_squares_does_not_overflow() -> None:
     """2^40 images at the limit would be 2^86: doubled up by merging, kept in two words."""
     grid, responses = batch(1 << 10, 1, 1, 0, extreme=True)
+    logits = responses["logits"]
+    assert isinstance(logits, Dense)
+    responses["logits"] = Dense(np.where(np.arange(1 << 10)[:, None] % 2, LIMIT, -LIMIT))  # the other sums cancel
     total = of(grid, responses)
+    total = replace(total, responses={"logits": total.responses["logits"]})
     for _ in range(30):
         total = total.merge(total)
     high, low = total.responses["logits"].sum_yy[0]
     assert (int(high) << 32) + int(low) == (1 << 40) * LIMIT * LIMIT
     assert 0 <= low < 1 << 32
+
+
+def test_a_sum_that_leaves_int64_raises() -> None:
+    """2^33 images that all answer the limit to 127 would sum to 2^63: merging refuses, and does not wrap."""
+    total = Moments.identity(1, ["logits"]).update(np.full((1 << 10, 1), 127, np.int8), {"logits": Dense(np.full((1 << 10, 1), LIMIT))})
+    for _ in range(22):
+        total = total.merge(total)
+    assert total.responses["logits"].sum_yx.tolist() == [[(1 << 32) * LIMIT * 127]]
+    total = total.merge(total) if (1 << 33) * LIMIT * 127 < 1 << 63 else total
+    with pytest.raises(NumericsError, match="left the range of int64"):
+        total.merge(total)
 
 
 @settings(max_examples=40, deadline=None)
@@ -125,7 +143,7 @@ def test_any_cut_gives_the_same_moments(cuts: list[int], chunk: int, seed: int) 
     edges = [0, *sorted(cuts), 50]
     total = Moments.identity(3, KINDS, second=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(moments_module, "MAX_CHUNK", chunk)
+        patch.setattr(moments_module, "MAX_CHUNK", chunk)  # caps MIN_CHUNK, too
         for a, b in itertools.pairwise(edges):
             mask = np.zeros(50, dtype=bool)
             mask[a:b] = True

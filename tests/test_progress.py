@@ -32,7 +32,7 @@ def test_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines[1].startswith("600 of 1,000 images, ")
     assert "75 % forward" in lines[1]
     assert lines[1].endswith(" left")
-    assert lines[2] == "images [600, 1000) again (failed 1 times): MemoryError: x"
+    assert lines[2] == "images [600, 1000) again (1 failures so far): MemoryError: x"
     assert lines[3] == "images [600, 1000) left out: gone"
     assert lines[5] == "merge"
     assert "\x1b" not in stream.getvalue(), "no control codes outside a terminal"

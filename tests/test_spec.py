@@ -132,7 +132,7 @@ def test_specs_are_frozen(example: Path) -> None:
         ("stimulus.shape", [28, 28], ("stimulus.shape",)),
         ("stimulus.shape", [1, 0, 28], ("stimulus.shape.1", "greater than or equal to 1")),
         ("stimulus.scale", 0, ("stimulus.scale", "greater than 0")),
-        ("stimulus.scale", float("inf"), ("stimulus.scale", "finite")),
+        ("stimulus.scale", float("inf"), ("stimulus.scale", "less than")),
         ("stimulus.cell", 29, ("stimulus: cell", "29", "28 x 28")),
         ("stimulus.density", 0.5, ("density", "sparse")),
         ("stimulus.space", "fourier", ("stimulus.space", "'pixel' or 'input'")),

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2, norm
 
+from wna_ray.errors import RunError
 from wna_ray.moments import Moments
 from wna_ray.noise import Table
 from wna_ray.responses import FixedPoint, is_dense
@@ -35,7 +36,9 @@ from wna_ray.spec import ResponseKind
 Floats = NDArray[np.float64]
 
 FEWEST = 30
-"""Effective images under which a one-hot row gets no p-value."""
+"""Effective images under which a row gets no p-value."""
+RESOLUTION = 4
+"""Steps of the fixed point in one standard deviation under which a dense row is called too coarse to judge."""
 KURTOSIS_ERROR = 0.02
 """Largest relative error of Var(||z||^2) from the noise's kurtosis at which a row still gets a p-value."""
 
@@ -43,8 +46,9 @@ KURTOSIS_ERROR = 0.02
 def explained_variance(z_squared: Floats, d: int, images: int) -> Floats:
     """rho^2: share of the response's variance that is linear in the noise, ``(||z||^2 - d) / N``.
 
-    Unbiased when the response ignores the stimulus (``E ||z||^2 = d`` exactly), and to O(1/N) otherwise (for Gaussian
-    noise ``E ||z||^2 = N rho^2 + d + O(1)``). Being unbiased it can be negative; it is not clipped.
+    Unbiased when the response ignores the stimulus (``E ||z||^2 = d`` exactly). Otherwise its bias is at most of the order
+    sqrt(d) / N, from a correlation of y^2 with ||x||^2 (none for a linear response to Gaussian noise). It can be negative; it is
+    not clipped.
     """
     return (z_squared - d) / images
 
@@ -97,9 +101,11 @@ class Readout:
     share
         ``(k,)``: count / N for one-hot kinds, mean response for dense kinds' probabilities, NaN for logits.
     rho2, p_value, reliability
-        ``(k,)``, see the functions. NaN where not defined or not deserved; `note` says why.
+        ``(k,)``, see the functions. NaN where not defined; `p_value` also where it is not deserved, and `note` says why. A
+        p-value is about its own row; nothing is corrected for the number of rows.
     note
-        ``(k,)``: "", "no images", "constant", "too few images".
+        ``(k,)``: "", or "no images", "constant" (the response never varied), "below resolution" (it varied by less than four
+        steps of its fixed point), "too few images" (for the normal approximation).
     """
 
     kind: ResponseKind
@@ -139,28 +145,32 @@ def read_out(moments: Moments, kind: ResponseKind, point: FixedPoint, table: Tab
         out[sums.rows] = values
         return out
 
+    if sums.rows.size and int(sums.rows[-1]) >= k:
+        raise RunError(f"the moments of '{kind}' have a row {int(sums.rows[-1])}, but there are only {k} responses")
     count = rows(sums.count).astype(np.int64)
     if n == 0:
         nothing, maps = np.full(k, np.nan), np.full((k, d), np.nan)
         return Readout(kind, tuple(names), maps, maps, count, nothing, nothing, nothing, nothing, ("no images",) * k)
     total = rows(sums.sum_y)
     product = rows(sums.sum_yx)
-    product -= total[:, None] / n * moments.sum_x  # A: exact sums, one rounding
+    product -= total[:, None] / n * moments.sum_x  # A, from exact sums
     variation = rows(sums.variation(n))
     with np.errstate(divide="ignore", invalid="ignore"):
         z = product / np.sqrt(variance * variation)[:, None]
         z[variation == 0] = np.nan
         if is_dense(kind):
-            bias = product * (point.step / (n * variance * unit))
-            effective = np.full(k, float(n))
+            bias = product * (point.step / (n * variance * unit))[:, None]
+            largest = rows(sums.peak) + np.abs(total) / n  # >= |y - mean y|
         else:
             bias = product * unit / total[:, None]
-            # Kish's effective number of a weighted sample, of the row's images against all others.
-            effective = total**2 / (variation + total**2 / n) * (1 - count / n)
+            largest = rows(sums.peak)
+        # The kurtosis of A is the noise's, divided by (sum c^2)^2 / sum c^4 with c = y - mean y, which is at least this.
+        effective = variation / largest**2
     z_squared = np.square(z).sum(axis=1)
     few = max(FEWEST, abs(table.excess_kurtosis) / (2 * KURTOSIS_ERROR))
+    coarse = is_dense(kind) * n * RESOLUTION**2  # one-hot kinds are not rounded to their own size
     note = tuple(
-        "no images" if c == 0 else "constant" if v == 0 else "too few images" if e < few else ""
+        "no images" if c == 0 else "constant" if v == 0 else "below resolution" if v < coarse else "too few images" if e < few else ""
         for c, v, e in zip(count, variation, effective, strict=True)
     )
     p_value = np.where([bool(text) for text in note], np.nan, chi_square_p(z_squared, d))

@@ -22,7 +22,7 @@ from wna_ray.analysis import images_for
 from wna_ray.errors import RunError, SpecError, StoreError, WnaError
 from wna_ray.job import moment_bytes, pilot
 from wna_ray.job import run as run_job
-from wna_ray.progress import ProgressPrinter
+from wna_ray.progress import ProgressPrinter, duration
 from wna_ray.results import Run
 from wna_ray.rundir import RESULT, RunDirectory
 from wna_ray.spec import Spec
@@ -59,6 +59,9 @@ def _told(command: Callable[..., None]) -> Callable[..., None]:
         except WnaError as error:
             print(f"wna: {error}", file=sys.stderr)
             raise typer.Exit(error.exit_code) from None
+        except MemoryError as error:
+            print(f"wna: out of memory ({error}); fewer pixels, responses or numerics.batch would need less", file=sys.stderr)
+            raise typer.Exit(1) from None
         except BrokenPipeError:
             raise typer.Exit(1) from None
 
@@ -110,9 +113,9 @@ def plan(
     )
     print(f"work      {asked.samples:,} images = {cut.shards} shards of {cut.shard:,} in {len(cut.segments)} segments of {cut.segment:,}")
     print(f"storage   up to {_bytes(size)} a segment, {_bytes(size * len(cut.segments))} in all; result up to {_bytes(3 * size)}")
-    print(f"memory    a worker's moments up to {_bytes(2 * size)}, its noise and outputs {_bytes(_shard_bytes(asked, d))}, and the network")
+    print(f"memory    a worker's moments up to {_bytes(4 * size)}, its noise and outputs {_bytes(_shard_bytes(asked, d))}, and the network")
     seconds = asked.samples / found.images_per_second / (workers or 1)
-    print(f"time      {found.images_per_second:,.0f} images/s for one worker here, {_duration(seconds)} for {workers or 1}")
+    print(f"time      {found.images_per_second:,.0f} images/s for one worker here, {duration(seconds)} for {workers or 1}")
     table = Table(box=SIMPLE, title=f"Expected reliability at N = {asked.samples:,} (pilot: {found.images:,} images)", title_justify="left")
     for column in ("response", "rows", "rows seen", "median rho2", "expected reliability (median row)", "N for reliability 0.9"):
         table.add_column(column, justify="right" if column != "response" else "left")
@@ -285,10 +288,6 @@ def _bytes(n: float) -> str:
             return f"{n:.3g} {unit}"
         n /= 1000
     return f"{n:.3g} TB"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def main() -> None:

@@ -59,7 +59,7 @@ class InProcessExecutor:
         return [ticket]
 
     def report(self, ticket: int) -> Any:
-        end = self._ends.pop(ticket)
+        end = self._ends[ticket]
         if isinstance(end, Exception):
             raise end
         return end

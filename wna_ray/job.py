@@ -21,12 +21,15 @@ from wna_ray.inprocess import InProcessExecutor
 from wna_ray.moments import Partial
 from wna_ray.results import Run, derive, map_images, read_outs
 from wna_ray.rundir import RunDirectory, SegmentInfo
-from wna_ray.scheduling import FAN_IN, TICK_SECONDS, Executor, Plan, Scheduler, Ticket, plan
+from wna_ray.scheduling import FAN_IN, TICK_SECONDS, Executor, PayloadLost, Plan, Scheduler, Ticket, WorkerLost, plan
 from wna_ray.shard import Job
 from wna_ray.spec import Spec
 from wna_ray.worker import Introduction
 
 ExecutorName = Literal["ray", "local"]
+
+CALL_TRIES = 4
+CLASSIFIER = "evaluation/classifier.json"
 
 
 def make_executor(spec: Spec, executor: ExecutorName, workers: int | None = None, address: str | None = None) -> Executor:
@@ -82,16 +85,20 @@ def run(
             callback(event)
 
     directory = RunDirectory(out)
+    if executor == "ray" and out.startswith("memory:"):
+        raise SpecError(f"out: '{out}' is in this process's memory, where Ray's workers cannot write; use --executor local")
     with contextlib.ExitStack() as stack:
-        runner = make_executor(spec, executor, workers, address)
-        stack.callback(runner.close)
-        stack.enter_context(_stop_on_sigterm())  # after Ray has started, which sets a handler of its own
         try:
+            runner = make_executor(spec, executor, workers, address)
+            stack.callback(runner.close)
+            stack.enter_context(_stop_on_sigterm())  # after Ray has started, which sets a handler of its own
             execute(spec, directory, runner, emit)
         except KeyboardInterrupt:
             raise Stopped(_how_to_go_on(spec, directory)) from None
+    finished = Run(out)
+    evaluate(spec, finished, emit)
     emit(RunFinished(out))
-    return Run(out)
+    return finished
 
 
 def execute(spec: Spec, directory: RunDirectory, executor: Executor, emit: Callback) -> None:
@@ -108,9 +115,7 @@ def execute(spec: Spec, directory: RunDirectory, executor: Executor, emit: Callb
     readouts = read_outs(spec, job.stimulus, partial.moments, job.identity, list(job.names))
     emit(Stage("read out"))
     answers = _answers(job, shared, readouts, executor)
-    result = derive(job.stimulus, partial, job.fingerprint, readouts, answers)
-    evaluate(spec, directory, job, readouts, emit)
-    directory.publish(segments, result, job.fingerprint, spec.samples)
+    directory.publish(segments, derive(job.stimulus, partial, job.fingerprint, readouts, answers), job.fingerprint, spec.samples)
 
 
 def _run_shards(introduction: Introduction, shared: Any, directory: RunDirectory, executor: Executor, emit: Callback) -> None:
@@ -129,13 +134,18 @@ def _run_shards(introduction: Introduction, shared: Any, directory: RunDirectory
             job.device,
         )
     )
-    scheduler = Scheduler(executor, (shared,), (directory.url, job.fingerprint), spec.execution.attempts, emit)
+    scheduler = Scheduler(executor, (shared,), (directory.store.location, job.fingerprint), spec.execution.attempts, emit)
     scheduler.run(cut)
     if scheduler.failed:
         shown = "\n".join(f"  images [{a}, {b}): {reason}" for (a, b), reason in sorted(scheduler.failed.items())[:8])
         raise ShardError(
             f"{len(scheduler.failed)} of {cut.shards} shards failed {spec.execution.attempts} times each; all others are "
             f"committed to '{directory.url}':\n{shown}\nMend the cause and run the same command again: only these are missing"
+        )
+    if directory.gaps(spec.samples):
+        raise RunError(
+            f"'{directory.url}' lacks segments that workers have committed, so it is another place for them than for this process; "
+            "give --out as a folder that all machines share, or as object storage"
         )
 
 
@@ -166,7 +176,7 @@ def _merge_segments(job: Job, directory: RunDirectory, executor: Executor) -> tu
     infos: list[SegmentInfo] = []
     level: list[Ticket] = []
     groups = [names[i : i + FAN_IN] for i in range(0, len(names), FAN_IN)]
-    for ticket in _calls(executor, [("read", (directory.url, job.fingerprint, group), ()) for group in groups]):
+    for ticket in _calls(executor, [("read", (directory.store.location, job.fingerprint, group), ()) for group in groups]):
         infos += executor.report(ticket)
         level.append(ticket)
     while len(level) > 1:
@@ -201,44 +211,57 @@ def _call(executor: Executor, method: str, *args: Any) -> Any:
 
 
 def _calls(executor: Executor, wanted: Sequence[tuple[str, tuple[Any, ...], tuple[Ticket, ...]]]) -> list[Ticket]:
-    """Several calls, waited for; their tickets in order."""
+    """Several calls, waited for and tried again where a worker died; their tickets in order, all of them ended well."""
     tickets = [executor.submit(method, *args, inputs=inputs) for method, args, inputs in wanted]
-    pending = set(tickets)
+    pending, tries = {ticket: i for i, ticket in enumerate(tickets)}, [1] * len(tickets)
     while pending:
-        pending -= set(executor.wait(TICK_SECONDS))
+        for ticket in executor.wait(TICK_SECONDS):
+            i = pending.pop(ticket)
+            try:
+                executor.report(ticket)
+            except PayloadLost as error:
+                raise RunError(f"a merged partial was lost ({error}); nothing else is: run the same command again") from None
+            except WorkerLost as error:
+                executor.release(ticket)
+                if tries[i] >= CALL_TRIES:
+                    raise RunError(f"workers died {tries[i]} times in '{wanted[i][0]}' ({error}); run the same command again") from None
+                method, args, inputs = wanted[i]
+                tickets[i] = executor.submit(method, *args, inputs=inputs)
+                pending[tickets[i]] = i
+                tries[i] += 1
     return tickets
 
 
-def evaluate(spec: Spec, directory: RunDirectory, job: Job, readouts: list[Readout], emit: Callback) -> None:
+def evaluate(spec: Spec, finished: Run, emit: Callback) -> None:
     """Score the maps as classifiers where a data set is at hand; writes ``evaluation/``, which is no part of the result."""
     from wna_ray import figures  # matplotlib, only where something is drawn
 
+    store, names = finished.directory.store, finished.names
     named = spec.evaluation
     name = named or ("mnist" if spec.model.startswith("bundled:mnist") else "none")
-    if name == "none":
+    if name == "none" or store.read(CLASSIFIER) is not None:
         return
     try:
         test, train = (load(name, train=split, download=named is not None) for split in (False, True))
     except NotAtHand as reason:
         emit(Stage(f"bias-map classifier skipped: {reason}"))
         return
-    k = len(job.names)
-    if test.images.shape[1:] != spec.stimulus.shape or int(test.labels.max()) >= k:
-        emit(Stage(f"bias-map classifier skipped: {name} has images {test.images.shape[1:]} of {int(test.labels.max()) + 1} classes"))
+    k, found = len(names), int(test.labels.max()) + 1
+    if test.images.shape[1:] != spec.stimulus.shape or found != k:
+        emit(Stage(f"bias-map classifier skipped: {name} has images {test.images.shape[1:]} of {found} classes"))
         return
     emit(Stage(f"bias-map classifier on {name}"))
-    templates = {r.kind: job.stimulus.expand(r.bias) for r in readouts} | {"mean image": classifier.mean_images(train, k)}
-    counts = np.bincount(test.labels)
-    found: dict[str, Any] = {
+    templates = {r.kind: finished.stimulus.expand(r.bias) for r in finished.readouts} | {"mean image": classifier.mean_images(train, k)}
+    report: dict[str, Any] = {
         "dataset": name,
         "images": len(test.labels),
         "chance": 1 / k,
-        "majority_class": float(counts.max() / counts.sum()),
+        "majority_class": float(np.bincount(test.labels).max() / len(test.labels)),
         "templates": {},
     }
     for kind, maps in templates.items():
         scored = {score: classifier.classify(maps, test, score) for score in classifier.SCORES}
-        found["templates"][kind] = {
+        report["templates"][kind] = {
             "accuracy": {score: s.accuracy for score, s in scored.items()},
             "confusion": {score: s.confusion.tolist() for score, s in scored.items()},
         }
@@ -246,9 +269,8 @@ def evaluate(spec: Spec, directory: RunDirectory, job: Job, readouts: list[Reado
         title = (
             f"{kind} as classifier of {name}: accuracy {s.accuracy:.3f} (correlation)\n{len(test.labels):,} test images, chance {1 / k:.2f}"
         )
-        png = figures.confusion(s.confusion, list(job.names), title)
-        directory.store.replace(f"evaluation/confusion_{kind.replace(' ', '_')}.png", png)
-    directory.store.replace("evaluation/classifier.json", (json.dumps(found, indent=1) + "\n").encode())
+        store.replace(f"evaluation/confusion_{kind.replace(' ', '_')}.png", figures.confusion(s.confusion, names, title))
+    store.replace(CLASSIFIER, (json.dumps(report, indent=1) + "\n").encode())
 
 
 @dataclass(frozen=True)
@@ -265,7 +287,7 @@ class Pilot:
 def pilot(spec: Spec, images: int, workers: int) -> Pilot:
     """Show `images` (rounded up to whole batches) in this process and read them out; writes nothing."""
     batch = spec.numerics.batch
-    few = replace_samples(spec, -(-min(images, spec.samples) // batch) * batch)
+    few = spec.model_copy(update={"samples": -(-min(images, spec.samples) // batch) * batch})
     executor = InProcessExecutor(few)
     try:
         introduction: Introduction = _call(executor, "introduce")
@@ -282,11 +304,6 @@ def pilot(spec: Spec, images: int, workers: int) -> Pilot:
     whole = replace(introduction, job=replace(job, spec=spec))
     cut = plan_run(whole, [(0, spec.samples)], workers)
     return Pilot(whole, cut, few.samples, few.samples / sum(seconds.values()), readouts)
-
-
-def replace_samples(spec: Spec, samples: int) -> Spec:
-    """The same spec with another N."""
-    return spec.model_copy(update={"samples": samples})
 
 
 def _how_to_go_on(spec: Spec, directory: RunDirectory) -> str:

@@ -253,7 +253,7 @@ def _python(uri: ModelURI) -> Model:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(where)
-    except (ImportError, ValueError, TypeError) as error:
+    except Exception as error:  # the module's own code may raise anything
         raise ModelError(f"model: cannot import '{where}' ({error}); run from the folder that holds it, or install it") from error
     make = getattr(module, factory, None)
     if not callable(make):
@@ -262,7 +262,7 @@ def _python(uri: ModelURI) -> Model:
     options = {k: v for k, v in uri.options.items() if k not in ("weights", "layer")}
     try:
         network = make(**options)
-    except TypeError as error:
+    except Exception as error:  # the factory's own code may raise anything
         raise ModelError(f"model: {where}:{factory} {_signature(make)} does not take {options} ({error})") from error
     if not isinstance(network, nn.Module):
         raise ModelError(f"model: {where}:{factory} gave {type(network).__name__}; expected a torch.nn.Module")

@@ -2,7 +2,7 @@
 
 For grid values ``x_i`` (d small integers) and integer responses ``y_i`` this keeps, per response row,
 
-    count  sum 1      sum_y  sum y      sum_yy  sum y^2      sum_yx  sum y x      sum_yxx  sum y x^2
+    count  sum 1      sum_y  sum y      sum_yy  sum y^2      sum_yx  sum y x      sum_yxx  sum y x^2      peak  max |y|
 
 and of the stimuli ``images``, ``sum_x`` and ``sum_xx``. Everything later (bias maps, z-maps, significance) is read out
 of these. The members, always the same:
@@ -16,9 +16,9 @@ One-hot responses keep only the rows that occurred, so a thousand classes of whi
 maps. Moments of no images are ordinary moments, never a special case. Second moments are optional (width 0 where
 they are not kept).
 
-Why it is exact: |x| <= 127 and |y| <= 2^23, so a float64 product sum over up to 2^22 images stays below 2^53, where
-every float64 operation on integers is exact in any order; masters are int64. ``sum_yy`` is a pair of int64 (high, low
-32 bits) because its worst case does not fit in one.
+Why it is exact: |x| <= 127 and |y| <= 2^23, so sums of ``y x^2`` over a chunk of up to 2^14 images stay below 2^51, and
+below 2^53 every float64 operation on integers is exact in any order. Masters are int64; ``sum_yy`` is a pair (high, low 32
+bits) because 2^17 images can already fill one. Should another sum ever leave int64, merging raises instead of wrapping.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from wna_ray.errors import NumericsError
 from wna_ray.responses import Response, Selected
 
 Ints = NDArray[np.int64]
 
 CHUNK_VALUES = 1 << 20  # grid values turned into float64 at a time (8 MB)
-MAX_CHUNK = 1 << 14  # images at a time; far below the 2**22 at which exactness would end
+MAX_CHUNK = 1 << 14  # images at a time: the bound of exactness above
+MIN_CHUNK = 256  # images at a time, however large they are: adding to the masters must stay rare
 _LOW = np.int64((1 << 32) - 1)
 
 
@@ -55,10 +57,13 @@ class ResponseMoments:
         ``(m, 2)``: high and low 32 bits.
     sum_yx, sum_yxx
         ``(m, d)``; ``sum_yxx`` is ``(m, 0)`` where second moments are not kept.
+    peak
+        ``(m,)``: largest magnitude of a response.
     """
 
     rows: Ints
     count: Ints
+    peak: Ints
     sum_y: Ints
     sum_yy: Ints
     sum_yx: Ints
@@ -69,22 +74,25 @@ class ResponseMoments:
         """No rows: the moments of no images."""
         none = np.zeros(0, dtype=np.int64)
         pair, maps, squares = (np.zeros((0, n), dtype=np.int64) for n in (2, d, d if second else 0))
-        return cls(none, none, none, pair, maps, squares)
+        return cls(none, none, none, none, pair, maps, squares)
 
     def merge(self, other: ResponseMoments) -> ResponseMoments:
-        """Sum of both, on the union of their rows."""
-        if np.array_equal(self.rows, other.rows):
-            summed = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)[1:]}
-            return replace(self, **summed)._carry()
-        rows = np.union1d(self.rows, other.rows)
-        total = {}
+        """Sum of both (the larger peak), on the union of their rows."""
+        rows = self.rows if np.array_equal(self.rows, other.rows) else np.union1d(self.rows, other.rows)
+        a, b = self._on(rows), other._on(rows)
+        sums = {f.name: _add(getattr(a, f.name), getattr(b, f.name)) for f in fields(self) if f.name.startswith(("count", "sum"))}
+        return ResponseMoments(rows=rows, peak=np.maximum(a.peak, b.peak), **sums)._carry()
+
+    def _on(self, rows: Ints) -> ResponseMoments:
+        """The same sums on more rows."""
+        if len(rows) == len(self.rows):
+            return self
+        wider: dict[str, Ints] = {"rows": rows}
         for f in fields(self)[1:]:
-            mine, theirs = getattr(self, f.name), getattr(other, f.name)
-            out = np.zeros((len(rows), *mine.shape[1:]), dtype=np.int64)
-            out[np.searchsorted(rows, self.rows)] = mine
-            out[np.searchsorted(rows, other.rows)] += theirs
-            total[f.name] = out
-        return ResponseMoments(rows, **total)._carry()
+            mine = getattr(self, f.name)
+            wider[f.name] = np.zeros((len(rows), *mine.shape[1:]), dtype=np.int64)
+            wider[f.name][np.searchsorted(rows, self.rows)] = mine
+        return ResponseMoments(**wider)
 
     def _carry(self) -> ResponseMoments:
         high, low = self.sum_yy[:, 0], self.sum_yy[:, 1]
@@ -153,7 +161,7 @@ class Moments:
             One response of ``n`` entries for every kind.
         """
         x = grid.reshape(len(grid), self.sum_x.size)
-        step = min(MAX_CHUNK, max(1, CHUNK_VALUES // self.sum_x.size))
+        step = min(MAX_CHUNK, max(MIN_CHUNK, CHUNK_VALUES // self.sum_x.size))
         total = self
         for a in range(0, len(x), step):
             part = slice(a, a + step)
@@ -170,8 +178,8 @@ class Moments:
             self.images + other.images,
             self.nonfinite + other.nonfinite,
             self.out_of_range + other.out_of_range,
-            self.sum_x + other.sum_x,
-            self.sum_xx + other.sum_xx,
+            _add(self.sum_x, other.sum_x),
+            _add(self.sum_xx, other.sum_xx),
             {kind: mine.merge(other.responses[kind]) for kind, mine in self.responses.items()},
         )
 
@@ -205,11 +213,22 @@ class Moments:
         responses = {kind: ResponseMoments(*(arrays[f"{kind}/{name}"] for name in names)) for kind in kinds}
         for kind, r in responses.items():
             m = r.rows.size
-            shapes = [a.shape for a in (r.rows, r.count, r.sum_y, r.sum_yy, r.sum_yx, r.sum_yxx)]
-            if shapes != [(m,), (m,), (m,), (m, 2), (m, d), (m, d2)] or (np.diff(r.rows) <= 0).any():
+            shapes = [getattr(r, name).shape for name in names]
+            ordered = (np.diff(r.rows, prepend=-1) > 0).all()
+            if shapes != [(m,), (m,), (m,), (m,), (m, 2), (m, d), (m, d2)] or not ordered:
                 raise ValueError(f"the arrays of '{kind}' do not fit each other: shapes {shapes}")
         images, nonfinite, out_of_range = (int(n) for n in arrays["counts"])
         return cls(images, nonfinite, out_of_range, arrays["sum_x"], arrays["sum_xx"], responses)
+
+
+def _add(a: Ints, b: Ints) -> Ints:
+    """``a + b``, or `NumericsError` where int64 would wrap."""
+    c = a + b
+    if (((a ^ c) & (b ^ c)) < 0).any():
+        raise NumericsError(
+            "a sum has left the range of int64, so the moments would no longer be exact; take fewer samples, or centred responses"
+        )
+    return c
 
 
 @dataclass(frozen=True)
@@ -244,7 +263,13 @@ def _sums(x: NDArray[np.int8], weights: Mapping[str, _Weights], second: bool) ->
         block, at = slice(at, at + len(w.rows)), at + len(w.rows)
         yy = np.square(w.values).sum(axis=1)
         responses[kind] = ResponseMoments(
-            w.rows, w.fed, w.values.sum(axis=1), np.stack([yy >> 32, yy & _LOW], axis=1), first[block], squares[block]
+            rows=w.rows,
+            count=w.fed,
+            peak=np.abs(w.values).max(axis=1, initial=0),
+            sum_y=w.values.sum(axis=1),
+            sum_yy=np.stack([yy >> 32, yy & _LOW], axis=1),
+            sum_yx=first[block],
+            sum_yxx=squares[block],
         )
     return Moments(len(x), 0, 0, first[0], squares[0], responses)
 

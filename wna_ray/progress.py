@@ -41,7 +41,7 @@ class Meter:
         if total:
             parts.append(f"{100 * self._seconds.get('forward', 0.0) / total:.0f} % forward")
         if rate > 0 and self.done < samples:
-            parts.append(f"{_duration((samples - self.done) / rate)} left")
+            parts.append(f"{duration((samples - self.done) / rate)} left")
         return ", ".join(parts)
 
 
@@ -69,7 +69,7 @@ class ProgressPrinter:
                 self._meter.add(event)
                 self._show(self._meter)
             case ShardRetried():
-                self._say(f"images [{event.start}, {event.stop}) again (failed {event.attempt} times): {event.reason}")
+                self._say(f"images [{event.start}, {event.stop}) again ({event.attempt} failures so far): {event.reason}")
             case ShardFailed():
                 self._say(f"images [{event.start}, {event.stop}) left out: {event.reason}")
             case Stage():
@@ -113,7 +113,8 @@ class ProgressPrinter:
         self._console.print(text)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """``8 s``, ``12 min``, ``3.5 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

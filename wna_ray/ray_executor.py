@@ -12,6 +12,8 @@ import logging
 import os
 import socket
 import stat
+import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,32 +24,36 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import ObjectFetchTimedOutError, ObjectLostError, RayActorError, RayError, RayTaskError
 
 from wna_ray.errors import SpecError, WnaError
-from wna_ray.scheduling import WorkerLost
+from wna_ray.scheduling import PayloadLost, WorkerLost
 from wna_ray.shard import Device
 from wna_ray.spec import Spec
 from wna_ray.worker import Worker
 
 IN_FLIGHT = 2  # calls on an actor: one that runs, one that waits, so that no actor idles for the driver
 DEAD_SECONDS = 10.0  # how long a dead actor's other calls may take to be reported dead
+START_SECONDS = 300.0  # how long the run waits while no actor at all is alive or starting up
 
 
 @dataclass(eq=False)
 class _Actor:
     handle: Any
+    ready: Any  # ray.ObjectRef: ends when the actor has started
+    started: bool = False
     calls: list[_Call] = field(default_factory=list)
 
 
 @dataclass(eq=False)
 class _Call:
-    """A ticket: a call on an actor."""
+    """A ticket: a call that waits for an actor, or is on one, or has ended."""
 
     method: str
-    payload: Any  # ray.ObjectRef
-    report: Any  # ray.ObjectRef
-    actor: _Actor
+    inputs: Sequence[_Call]
+    args: tuple[Any, ...]
+    payload: Any = None  # ray.ObjectRef, once it is on an actor
+    report: Any = None  # ray.ObjectRef
     end: Any = None
 
 
@@ -82,8 +88,10 @@ class RayExecutor:
         except BaseException:
             self.close()
             raise
+        self._waiting: deque[_Call] = deque()
         self._ended: list[_Call] = []
         self._losses = 0  # actors lost since a call last ended well
+        self._idle_since = time.monotonic()  # when an actor was last known to be alive
 
     @property
     def window(self) -> int:
@@ -93,21 +101,25 @@ class RayExecutor:
         return ray.put(value)
 
     def submit(self, method: str, *args: Any, inputs: Sequence[_Call] = ()) -> _Call:
-        actor = min(self._pool, key=lambda a: len(a.calls))
-        bound = getattr(actor.handle, method).options(num_returns=2)
-        payload, report = bound.remote(*(ticket.payload for ticket in inputs), *args)
-        call = _Call(method, payload, report, actor)
-        actor.calls.append(call)
+        call = _Call(method, tuple(inputs), args)
+        if inputs:
+            self._waiting.appendleft(call)  # merges and commits free memory: they go first
+        else:
+            self._waiting.append(call)
+        self._dispatch()
         return call
 
     def wait(self, timeout: float) -> list[_Call]:
-        refs = {call.report: call for actor in self._pool for call in actor.calls}
-        if refs:
-            ready, _ = ray.wait(list(refs), num_returns=1, timeout=timeout)
-            if ready:  # take all that is ready, not only the first
-                ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0)
-            for ref in ready:
-                self._settle(refs[ref])
+        self._dispatch()
+        calls = {call.report: actor for actor in self._pool for call in actor.calls}
+        starting = {actor.ready: actor for actor in self._pool if not actor.started}
+        refs = [*calls, *starting]
+        ready, _ = ray.wait(refs, num_returns=1, timeout=timeout, fetch_local=True)
+        if ready:  # take all that is ready, not only the first
+            ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=True)
+        for actor in {id(a): a for a in (calls.get(r) or starting[r] for r in ready)}.values():
+            self._look_at(actor, set(ready))
+        self._dispatch()
         ended, self._ended = self._ended, []
         return ended
 
@@ -121,6 +133,7 @@ class RayExecutor:
 
     def release(self, ticket: _Call) -> None:
         ticket.payload = ticket.report = None  # the last references: the object store frees the arrays
+        ticket.inputs = ()
 
     def close(self) -> None:
         for actor in getattr(self, "_pool", []):
@@ -134,43 +147,76 @@ class RayExecutor:
         options: dict[str, Any] = {"num_cpus": threads, "max_restarts": 0, "max_task_retries": 0}
         if self.device == "cuda":
             options["num_gpus"] = 1
-        return _Actor(ray.remote(Worker).options(**options).remote(self._spec, self.device))
+        handle: Any = ray.remote(Worker).options(**options).remote(self._spec, self.device)
+        return _Actor(handle, handle.__ray_ready__.remote())
 
-    def _settle(self, call: _Call, blamed: bool = True) -> bool:
-        """Note how a call ended (once); returns whether its actor is alive."""
-        if call not in call.actor.calls:
-            return True
-        alive = True
+    def _dispatch(self) -> None:
+        """Give waiting calls to actors that have started and have room; never to one that may not find a place."""
+        while self._waiting:
+            started = [actor for actor in self._pool if actor.started and len(actor.calls) < IN_FLIGHT]
+            if not started:
+                break
+            actor, call = min(started, key=lambda a: len(a.calls)), self._waiting.popleft()
+            bound = getattr(actor.handle, call.method).options(num_returns=2)
+            call.payload, call.report = bound.remote(*(ticket.payload for ticket in call.inputs), *call.args)
+            actor.calls.append(call)
+        if any(actor.started for actor in self._pool):
+            self._idle_since = time.monotonic()
+        elif time.monotonic() - self._idle_since > START_SECONDS:
+            raise WnaError(
+                f"no worker could start within {START_SECONDS:.0f} s (is the cluster full, or its last machine gone?); what was committed "
+                "stays: run the same command again when there is room"
+            )
+
+    def _look_at(self, actor: _Actor, ready: set[Any]) -> None:
+        """Note that an actor has started, and how its calls ended; replace it if it is dead."""
         try:
-            call.end = ray.get(call.report, timeout=DEAD_SECONDS)
-            self._losses = 0
-        except RayTaskError as error:  # the method itself raised
-            call.end = error.cause if isinstance(error.cause, Exception) else RuntimeError(str(error))
-        except GetTimeoutError:
-            call.end, alive = WorkerLost("its worker died", blamed), False
-        except RayError as error:
-            call.end, alive = WorkerLost(_reason(error), blamed), False
-        call.actor.calls.remove(call)
-        self._ended.append(call)
-        if not alive and call.actor in self._pool:
-            self._replace(call)
-        return alive
+            if actor.ready in ready:
+                ray.get(actor.ready)
+                actor.started = True
+            for call in [c for c in actor.calls if c.report in ready]:
+                self._settle(actor, call, _end(call))
+                self._losses = 0
+        except RayActorError as error:
+            self._bury(actor, error)
 
-    def _replace(self, lost: _Call) -> None:
-        """Put a new actor in a dead one's place; settle what else was on it. The oldest call was the one running."""
+    def _bury(self, dead: _Actor, error: RayActorError) -> None:
+        """Put a new actor in a dead one's place; its calls that had not ended are lost, and the oldest of them is to blame."""
         self._losses += 1
         if self._losses > 3 * self.workers + 3:
             raise WnaError(
-                f"{self._losses} workers in a row died without finishing a call ({lost.end}); "
+                f"{self._losses} workers in a row died without finishing a call ({_first_line(error)}); "
                 "mend the cause (memory? libraries?) and run the same command again"
             )
-        dead = lost.actor
+        with contextlib.suppress(RayError):
+            ray.kill(dead.handle)  # in case it is only unreachable: its place must become free
         self._pool[self._pool.index(dead)] = self._hire()
+        blamed = True
         for call in list(dead.calls):
-            self._settle(call, blamed=False)
+            try:
+                end = _end(call)
+            except RayError:
+                end, blamed = WorkerLost(_first_line(error), blamed), False
+            self._settle(dead, call, end)
+
+    def _settle(self, actor: _Actor, call: _Call, end: Any) -> None:
+        call.end = end
+        actor.calls.remove(call)
+        self._ended.append(call)
 
 
-def _reason(error: RayError) -> str:
+def _end(call: _Call) -> Any:
+    """The report of a call, or the error it ended with; raises a `RayError` where its actor did not live to tell."""
+    try:
+        return ray.get(call.report, timeout=DEAD_SECONDS)
+    except RayTaskError as error:  # the method itself raised, or an argument could not be had
+        cause = error.cause if isinstance(error.cause, Exception) else RuntimeError(str(error))
+        return PayloadLost(_first_line(cause)) if isinstance(cause, RayError) else cause
+    except (ObjectLostError, ObjectFetchTimedOutError) as error:
+        return PayloadLost(_first_line(error))
+
+
+def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
@@ -192,7 +238,10 @@ def _connect(address: str | None, workers: int | None, threads: int) -> bool:
                 token.chmod(0o600)  # Ray writes it readable by all
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         where = address or os.environ.get("RAY_ADDRESS") or "a local cluster"
-        raise WnaError(f"cannot reach Ray at {where} ({_first(error)}); check --address, or use --executor local") from error
+        raise WnaError(
+            f"cannot reach Ray at {where} ({_first_line(error)}); check --address (and, if the cluster wants a token, "
+            "RAY_AUTH_MODE=token), or use --executor local"
+        ) from error
     return True
 
 
@@ -201,7 +250,3 @@ def _knock(address: str) -> None:
     parts = urlsplit(address if "://" in address else f"//{address}")
     if parts.hostname and parts.port:
         socket.create_connection((parts.hostname, parts.port), timeout=5).close()
-
-
-def _first(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -19,28 +19,29 @@ LIMIT = 1 << 23
 
 CONFIDENCE_EXPONENT = -16
 PROBABILITY_EXPONENT = -22
-LOGIT_BITS = 12  # a pilot's largest standard deviation is at least 2**12 steps: rounding adds < 1e-8 of its variance
+LOGIT_BITS = 12  # in a pilot, a row's standard deviation is at least 2**12 of its steps: rounding adds < 1e-8 of its variance
+FINEST_BITS = 6  # but a quiet row's step is at most this much finer than the loudest row's, so that it has room to wake up
 
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """How one kind of response is rounded: ``y = centre + step * integer``.
+    """How one kind of response is rounded: row j is ``y = (centre[j] + integer) * 2 ** exponent[j]``.
 
     Attributes
     ----------
     exponent
-        ``step = 2 ** exponent``.
+        ``(k,)`` integers.
     centre
         ``(k,)`` integers, in steps; subtracted before the sums so that they stay small.
     """
 
-    exponent: int
+    exponent: tuple[int, ...]
     centre: tuple[int, ...]
 
     @property
-    def step(self) -> float:
-        """Value of one unit of the integers."""
-        return 2.0**self.exponent
+    def step(self) -> NDArray[np.float64]:
+        """``(k,)``: value of one unit of the integers."""
+        return np.ldexp(1.0, np.asarray(self.exponent, dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -88,24 +89,30 @@ def calibrate(spec: ResponseSpec, outputs: NDArray[np.float32]) -> FixedPoint:
     Parameters
     ----------
     outputs
-        ``(n, k)`` float32 outputs of the run's first batch; rows that are not finite are ignored.
+        ``(n, k)`` float32 outputs of the run's first images; rows that are not finite are ignored.
 
     Returns
     -------
     FixedPoint
-        For logits: a centre at the pilot's mean, and the largest power of two as step with which the output that
-        varies most has a standard deviation of at least 4096 steps. Fixed for the other kinds.
+        For dense kinds a centre at the pilot's mean. For logits, as a row's step, the largest power of two with which its
+        standard deviation is at least 4096 steps, but at most 64 times finer than the loudest row's. Fixed steps for others.
     """
     k = outputs.shape[1]
-    if spec.kind == "confidence":
-        return FixedPoint(CONFIDENCE_EXPONENT, (0,) * k)
-    if spec.kind != "logits":
-        return FixedPoint(PROBABILITY_EXPONENT if spec.kind == "probabilities" else 0, (0,) * k)
+    if not is_dense(spec.kind):
+        return FixedPoint((CONFIDENCE_EXPONENT if spec.kind == "confidence" else 0,) * k, (0,) * k)
     finite = outputs[np.isfinite(outputs).all(axis=1)]
     y = _real(spec, finite) if len(finite) else np.zeros((1, k))
-    largest = float(y.std(axis=0).max()) or float(np.abs(y).max()) or 1.0
-    exponent = int(np.floor(np.log2(largest))) - LOGIT_BITS
-    return FixedPoint(exponent, tuple(int(c) for c in np.rint(np.ldexp(y.mean(axis=0), -exponent))))
+    if spec.kind == "probabilities":
+        exponent = np.full(k, PROBABILITY_EXPONENT)
+    else:
+        size = np.abs(y).max()
+        sd = np.where(y.std(axis=0) > size * 2.0**-30, y.std(axis=0), 0.0)  # less is the rounding of a constant
+        loudest = float(sd.max()) or float(size) or 1.0
+        coarsest = int(np.floor(np.log2(loudest))) - LOGIT_BITS
+        own = np.floor(np.log2(np.where(sd > 0, sd, loudest))).astype(np.int64) - LOGIT_BITS
+        exponent = np.clip(own, coarsest - FINEST_BITS, coarsest)
+    centre = np.rint(np.ldexp(y.mean(axis=0), -exponent))
+    return FixedPoint(tuple(int(e) for e in exponent), tuple(int(c) for c in centre))
 
 
 def respond(spec: ResponseSpec, point: FixedPoint, outputs: NDArray[np.float32]) -> tuple[Response, NDArray[np.bool_]]:
@@ -130,8 +137,8 @@ def respond(spec: ResponseSpec, point: FixedPoint, outputs: NDArray[np.float32])
         if spec.kind == "label":
             return Selected(rows, np.ones(n, dtype=np.int64)), everything
         top = softmax(outputs.astype(np.float64), axis=1)[np.arange(n), rows]
-        weights = np.rint(np.ldexp(top, -point.exponent)).astype(np.int64)
+        weights = np.rint(np.ldexp(top, -CONFIDENCE_EXPONENT)).astype(np.int64)
         return Selected(rows, np.maximum(weights, 1)), everything
-    steps = np.rint(np.ldexp(_real(spec, outputs), -point.exponent)) - np.asarray(point.centre, dtype=np.float64)
+    steps = np.rint(_real(spec, outputs) / point.step) - np.asarray(point.centre, dtype=np.float64)
     within = (np.abs(steps) <= LIMIT).all(axis=1)
     return Dense(np.where(within[:, None], steps, 0).astype(np.int64)), within

@@ -21,7 +21,7 @@ from wna_ray.analysis import Readout, read_out, variance_maps
 from wna_ray.errors import RunError
 from wna_ray.moments import Moments, Partial
 from wna_ray.responses import FixedPoint, is_dense
-from wna_ray.rundir import MOMENTS, OFFSET, RESULT, RunDirectory, pack_moments, unpack_moments
+from wna_ray.rundir import MOMENTS, OFFSET, RESULT, RunDirectory, pack_moments, sha256, unpack_moments
 from wna_ray.spec import Spec
 from wna_ray.stimuli import Stimulus
 
@@ -39,7 +39,7 @@ def read_outs(spec: Spec, stimulus: Stimulus, moments: Moments, identity: Mappin
         read_out(
             moments,
             r.kind,
-            FixedPoint(points[r.kind]["exponent"], tuple(points[r.kind]["centre"])),
+            FixedPoint(tuple(points[r.kind]["exponent"]), tuple(points[r.kind]["centre"])),
             stimulus.noise.table,
             stimulus.unit,
             names,
@@ -148,8 +148,13 @@ class Run:
     def __init__(self, url: str) -> None:
         self.directory = RunDirectory(url)
         self._described = self.directory.spec()
-        if self.directory.manifest() is None:
+        manifest = self.directory.manifest()
+        if manifest is None:
             raise RunError(f"'{url}' has no MANIFEST.json: the run is not finished; see wna status {url}")
+        try:
+            self._digests = {str(name): str(entry["sha256"]) for name, entry in manifest["objects"].items()}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"{url}/MANIFEST.json is damaged ({error!r})") from None
 
     @cached_property
     def spec(self) -> Spec:
@@ -221,6 +226,8 @@ class Run:
         data = self.directory.store.read(name)
         if data is None:
             raise RunError(f"{self.directory.url}/{name} is missing (wna verify tells what else is)")
+        if sha256(data) != self._digests.get(name):
+            raise RunError(f"{self.directory.url}/{name} is damaged: it is not what the manifest lists")
         return data
 
     def _array(self, name: str) -> NDArray[np.float32]:

@@ -27,7 +27,7 @@ from wna_ray.errors import RunError
 from wna_ray.moments import Moments, Partial
 from wna_ray.shard import Job
 from wna_ray.spec import canonical
-from wna_ray.store import TEMPORARY, Store
+from wna_ray.store import Store
 
 FORMAT = "wna-run/1"
 SPEC, ENVIRONMENT, OFFSET, MANIFEST = "spec.json", "environment.json", "offset.npy", "MANIFEST.json"
@@ -65,10 +65,10 @@ def unpack(data: bytes, where: str) -> tuple[dict[str, Any], dict[str, NDArray[A
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         header = json.loads(arrays.pop("header").tobytes())
-        digest = header.pop("digest")
+        whole = header.pop("digest") == _digest(header, arrays)
     except Exception as error:  # zip and npy readers raise of every family when bytes are not what they seem
         raise RunError(f"{where} is damaged or not a segment ({error}); delete it and run the same command again") from None
-    if digest != _digest(header, arrays):
+    if not whole:
         raise RunError(f"{where} is damaged: its digest does not match; delete it and run the same command again")
     return header, arrays
 
@@ -156,15 +156,21 @@ class RunDirectory:
         spec = self.read_json(SPEC)
         if spec is None:
             raise RunError(f"no run at '{self.url}' (it has no {SPEC}); give the --out of a run")
+        where = f"{self.url}/{SPEC}"
         if spec.get("format") != FORMAT:
-            raise RunError(f"{self.url}/{SPEC}: format {spec.get('format')!r}, but this version reads {FORMAT!r}")
+            raise RunError(f"{where}: format {spec.get('format')!r}, but this version reads {FORMAT!r}")
+        digest = spec.pop("digest", None)
         if sha256(canonical(spec.get("identity")).encode()) != spec.get("fingerprint"):
-            raise RunError(f"{self.url}/{SPEC} is damaged: its fingerprint does not match its identity")
+            raise RunError(f"{where} is damaged: its fingerprint does not match its identity")
+        samples, names = spec.get("samples"), spec.get("names")
+        sound = isinstance(samples, int) and samples > 0 and isinstance(names, list) and all(isinstance(n, str) for n in names)
+        if not sound or digest != sha256(canonical(spec).encode()):
+            raise RunError(f"{where} is damaged: its digest does not match")
         return spec
 
     def begin(self, job: Job, environment: Mapping[str, Any]) -> None:
         """Make this the run of `job`, or make sure that it is; `RunError` names what differs."""
-        wanted = {
+        wanted: dict[str, Any] = {
             "format": FORMAT,
             "fingerprint": job.fingerprint,
             "identity": job.identity,
@@ -172,13 +178,17 @@ class RunDirectory:
             "names": list(job.names),
             "spec": job.spec.model_dump(mode="json"),
         }
-        if job.offset.size > 1:
-            buffer = io.BytesIO()
-            np.save(buffer, job.offset, allow_pickle=False)
-            self.store.create(OFFSET, buffer.getvalue())
-        self.store.create(ENVIRONMENT, _json(environment))
-        if self.store.create(SPEC, _json(wanted)):
-            return
+        if self.read_json(SPEC) is None:
+            if job.offset.size > 1:
+                buffer = io.BytesIO()
+                np.save(buffer, job.offset, allow_pickle=False)
+                if not self.store.create(OFFSET, buffer.getvalue()) and self.store.read(OFFSET) != buffer.getvalue():
+                    raise RunError(
+                        f"{self.url}/{OFFSET} is not this run's offset, and there is no {SPEC}; give another --out, or delete it"
+                    )
+            self.store.create(ENVIRONMENT, _json(environment))
+            if self.store.create(SPEC, _json(wanted | {"digest": sha256(canonical(wanted).encode())})):
+                return
         found = self.spec()
         keep = ("samples", "identity")
         changes = list(_differences({k: found.get(k) for k in keep}, {k: wanted[k] for k in keep}))
@@ -198,8 +208,6 @@ class RunDirectory:
         found: dict[Span, str] = {}
         end, last = 0, ""
         for name in self.store.list(SEGMENTS):
-            if name.rpartition("/")[2].startswith(TEMPORARY):
-                continue
             match = _SEGMENT.fullmatch(name)
             if match is None:
                 raise RunError(f"{self.url}/{name} is no segment of this run; move it away")
@@ -277,19 +285,18 @@ class RunDirectory:
         try:
             faults += _tiling_faults(manifest)
             listed = {s["name"]: s for s in manifest["segments"]} | manifest["objects"]
+            expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in listed.items()}
         except (KeyError, TypeError, AttributeError) as error:
             return [*faults, f"{MANIFEST} is damaged ({error!r})"]
         if manifest.get("samples") != spec["samples"]:
             faults.append(f"{MANIFEST} says {manifest.get('samples')} samples, {SPEC} {spec['samples']}")
-        for name, entry in listed.items():
+        for name, (size, digest) in expected.items():
             data = self.store.read(name)
             if data is None:
                 faults.append(f"{name} is missing")
-            elif len(data) != entry["bytes"] or sha256(data) != entry["sha256"]:
-                faults.append(
-                    f"{name} is damaged: {len(data)} bytes, SHA-256 {sha256(data)[:12]}...; "
-                    f"the manifest says {entry['bytes']}, {entry['sha256'][:12]}..."
-                )
+            elif (len(data), sha256(data)) != (size, digest):
+                found = f"{len(data)} bytes, SHA-256 {sha256(data)[:12]}..."
+                faults.append(f"{name} is damaged: {found}; {MANIFEST} says {size}, {str(digest)[:12]}...")
         faults += [
             f"{name} is foreign: the manifest does not list it"
             for folder in (SEGMENTS, RESULT)

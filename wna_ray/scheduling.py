@@ -7,8 +7,8 @@ tell how it ended; so the same loop runs in one process, on Ray, and in simulati
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -34,6 +34,10 @@ class WorkerLost(Exception):
         self.blamed = blamed
 
 
+class PayloadLost(Exception):
+    """A payload that a call needs is gone, and must be computed again."""
+
+
 class Executor(Protocol):
     """Runs `Worker` methods somewhere."""
 
@@ -55,7 +59,7 @@ class Executor(Protocol):
         """Tickets that ended since the last call; waits up to `timeout` seconds for the first."""
 
     def report(self, ticket: Ticket) -> Any:
-        """The report of an ended call; raises what the call raised, or `WorkerLost`."""
+        """The report of an ended call; raises what the call raised, or `WorkerLost`, or `PayloadLost`."""
 
     def payload(self, ticket: Ticket) -> Any:
         """Bring the payload of a call that ended well into this process."""
@@ -107,21 +111,26 @@ def plan(
         Choose the default shard: about two seconds, but at least four a worker.
     shard, segments
         Asked-for images in a shard, and number of segments of the whole run.
+
+    Returns
+    -------
+    Plan
+        Where segments end depends on `samples`, `batch`, `moment_bytes` and `segments` alone, so two drivers of one run cut the
+        same segments, however fast they are; shards are cut inside.
     """
     batches = -(-samples // batch)
+    count = segments or max(1, min(MOST_SEGMENTS, SEGMENT_BYTES // max(1, moment_bytes)))
+    segment = -(-batches // count) * batch
     if shard is None:
         wanted = max(1, round(SHARD_SECONDS / max(batch_seconds, 1e-6)))
         size = min(wanted, max(1, batches // (4 * workers))) * batch
     else:
         size = -(-shard // batch) * batch
-    count = segments or max(1, min(MOST_SEGMENTS, SEGMENT_BYTES // max(1, moment_bytes)))
-    segment = -(-batches * batch // count)
-    segment = -(-segment // size) * size
     cut = []
     for start, stop in gaps:
         edges = [start, *range((start // segment + 1) * segment, stop, segment), stop]
         for a, b in pairwise(edges):
-            marks = [a, *range((a // size + 1) * size, b, size), b]
+            marks = [*range(a, b, size), b]
             cut.append(tuple(pairwise(marks)))
     return Plan(size, segment, tuple(cut))
 
@@ -148,10 +157,13 @@ class _Segment:
 
 @dataclass(frozen=True)
 class _Call:
+    """A call under way: the shard or the merged range it makes, the partials it takes, and how often it was tried."""
+
     method: str
     segment: _Segment
     span: Span
     inputs: dict[Span, Ticket] = field(default_factory=dict)
+    tries: int = 1
 
 
 class Scheduler:
@@ -164,7 +176,7 @@ class Scheduler:
     shard_args, commit_args
         What `Worker.shard` gets before the range, and `Worker.commit` after the partial.
     attempts
-        Tries of a shard before it is left out.
+        Tries of a shard (and of a merge or a commit) before it is left out.
     emit
         Gets events.
     """
@@ -177,17 +189,17 @@ class Scheduler:
         self._queue: deque[tuple[_Segment, Span]] = deque()
         self._calls: dict[Ticket, _Call] = {}
         self._tried: dict[Span, int] = {}
+        self._lost: dict[Span, int] = {}
         self.failed: dict[Span, str] = {}
         """Shards left out, and why."""
 
-    def run(self, plan: Plan, tick: Callable[[], None] = lambda: None) -> None:
+    def run(self, plan: Plan) -> None:
         """Do all shards of a plan and commit their segments.
 
         An error that no retry can mend (a `WnaError` from a worker) is raised at once. Shards that failed all attempts
         are in `failed`; everything else is committed, around the gaps they leave.
         """
         segments = iter(plan.segments)
-        flying = 0
         while True:
             flying = sum(call.method == "shard" for call in self._calls.values())
             while flying < self._executor.window:
@@ -198,15 +210,15 @@ class Scheduler:
                     segment = _Segment(shards, len(shards))
                     self._queue.extend((segment, span) for span in shards)
                 segment, span = self._queue.popleft()
-                self._submit(_Call("shard", segment, span), *self._shard_args, *span)
+                self._submit(_Call("shard", segment, span))
                 flying += 1
             if not self._calls:
                 return
             for ticket in self._executor.wait(TICK_SECONDS):
                 self._ended(ticket, self._calls.pop(ticket))
-            tick()
 
-    def _submit(self, call: _Call, *args: Any) -> None:
+    def _submit(self, call: _Call) -> None:
+        args = {"shard": (*self._shard_args, *call.span), "merge": (), "commit": self._commit_args}[call.method]
         ticket = self._executor.submit(call.method, *args, inputs=list(call.inputs.values()))
         self._calls[ticket] = call
 
@@ -218,9 +230,15 @@ class Scheduler:
             raise
         except Exception as error:  # whatever else a worker met, another try may mend it
             self._executor.release(ticket)
-            if call.method != "shard":
+            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            if call.method == "shard":
+                self._shard_failed(call, reason, blamed=not isinstance(error, WorkerLost) or error.blamed)
+            elif isinstance(error, PayloadLost) or call.tries >= self._attempts:
                 segment.merging -= 1
-            self._again(call, error)
+                self._partials_lost(call, reason)
+            else:  # its inputs are still there
+                self._submit(replace(call, tries=call.tries + 1))
+                return
         else:
             if call.method == "shard":
                 segment.missing -= 1
@@ -237,23 +255,30 @@ class Scheduler:
             self._executor.release(used)
         self._advance(segment)
 
-    def _again(self, call: _Call, error: Exception) -> None:
-        """Queue the shards under a failed call again, or leave a shard out that has failed too often."""
-        under = [s for s in call.segment.shards if call.span[0] <= s[0] and s[1] <= call.span[1] and s not in self.failed]
-        if call.method != "shard":
-            call.segment.missing += len(under)
-        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        for span in under:
-            if not (isinstance(error, WorkerLost) and not error.blamed):
-                self._tried[span] = self._tried.get(span, 0) + 1
-            tried = self._tried.get(span, 0)
-            if tried >= self._attempts:
-                self.failed[span] = reason
-                call.segment.missing -= 1
-                self._emit(ShardFailed(*span, reason))
-            else:
-                self._queue.appendleft((call.segment, span))
-                self._emit(ShardRetried(*span, tried, reason))
+    def _shard_failed(self, call: _Call, reason: str, blamed: bool) -> None:
+        self._tried[call.span] = tried = self._tried.get(call.span, 0) + blamed
+        if tried >= self._attempts:
+            self._give_up(call.segment, call.span, reason)
+        else:
+            self._queue.appendleft((call.segment, call.span))
+            self._emit(ShardRetried(*call.span, tried, reason))
+
+    def _partials_lost(self, call: _Call, reason: str) -> None:
+        """Compute the shards under a failed merge or commit again; they did nothing wrong, but not for ever."""
+        for span in call.segment.shards:
+            if call.span[0] <= span[0] and span[1] <= call.span[1] and span not in self.failed:
+                call.segment.missing += 1
+                self._lost[span] = lost = self._lost.get(span, 0) + 1
+                if lost >= self._attempts:
+                    self._give_up(call.segment, span, reason)
+                else:
+                    self._queue.append((call.segment, span))
+                    self._emit(ShardRetried(*span, self._tried.get(span, 0), reason))
+
+    def _give_up(self, segment: _Segment, span: Span, reason: str) -> None:
+        self.failed[span] = reason
+        segment.missing -= 1
+        self._emit(ShardFailed(*span, reason))
 
     def _advance(self, segment: _Segment) -> None:
         """Merge what can be merged; when all is in, commit what is left."""
@@ -268,4 +293,4 @@ class Scheduler:
             for span in list(segment.partials):
                 inputs = {span: segment.partials.pop(span)}
                 segment.merging += 1
-                self._submit(_Call("commit", segment, span, inputs), *self._commit_args)
+                self._submit(_Call("commit", segment, span, inputs))

@@ -30,6 +30,7 @@ from wna_ray.stimuli import Stimulus, load_offset
 Device = Literal["cpu", "cuda"]
 
 PENDING_VALUES = 32 << 20  # grid values a shard keeps before it adds them to its moments (32 MB)
+PILOT_IMAGES = 64  # at least so many images choose the fixed points
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Job:
                 "normalise": self.normalise.model_dump(mode="json") if self.normalise else None,
             },
             "responses": [r.model_dump(mode="json") for r in spec.responses],
-            "fixed_point": {kind: {"exponent": p.exponent, "centre": list(p.centre)} for kind, p in self.points.items()},
+            "fixed_point": {kind: {"exponent": list(p.exponent), "centre": list(p.centre)} for kind, p in self.points.items()},
             "moments": spec.moments.model_dump(mode="json"),
             "numerics": spec.numerics.model_dump(mode="json") | {"device": self.device},
             "canary": self.canary,
@@ -165,16 +166,7 @@ class Network:
             if self.normalise is not None and (self.normalise.mean, self.normalise.std) != ((0.0,), (1.0,)):
                 images = (images - self._mean) / self._std
             x = images.to(self.dtype).contiguous(memory_format=torch.channels_last)
-            try:
-                y = self.module(x)
-            except (RuntimeError, ValueError, TypeError) as error:
-                if isinstance(error, torch.cuda.OutOfMemoryError):
-                    raise
-                raise ModelError(
-                    f"model: {self.spec.model} does not take a {self.spec.numerics.dtype} batch of shape "
-                    f"{tuple(x.shape)} on {self.device.type} ({models.first_line(error)}); "
-                    "see stimulus.shape and numerics.batch"
-                ) from error
+            y = self.module(x)
             if not isinstance(y, torch.Tensor) or y.ndim < 1 or len(y) != batch or y.numel() < batch:
                 found = tuple(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
                 raise ModelError(f"model: {self.spec.model} gave {found}; expected one row of outputs for each of {batch} images")
@@ -182,10 +174,21 @@ class Network:
 
 
 def resolve(spec: Spec, network: Network) -> Job:
-    """Look at the model through the run's first batch and fix everything that shards share."""
+    """Look at the model through the run's first images and fix everything that shards share."""
     offset = load_offset(spec.stimulus)
     stimulus = Stimulus(spec.stimulus, spec.seed, offset)
-    outputs = _first_outputs(stimulus, network)
+    batch = spec.numerics.batch
+    try:
+        first = _first_outputs(stimulus, network)
+        more = [stimulus.images(stimulus.noise.grid(a, a + batch), network.device) for a in range(batch, PILOT_IMAGES, batch)]
+        outputs = np.concatenate([first, *(network(images) for images in more)])
+    except ModelError:
+        raise
+    except Exception as error:  # whatever the network's own code raises; in later batches it is a shard's failure
+        raise ModelError(
+            f"model: {spec.model} does not take a {spec.numerics.dtype} batch of shape {(batch, *spec.stimulus.shape)} on "
+            f"{network.device.type} ({type(error).__name__}: {models.first_line(error)}); see stimulus.shape and numerics.batch"
+        ) from error
     k = outputs.shape[1]
     known = network.model.names if len(network.model.names) == k else tuple(str(i) for i in range(k))
     return Job(
@@ -197,7 +200,7 @@ def resolve(spec: Spec, network: Network) -> Job:
         names=known,
         normalise=network.normalise,
         points={r.kind: calibrate(r, outputs) for r in spec.responses},
-        canary=_digest(outputs),
+        canary=_digest(first),
     )
 
 

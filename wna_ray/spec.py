@@ -7,7 +7,6 @@ the fingerprint is taken there.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +22,14 @@ ResponseKind = Literal["label", "confidence", "logits", "probabilities"]
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _number(value: Any) -> Any:
+    """Numbers such as 1.0e3 are strings to YAML 1.1, which wants a sign in the exponent."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return value
 
 
 class StimulusSpec(_Frozen):
@@ -50,8 +57,8 @@ class StimulusSpec(_Frozen):
 
     kind: Kind
     shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
-    offset: float | str = 0.0
-    scale: float = Field(gt=0, allow_inf_nan=False)
+    offset: Annotated[float | str, BeforeValidator(_number)] = 0.0
+    scale: float = Field(gt=1e-30, lt=1e30)
     cell: int = Field(default=1, ge=1)
     density: float | None = None
     space: Literal["pixel", "input"] = "pixel"
@@ -62,8 +69,8 @@ class StimulusSpec(_Frozen):
             table(self.kind, self.density)
         except SpecError as error:
             raise ValueError(str(error)) from error
-        if isinstance(self.offset, float) and not math.isfinite(self.offset):
-            raise ValueError(f"offset: {self.offset} is not finite")
+        if isinstance(self.offset, float) and not abs(self.offset) < 1e30:
+            raise ValueError(f"offset: {self.offset} is not finite, or beyond 1e30")
         if self.cell > max(self.shape[1:]):
             raise ValueError(f"cell: {self.cell} pixels are more than the image's {self.shape[1]} x {self.shape[2]}")
         return self
@@ -107,7 +114,7 @@ class NumericsSpec(_Frozen):
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch: int = Field(default=128, ge=1, le=1 << 16)
-    threads: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1, le=256)
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 

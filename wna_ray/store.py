@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 import uuid
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from wna_ray.errors import StoreError
 
 TEMPORARY = ".tmp-"
+ABANDONED_SECONDS = 3600.0
 
 
 class Store:
@@ -31,21 +33,26 @@ class Store:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/") or "/"
+        self.url = url if url.endswith("://") else url.rstrip("/") or "/"
         try:
             # Listings must be fresh: other processes write here.
             self._fs, self._root = fsspec.core.url_to_fs(self.url, use_listings_cache=False, skip_instance_cache=True)
-        except (ValueError, ImportError) as error:
+        except Exception as error:  # each protocol has errors of its own
             raise StoreError(f"'{url}': no storage of that kind ({error}); give a path or an fsspec URL") from None
         self._local = isinstance(self._fs, LocalFileSystem)
+
+    @property
+    def location(self) -> str:
+        """The URL in a form that means the same in every process of this machine: local paths are absolute."""
+        return self._root if self._local else self.url
 
     def read(self, name: str) -> bytes | None:
         """The bytes of an object, or None where there is none."""
         try:
             return bytes(self._fs.cat_file(self._path(name)))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except OSError as error:
+        except Exception as error:
             raise self._refused("read", name, error) from error
 
     def create(self, name: str, data: bytes) -> bool:
@@ -55,9 +62,11 @@ class Store:
                 return self._create_file(name, data)
             try:
                 self._fs.pipe_file(self._path(name), data, mode="create")
-            except FileExistsError:
-                return False
-        except OSError as error:
+            except Exception as error:
+                if _lost_race(error):
+                    return False
+                raise
+        except Exception as error:
             raise self._refused("write", name, error) from error
         return True
 
@@ -68,17 +77,8 @@ class Store:
                 os.replace(self._temporary_file(name, data), self._path(name))
             else:
                 self._fs.pipe_file(self._path(name), data)
-        except OSError as error:
+        except Exception as error:
             raise self._refused("write", name, error) from error
-
-    def remove(self, name: str) -> None:
-        """Delete an object; no matter if it is gone already."""
-        try:
-            self._fs.rm_file(self._path(name))
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise self._refused("delete", name, error) from error
 
     def list(self, prefix: str = "") -> dict[str, int]:
         """Names (below the URL) and sizes of all objects whose name starts with `prefix`, a folder."""
@@ -86,27 +86,31 @@ class Store:
             found = self._fs.find(self._path(prefix) if prefix else self._root, detail=True)
         except FileNotFoundError:
             return {}
-        except OSError as error:
+        except Exception as error:
             raise self._refused("list", prefix, error) from error
         start = len(self._root.rstrip("/")) + 1
-        return {path[start:]: int(info["size"] or 0) for path, info in sorted(found.items())}
+        names = {path[start:]: int(info["size"] or 0) for path, info in sorted(found.items())}
+        return {name: size for name, size in names.items() if not name.rpartition("/")[2].startswith(TEMPORARY)}
 
     def sweep(self) -> None:
-        """Delete temporary files that a killed writer left behind."""
-        for name in self.list():
-            if name.rpartition("/")[2].startswith(TEMPORARY):
-                self.remove(name)
+        """Delete temporary files that killed writers left behind: those too old to belong to a living one."""
+        if self._local:
+            for path in Path(self._root).rglob(f"{TEMPORARY}*"):
+                with contextlib.suppress(OSError):
+                    if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                        path.unlink()
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
 
-    def _refused(self, verb: str, name: str, error: OSError) -> StoreError:
-        reason = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
-        hint = (
-            "free some space, then run the same command again"
-            if error.errno in (errno.ENOSPC, errno.EDQUOT)
-            else ("check that the place exists and that you may use it")
-        )
+    def _refused(self, verb: str, name: str, error: Exception) -> StoreError:
+        number = error.errno if isinstance(error, OSError) else None
+        reason = os.strerror(number) if number and not error.__cause__ else str(error) or type(error).__name__
+        hint = "check that the place exists and that you may use it"
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            hint = "free some space, then run the same command again"
+        elif number in (errno.EPERM, errno.ENOTSUP) and self._local:
+            hint = "the file system must allow hard links (they make a commit atomic), and you must have the right to write"
         return StoreError(f"cannot {verb} '{self.url}/{name}': {reason}; {hint}. What was committed before is safe")
 
     def _temporary_file(self, name: str, data: bytes) -> str:
@@ -142,3 +146,17 @@ class Store:
             finally:
                 os.close(folder)
         return True
+
+
+def _lost_race(error: BaseException | None) -> bool:
+    """Whether a conditional write failed because the object exists.
+
+    fsspec says FileExistsError; S3 servers answer 412 or (two writers at once) 409, which s3fs passes on as OSErrors.
+    """
+    while error is not None:
+        response = getattr(error, "response", None)
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+        if isinstance(error, FileExistsError) or status in (409, 412):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
