@@ -102,6 +102,8 @@ class Faulty(Linear):
                 fault.unlink()
             if word.startswith("raise"):
                 raise MemoryError("planted")
+            if word.startswith("break"):
+                raise RuntimeError("planted")
             if word.startswith("kill"):
                 os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(x)

@@ -137,6 +137,54 @@ def test_a_shard_that_kills_every_worker_is_named(tmp_path: Path, make_spec: Mak
     assert RunDirectory(str(tmp_path / "run")).gaps(2000) == [(768, 1024)]
 
 
+def test_errors_that_networks_really_raise_are_poison_too(tmp_path: Path, make_spec: MakeSpec, executor: Any, fault: Path) -> None:
+    """A RuntimeError in a later batch is a shard's failure, not a model that does not fit; the rest of the run goes on."""
+    fault.write_text("break always")
+    with pytest.raises(ShardError, match=r"images \[768, 1024\): RuntimeError: planted"):
+        run(make_spec(model=FAULTY), str(tmp_path / "run"), executor=executor)
+    assert RunDirectory(str(tmp_path / "run")).gaps(2000) == [(768, 1024)]
+
+
+@pytest.mark.ray
+def test_a_worker_killed_while_it_looks_at_the_model(
+    tmp_path: Path, make_spec: MakeSpec, reference: Any, ray_cluster: None, fault: Path
+) -> None:
+    fault.write_text("kill once")
+    spec = make_spec(model="python:networks_for_tests:faulty?at=10")  # in the very first batch
+    run(spec, str(tmp_path / "run"), executor="ray", workers=1)
+    assert result(tmp_path / "run") == reference(spec)
+
+
+@pytest.mark.ray
+def test_relative_paths_and_memory_on_ray(
+    tmp_path: Path, make_spec: MakeSpec, reference: Any, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers were started in another folder: a relative --out must mean the driver's."""
+    monkeypatch.chdir(tmp_path)
+    run(make_spec(), "here", executor="ray", workers=1)
+    assert result(tmp_path / "here") == reference(make_spec())
+    with pytest.raises(SpecError, match="in this process's memory"):
+        run(make_spec(), "memory://x/run", executor="ray", workers=1)
+
+
+def test_two_drivers_of_one_run_end_in_one_run(tmp_path: Path, make_spec: MakeSpec, reference: Any) -> None:
+    """A second job with other shards, started while the first is half done: both cut the same segments, so nothing overlaps."""
+    spec = make_spec(execution={"shard": 64, "segments": 8})
+    rival = make_spec(execution={"shard": 320, "segments": 8})
+    began = False
+
+    def start_rival(event: Event) -> None:
+        nonlocal began
+        if isinstance(event, ShardDone) and event.start >= 960 and not began:
+            began = True
+            run(rival, str(tmp_path / "run"), executor="local")
+
+    run(spec, str(tmp_path / "run"), executor="local", callbacks=[start_rival])
+    assert began
+    assert result(tmp_path / "run") == reference(spec)
+    assert RunDirectory(str(tmp_path / "run")).verify() == []
+
+
 def test_a_random_network_is_refused(tmp_path: Path, make_spec: MakeSpec) -> None:
     with pytest.raises(NumericsError, match="answers the same batch differently each time"):
         run(make_spec(model="python:networks_for_tests:random"), str(tmp_path / "run"), executor="local")
@@ -181,6 +229,24 @@ def test_the_network_recognises_the_maps_of_a_linear_network(tmp_path: Path, mak
     """A linear network must call each of its own logit maps by its name: w_k - mean w has the largest product with w_k."""
     got = run(make_spec(samples=20_000), str(tmp_path / "run"), executor="local")
     assert got.classes["self_label"].to_pylist()[3:] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("name, words", [("result/bias_maps.npy", "bias_maps.npy is damaged"), ("spec.json", "digest does not match")])
+def test_a_damaged_result_is_not_read(tmp_path: Path, make_spec: MakeSpec, name: str, words: str) -> None:
+    run(make_spec(), str(tmp_path / "run"), executor="local")
+    path = tmp_path / "run" / name
+    data = path.read_bytes()
+    path.write_bytes(b'"scale": 9.0'.join(data.rsplit(b'"scale": 1.0', 1)) if name == "spec.json" else data[:-1] + b"x")
+    with pytest.raises(RunError, match=words):
+        _ = open_run(str(tmp_path / "run")).bias_maps
+
+
+def test_a_foreign_offset_is_refused(tmp_path: Path, make_spec: MakeSpec) -> None:
+    np.save(tmp_path / "mine.npy", np.full((1, 4, 4), 0.5, np.float32))
+    (tmp_path / "run").mkdir()
+    np.save(tmp_path / "run" / "offset.npy", np.full((1, 4, 4), 7.0, np.float32))
+    with pytest.raises(RunError, match=r"offset\.npy is not this run's offset"):
+        run(make_spec(stimulus={"offset": str(tmp_path / "mine.npy")}), str(tmp_path / "run"), executor="local")
 
 
 def test_memory_urls_work(make_spec: MakeSpec) -> None:
