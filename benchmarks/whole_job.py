@@ -1,6 +1,6 @@
 """The whole job on Ray beside its limit: as many processes that only run the network on batches that lie ready.
 
-    python benchmarks/whole_job.py [--workers 2] [--rounds 3] [--samples 300000] [--spec jobs/demo.yaml]
+    python benchmarks/whole_job.py [--workers 2] [--rounds 3] [--samples 600000] [--spec jobs/demo.yaml]
 
 Both sides have one torch thread a process and the job's batch, dtype and memory format. They take turns; each round gives
 one ratio. The job's rate is taken from the moment every worker has delivered a shard to the last shard, so starting
@@ -92,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--samples", type=int, default=300_000)
+    parser.add_argument("--samples", type=int, default=600_000)
     parser.add_argument("--spec", default=str(Path(__file__).parents[1] / "jobs" / "demo.yaml"))
     args = parser.parse_args()
 

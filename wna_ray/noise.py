@@ -112,29 +112,29 @@ def table(kind: Kind, density: float | None = None) -> Table:
     return Table(values, unit)
 
 
-def words(seed: int, start: int, stop: int, values: int) -> NDArray[np.uint16]:
-    """The 16-bit values of images ``start ... stop - 1``, before the table.
+class Words:
+    """The 16-bit values of consecutive images, before the table.
 
     Parameters
     ----------
     seed
         0 <= seed < 2**64: the first half of the Philox key (the second half is 0).
-    start, stop
-        Image indices, ``0 <= start <= stop <= 2**48``.
+    start
+        Index of the first image, 0 <= start <= 2**48.
     values
         Values in an image; its last block is cut short where ``values`` is no multiple of 16.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(stop - start, values)`` uint16.
     """
-    blocks = -(-values // PER_BLOCK)
-    # NumPy raises the counter before it makes a block, so a counter of c gives block c + 1 first.
-    generator = np.random.Philox(key=np.array([seed, 0], dtype=np.uint64), counter=start * blocks)
-    raw = generator.random_raw((stop - start) * blocks * (PER_BLOCK // 4))
-    halves = raw.astype("<u8", copy=False).view("<u2").reshape(stop - start, blocks * PER_BLOCK)
-    return halves[:, :values]
+
+    def __init__(self, seed: int, start: int, values: int) -> None:
+        self._values, self._blocks = values, -(-values // PER_BLOCK)
+        # NumPy raises the counter before it makes a block, so a counter of c gives block c + 1 first.
+        self._generator = np.random.Philox(key=np.array([seed, 0], dtype=np.uint64), counter=start * self._blocks)
+
+    def take(self, images: int) -> NDArray[np.uint16]:
+        """The next images: ``(images, values)`` uint16."""
+        raw = self._generator.random_raw(images * self._blocks * (PER_BLOCK // 4))
+        halves = raw.astype("<u8", copy=False).view("<u2").reshape(images, self._blocks * PER_BLOCK)
+        return halves[:, : self._values]
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Noise:
     shape: tuple[int, int, int]
     seed: int
     density: float | None = None
-    _chunk: int = field(default=1 << 16, repr=False, compare=False)  # values made at a time: fits the cache
+    _chunk: int = field(default=1 << 15, repr=False, compare=False)  # values made at a time: fits the cache
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 1 << 64:
@@ -185,12 +185,13 @@ class Noise:
         numpy.ndarray
             ``(stop - start, C, h, w)`` int8.
         """
-        d, values = self.pixels, self.table.values
-        out = np.empty((stop - start, d), dtype=np.int8)
+        d, values, n = self.pixels, self.table.values, stop - start
+        words, out = Words(self.seed, start, d), np.empty((n, d), dtype=np.int8)
         step = max(1, self._chunk // d)
-        for a in range(start, stop, step):
-            b = min(a + step, stop)
-            # Indices of the platform's own width and 'wrap' (which cannot occur) spare NumPy its range check.
-            index = words(self.seed, a, b, d).astype(np.intp)
-            np.take(values, index, out=out[a - start : b - start], mode="wrap")
-        return out.reshape(stop - start, *self.shape)
+        # Indices of the platform's own width and 'wrap' (which cannot occur) spare NumPy its range check and a copy.
+        index = np.empty((min(step, n), d), dtype=np.intp)
+        for a in range(0, n, step):
+            b = min(a + step, n)
+            index[: b - a] = words.take(b - a)
+            np.take(values, index[: b - a], out=out[a:b], mode="wrap")
+        return out.reshape(n, *self.shape)

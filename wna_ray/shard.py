@@ -30,6 +30,7 @@ from wna_ray.stimuli import Stimulus, load_offset
 Device = Literal["cpu", "cuda"]
 
 PENDING_VALUES = 32 << 20  # grid values a shard keeps before it adds them to its moments (32 MB)
+BLOCK_VALUES = 1 << 20  # grid values made in one go, for several small batches (1 MB)
 PILOT_IMAGES = 64  # at least so many images choose the fixed points
 
 
@@ -261,9 +262,14 @@ def run_shard(job: Job, network: Network, start: int, stop: int) -> tuple[Moment
     phase, total = Phases(), job.no_images()
     grids: list[NDArray[np.int8]] = []
     outputs: list[NDArray[np.float32]] = []
+    block = batch * max(1, BLOCK_VALUES // (batch * d))
+    end = stop + -stop % batch  # the last batch is filled up
+    ahead = job.stimulus.noise.grid(0, 0)
     for a in range(start, stop, batch):
         with phase("noise"):
-            grid = job.stimulus.noise.grid(a, a + batch)
+            if not len(ahead):
+                ahead = job.stimulus.noise.grid(a, min(a + block, end))
+            grid, ahead = ahead[:batch], ahead[batch:]
             images = job.stimulus.images(grid, network.device)
         with phase("forward"):
             answer = network(images)
