@@ -95,7 +95,7 @@ class Simulated:
 
 
 def cut(samples: int = 4000, shard: int = 64, segments: int = 5) -> Plan:
-    return plan([(0, samples)], samples, 16, 1000, 2, 0.01, shard, segments)
+    return plan([(0, samples)], samples, 16, 10, 100, 2, 0.01, shard, segments)
 
 
 def drive(executor: Simulated, planned: Plan, attempts: int = 3) -> tuple[Scheduler, list[Event]]:
@@ -123,7 +123,7 @@ def test_a_plan_tiles_what_is_missing(
 ) -> None:
     edges = sorted({min(x * batch, samples) for x in done} | {0, samples})
     gaps = [(a, b) for i, (a, b) in enumerate(itertools.pairwise(edges)) if i % 2 == 0]
-    planned = plan(gaps, samples, batch, 1000, workers, 0.01, shard, segments)
+    planned = plan(gaps, samples, batch, 10, 100, workers, 0.01, shard, segments)
     spans = all_shards(planned)
     assert sorted(i for a, b in spans for i in range(a, b)) == [i for a, b in gaps for i in range(a, b)]
     assert all(a % batch == 0 and (b % batch == 0 or b == samples) and 0 < b - a <= planned.shard for a, b in spans)
@@ -131,8 +131,13 @@ def test_a_plan_tiles_what_is_missing(
 
 
 def test_large_moments_make_few_segments() -> None:
-    few = plan([(0, 10**6)], 10**6, 64, 5 << 30, 2, 1.0)
+    few = plan([(0, 10**6)], 10**6, 64, 1000, (5 << 30) // 1000, 2, 1.0)
     assert len(few.segments) == 3
+
+
+def test_a_short_run_with_many_rows_makes_one_segment() -> None:
+    """2,000 images for 4,000 rows: a commit would cost more than the work it saves."""
+    assert len(plan([(0, 2000)], 2000, 32, 4000, 14_000, 2, 0.05).segments) == 1
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -195,7 +200,7 @@ def test_a_lost_partial_is_computed_again() -> None:
 
 def test_segments_do_not_depend_on_speed_or_workers() -> None:
     """Two drivers of one run, one slow and one fast, cut the same segments."""
-    plans = [plan([(0, 10**5)], 10**5, 64, 10**6, workers, seconds) for workers in (1, 7) for seconds in (1e-4, 0.05, 0.07, 3.0)]
+    plans = [plan([(0, 10**5)], 10**5, 64, 100, 10**4, workers, seconds) for workers in (1, 7) for seconds in (1e-4, 0.05, 0.07, 3.0)]
     ends = [[(s[0][0], s[-1][1]) for s in p.segments] for p in plans]
     assert all(e == ends[0] for e in ends)
     assert len({p.shard for p in plans}) > 1

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,7 @@ from rich.table import Table
 from wna_ray import __version__
 from wna_ray.analysis import images_for
 from wna_ray.errors import RunError, SpecError, StoreError, WnaError
-from wna_ray.job import moment_bytes, pilot
+from wna_ray.job import moment_size, pilot
 from wna_ray.job import run as run_job
 from wna_ray.progress import ProgressPrinter, duration
 from wna_ray.results import Run
@@ -104,7 +105,7 @@ def plan(
     asked = _load(spec, changes)
     found = pilot(asked, pilot_images, workers or 1)
     job, cut = found.introduction.job, found.plan
-    size, d = moment_bytes(job), job.stimulus.noise.pixels
+    size, d = math.prod(moment_size(job)), job.stimulus.noise.pixels
     low, high = job.stimulus.range
     print(f"{spec}: {asked.model}, {len(job.names)} outputs, on {job.device}; fingerprint {job.fingerprint[:12]}")
     print(
@@ -245,7 +246,8 @@ def _print_result(finished: Run) -> None:
 def print_classes(classes: pa.Table, table: Table, most: int = 40) -> None:
     """Fill a table with one row a response; only the most reliable ones where there are many."""
     for column in ("kind", "name", "count", "share", "rho2", "p_value", "reliability", "self_label", "self_confidence", "note"):
-        table.add_column(column, justify="left" if column in ("kind", "name", "note") else "right", no_wrap=True)
+        side: Literal["left", "right"] = "left" if column in ("kind", "name", "note") else "right"
+        table.add_column(column, justify=side, no_wrap=True, max_width=18 if column in ("name", "self_label") else None)
     rows = classes.to_pylist()
     if len(rows) > most:
         rows = sorted(rows, key=lambda r: -(r["reliability"] or -1.0))[:most]
@@ -269,7 +271,7 @@ def print_classes(classes: pa.Table, table: Table, most: int = 40) -> None:
 def _console() -> Console:
     """A console whose tables are not squeezed where there is no terminal to fit."""
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=140)
+    return console if console.is_terminal else Console(highlight=False, width=160)
 
 
 def _number(value: float | None, form: str) -> str:

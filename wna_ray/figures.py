@@ -21,7 +21,6 @@ from wna_ray.stimuli import Stimulus
 
 MOST_MAPS = 30  # maps of one kind on a sheet: the most reliable ones
 COLUMNS = 10
-LINE_HEIGHT = 1.8  # inches a line of maps
 Z_LIMIT = 5  # z is shown up to this many thresholds, so that weak maps can be seen beside strong ones
 DIVERGING = "RdBu_r"
 
@@ -55,11 +54,11 @@ def draw(stimulus: Stimulus, readouts: list[Readout], moments: Moments, classes:
 def _noise_text(stimulus: Stimulus, images: int) -> str:
     spec = stimulus.spec
     black = " (0 black, 1 white)" if spec.space == "pixel" else ""
-    return f"N = {images:,} images of {spec.kind} noise, sd {stimulus.sd:.3g} {_unit(stimulus)}{black}"
+    return f"N = {images:,} images of {spec.kind} noise, sd {stimulus.sd:.3g} {_unit(stimulus)}s{black}"
 
 
 def _unit(stimulus: Stimulus) -> str:
-    return "pixel units" if stimulus.spec.space == "pixel" else "input units"
+    return "pixel unit" if stimulus.spec.space == "pixel" else "input unit"
 
 
 def _bias_cell(called: dict[tuple[str, int], str | None]) -> Callable[[Readout, int], str]:
@@ -72,8 +71,8 @@ def _bias_cell(called: dict[tuple[str, int], str | None]) -> Callable[[Readout, 
 
 
 _UNITS = {
-    "label": "class mean minus grand mean, in {unit}",
-    "confidence": "confidence-weighted class mean minus grand mean, in {unit}",
+    "label": "class mean minus grand mean, in {unit}s",
+    "confidence": "confidence-weighted class mean minus grand mean, in {unit}s",
     "logits": "cov(logit, x) / $\\sigma^2$, logits per {unit}",
     "probabilities": "cov(probability, x) / $\\sigma^2$, probability per {unit}",
 }
@@ -90,11 +89,12 @@ def _sheet(
     threshold = z_threshold(stimulus.noise.pixels)
     blocks = [(r, _chosen(r)) for r in readouts]
     lines = [max(1, -(-len(rows) // COLUMNS)) for _, rows in blocks]
+    height = 1.8 if cell is None else 2.1  # inches a line of maps with its text
     columns = max(min(COLUMNS, len(rows)) for _, rows in blocks)
     width = max(7.5, 1.35 * columns + 1.4)
-    figure = Figure(figsize=(width, 0.5 + sum(LINE_HEIGHT * n + 0.45 for n in lines)), layout="constrained")
+    figure = Figure(figsize=(width, 0.5 + sum(height * n + 0.45 for n in lines)), layout="constrained")
     figure.suptitle(title, fontsize=11)
-    parts = figure.subfigures(len(blocks), 1, height_ratios=[LINE_HEIGHT * n + 0.45 for n in lines], squeeze=False)
+    parts = figure.subfigures(len(blocks), 1, height_ratios=[height * n + 0.45 for n in lines], squeeze=False)
     for (readout, rows), count, part in zip(blocks, lines, parts[:, 0], strict=True):
         values = maps(readout)
         pictures = stimulus.expand(values[rows]) if rows else np.zeros((0, *stimulus.spec.shape))

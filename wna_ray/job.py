@@ -156,7 +156,7 @@ def plan_run(introduction: Introduction, gaps: Sequence[tuple[int, int]], worker
         gaps,
         spec.samples,
         spec.numerics.batch,
-        moment_bytes(introduction.job),
+        *moment_size(introduction.job),
         workers,
         introduction.batch_seconds,
         spec.execution.shard,
@@ -164,10 +164,10 @@ def plan_run(introduction: Introduction, gaps: Sequence[tuple[int, int]], worker
     )
 
 
-def moment_bytes(job: Job) -> int:
-    """Most bytes that one partial can take: every row of every response, int64."""
+def moment_size(job: Job) -> tuple[int, int]:
+    """Most rows that a partial can have (every row of every response), and the bytes of each."""
     rows = len(job.names) * len(job.spec.responses) + 1
-    return rows * job.stimulus.noise.pixels * 8 * (2 if job.spec.moments.second else 1)
+    return rows, job.stimulus.noise.pixels * 8 * (2 if job.spec.moments.second else 1)
 
 
 def _merge_segments(job: Job, directory: RunDirectory, executor: Executor) -> tuple[Partial, list[SegmentInfo]]:

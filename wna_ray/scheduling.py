@@ -18,6 +18,7 @@ from wna_ray.rundir import Span
 
 FAN_IN = 8
 MOST_SEGMENTS = 64
+IMAGES_A_ROW = 4
 SEGMENT_BYTES = 16 << 30  # all segments of a run together
 SHARD_SECONDS = 2.0
 TICK_SECONDS = 0.5
@@ -89,7 +90,8 @@ def plan(
     gaps: Sequence[Span],
     samples: int,
     batch: int,
-    moment_bytes: int,
+    moment_rows: int,
+    row_bytes: int,
     workers: int,
     batch_seconds: float,
     shard: int | None = None,
@@ -105,8 +107,9 @@ def plan(
         N.
     batch
         Images in a forward pass; shards are multiples of it (the last of the run excepted).
-    moment_bytes
-        Size of one segment.
+    moment_rows, row_bytes
+        Most rows of a segment's moments, and the size of each: a segment holds at least four images a row (making it must
+        take much longer than committing it), and all segments together at most 16 GiB.
     workers, batch_seconds
         Choose the default shard: about two seconds, but at least four a worker.
     shard, segments
@@ -115,11 +118,11 @@ def plan(
     Returns
     -------
     Plan
-        Where segments end depends on `samples`, `batch`, `moment_bytes` and `segments` alone, so two drivers of one run cut the
+        Where segments end depends on `samples`, `batch`, the moments' size and `segments` alone, so two drivers of one run cut the
         same segments, however fast they are; shards are cut inside.
     """
     batches = -(-samples // batch)
-    count = segments or max(1, min(MOST_SEGMENTS, SEGMENT_BYTES // max(1, moment_bytes)))
+    count = segments or max(1, min(MOST_SEGMENTS, SEGMENT_BYTES // (moment_rows * row_bytes), samples // (IMAGES_A_ROW * moment_rows)))
     segment = -(-batches // count) * batch
     if shard is None:
         wanted = max(1, round(SHARD_SECONDS / max(batch_seconds, 1e-6)))
@@ -132,7 +135,7 @@ def plan(
         for a, b in pairwise(edges):
             marks = [*range(a, b, size), b]
             cut.append(tuple(pairwise(marks)))
-    return Plan(size, segment, tuple(cut))
+    return Plan(min(size, segment), segment, tuple(cut))
 
 
 @dataclass

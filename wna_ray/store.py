@@ -123,7 +123,7 @@ class Store:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError:
+        except BaseException:  # Ctrl-C, too
             temporary.unlink(missing_ok=True)
             raise
         return str(temporary)
