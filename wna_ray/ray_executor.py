@@ -24,7 +24,7 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
-from ray.exceptions import ObjectFetchTimedOutError, ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ObjectFetchTimedOutError, ObjectLostError, RayError, RayTaskError
 
 from wna_ray.errors import SpecError, WnaError
 from wna_ray.scheduling import PayloadLost, WorkerLost
@@ -177,10 +177,10 @@ class RayExecutor:
             for call in [c for c in actor.calls if c.report in ready]:
                 self._settle(actor, call, _end(call))
                 self._losses = 0
-        except RayActorError as error:
+        except RayError as error:  # it died, or its machine did, or it ran out of memory, or it cannot be reached
             self._bury(actor, error)
 
-    def _bury(self, dead: _Actor, error: RayActorError) -> None:
+    def _bury(self, dead: _Actor, error: RayError) -> None:
         """Put a new actor in a dead one's place; its calls that had not ended are lost, and the oldest of them is to blame."""
         self._losses += 1
         if self._losses > 3 * self.workers + 3:
