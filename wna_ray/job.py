@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from wna_ray import classifier
-from wna_ray.analysis import Readout, read_out
+from wna_ray.analysis import Readout
 from wna_ray.datasets import NotAtHand, load
 from wna_ray.errors import RunError, ShardError, SpecError, Stopped
 from wna_ray.events import Callback, Event, RunFinished, RunStarted, Stage
@@ -301,10 +301,7 @@ def pilot(spec: Spec, images: int, workers: int) -> Pilot:
         partial: Partial = executor.payload(ticket)
     finally:
         executor.close()
-    readouts = [
-        read_out(partial.moments, r.kind, job.points[r.kind], job.stimulus.noise.table, job.stimulus.unit, job.names)
-        for r in spec.responses
-    ]
+    readouts = read_outs(few, job.stimulus, partial.moments, job.identity, list(job.names))
     whole = replace(introduction, job=replace(job, spec=spec))
     cut = plan_run(whole, [(0, spec.samples)], workers)
     return Pilot(whole, cut, few.samples, few.samples / sum(seconds.values()), readouts)
