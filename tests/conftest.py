@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import Moto, Rclone, Rgw, S3Server
 
 from wna_ray.spec import Spec
 
@@ -67,3 +68,39 @@ def ray_cluster() -> Iterator[None]:
     ray.init("local", include_dashboard=False, num_cpus=2, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def no_credentials_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests meet the servers they start, never an account that somebody has configured here."""
+    for name in [n for n in os.environ if n.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+
+
+def _server(kind: type[S3Server], factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    if reason := kind.missing():
+        pytest.skip(reason)
+    with kind(factory.mktemp(kind.__name__.lower())) as server:
+        server.make_bucket("runs")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A quick S3 server with a bucket ``runs``, for the whole session."""
+    yield from _server(Moto, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server that ignores conditions, with a bucket ``runs``."""
+    yield from _server(Rclone, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def rgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server with a bucket ``runs``."""
+    yield from _server(Rgw, tmp_path_factory)

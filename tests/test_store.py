@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from wna_ray.errors import StoreError
-from wna_ray.store import Store
+from wna_ray.store import Place, Store
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -118,12 +118,11 @@ class Refusal(OSError):
         self.response = {"ResponseMetadata": {"HTTPStatusCode": status}}
 
 
-@pytest.mark.parametrize("status", [409, 412])
-def test_a_lost_race_on_s3_is_no_fault(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_race_on_s3_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store("memory://race/run")
 
     def refuse(*_args: object, **_options: object) -> None:
-        raise OSError(22, "Invalid argument") from Refusal(status)
+        raise OSError(22, "Invalid argument") from Refusal(412)
 
     monkeypatch.setattr(store._fs, "pipe_file", refuse)
     assert not store.create("x", b"1")
@@ -148,5 +147,27 @@ def test_other_refusals_are_one_sentence_whatever_their_family(monkeypatch: pyte
 
 def test_locations_are_absolute_where_they_are_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert Store("runs/x").location == str(tmp_path / "runs" / "x")
-    assert Store("memory://runs/x").location == "memory://runs/x"
+    assert Store("runs/x").place == Place(str(tmp_path / "runs" / "x"))
+    assert Store("memory://runs/x").place == Place("memory://runs/x")
+
+
+def test_links_pipes_and_devices_are_refused(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    (tmp_path / "secret").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "secret")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    with pytest.raises(StoreError, match="'link' is a symbolic link"):
+        store.read("link")
+    with pytest.raises(StoreError, match="'pipe' is no regular file"):
+        list(store.chunks("pipe") if store.size("pipe") else [store.read("pipe")])
+    assert sorted(store.list()) == ["link", "loop", "pipe", "secret"], "links are named, not followed"
+
+
+def test_reading_in_parts_and_with_a_bound(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.create("x", bytes(range(100)))
+    assert b"".join(store.chunks("x", start=10)) == bytes(range(10, 100))
+    assert store.read("x", most=100) == bytes(range(100))
+    with pytest.raises(StoreError, match="'x' has 100 bytes, but at most 99 were expected"):
+        store.read("x", most=99)

@@ -26,7 +26,9 @@ class ModelError(WnaError):
 
 
 class StoreError(WnaError):
-    """The storage refused to read or to write."""
+    """The storage refused to read or to write. `passing` where it may do so later, or for another machine."""
+
+    passing = False
 
 
 class RunError(WnaError):

@@ -135,7 +135,7 @@ def _run_shards(introduction: Introduction, shared: Any, directory: RunDirectory
             job.device,
         )
     )
-    scheduler = Scheduler(executor, (shared,), (directory.store.location, job.fingerprint), spec.execution.attempts, emit)
+    scheduler = Scheduler(executor, (shared,), (directory.store.place, job.fingerprint), spec.execution.attempts, emit)
     scheduler.run(cut)
     if scheduler.failed:
         shown = "\n".join(f"  images [{a}, {b}): {reason}" for (a, b), reason in sorted(scheduler.failed.items())[:8])
@@ -177,7 +177,7 @@ def _merge_segments(job: Job, directory: RunDirectory, executor: Executor) -> tu
     infos: list[SegmentInfo] = []
     level: list[Ticket] = []
     groups = [names[i : i + FAN_IN] for i in range(0, len(names), FAN_IN)]
-    for ticket in _calls(executor, [("read", (directory.store.location, job.fingerprint, group), ()) for group in groups]):
+    for ticket in _calls(executor, [("read", (directory.store.place, job.fingerprint, group), ()) for group in groups]):
         infos += executor.report(ticket)
         level.append(ticket)
     while len(level) > 1:

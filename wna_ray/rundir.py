@@ -27,7 +27,7 @@ from wna_ray.errors import RunError
 from wna_ray.moments import Moments, Partial
 from wna_ray.shard import Job
 from wna_ray.spec import canonical
-from wna_ray.store import Store
+from wna_ray.store import Place, Store
 
 FORMAT = "wna-run/1"
 SPEC, ENVIRONMENT, OFFSET, MANIFEST = "spec.json", "environment.json", "offset.npy", "MANIFEST.json"
@@ -126,12 +126,12 @@ class RunDirectory:
 
     Parameters
     ----------
-    url
-        A path or any fsspec URL.
+    place
+        A path, any fsspec URL, or a `Place`.
     """
 
-    def __init__(self, url: str) -> None:
-        self.store = Store(url)
+    def __init__(self, place: Place | str) -> None:
+        self.store = Store(place)
 
     @property
     def url(self) -> str:

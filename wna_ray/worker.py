@@ -23,6 +23,7 @@ from wna_ray.moments import Partial
 from wna_ray.rundir import RunDirectory, SegmentInfo
 from wna_ray.shard import Device, Job, Network, check_canary, resolve, run_shard
 from wna_ray.spec import Spec
+from wna_ray.store import Place
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,15 @@ class Worker:
         """Merge neighbours, given in order."""
         return reduce(Partial.merge, partials), None
 
-    def commit(self, partial: Partial, url: str, fingerprint: str) -> tuple[None, None]:
+    def commit(self, partial: Partial, place: Place, fingerprint: str) -> tuple[None, None]:
         """Publish a partial as a segment of the run."""
-        RunDirectory(url).commit(partial, fingerprint)
+        RunDirectory(place).commit(partial, fingerprint)
         return None, None
 
-    def read(self, url: str, fingerprint: str, names: list[str]) -> tuple[Partial, list[SegmentInfo]]:
+    def read(self, place: Place, fingerprint: str, names: list[str]) -> tuple[Partial, list[SegmentInfo]]:
         """Read segments, check them, merge them."""
-        found = [RunDirectory(url).read_segment(name, fingerprint) for name in names]
+        directory = RunDirectory(place)
+        found = [directory.read_segment(name, fingerprint) for name in names]
         return reduce(Partial.merge, [partial for partial, _ in found]), [info for _, info in found]
 
     def answer(self, job: Job, images: NDArray[np.float32]) -> tuple[None, NDArray[np.float32]]:
