@@ -19,7 +19,8 @@ import yaml
 from wna_ray import open_run, run
 from wna_ray.errors import NumericsError, RunError, ShardError, SpecError
 from wna_ray.events import Event, RunStarted, ShardDone, ShardFailed, ShardRetried
-from wna_ray.job import pilot
+from wna_ray.inprocess import InProcessExecutor
+from wna_ray.job import execute, pilot
 from wna_ray.moments import Moments
 from wna_ray.rundir import RunDirectory
 from wna_ray.spec import Spec
@@ -167,22 +168,38 @@ def test_relative_paths_and_memory_on_ray(
         run(make_spec(), "memory://x/run", executor="ray", workers=1)
 
 
-def test_two_drivers_of_one_run_end_in_one_run(tmp_path: Path, make_spec: MakeSpec, reference: Any) -> None:
-    """A second job with other shards, started while the first is half done: both cut the same segments, so nothing overlaps."""
+def test_two_drivers_one_wins_and_the_other_says_so(tmp_path: Path, make_spec: MakeSpec, reference: Any) -> None:
+    """A second job, started while the first is half done, leaves it alone."""
+    spec = make_spec(execution={"shard": 64, "segments": 8})
+    said: list[str] = []
+
+    def start_rival(event: Event) -> None:
+        if isinstance(event, ShardDone) and event.start >= 960 and not said:
+            with pytest.raises(RunError, match=r"another driver is at work in .*: process \d+ on ") as told:
+                run(spec, str(tmp_path / "run"), executor="local")
+            said.append(str(told.value))
+
+    run(spec, str(tmp_path / "run"), executor="local", callbacks=[start_rival])
+    assert said
+    assert result(tmp_path / "run") == reference(spec)
+
+
+def test_two_drivers_that_do_not_know_of_each_other_end_in_one_run(tmp_path: Path, make_spec: MakeSpec, reference: Any) -> None:
+    """Should claims ever fail: both cut the same segments, whatever their shards, and segments are committed once."""
     spec = make_spec(execution={"shard": 64, "segments": 8})
     rival = make_spec(execution={"shard": 320, "segments": 8})
-    began = False
+    directory, began = RunDirectory(str(tmp_path / "run")), False
 
     def start_rival(event: Event) -> None:
         nonlocal began
         if isinstance(event, ShardDone) and event.start >= 960 and not began:
             began = True
-            run(rival, str(tmp_path / "run"), executor="local")
+            execute(rival, directory, InProcessExecutor(rival), lambda _: None)
 
-    run(spec, str(tmp_path / "run"), executor="local", callbacks=[start_rival])
+    execute(spec, directory, InProcessExecutor(spec), start_rival)
     assert began
     assert result(tmp_path / "run") == reference(spec)
-    assert RunDirectory(str(tmp_path / "run")).verify() == []
+    assert directory.verify() == []
 
 
 def test_a_random_network_is_refused(tmp_path: Path, make_spec: MakeSpec) -> None:
@@ -197,8 +214,8 @@ def test_errors_of_workers_reach_the_user_as_they_are(tmp_path: Path, make_spec:
         run(make_spec(seed=8), str(tmp_path / "run"), executor="ray", workers=1)
     with pytest.raises(NumericsError, match="differently each time"):
         run(make_spec(model="python:networks_for_tests:random"), str(tmp_path / "r2"), executor="ray", workers=1)
-    with pytest.raises(SpecError, match="room for 2"):
-        run(make_spec(), str(tmp_path / "r3"), executor="ray", workers=3)
+    with pytest.raises(SpecError, match="workers: 0 is not a number of workers"):
+        run(make_spec(), str(tmp_path / "r3"), executor="ray", workers=0)
 
 
 def test_not_finite_images_are_reported(tmp_path: Path, make_spec: MakeSpec) -> None:
@@ -258,7 +275,7 @@ def test_pilot_writes_nothing_and_plans(tmp_path: Path, make_spec: MakeSpec, mon
     monkeypatch.chdir(tmp_path)
     found = pilot(make_spec(samples=10**6), 1000, workers=2)
     assert found.images == 1024
-    assert sum(b - a for segment in found.plan.segments for a, b in segment) == 10**6
+    assert sum(b - a for a, b in found.plan.segments) == 10**6
     assert [r.kind for r in found.readouts] == ["label", "logits"]
     assert list(tmp_path.iterdir()) == []
 

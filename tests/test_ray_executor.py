@@ -36,11 +36,11 @@ def callback(event):
     if isinstance(event, ShardDone):
         done += 1
         if done == 6:
-            print("remaining when the node goes:", sum(a.started for a in executor._pool), flush=True)
+            print("remaining when the node goes:", sum(a.node is not None for a in executor._pool), flush=True)
             cluster.remove_node(second, allow_graceful=False)
 
 execute(spec, RunDirectory(sys.argv[1]), executor, callback)
-print("faults:", RunDirectory(sys.argv[1]).verify(), "started:", sum(a.started for a in executor._pool), flush=True)
+print("faults:", RunDirectory(sys.argv[1]).verify(), "started:", sum(a.node is not None for a in executor._pool), flush=True)
 executor.close()
 ray.shutdown()
 cluster.shutdown()

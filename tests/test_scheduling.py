@@ -12,10 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wna_ray.errors import StoreError
-from wna_ray.events import Event, SegmentCommitted, ShardDone, ShardFailed, ShardRetried
+from wna_ray.errors import StoreError, WnaError
+from wna_ray.events import Committed, CopyStarted, Event, SegmentCommitted, ShardDone, ShardFailed, ShardRetried
+from wna_ray.memory import Machine
 from wna_ray.rundir import Span
-from wna_ray.scheduling import FAN_IN, PayloadLost, Plan, Scheduler, WorkerLost, plan
+from wna_ray.scheduling import FAN_IN, MERGE_BYTES, PayloadLost, Plan, Scheduler, WorkerLost, call, fan_in, plan
+
+COMMITTED = Committed(1.0, 100, 0)
 
 
 @dataclass
@@ -36,6 +39,9 @@ class Simulated:
     live: int = 0
     most_live: int = 0
     merges: list[int] = field(default_factory=list)
+    stuck: set[int] = field(default_factory=set)
+    copies: list[tuple[int, int]] = field(default_factory=list)
+    now: float = 0.0
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -47,26 +53,38 @@ class Simulated:
     def share(self, value: Any) -> Any:
         return value
 
-    def submit(self, method: str, *args: Any, inputs: Sequence[int] = ()) -> int:
+    @property
+    def wanted(self) -> int:
+        return self.workers
+
+    def machines(self) -> list[Machine]:
+        return []
+
+    def submit(self, method: str, *args: Any, inputs: Sequence[int] = (), avoid: int | None = None) -> int:
         self.count += 1
+        if avoid is not None:
+            self.copies.append((avoid, self.count))
         self.running[self.count] = (method, args, list(inputs))
         self.live += 1
         self.most_live = max(self.most_live, self.live)
         return self.count
 
     def wait(self, timeout: float) -> list[int]:
-        tickets = self.random.sample(sorted(self.running), min(len(self.running), self.random.randint(1, 3)))
+        self.now += 1.0
+        free = [ticket for ticket in sorted(self.running) if self.running[ticket][1][1:2] not in [(start,) for start in self.stuck]]
+        free += [copy for _, copy in self.copies if copy in self.running and copy not in free]
+        tickets = self.random.sample(free, min(len(free), self.random.randint(1, 3)))
         for ticket in tickets:
             method, args, inputs = self.running.pop(ticket)
-            key: int | str = args[1] if method == "shard" else method
+            key: int | str = args[1] if method in ("shard", "read") else method
             planned = self.faults.get(key, [])
             fault = planned.pop(0) if planned else None
             given = [span for i in inputs for span in self.payloads[i]]
             if fault is not None:
                 self.ends[ticket] = fault
                 continue
-            self.ends[ticket] = {"forward": 1.0}
-            if method == "shard":
+            self.ends[ticket] = COMMITTED if method == "commit" else {"forward": 1.0}
+            if method in ("shard", "read"):
                 self.payloads[ticket] = [(args[1], args[2])]
             elif method == "merge":
                 assert all(a[1] == b[0] for a, b in itertools.pairwise(given)), f"not neighbours: {given}"
@@ -88,6 +106,7 @@ class Simulated:
 
     def release(self, ticket: int) -> None:
         self.live -= 1
+        self.running.pop(ticket, None)
         self.payloads.pop(ticket, None)
 
     def close(self) -> None:
@@ -100,13 +119,13 @@ def cut(samples: int = 4000, shard: int = 64, segments: int = 5) -> Plan:
 
 def drive(executor: Simulated, planned: Plan, attempts: int = 3) -> tuple[Scheduler, list[Event]]:
     events: list[Event] = []
-    scheduler = Scheduler(executor, ("job",), ("url", "fingerprint"), attempts, events.append)
-    scheduler.run(planned)
+    scheduler = Scheduler(executor, attempts, events.append, clock=lambda: executor.now)
+    scheduler.run(planned, ("job",), ("url", "fingerprint"))
     return scheduler, events
 
 
 def all_shards(planned: Plan) -> list[Span]:
-    return [span for segment in planned.segments for span in segment]
+    return [span for segment in planned.segments for span in planned.cut(segment)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -127,7 +146,8 @@ def test_a_plan_tiles_what_is_missing(
     spans = all_shards(planned)
     assert sorted(i for a, b in spans for i in range(a, b)) == [i for a, b in gaps for i in range(a, b)]
     assert all(a % batch == 0 and (b % batch == 0 or b == samples) and 0 < b - a <= planned.shard for a, b in spans)
-    assert all(s[-1][1] - s[0][0] <= planned.segment for s in planned.segments)
+    assert all(b - a <= planned.segment for a, b in planned.segments)
+    assert len(spans) == planned.shards
 
 
 def test_large_moments_make_few_segments() -> None:
@@ -201,7 +221,7 @@ def test_a_lost_partial_is_computed_again() -> None:
 def test_segments_do_not_depend_on_speed_or_workers() -> None:
     """Two drivers of one run, one slow and one fast, cut the same segments."""
     plans = [plan([(0, 10**5)], 10**5, 64, 100, 10**4, workers, seconds) for workers in (1, 7) for seconds in (1e-4, 0.05, 0.07, 3.0)]
-    ends = [[(s[0][0], s[-1][1]) for s in p.segments] for p in plans]
+    ends = [p.segments for p in plans]
     assert all(e == ends[0] for e in ends)
     assert len({p.shard for p in plans}) > 1
 
@@ -225,3 +245,65 @@ def test_random_storms(data: st.DataObject, seed: int) -> None:
 def test_an_error_that_no_retry_mends_stops_the_run() -> None:
     with pytest.raises(StoreError, match="disk full"):
         drive(Simulated({"commit": [StoreError("disk full")]}), cut())
+
+
+def passing(text: str) -> StoreError:
+    error = StoreError(text)
+    error.passing = True
+    return error
+
+
+def test_a_commit_that_storage_refuses_for_now_is_tried_again() -> None:
+    """Another worker may reach what this one does not; but not for ever."""
+    executor, planned = Simulated({"commit": [passing("slow down")] * 2}), cut()
+    drive(executor, planned)
+    assert sorted(executor.committed) == all_shards(planned)
+    with pytest.raises(StoreError, match="slow down"):
+        drive(Simulated({"commit": [passing("slow down")] * 99}), cut(segments=1, samples=13 * 64))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_straggler_gets_a_second_copy(seed: int) -> None:
+    """The worker that has shard 640 never answers. Its copy does; the run ends without the straggler, each shard counted once."""
+    executor, planned = Simulated(seed=seed, stuck={640}, workers=3, window=6), cut()
+    _, events = drive(executor, planned)
+    assert sorted(executor.committed) == all_shards(planned)
+    assert (640, 704) in [(e.start, e.stop) for e in events if isinstance(e, CopyStarted)]
+    assert sum(isinstance(e, ShardDone) for e in events) == planned.shards
+    assert executor.live == 0, "the straggler is forgotten, too"
+
+
+def test_a_single_worker_never_gets_second_copies() -> None:
+    executor = Simulated(workers=1, window=2)
+    _, events = drive(executor, cut())
+    assert not [e for e in events if isinstance(e, CopyStarted)]
+
+
+@pytest.mark.parametrize("fault", [None, MemoryError("m"), WorkerLost("w"), PayloadLost("p")])
+def test_merging_what_was_committed_goes_through_the_same_tree(fault: Exception | None) -> None:
+    executor = Simulated({64 * 3: [fault], "merge": [fault, None, fault]})
+    leaves = {(64 * i, 64 * (i + 1)): ("place", 64 * i, 64 * (i + 1)) for i in range(40)}
+    ticket, reports = Scheduler(executor, 4, lambda _: None).merge(leaves, "read")
+    assert executor.payload(ticket) == list(leaves)
+    assert sorted(reports) == list(leaves)
+    executor.release(ticket)
+    assert executor.live == 0
+
+
+def test_large_partials_are_merged_by_twos() -> None:
+    assert (fan_in(1), fan_in(MERGE_BYTES // 4), fan_in(10 * MERGE_BYTES)) == (FAN_IN, 4, 2)
+    executor, events = Simulated(), list[Event]()
+    planned = cut()
+    Scheduler(executor, 3, events.append, partial_bytes=MERGE_BYTES).run(planned, ("job",), ("url", "fingerprint"))
+    assert sorted(executor.committed) == all_shards(planned)
+    assert set(executor.merges) == {2}
+
+
+def test_single_calls_are_tried_again_where_their_worker_died() -> None:
+    executor = Simulated({"read": []})
+    executor.faults = {5: [WorkerLost("w"), WorkerLost("w")]}
+    assert call(executor, 3, "read", "place", 5, 6) == {"forward": 1.0}
+    executor.faults = {5: [WorkerLost("w")] * 3}
+    with pytest.raises(WnaError, match="workers died 3 times in 'read'"):
+        call(executor, 3, "read", "place", 5, 6)
+    assert executor.live == 0

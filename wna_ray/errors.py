@@ -39,6 +39,10 @@ class NumericsError(WnaError):
     """A worker's arithmetic differs from the one that began the run."""
 
 
+class CanaryError(NumericsError):
+    """One worker's arithmetic differs; another machine's may not."""
+
+
 class ShardError(WnaError):
     """Some shards failed every attempt; all other images are committed."""
 

@@ -49,11 +49,39 @@ class ShardFailed:
 
 
 @dataclass(frozen=True)
+class CopyStarted:
+    """A call for these images is so late (`seconds`, where `usual` is the median) that another worker tries it, too."""
+
+    start: int
+    stop: int
+    seconds: float
+    usual: float
+
+
+@dataclass(frozen=True)
+class WorkersChanged:
+    """Workers came or went; `wanted` is how many there should be."""
+
+    workers: int
+    wanted: int
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What a commit took: seconds, bytes, and requests to the storage that were tried again."""
+
+    seconds: float
+    bytes: int
+    retries: int
+
+
+@dataclass(frozen=True)
 class SegmentCommitted:
     """The images ``start ... stop - 1`` are safe."""
 
     start: int
     stop: int
+    commit: Committed
 
 
 @dataclass(frozen=True)
@@ -70,5 +98,7 @@ class RunFinished:
     url: str
 
 
-Event: TypeAlias = RunStarted | ShardDone | ShardRetried | ShardFailed | SegmentCommitted | Stage | RunFinished
+Event: TypeAlias = (
+    RunStarted | ShardDone | ShardRetried | ShardFailed | CopyStarted | WorkersChanged | SegmentCommitted | Stage | RunFinished
+)
 Callback: TypeAlias = Callable[[Event], None]

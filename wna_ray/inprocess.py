@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from wna_ray.errors import SpecError
+from wna_ray.memory import Machine, available
 from wna_ray.shard import Device
 from wna_ray.spec import Spec
 from wna_ray.worker import Worker
@@ -24,8 +25,7 @@ class InProcessExecutor:
         The run's spec.
     """
 
-    workers = 1
-    window = 1
+    workers = wanted = window = 1
 
     def __init__(self, spec: Spec) -> None:
         wanted = spec.numerics.device
@@ -42,7 +42,11 @@ class InProcessExecutor:
     def share(self, value: Any) -> Any:
         return value
 
-    def submit(self, method: str, *args: Any, inputs: Sequence[int] = ()) -> int:
+    def machines(self) -> list[Machine]:
+        memory = available()
+        return [] if memory is None else [Machine("this machine", memory, None, 1)]
+
+    def submit(self, method: str, *args: Any, inputs: Sequence[int] = (), avoid: int | None = None) -> int:
         ticket = next(self._numbers)
         self._queue.append((ticket, method, args, tuple(inputs)))
         return ticket

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,20 +17,24 @@ import numpy as np
 from wna_ray import classifier
 from wna_ray.analysis import Readout
 from wna_ray.datasets import NotAtHand, load
+from wna_ray.driver import LAST_WORDS_SECONDS, Driver, State
 from wna_ray.errors import RunError, ShardError, SpecError, Stopped
 from wna_ray.events import Callback, Event, RunFinished, RunStarted, Stage
 from wna_ray.inprocess import InProcessExecutor
+from wna_ray.memory import available, check, expected_rows, needs
 from wna_ray.moments import Partial
 from wna_ray.results import Run, derive, map_images, read_outs
 from wna_ray.rundir import RunDirectory, SegmentInfo
-from wna_ray.scheduling import FAN_IN, TICK_SECONDS, Executor, PayloadLost, Plan, Scheduler, Ticket, WorkerLost, plan
+from wna_ray.scheduling import TICK_SECONDS, Executor, PayloadLost, Plan, Scheduler, call, fan_in, plan
 from wna_ray.shard import Job
 from wna_ray.spec import Spec
+from wna_ray.store import Place
 from wna_ray.worker import Introduction
 
 ExecutorName = Literal["ray", "local"]
 
 CALL_TRIES = 4
+STOP_SECONDS = 2.5
 WARM_SECONDS = 2.0
 CLASSIFIER = "evaluation/classifier.json"
 
@@ -55,6 +61,7 @@ def run(
     executor: ExecutorName = "ray",
     workers: int | None = None,
     address: str | None = None,
+    single_writer: bool = False,
     callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Run a spec, or go on with it where it stopped.
@@ -67,6 +74,8 @@ def run(
         The run directory: a path or any fsspec URL. The same call again resumes; another spec there is refused.
     executor, workers, address
         Where it runs; none of these changes a byte of the result.
+    single_writer
+        Allow a store that ignores conditional writes: nobody else drives this run at the same time.
     callbacks
         Called with every event of ``wna_ray.events``.
 
@@ -81,49 +90,94 @@ def run(
         With one message that says what to do. Whatever was committed stays.
     """
 
-    def emit(event: Event) -> None:
-        for callback in callbacks:
-            callback(event)
-
-    directory = RunDirectory(out)
+    directory = RunDirectory(Place(out, spec.execution.endpoint, single_writer))
     if executor == "ray" and out.startswith("memory:"):
         raise SpecError(f"out: '{out}' is in this process's memory, where Ray's workers cannot write; use --executor local")
     with contextlib.ExitStack() as stack:
+        told = _Told(spec, directory, callbacks)
+        runner = make_executor(spec, executor, workers, address)
+        stack.callback(runner.close)
+        stack.enter_context(_stop_on_sigterm(told.how_to_go_on))  # after Ray has started, which sets a handler of its own
+        if executor == "ray":
+            from wna_ray.metrics import RayMetrics
+
+            told.callbacks.append(RayMetrics())
         try:
-            runner = make_executor(spec, executor, workers, address)
-            stack.callback(runner.close)
-            stack.enter_context(_stop_on_sigterm())  # after Ray has started, which sets a handler of its own
-            execute(spec, directory, runner, emit)
+            execute(spec, directory, runner, told, told.claim)
         except KeyboardInterrupt:
-            raise Stopped(_how_to_go_on(spec, directory)) from None
-    finished = Run(out)
-    evaluate(spec, finished, emit)
-    emit(RunFinished(out))
+            told.close("stopped", told.how_to_go_on(), LAST_WORDS_SECONDS)
+            raise Stopped(told.how_to_go_on()) from None
+        except BaseException as error:
+            told.close("failed", str(error))
+            raise
+        finished = Run(directory.store.place)
+        evaluate(spec, finished, told)
+        told(RunFinished(out))
+        told.close("finished")
     return finished
 
 
-def execute(spec: Spec, directory: RunDirectory, executor: Executor, emit: Callback) -> None:
-    """Everything between an executor and a published manifest."""
-    introduction: Introduction = _call(executor, "introduce")
+class _Told:
+    """Hands events to all who want them, and, once there is one, to the driver's journal first."""
+
+    def __init__(self, spec: Spec, directory: RunDirectory, callbacks: Sequence[Callback]) -> None:
+        self._spec, self._directory = spec, directory
+        self.callbacks = list(callbacks)
+        self.driver: Driver | None = None
+
+    def __call__(self, event: Event) -> None:
+        if self.driver is not None:
+            self.driver(event)
+        for callback in self.callbacks:
+            callback(event)
+
+    def claim(self) -> None:
+        """Become the run's driver; `RunError` where another is at work."""
+        self.driver = Driver(self._directory)
+
+    def close(self, state: State, reason: str = "", patience: float | None = None) -> None:
+        if self.driver is not None:
+            self.driver.close(state, reason, patience)
+
+    def how_to_go_on(self) -> str:
+        """From memory: a storage that does not answer must not hold up a stop."""
+        if self.driver is None:
+            return f"stopped before anything was computed; the same command goes on in '{self._directory.url}'"
+        done, samples = self.driver.committed, self._spec.samples
+        return f"stopped; {done:,} of {samples:,} images are committed to '{self._directory.url}'. The same command goes on from there"
+
+
+def execute(spec: Spec, directory: RunDirectory, executor: Executor, emit: Callback, claim: Callable[[], None] = lambda: None) -> None:
+    """Everything between an executor and a published manifest. `claim` is called before anything is computed."""
+    attempts = spec.execution.attempts
+    introduction: Introduction = call(executor, CALL_TRIES, "introduce")
     job = introduction.job
+    rows = expected_rows(job, introduction.seen)
+    need = needs(job, rows, fan_in(rows * row_bytes(job)))
+    check(job, rows, need, executor.machines(), available())
+    directory.store.require_conditions()
     directory.begin(job, introduction.environment)
     if directory.manifest() is not None:
         return
+    claim()
     shared = executor.share(job)
-    _run_shards(introduction, shared, directory, executor, emit)
+    scheduler = Scheduler(executor, attempts, emit, need.partial)
+    _run_shards(introduction, shared, directory, executor, scheduler, emit)
     emit(Stage("merge"))
-    partial, segments = _merge_segments(job, directory, executor)
+    partial, segments = _merge_segments(job, directory, executor, scheduler)
     readouts = read_outs(spec, job.stimulus, partial.moments, job.identity, list(job.names))
     emit(Stage("read out"))
     answers = _answers(job, shared, readouts, executor)
     directory.publish(segments, derive(job.stimulus, partial, job.fingerprint, readouts, answers), job.fingerprint, spec.samples)
 
 
-def _run_shards(introduction: Introduction, shared: Any, directory: RunDirectory, executor: Executor, emit: Callback) -> None:
+def _run_shards(
+    introduction: Introduction, shared: Any, directory: RunDirectory, executor: Executor, scheduler: Scheduler, emit: Callback
+) -> None:
     job = introduction.job
     spec = job.spec
     gaps = directory.gaps(spec.samples)
-    cut = plan_run(introduction, gaps, executor.workers)
+    cut = plan_run(introduction, gaps, executor.wanted)
     emit(
         RunStarted(
             directory.url,
@@ -135,8 +189,7 @@ def _run_shards(introduction: Introduction, shared: Any, directory: RunDirectory
             job.device,
         )
     )
-    scheduler = Scheduler(executor, (shared,), (directory.store.place, job.fingerprint), spec.execution.attempts, emit)
-    scheduler.run(cut)
+    scheduler.run(cut, (shared,), (directory.store.place, job.fingerprint))
     if scheduler.failed:
         shown = "\n".join(f"  images [{a}, {b}): {reason}" for (a, b), reason in sorted(scheduler.failed.items())[:8])
         raise ShardError(
@@ -168,29 +221,30 @@ def plan_run(introduction: Introduction, gaps: Sequence[tuple[int, int]], worker
 def moment_size(job: Job) -> tuple[int, int]:
     """Most rows that a partial can have (every row of every response), and the bytes of each."""
     rows = len(job.names) * len(job.spec.responses) + 1
-    return rows, job.stimulus.noise.pixels * 8 * (2 if job.spec.moments.second else 1)
+    return rows, row_bytes(job)
 
 
-def _merge_segments(job: Job, directory: RunDirectory, executor: Executor) -> tuple[Partial, list[SegmentInfo]]:
+def row_bytes(job: Job) -> int:
+    """Bytes of one row of a job's moments."""
+    return job.stimulus.noise.pixels * 8 * (2 if job.spec.moments.second else 1)
+
+
+def _merge_segments(job: Job, directory: RunDirectory, executor: Executor, scheduler: Scheduler) -> tuple[Partial, list[SegmentInfo]]:
     """Read all segments and merge them on the workers, by a tree; only the last partial comes here."""
-    names = list(directory.segments().values())
-    infos: list[SegmentInfo] = []
-    level: list[Ticket] = []
-    groups = [names[i : i + FAN_IN] for i in range(0, len(names), FAN_IN)]
-    for ticket in _calls(executor, [("read", (directory.store.place, job.fingerprint, group), ()) for group in groups]):
-        infos += executor.report(ticket)
-        level.append(ticket)
-    while len(level) > 1:
-        merges = [("merge", (), tuple(level[i : i + FAN_IN])) for i in range(0, len(level), FAN_IN)]
-        merged = _calls(executor, merges)
-        for ticket in level:
+    place, segments = directory.store.place, directory.segments()
+    leaves = {span: (place, job.fingerprint, [name]) for span, name in segments.items()}
+    for left in reversed(range(CALL_TRIES)):
+        ticket, infos = scheduler.merge(leaves, "read")
+        try:
+            partial: Partial = executor.payload(ticket)
+        except PayloadLost as error:
+            if not left:
+                raise RunError(f"the merged moments were lost {CALL_TRIES} times ({error}); run the same command again") from None
+        else:
+            return partial, [info for some in infos.values() for info in some]
+        finally:
             executor.release(ticket)
-        for ticket in merged:
-            executor.report(ticket)
-        level = merged
-    partial: Partial = executor.payload(level[0])
-    executor.release(level[0])
-    return partial, infos
+    raise AssertionError
 
 
 def _answers(job: Job, shared: Any, readouts: list[Readout], executor: Executor) -> Any:
@@ -199,38 +253,8 @@ def _answers(job: Job, shared: Any, readouts: list[Readout], executor: Executor)
     shown = np.isfinite(images).all(axis=(1, 2, 3))
     outputs = np.full((len(images), len(job.names)), np.nan, dtype=np.float32)
     if shown.any():
-        outputs[shown] = _call(executor, "answer", shared, images[shown])
+        outputs[shown] = call(executor, CALL_TRIES, "answer", shared, images[shown])
     return outputs
-
-
-def _call(executor: Executor, method: str, *args: Any) -> Any:
-    """One call, waited for; its report."""
-    (ticket,) = _calls(executor, [(method, args, ())])
-    report = executor.report(ticket)
-    executor.release(ticket)
-    return report
-
-
-def _calls(executor: Executor, wanted: Sequence[tuple[str, tuple[Any, ...], tuple[Ticket, ...]]]) -> list[Ticket]:
-    """Several calls, waited for and tried again where a worker died; their tickets in order, all of them ended well."""
-    tickets = [executor.submit(method, *args, inputs=inputs) for method, args, inputs in wanted]
-    pending, tries = {ticket: i for i, ticket in enumerate(tickets)}, [1] * len(tickets)
-    while pending:
-        for ticket in executor.wait(TICK_SECONDS):
-            i = pending.pop(ticket)
-            try:
-                executor.report(ticket)
-            except PayloadLost as error:
-                raise RunError(f"a merged partial was lost ({error}); nothing else is: run the same command again") from None
-            except WorkerLost as error:
-                executor.release(ticket)
-                if tries[i] >= CALL_TRIES:
-                    raise RunError(f"workers died {tries[i]} times in '{wanted[i][0]}' ({error}); run the same command again") from None
-                method, args, inputs = wanted[i]
-                tickets[i] = executor.submit(method, *args, inputs=inputs)
-                pending[tickets[i]] = i
-                tries[i] += 1
-    return tickets
 
 
 def evaluate(spec: Spec, finished: Run, emit: Callback) -> None:
@@ -291,14 +315,15 @@ def pilot(spec: Spec, images: int, workers: int) -> Pilot:
     few = spec.model_copy(update={"samples": -(-min(images, spec.samples) // batch) * batch})
     executor = InProcessExecutor(few)
     try:
-        introduction: Introduction = _call(executor, "introduce")
+        introduction: Introduction = call(executor, 1, "introduce")
         job = introduction.job
-        shard = ("shard", (job, 0, few.samples), ())
-        (ticket,) = _calls(executor, [shard])
-        if sum(executor.report(ticket).values()) < WARM_SECONDS:  # mostly warming up: time it again
-            (ticket,) = _calls(executor, [shard])
-        seconds = executor.report(ticket)
-        partial: Partial = executor.payload(ticket)
+        for _ in "ab":
+            ticket = executor.submit("shard", job, 0, few.samples)
+            executor.wait(TICK_SECONDS)
+            seconds = executor.report(ticket)
+            partial: Partial = executor.payload(ticket)
+            if sum(seconds.values()) >= WARM_SECONDS:  # else mostly warming up: time it again
+                break
     finally:
         executor.close()
     readouts = read_outs(few, job.stimulus, partial.moments, job.identity, list(job.names))
@@ -307,22 +332,26 @@ def pilot(spec: Spec, images: int, workers: int) -> Pilot:
     return Pilot(whole, cut, few.samples, few.samples / sum(seconds.values()), readouts)
 
 
-def _how_to_go_on(spec: Spec, directory: RunDirectory) -> str:
-    try:
-        done = spec.samples - sum(b - a for a, b in directory.gaps(spec.samples))
-    except RunError as error:
-        return f"stopped; {error}"
-    return f"stopped; {done:,} of {spec.samples:,} images are committed to '{directory.url}'. The same command goes on from there"
-
-
 @contextlib.contextmanager
-def _stop_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM (a job stop) end a run as Ctrl-C does. Signals can be handled in the main thread only."""
+def _stop_on_sigterm(last_words: Callable[[], str]) -> Iterator[None]:
+    """Let SIGTERM (a job stop) end a run as Ctrl-C does, but in less than the three seconds after which Ray kills a job.
+
+    Whatever still hangs then (a storage that is away, a cluster that does not answer) is left: everything is committed
+    or not, and a resumed run finds out. Signals can be handled in the main thread only.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    timers: list[threading.Timer] = []
+
+    def leave() -> None:
+        print(f"wna: {last_words()}", file=sys.stderr, flush=True)
+        os._exit(Stopped.exit_code)
 
     def stop(_signal: int, _frame: object) -> None:
+        timers.append(threading.Timer(STOP_SECONDS, leave))
+        timers[-1].daemon = True
+        timers[-1].start()
         raise KeyboardInterrupt
 
     before: Callable[..., Any] | int | None = signal.signal(signal.SIGTERM, stop)

@@ -37,6 +37,7 @@ Ints = NDArray[np.int64]
 
 CHUNK_VALUES = 1 << 20  # grid values turned into float64 at a time (8 MB)
 MAX_CHUNK = 1 << 14  # images at a time: the bound of exactness above
+ADD_VALUES = 1 << 20  # sums checked at a time (8 MB)
 MIN_CHUNK = 256  # images at a time, however large they are: adding to the masters must stay rare
 _LOW = np.int64((1 << 32) - 1)
 
@@ -224,10 +225,13 @@ class Moments:
 def _add(a: Ints, b: Ints) -> Ints:
     """``a + b``, or `NumericsError` where int64 would wrap."""
     c = a + b
-    if (((a ^ c) & (b ^ c)) < 0).any():
-        raise NumericsError(
-            "a sum has left the range of int64, so the moments would no longer be exact; take fewer samples, or centred responses"
-        )
+    flat = [np.reshape(x, -1) for x in (a, b, c)]
+    for at in range(0, c.size, ADD_VALUES):  # in blocks: the check would take three times the memory of the sum
+        x, y, z = (part[at : at + ADD_VALUES] for part in flat)
+        if (((x ^ z) & (y ^ z)) < 0).any():
+            raise NumericsError(
+                "a sum has left the range of int64, so the moments would no longer be exact; take fewer samples, or centred responses"
+            )
     return c
 
 

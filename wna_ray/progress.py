@@ -9,7 +9,18 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from wna_ray.events import Event, RunFinished, RunStarted, SegmentCommitted, ShardDone, ShardFailed, ShardRetried, Stage
+from wna_ray.events import (
+    CopyStarted,
+    Event,
+    RunFinished,
+    RunStarted,
+    SegmentCommitted,
+    ShardDone,
+    ShardFailed,
+    ShardRetried,
+    Stage,
+    WorkersChanged,
+)
 
 LINE_SECONDS = 5.0
 
@@ -72,6 +83,12 @@ class ProgressPrinter:
                 self._say(f"images [{event.start}, {event.stop}) again ({event.attempt} failures so far): {event.reason}")
             case ShardFailed():
                 self._say(f"images [{event.start}, {event.stop}) left out: {event.reason}")
+            case CopyStarted():
+                self._say(
+                    f"images [{event.start}, {event.stop}) take {event.seconds:.0f} s, where {event.usual:.1f} s are usual: another worker tries them, too"
+                )
+            case WorkersChanged():
+                self._say(f"{event.workers} of {event.wanted} workers are there")
             case Stage():
                 self.close()
                 self._say(event.name)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import socket
 import stat
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,22 +27,32 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import ray
 from ray.exceptions import ObjectFetchTimedOutError, ObjectLostError, RayError, RayTaskError
 
-from wna_ray.errors import SpecError, WnaError
+from wna_ray.errors import CanaryError, SpecError, WnaError
+from wna_ray.memory import Machine
 from wna_ray.scheduling import PayloadLost, WorkerLost
 from wna_ray.shard import Device
 from wna_ray.spec import Spec
 from wna_ray.worker import Worker
 
 IN_FLIGHT = 2  # calls on an actor: one that runs, one that waits, so that no actor idles for the driver
+FOLLOW_SECONDS = 2.0  # between looks at what the cluster has
 DEAD_SECONDS = 10.0  # how long a dead actor's other calls may take to be reported dead
-START_SECONDS = 300.0  # how long the run waits while no actor at all is alive or starting up
+FETCH_SECONDS = 600.0  # for the merged moments on their way to the driver
+
+
+class RayWorker(Worker):
+    """A worker that knows where it is."""
+
+    def where(self) -> str:
+        """The node's identifier."""
+        return str(ray.get_runtime_context().get_node_id())
 
 
 @dataclass(eq=False)
 class _Actor:
     handle: Any
-    ready: Any  # ray.ObjectRef: ends when the actor has started
-    started: bool = False
+    ready: Any  # ray.ObjectRef: ends when the actor has started, with its node
+    node: str | None = None  # once it has started
     calls: list[_Call] = field(default_factory=list)
 
 
@@ -52,67 +63,88 @@ class _Call:
     method: str
     inputs: Sequence[_Call]
     args: tuple[Any, ...]
+    avoid: _Actor | None
+    actor: _Actor | None = None
     payload: Any = None  # ray.ObjectRef, once it is on an actor
     report: Any = None  # ray.ObjectRef
     end: Any = None
+    dropped: bool = False
 
 
 class RayExecutor:
-    """Runs `Worker` methods on Ray actors.
+    """Runs `Worker` methods on Ray actors, as many as the cluster has room for from moment to moment.
 
     Parameters
     ----------
     spec
         The run's spec.
     workers
-        Number of actors; by default one a GPU, or one for every ``numerics.threads`` CPUs.
+        Number of actors to ask for (an autoscaler makes room for them); by default one a GPU that is there, or one for every
+        ``numerics.threads`` CPUs, and more as machines join.
     address
         Ray address. By default the cluster this process belongs to (a job, or ``RAY_ADDRESS``), else a new local one
         that ends with this executor.
     """
 
     def __init__(self, spec: Spec, workers: int | None = None, address: str | None = None) -> None:
-        self._spec = spec
+        self._spec, self._asked = spec, workers
+        self._pool: list[_Actor] = []
+        self._waiting: deque[_Call] = deque()
+        self._ended: list[_Call] = []
+        self._unfit: dict[str, CanaryError] = {}
+        self._losses = 0  # actors lost since a call last ended well
+        self._alone_since = self._followed = time.monotonic()
         self._started = _connect(address, workers, spec.numerics.threads)
         try:
-            resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-            gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-            if spec.numerics.device == "cuda" and not gpus:
-                raise SpecError("numerics.device: cuda, but the Ray cluster has no GPU; use cpu or auto")
-            self.device: Device = "cuda" if gpus and spec.numerics.device != "cpu" else "cpu"
-            self.workers = workers or max(1, gpus if self.device == "cuda" else cpus // spec.numerics.threads)
-            room = gpus if self.device == "cuda" else cpus // spec.numerics.threads
-            if self.workers > room:
-                raise SpecError(f"workers: {self.workers} asked for, but the cluster has room for {room} ({cpus} CPUs, {gpus} GPUs)")
-            self._pool = [self._hire() for _ in range(self.workers)]
+            self.device: Device = self._choose_device(local=self._started and not (address or os.environ.get("RAY_ADDRESS")))
+            self._follow()
         except BaseException:
             self.close()
             raise
-        self._waiting: deque[_Call] = deque()
-        self._ended: list[_Call] = []
-        self._losses = 0  # actors lost since a call last ended well
-        self._idle_since = time.monotonic()  # when an actor was last known to be alive
+
+    @property
+    def workers(self) -> int:
+        return sum(actor.node is not None for actor in self._pool)
+
+    @property
+    def wanted(self) -> int:
+        return max(1, len(self._pool))
 
     @property
     def window(self) -> int:
-        return IN_FLIGHT * self.workers
+        return IN_FLIGHT * max(1, self.workers)
+
+    def machines(self) -> list[Machine]:
+        slots = {node["NodeID"]: self._slots(node["Resources"]) for node in _nodes()}
+        share = min(1.0, self.wanted / max(1, sum(slots.values())))
+        return [
+            Machine(
+                str(node["NodeManagerAddress"]),
+                int(node["Resources"].get("memory", 0)),
+                int(node["Resources"].get("object_store_memory", 0)),
+                math.ceil(slots[node["NodeID"]] * share),
+            )
+            for node in _nodes()
+            if slots[node["NodeID"]]
+        ]
 
     def share(self, value: Any) -> Any:
         return ray.put(value)
 
-    def submit(self, method: str, *args: Any, inputs: Sequence[_Call] = ()) -> _Call:
-        call = _Call(method, tuple(inputs), args)
-        if inputs:
-            self._waiting.appendleft(call)  # merges and commits free memory: they go first
+    def submit(self, method: str, *args: Any, inputs: Sequence[_Call] = (), avoid: _Call | None = None) -> _Call:
+        call = _Call(method, tuple(inputs), args, avoid.actor if avoid is not None else None)
+        if inputs or avoid is not None:
+            self._waiting.appendleft(call)  # merges and commits free memory, copies are late already: they go first
         else:
             self._waiting.append(call)
         self._dispatch()
         return call
 
     def wait(self, timeout: float) -> list[_Call]:
+        self._follow()
         self._dispatch()
         calls = {call.report: actor for actor in self._pool for call in actor.calls}
-        starting = {actor.ready: actor for actor in self._pool if not actor.started}
+        starting = {actor.ready: actor for actor in self._pool if actor.node is None}
         refs = [*calls, *starting]
         ready, _ = ray.wait(refs, num_returns=1, timeout=timeout, fetch_local=True)
         if ready:  # take all that is ready, not only the first
@@ -129,61 +161,128 @@ class RayExecutor:
         return ticket.end
 
     def payload(self, ticket: _Call) -> Any:
-        return ray.get(ticket.payload)
+        try:
+            return ray.get(ticket.payload, timeout=FETCH_SECONDS)
+        except RayError as error:
+            raise PayloadLost(_first_line(error)) from None
 
     def release(self, ticket: _Call) -> None:
-        ticket.payload = ticket.report = None  # the last references: the object store frees the arrays
+        ticket.dropped = True
+        ticket.payload = None  # the last reference: the object store frees the arrays
         ticket.inputs = ()
+        if ticket.actor is None:
+            self._waiting.remove(ticket)
 
     def close(self) -> None:
-        for actor in getattr(self, "_pool", []):
+        for actor in self._pool:
             with contextlib.suppress(RayError):
                 ray.kill(actor.handle)
         if self._started:
             ray.shutdown()
 
-    def _hire(self) -> _Actor:
+    def _choose_device(self, local: bool) -> Device:
+        wanted = self._spec.numerics.device
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        if wanted == "cuda" and local and not resources.get("GPU"):
+            raise SpecError("numerics.device: cuda, but this machine has no GPU; use cpu or auto")
+        if wanted == "auto" and not resources.get("GPU") and resources.get("CPU", 0) < self._spec.numerics.threads:
+            raise SpecError(
+                "numerics.device: auto, but the cluster has no machine for workers yet, so nobody can tell; say cuda or cpu, "
+                "and --workers N for an autoscaler to make room"
+            )
+        return "cuda" if wanted == "cuda" or (wanted == "auto" and resources.get("GPU")) else "cpu"
+
+    def _slots(self, resources: Mapping[str, float]) -> int:
+        """Workers for which there is room."""
+        by_cpu = int(resources.get("CPU", 0) // self._spec.numerics.threads)
+        return min(by_cpu, int(resources.get("GPU", 0))) if self.device == "cuda" else by_cpu
+
+    def _follow(self) -> None:
+        """Ask for as many actors as were asked for, or as the cluster has room for now; stop when nobody comes for too long."""
+        now = time.monotonic()
+        if self._pool and now - self._followed < FOLLOW_SECONDS:
+            return
+        self._followed = now
+        target = self._asked or max(1, sum(self._slots(node["Resources"]) for node in _nodes() if node["NodeID"] not in self._unfit))
+        while len(self._pool) < target:
+            self._pool.append(self._hire())
+        for actor in [actor for actor in self._pool if actor.node is None][: max(0, len(self._pool) - target)]:
+            self._pool.remove(actor)
+            with contextlib.suppress(RayError):
+                ray.kill(actor.handle)
+        if self.workers:
+            self._alone_since = now
+        elif now - self._alone_since > self._spec.execution.patience:
+            raise WnaError(
+                f"no worker for {now - self._alone_since:.0f} s (execution.patience): the cluster has no room for an actor with "
+                f"{self._needs()}. What was committed stays: run the same command again when there is room"
+            )
+
+    def _needs(self) -> str:
         threads = self._spec.numerics.threads
-        options: dict[str, Any] = {"num_cpus": threads, "max_restarts": 0, "max_task_retries": 0}
+        return f"{threads} CPU{'s' * (threads > 1)}{' and 1 GPU' if self.device == 'cuda' else ''}"
+
+    def _hire(self) -> _Actor:
+        options: dict[str, Any] = {"num_cpus": self._spec.numerics.threads, "max_restarts": 0, "max_task_retries": 0}
         if self.device == "cuda":
             options["num_gpus"] = 1
-        handle: Any = ray.remote(Worker).options(**options).remote(self._spec, self.device)
-        return _Actor(handle, handle.__ray_ready__.remote())
+        if self._unfit:
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(self._unfit)})"}
+        handle: Any = ray.remote(RayWorker).options(scheduling_strategy="SPREAD", **options).remote(self._spec, self.device)
+        return _Actor(handle, handle.where.remote())
 
     def _dispatch(self) -> None:
         """Give waiting calls to actors that have started and have room; never to one that may not find a place."""
-        while self._waiting:
-            started = [actor for actor in self._pool if actor.started and len(actor.calls) < IN_FLIGHT]
-            if not started:
-                break
-            actor, call = min(started, key=lambda a: len(a.calls)), self._waiting.popleft()
+        kept: list[_Call] = []
+        room = sum(IN_FLIGHT - len(actor.calls) for actor in self._pool if actor.node is not None)
+        while self._waiting and room:
+            call = self._waiting.popleft()
+            actor = self._place(call)
+            if actor is None:
+                kept.append(call)
+                continue
             bound = getattr(actor.handle, call.method).options(num_returns=2)
             call.payload, call.report = bound.remote(*(ticket.payload for ticket in call.inputs), *call.args)
+            call.actor = actor
             actor.calls.append(call)
-        if any(actor.started for actor in self._pool):
-            self._idle_since = time.monotonic()
-        elif time.monotonic() - self._idle_since > START_SECONDS:
-            raise WnaError(
-                f"no worker could start within {START_SECONDS:.0f} s (is the cluster full, or its last machine gone?); what was committed "
-                "stays: run the same command again when there is room"
-            )
+            room -= 1
+        self._waiting.extendleft(reversed(kept))
+
+    def _place(self, call: _Call) -> _Actor | None:
+        """The actor with least to do; for a second copy not the one that has the first, and rather on another machine."""
+        free = [actor for actor in self._pool if actor.node is not None and len(actor.calls) < IN_FLIGHT and actor is not call.avoid]
+        if call.avoid is not None:
+            free = [actor for actor in free if actor.node != call.avoid.node] or free
+        return min(free, key=lambda a: len(a.calls), default=None)
 
     def _look_at(self, actor: _Actor, ready: set[Any]) -> None:
         """Note that an actor has started, and how its calls ended; replace it if it is dead."""
         try:
             if actor.ready in ready:
-                ray.get(actor.ready)
-                actor.started = True
+                actor.node = ray.get(actor.ready)
             for call in [c for c in actor.calls if c.report in ready]:
-                self._settle(actor, call, _end(call))
+                end = _end(call)
+                if isinstance(end, CanaryError):
+                    self._shun(actor, end)
+                    return
+                self._settle(actor, call, end)
                 self._losses = 0
         except RayError as error:  # it died, or its machine did, or it ran out of memory, or it cannot be reached
             self._bury(actor, error)
 
-    def _bury(self, dead: _Actor, error: RayError) -> None:
+    def _shun(self, actor: _Actor, error: CanaryError) -> None:
+        """Use a machine no more whose arithmetic is not the run's; the others go on. If there are no others, that is the end."""
+        assert actor.node is not None
+        self._unfit[actor.node] = error
+        if all(node["NodeID"] in self._unfit for node in _nodes() if self._slots(node["Resources"])):
+            raise error
+        for dead in [a for a in self._pool if a.node == actor.node]:
+            self._bury(dead, error, blame=False)
+
+    def _bury(self, dead: _Actor, error: Exception, blame: bool = True) -> None:
         """Put a new actor in a dead one's place; its calls that had not ended are lost, and the oldest of them is to blame."""
-        self._losses += 1
-        if self._losses > 3 * self.workers + 3:
+        self._losses += blame
+        if self._losses > 3 * len(self._pool) + 3:
             raise WnaError(
                 f"{self._losses} workers in a row died without finishing a call ({_first_line(error)}); "
                 "mend the cause (memory? libraries?) and run the same command again"
@@ -191,18 +290,22 @@ class RayExecutor:
         with contextlib.suppress(RayError):
             ray.kill(dead.handle)  # in case it is only unreachable: its place must become free
         self._pool[self._pool.index(dead)] = self._hire()
-        blamed = True
         for call in list(dead.calls):
             try:
-                end = _end(call)
+                end = WorkerLost(_first_line(error), blamed=False) if not blame else _end(call)
             except RayError:
-                end, blamed = WorkerLost(_first_line(error), blamed), False
+                end, blame = WorkerLost(_first_line(error), blame), False
             self._settle(dead, call, end)
 
     def _settle(self, actor: _Actor, call: _Call, end: Any) -> None:
-        call.end = end
+        call.end, call.report = end, None
         actor.calls.remove(call)
-        self._ended.append(call)
+        if not call.dropped:
+            self._ended.append(call)
+
+
+def _nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def _end(call: _Call) -> Any:

@@ -1,4 +1,4 @@
-"""Plan shards and segments; drive them through an executor: window, retries, merge tree, commits.
+"""Plan shards and segments; drive them through an executor: window, retries, second copies, merge tree, commits.
 
 The scheduler sees tickets, never arrays. An executor is anything that can `submit` a `Worker` method, `wait`, and
 tell how it ended; so the same loop runs in one process, on Ray, and in simulations.
@@ -6,22 +6,29 @@ tell how it ended; so the same loop runs in one process, on Ray, and in simulati
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
+from statistics import median
 from typing import Any, Protocol
 
-from wna_ray.errors import WnaError
-from wna_ray.events import Callback, SegmentCommitted, ShardDone, ShardFailed, ShardRetried
+from wna_ray.errors import StoreError, WnaError
+from wna_ray.events import Callback, CopyStarted, SegmentCommitted, ShardDone, ShardFailed, ShardRetried, WorkersChanged
+from wna_ray.memory import Machine
 from wna_ray.rundir import Span
 
 FAN_IN = 8
+MERGE_BYTES = 512 << 20  # what one merge takes in: large partials are merged by twos
 MOST_SEGMENTS = 64
 IMAGES_A_ROW = 4
 SEGMENT_BYTES = 16 << 30  # all segments of a run together
 SHARD_SECONDS = 2.0
+PARTIAL_BYTES_A_SECOND = 15e6  # a worker must not make partials faster than they are moved and merged
 TICK_SECONDS = 0.5
+SLOW, FAR_TOO_SLOW = 3.0, 10.0  # times the median: when a call gets a second copy, with and without idle workers
+LEAST_SECONDS = 5.0  # before a call is called slow
 
 Ticket = Any
 """Whatever an executor gives for a submitted call; hashable."""
@@ -44,17 +51,24 @@ class Executor(Protocol):
 
     @property
     def workers(self) -> int:
-        """Number of workers."""
+        """Workers that are there now."""
+
+    @property
+    def wanted(self) -> int:
+        """Workers that are there or asked for."""
 
     @property
     def window(self) -> int:
         """Shards worth keeping in flight."""
 
+    def machines(self) -> list[Machine]:
+        """What workers have: memory and object store, machine by machine."""
+
     def share(self, value: Any) -> Any:
         """Make a value cheap to pass to many calls; gives what to pass."""
 
-    def submit(self, method: str, *args: Any, inputs: Sequence[Ticket] = ()) -> Ticket:
-        """Call a method; the payloads of `inputs` come before `args`."""
+    def submit(self, method: str, *args: Any, inputs: Sequence[Ticket] = (), avoid: Ticket | None = None) -> Ticket:
+        """Call a method; the payloads of `inputs` come before `args`. Not on the worker that has the call `avoid`."""
 
     def wait(self, timeout: float) -> list[Ticket]:
         """Tickets that ended since the last call; waits up to `timeout` seconds for the first."""
@@ -63,10 +77,10 @@ class Executor(Protocol):
         """The report of an ended call; raises what the call raised, or `WorkerLost`, or `PayloadLost`."""
 
     def payload(self, ticket: Ticket) -> Any:
-        """Bring the payload of a call that ended well into this process."""
+        """Bring the payload of a call that ended well into this process; `PayloadLost` where it is gone."""
 
     def release(self, ticket: Ticket) -> None:
-        """Forget a ticket and free its payload."""
+        """Forget a ticket and free its payload. One that has not ended will never be heard of again."""
 
     def close(self) -> None:
         """Stop the workers."""
@@ -74,16 +88,30 @@ class Executor(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """How [0, N) is cut: segments, each with its shards."""
+    """How [0, N) is cut.
+
+    Attributes
+    ----------
+    shard
+        Images in a shard, at most.
+    segment
+        Images in a segment, at most.
+    segments
+        Ranges of the segments to do. Their shards are cut when they are needed: there may be millions.
+    """
 
     shard: int
     segment: int
-    segments: tuple[tuple[Span, ...], ...]
+    segments: tuple[Span, ...]
 
     @property
     def shards(self) -> int:
         """Number of shards."""
-        return sum(len(s) for s in self.segments)
+        return sum(-(-(b - a) // self.shard) for a, b in self.segments)
+
+    def cut(self, segment: Span) -> tuple[Span, ...]:
+        """The shards of a segment."""
+        return tuple(pairwise([*range(*segment, self.shard), segment[1]]))
 
 
 def plan(
@@ -111,7 +139,7 @@ def plan(
         Most rows of a segment's moments, and the size of each: a segment holds at least four images a row (making it must
         take much longer than committing it), and all segments together at most 16 GiB.
     workers, batch_seconds
-        Choose the default shard: about two seconds, but at least four a worker.
+        Choose the default shard: about two seconds (more where its moments are large), but at least four a worker.
     shard, segments
         Asked-for images in a shard, and number of segments of the whole run.
 
@@ -125,175 +153,316 @@ def plan(
     count = segments or max(1, min(MOST_SEGMENTS, SEGMENT_BYTES // (moment_rows * row_bytes), samples // (IMAGES_A_ROW * moment_rows)))
     segment = -(-batches // count) * batch
     if shard is None:
-        wanted = max(1, round(SHARD_SECONDS / max(batch_seconds, 1e-6)))
+        seconds = max(SHARD_SECONDS, moment_rows * row_bytes / PARTIAL_BYTES_A_SECOND)
+        wanted = max(1, round(seconds / max(batch_seconds, 1e-6)))
         size = min(wanted, max(1, batches // (4 * workers))) * batch
     else:
         size = -(-shard // batch) * batch
-    cut = []
+    cut: list[Span] = []
     for start, stop in gaps:
-        edges = [start, *range((start // segment + 1) * segment, stop, segment), stop]
-        for a, b in pairwise(edges):
-            marks = [*range(a, b, size), b]
-            cut.append(tuple(pairwise(marks)))
+        cut += pairwise([start, *range((start // segment + 1) * segment, stop, segment), stop])
     return Plan(min(size, segment), segment, tuple(cut))
 
 
-@dataclass
-class _Segment:
-    """A segment under way: shards not yet in, and partials waiting to be merged."""
+def fan_in(partial_bytes: int) -> int:
+    """Partials in one merge: eight, fewer where they are large."""
+    return max(2, min(FAN_IN, MERGE_BYTES // max(1, partial_bytes)))
 
-    shards: tuple[Span, ...]
-    missing: int
+
+@dataclass(eq=False)
+class _Tree:
+    """A merge tree under way: leaves not yet in, and partials waiting to be merged.
+
+    Attributes
+    ----------
+    leaves
+        Ranges that `leaf` computes, in order.
+    leaf
+        Method and arguments of the call for a leaf.
+    root
+        Method and arguments of the call that takes the last partial; None keeps it in `partials`.
+    """
+
+    leaves: tuple[Span, ...]
+    leaf: tuple[str, Callable[[Span], tuple[Any, ...]]]
+    root: tuple[str, tuple[Any, ...]] | None
+    missing: int = 0
     merging: int = 0
     partials: dict[Span, Ticket] = field(default_factory=dict)
+    stops: dict[int, Span] = field(default_factory=dict)
+    starts: dict[int, Span] = field(default_factory=dict)
 
-    def neighbours(self) -> list[list[Span]]:
-        """Partials in runs that touch each other."""
-        runs: list[list[Span]] = []
-        for span in sorted(self.partials):
-            if runs and runs[-1][-1][1] == span[0]:
-                runs[-1].append(span)
-            else:
-                runs.append([span])
-        return runs
+    def __post_init__(self) -> None:
+        self.missing = len(self.leaves)
+
+    def put(self, span: Span, ticket: Ticket) -> None:
+        self.partials[span] = ticket
+        self.starts[span[0]] = self.stops[span[1]] = span
+
+    def take(self, span: Span) -> Ticket:
+        del self.starts[span[0]], self.stops[span[1]]
+        return self.partials.pop(span)
+
+    def run_around(self, span: Span) -> list[Span]:
+        """Partials that touch each other, with `span` among them."""
+        while (before := self.stops.get(span[0])) is not None:
+            span = before
+        run = [span]
+        while (after := self.starts.get(run[-1][1])) is not None:
+            run.append(after)
+        return run
+
+    def runs(self) -> Iterator[list[Span]]:
+        """All partials, in runs that touch each other."""
+        left = sorted(self.partials)
+        while left:
+            run = self.run_around(left[0])
+            yield run
+            left = left[len(run) :]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Call:
-    """A call under way: the shard or the merged range it makes, the partials it takes, and how often it was tried."""
+    """A call under way: the leaf or the merged range it makes, the partials it takes, how often it was tried.
 
-    method: str
-    segment: _Segment
+    `tickets` are its copies: one, or two of a slow call.
+    """
+
+    kind: str  # leaf, merge or root
+    tree: _Tree
     span: Span
     inputs: dict[Span, Ticket] = field(default_factory=dict)
     tries: int = 1
+    tickets: list[Ticket] = field(default_factory=list)
+    since: float = 0.0
 
 
 class Scheduler:
-    """Runs a plan to its end.
+    """Runs plans to their end.
 
     Parameters
     ----------
     executor
         Where calls go.
-    shard_args, commit_args
-        What `Worker.shard` gets before the range, and `Worker.commit` after the partial.
     attempts
         Tries of a shard (and of a merge or a commit) before it is left out.
     emit
         Gets events.
+    partial_bytes
+        About how large a partial is.
+    clock
+        Seconds, for telling slow calls.
     """
 
     def __init__(
-        self, executor: Executor, shard_args: tuple[Any, ...], commit_args: tuple[Any, ...], attempts: int, emit: Callback
+        self, executor: Executor, attempts: int, emit: Callback, partial_bytes: int = 1, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._executor, self._attempts, self._emit = executor, attempts, emit
-        self._shard_args, self._commit_args = shard_args, commit_args
-        self._queue: deque[tuple[_Segment, Span]] = deque()
+        self._executor, self._attempts, self._emit, self._clock = executor, attempts, emit, clock
+        self._fan_in = fan_in(partial_bytes)
+        self._queue: deque[tuple[_Tree, Span]] = deque()
         self._calls: dict[Ticket, _Call] = {}
+        self._flying = 0  # leaves
         self._tried: dict[Span, int] = {}
         self._lost: dict[Span, int] = {}
+        self._times: dict[str, deque[float]] = {kind: deque(maxlen=101) for kind in ("leaf", "merge", "root")}
+        self._looked = clock()
+        self._workers = 0
+        self._reports: dict[Span, Any] | None = None
         self.failed: dict[Span, str] = {}
         """Shards left out, and why."""
 
-    def run(self, plan: Plan) -> None:
+    def run(self, plan: Plan, shard_args: tuple[Any, ...], commit_args: tuple[Any, ...]) -> None:
         """Do all shards of a plan and commit their segments.
 
-        An error that no retry can mend (a `WnaError` from a worker) is raised at once. Shards that failed all attempts
-        are in `failed`; everything else is committed, around the gaps they leave.
+        `shard_args` is what `Worker.shard` gets before the range, `commit_args` what `Worker.commit` gets after the partial. An error
+        that no retry can mend (a `WnaError` from a worker) is raised at once. Shards that failed all attempts are in `failed`;
+        everything else is committed, around the gaps they leave.
         """
-        segments = iter(plan.segments)
+        self._drive(_Tree(plan.cut(s), ("shard", lambda span: (*shard_args, *span)), ("commit", commit_args)) for s in plan.segments)
+
+    def merge(self, leaves: dict[Span, tuple[Any, ...]], method: str) -> tuple[Ticket, dict[Span, Any]]:
+        """Merge what `method` gives for each range's arguments.
+
+        Returns
+        -------
+        ticket
+            Of the one partial.
+        reports
+            Of all leaves, by range.
+        """
+        tree = _Tree(tuple(leaves), (method, leaves.__getitem__), None)
+        reports: dict[Span, Any] = {}
+        self._reports = reports
+        self._drive(iter([tree]))
+        if self.failed:
+            raise StoreError(f"segments could not be read again: {next(iter(self.failed.values()))}; run the same command again")
+        (span,) = tree.partials
+        return tree.take(span), reports
+
+    def _drive(self, trees: Iterator[_Tree]) -> None:
         while True:
-            flying = sum(call.method == "shard" for call in self._calls.values())
-            while flying < self._executor.window:
+            while self._flying < self._executor.window:
                 if not self._queue:
-                    shards = next(segments, None)
-                    if shards is None:
+                    tree = next(trees, None)
+                    if tree is None:
                         break
-                    segment = _Segment(shards, len(shards))
-                    self._queue.extend((segment, span) for span in shards)
-                segment, span = self._queue.popleft()
-                self._submit(_Call("shard", segment, span))
-                flying += 1
+                    self._queue.extend((tree, span) for span in tree.leaves)
+                tree, span = self._queue.popleft()
+                self._submit(_Call("leaf", tree, span))
             if not self._calls:
                 return
             for ticket in self._executor.wait(TICK_SECONDS):
-                self._ended(ticket, self._calls.pop(ticket))
+                if ticket in self._calls:  # else its copy, which ended with it, has done the work
+                    self._ended(ticket)
+            self._look_around()
 
-    def _submit(self, call: _Call) -> None:
-        args = {"shard": (*self._shard_args, *call.span), "merge": (), "commit": self._commit_args}[call.method]
-        ticket = self._executor.submit(call.method, *args, inputs=list(call.inputs.values()))
+    def _submit(self, call: _Call, avoid: Ticket | None = None) -> None:
+        tree = call.tree
+        if call.kind == "merge":
+            method, args = "merge", tuple[Any, ...]()
+        elif call.kind == "root":
+            assert tree.root is not None
+            method, args = tree.root
+        else:
+            method, args = tree.leaf[0], tree.leaf[1](call.span)
+        self._flying += call.kind == "leaf"
+        ticket = self._executor.submit(method, *args, inputs=list(call.inputs.values()), avoid=avoid)
+        call.tickets.append(ticket)
+        call.since = call.since or self._clock()
         self._calls[ticket] = call
 
-    def _ended(self, ticket: Ticket, call: _Call) -> None:
-        segment = call.segment
+    def _forget(self, ticket: Ticket) -> _Call:
+        call = self._calls.pop(ticket)
+        call.tickets.remove(ticket)
+        self._flying -= call.kind == "leaf"
+        return call
+
+    def _ended(self, ticket: Ticket) -> None:
+        call = self._forget(ticket)
         try:
             report = self._executor.report(ticket)
-        except WnaError:
-            raise
-        except Exception as error:  # whatever else a worker met, another try may mend it
+        except Exception as error:
+            mendable = not isinstance(error, WnaError) or (isinstance(error, StoreError) and error.passing and call.tries < self._attempts)
+            if not mendable:
+                raise
             self._executor.release(ticket)
-            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            if call.method == "shard":
-                self._shard_failed(call, reason, blamed=not isinstance(error, WorkerLost) or error.blamed)
-            elif isinstance(error, PayloadLost) or call.tries >= self._attempts:
-                segment.merging -= 1
-                self._partials_lost(call, reason)
-            else:  # its inputs are still there
-                self._submit(replace(call, tries=call.tries + 1))
-                return
+            if not call.tickets:  # else its copy is still at it
+                self._failed(call, error)
+            return
+        for copy in list(call.tickets):
+            self._forget(copy)
+            self._executor.release(copy)
+        self._times[call.kind].append(self._clock() - call.since)
+        self._done(call, ticket, report)
+        self._free(call)
+
+    def _done(self, call: _Call, ticket: Ticket, report: Any) -> None:
+        tree = call.tree
+        if call.kind == "root":
+            tree.merging -= 1
+            self._executor.release(ticket)
+            self._emit(SegmentCommitted(*call.span, report))
+            return
+        tree.put(call.span, ticket)
+        if call.kind == "merge":
+            tree.merging -= 1
         else:
-            if call.method == "shard":
-                segment.missing -= 1
-                segment.partials[call.span] = ticket
+            tree.missing -= 1
+            if self._reports is None:
                 self._emit(ShardDone(*call.span, report))
             else:
-                segment.merging -= 1
-                if call.method == "merge":
-                    segment.partials[call.span] = ticket
-                else:
-                    self._executor.release(ticket)
-                    self._emit(SegmentCommitted(*call.span))
+                self._reports[call.span] = report
+        self._advance(tree, call.span)
+
+    def _failed(self, call: _Call, error: Exception) -> None:
+        """Whatever a worker met, another try may mend it."""
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        if call.kind == "leaf":
+            self._leaf_failed(call, reason, blamed=not isinstance(error, WorkerLost) or error.blamed)
+        elif isinstance(error, PayloadLost) or call.tries >= self._attempts:
+            call.tree.merging -= 1
+            self._partials_lost(call, reason)
+            self._free(call)
+        else:  # its inputs are still there
+            call.tries += 1
+            call.since = 0.0
+            self._submit(call)
+            return
+        self._advance(call.tree)
+
+    def _free(self, call: _Call) -> None:
         for used in call.inputs.values():
             self._executor.release(used)
-        self._advance(segment)
 
-    def _shard_failed(self, call: _Call, reason: str, blamed: bool) -> None:
+    def _leaf_failed(self, call: _Call, reason: str, blamed: bool) -> None:
         self._tried[call.span] = tried = self._tried.get(call.span, 0) + blamed
         if tried >= self._attempts:
-            self._give_up(call.segment, call.span, reason)
+            self._give_up(call.tree, call.span, reason)
         else:
-            self._queue.appendleft((call.segment, call.span))
+            self._queue.appendleft((call.tree, call.span))
             self._emit(ShardRetried(*call.span, tried, reason))
 
     def _partials_lost(self, call: _Call, reason: str) -> None:
-        """Compute the shards under a failed merge or commit again; they did nothing wrong, but not for ever."""
-        for span in call.segment.shards:
+        """Compute the leaves under a failed merge or commit again; they did nothing wrong, but not for ever."""
+        for span in call.tree.leaves:
             if call.span[0] <= span[0] and span[1] <= call.span[1] and span not in self.failed:
-                call.segment.missing += 1
+                call.tree.missing += 1
                 self._lost[span] = lost = self._lost.get(span, 0) + 1
                 if lost >= self._attempts:
-                    self._give_up(call.segment, span, reason)
+                    self._give_up(call.tree, span, reason)
                 else:
-                    self._queue.append((call.segment, span))
+                    self._queue.append((call.tree, span))
                     self._emit(ShardRetried(*span, self._tried.get(span, 0), reason))
 
-    def _give_up(self, segment: _Segment, span: Span, reason: str) -> None:
+    def _give_up(self, tree: _Tree, span: Span, reason: str) -> None:
         self.failed[span] = reason
-        segment.missing -= 1
+        tree.missing -= 1
         self._emit(ShardFailed(*span, reason))
 
-    def _advance(self, segment: _Segment) -> None:
-        """Merge what can be merged; when all is in, commit what is left."""
-        last = segment.missing == 0
-        for run in segment.neighbours():
-            while len(run) >= (2 if last else FAN_IN):
-                group, run = run[:FAN_IN], run[FAN_IN:]
-                inputs = {span: segment.partials.pop(span) for span in group}
-                segment.merging += 1
-                self._submit(_Call("merge", segment, (group[0][0], group[-1][1]), inputs))
-        if last and segment.merging == 0:
-            for span in list(segment.partials):
-                inputs = {span: segment.partials.pop(span)}
-                segment.merging += 1
-                self._submit(_Call("commit", segment, span, inputs))
+    def _advance(self, tree: _Tree, new: Span | None = None) -> None:
+        """Merge what can be merged, around a new partial or everywhere; when all is in, finish with what is left."""
+        last = tree.missing == 0
+        least = 2 if last else self._fan_in
+        for run in [tree.run_around(new)] if new in tree.partials and not last else list(tree.runs()):
+            while len(run) >= least:
+                group, run = run[: self._fan_in], run[self._fan_in :]
+                tree.merging += 1
+                self._submit(_Call("merge", tree, (group[0][0], group[-1][1]), {span: tree.take(span) for span in group}))
+        if last and tree.merging == 0 and tree.root is not None:
+            for span in list(tree.partials):
+                tree.merging += 1
+                self._submit(_Call("root", tree, span, {span: tree.take(span)}))
+
+    def _look_around(self) -> None:
+        """Once a second: how many workers are there, and which calls are so late that another worker should try them, too."""
+        now = self._clock()
+        if now - self._looked < 1.0:
+            return
+        self._looked = now
+        if (workers := self._executor.workers) != self._workers:
+            if self._workers:
+                self._emit(WorkersChanged(workers, self._executor.wanted))
+            self._workers = workers
+        usual = {kind: median(times) for kind, times in self._times.items() if len(times) >= 3}
+        idle = not self._queue and self._flying < self._executor.window and workers > len(self._calls)
+        for ticket, call in list(self._calls.items()):
+            if len(call.tickets) == 1 and call.kind in usual and workers > 1:
+                seconds = now - call.since
+                if seconds > max(LEAST_SECONDS, (SLOW if idle else FAR_TOO_SLOW) * usual[call.kind]):
+                    self._submit(call, avoid=ticket)
+                    self._emit(CopyStarted(*call.span, seconds, usual[call.kind]))
+
+
+def call(executor: Executor, attempts: int, method: str, *args: Any) -> Any:
+    """One call, waited for, and tried again where its worker died; its report."""
+    for left in reversed(range(attempts)):
+        ticket = executor.submit(method, *args)
+        while ticket not in executor.wait(TICK_SECONDS):
+            pass
+        try:
+            return executor.report(ticket)
+        except WorkerLost as error:
+            if not left:
+                raise WnaError(f"workers died {attempts} times in '{method}' ({error}); run the same command again") from None
+        finally:
+            executor.release(ticket)

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from wna_ray import models
-from wna_ray.errors import ModelError, NumericsError
+from wna_ray.errors import CanaryError, ModelError
 from wna_ray.moments import Moments
 from wna_ray.noise import STREAM
 from wna_ray.responses import FixedPoint, Response, calibrate, respond
@@ -206,9 +206,9 @@ def resolve(spec: Spec, network: Network) -> Job:
 
 
 def check_canary(job: Job, network: Network) -> None:
-    """Make sure that `network` answers the first batch with the bits on record; else `NumericsError`."""
+    """Make sure that `network` answers the first batch with the bits on record; else `CanaryError`."""
     if _digest(_first_outputs(job.stimulus, network)) != job.canary:
-        raise NumericsError(
+        raise CanaryError(
             "this worker answers the first batch with other bits than the run has on record, so its sums would not be "
             f"the run's; use the machine type and library versions that began the run (here: {network.device.type}, "
             f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}), or start a new run"

@@ -148,11 +148,17 @@ class ExecutionSpec(_Frozen):
         Segments (commits) of a whole run; by default 64, fewer where they would take over 16 GiB together.
     attempts
         How often a shard is tried before it is named and left out.
+    patience
+        Seconds without any worker after which a run stops and says how to go on.
+    endpoint
+        URL of the S3 server, where it is not AWS; by default ``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL``.
     """
 
     shard: int | None = Field(default=None, ge=1)
     segments: int | None = Field(default=None, ge=1)
     attempts: int = Field(default=4, ge=1)
+    patience: float = Field(default=600.0, gt=0, le=1e6)
+    endpoint: str | None = Field(default=None, pattern=r"^https?://[^\s/]+$")
 
 
 class Spec(_Frozen):

@@ -92,6 +92,8 @@ class Store:
         self.patience = PATIENCE_SECONDS
         self.retries = 0
         """Requests that were tried again."""
+        self.written = 0
+        """Bytes."""
         self._protocol = self.url.partition("://")[0] if "://" in self.url else "file"
         self.endpoint = _endpoint(asked.endpoint) if self._protocol in ("s3", "s3a") else None
         try:
@@ -167,7 +169,9 @@ class Store:
                 won = self._put_new(path, data)
             return won
 
-        return self._patiently("write", name, put) or self.read(name) == data
+        won = self._patiently("write", name, put) or self.read(name) == data
+        self.written += won * len(data)
+        return won
 
     def replace(self, name: str, data: bytes) -> None:
         """Write an object, whatever was there."""
@@ -180,6 +184,7 @@ class Store:
                 self._put(path, data)
 
         self._patiently("write", name, put)
+        self.written += len(data)
 
     def list(self, prefix: str = "") -> dict[str, int]:
         """Names (below the URL) and sizes of all objects in a folder. Symbolic links are named, never followed."""

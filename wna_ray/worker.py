@@ -18,8 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wna_ray.errors import NumericsError
+from wna_ray.errors import CanaryError, NumericsError
+from wna_ray.events import Committed
 from wna_ray.moments import Partial
+from wna_ray.responses import is_dense
 from wna_ray.rundir import RunDirectory, SegmentInfo
 from wna_ray.shard import Device, Job, Network, check_canary, resolve, run_shard
 from wna_ray.spec import Spec
@@ -28,10 +30,14 @@ from wna_ray.store import Place
 
 @dataclass(frozen=True)
 class Introduction:
-    """The job that a spec becomes, the seconds that one batch takes, and where this was found out."""
+    """The job that a spec becomes, the seconds that one batch takes, and where this was found out.
+
+    `seen` is, by one-hot response kind, the classes that the first batch gave.
+    """
 
     job: Job
     batch_seconds: float
+    seen: dict[str, int]
     environment: dict[str, Any]
 
 
@@ -57,17 +63,19 @@ class Worker:
         """Load the model, look at it through the first batch, twice: a network must repeat itself."""
         network = self._loaded()
         job = resolve(self._spec, network)
-        begin = time.perf_counter()
         try:
             check_canary(job, network)
-        except NumericsError:
+        except CanaryError:
             raise NumericsError(
                 f"model: {self._spec.model} answers the same batch differently each time; results could not be repeated "
                 "(is something random in its forward pass?)"
             ) from None
-        seconds = time.perf_counter() - begin
         self._trusted.add(job.fingerprint)
-        return None, Introduction(job, seconds, environment(self._device))
+        begin = time.perf_counter()
+        moments, _ = run_shard(job, network, 0, min(self._spec.numerics.batch, self._spec.samples))
+        seconds = time.perf_counter() - begin
+        seen: dict[str, int] = {r.kind: len(moments.responses[r.kind].rows) for r in self._spec.responses if not is_dense(r.kind)}
+        return None, Introduction(job, seconds, seen, environment(self._device))
 
     def shard(self, job: Job, start: int, stop: int) -> tuple[Partial, dict[str, float]]:
         """Moments of a shard, and seconds by phase."""
@@ -78,10 +86,11 @@ class Worker:
         """Merge neighbours, given in order."""
         return reduce(Partial.merge, partials), None
 
-    def commit(self, partial: Partial, place: Place, fingerprint: str) -> tuple[None, None]:
+    def commit(self, partial: Partial, place: Place, fingerprint: str) -> tuple[None, Committed]:
         """Publish a partial as a segment of the run."""
-        RunDirectory(place).commit(partial, fingerprint)
-        return None, None
+        begin, directory = time.perf_counter(), RunDirectory(place)
+        directory.commit(partial, fingerprint)
+        return None, Committed(time.perf_counter() - begin, directory.store.written, directory.store.retries)
 
     def read(self, place: Place, fingerprint: str, names: list[str]) -> tuple[Partial, list[SegmentInfo]]:
         """Read segments, check them, merge them."""

@@ -1,0 +1,166 @@
+"""What a run needs of memory, and what machines have: refused before it starts, not killed after an hour."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from wna_ray.errors import SpecError
+from wna_ray.responses import is_dense
+from wna_ray.shard import PENDING_VALUES, Job
+from wna_ray.store import MOST_BYTES
+
+BASE_BYTES = 700 << 20  # Python, torch and a small network
+WORKER_PARTIALS = 4  # a shard's total, the chunk that is added to it, their sum, and one that is on its way to the object store
+DRIVER_PARTIALS = 7  # the merged moments, float64 maps and z-maps, float32 copies, and the objects to write
+IN_FLIGHT_PARTIALS = 2  # in the object store, beside those of a merge
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a machine has for its workers.
+
+    Attributes
+    ----------
+    name
+        Its address.
+    memory, store
+        Bytes for processes, and of the object store (None where there is none).
+    workers
+        Workers that have a place there.
+    """
+
+    name: str
+    memory: int
+    store: int | None
+    workers: int
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes that a run needs.
+
+    Attributes
+    ----------
+    partial
+        Moments as they are expected to become.
+    worker
+        One worker, at its most.
+    store
+        Object store for each worker.
+    driver
+        The driver, while it reads out the result.
+    """
+
+    partial: int
+    worker: int
+    store: int
+    driver: int
+
+
+def expected_rows(job: Job, seen: Mapping[str, int]) -> int:
+    """Rows that moments are expected to have.
+
+    Parameters
+    ----------
+    seen
+        By one-hot response kind, the classes that a few images gave. Noise reaches few classes; more images find some more, so three
+        times as many (and ten) are expected, at most all.
+    """
+    k = len(job.names)
+    return 1 + sum(k if is_dense(r.kind) else min(k, 3 * seen.get(r.kind, k) + 10) for r in job.spec.responses)
+
+
+def needs(job: Job, rows: int, fan_in: int) -> Needs:
+    """What a run needs whose moments have so many rows."""
+    d, batch = job.stimulus.noise.pixels, job.spec.numerics.batch
+    partial = rows * d * 8 * (2 if job.spec.moments.second else 1)
+    shard = PENDING_VALUES + 9 * batch * d
+    return Needs(
+        partial,
+        BASE_BYTES + shard + WORKER_PARTIALS * partial,
+        (fan_in + 1 + IN_FLIGHT_PARTIALS) * partial,
+        BASE_BYTES + DRIVER_PARTIALS * partial,
+    )
+
+
+def check(job: Job, rows: int, need: Needs, machines: Sequence[Machine], driver: int | None) -> None:
+    """Refuse a run that cannot fit.
+
+    Parameters
+    ----------
+    machines
+        Where workers run; none where they are still to come.
+    driver
+        Bytes that the driver may take; None where that is not known.
+
+    Raises
+    ------
+    SpecError
+        Says what is needed, what there is, and which number to change.
+    """
+    d = job.stimulus.noise.pixels
+    what = f"moments of {rows:,} rows x {d:,} values x {8 * (2 if job.spec.moments.second else 1)} bytes = {size(need.partial)}"
+    if need.partial > MOST_BYTES:
+        raise SpecError(f"{what}, but a segment is one object of at most {size(MOST_BYTES)}; {_smaller(job, need.partial / MOST_BYTES)}")
+    if driver is not None and need.driver > driver:
+        ratio = (need.driver - BASE_BYTES) / max(driver - BASE_BYTES, 1)
+        raise SpecError(
+            f"the driver needs {size(need.driver)} to read out {what}, but has {size(driver)}; "
+            f"{_smaller(job, ratio)}, or start it on a machine with more memory"
+        )
+    for machine in machines:
+        room = min([machine.memory // need.worker, *([machine.store // need.store] if machine.store is not None else [])])
+        if room >= machine.workers:
+            continue
+        needed, there = size(need.worker), size(machine.memory)
+        ratio = need.worker * machine.workers / max(machine.memory, 1)
+        if machine.store is not None:
+            needed += f" and {size(need.store)} of object store"
+            there += f" and {size(machine.store)} of object store"
+            ratio = max(ratio, need.store * machine.workers / max(machine.store, 1))
+        fewer = "numerics.threads (more threads a worker make fewer workers); or " if room else ""
+        raise SpecError(
+            f"a worker needs {needed} ({what}), but {machine.name} has {there} for {machine.workers} "
+            f"worker{'s' * (machine.workers > 1)}, which is enough for {room}; change {fewer}{_smaller(job, ratio)}; or larger machines"
+        )
+
+
+def _smaller(job: Job, ratio: float) -> str:
+    """Which numbers make the moments smaller by a ratio."""
+    hints = []
+    if job.spec.moments.second:
+        hints.append("moments.second: false (halves them)")
+    dense = [r.kind for r in job.spec.responses if is_dense(r.kind)]
+    if dense:
+        hints.append(f"responses: without {' and '.join(dense)} (each keeps a row for all {len(job.names):,} outputs)")
+    cell = job.spec.stimulus.cell
+    hints.append(f"stimulus.cell: {max(cell + 1, -int(-cell * ratio**0.5 // 1))} instead of {cell}")
+    return "; or ".join(hints)
+
+
+def available() -> int | None:
+    """Bytes that this process may still take: of the machine, or of its container; None where that is not told."""
+    found = []
+    with suppress(OSError, StopIteration, ValueError):
+        line = next(x for x in Path("/proc/meminfo").read_text().splitlines() if x.startswith("MemAvailable"))
+        found.append(int(line.split()[1]) << 10)
+    with suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    if not found:
+        with suppress(OSError, ValueError, AttributeError):
+            found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return min(found) if found else None
+
+
+def size(n: float) -> str:
+    """``1.2 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(n) < 1000:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:.3g} TB"
