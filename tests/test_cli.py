@@ -94,7 +94,14 @@ def test_report_makes_the_result_again_without_model_or_ray(run: Path, tmp_path:
 def test_plan(spec: Path, tmp_path: Path) -> None:
     got = wna("plan", spec, "--set", "samples=1_000_000", "--pilot", "2048")
     assert got.exit_code == 0
-    for words in ("1,000,000 images = ", "shards of", "segments of", "a worker's moments up to", "Expected reliability at N = 1,000,000"):
+    for words in (
+        "1,000,000 images = ",
+        "shards of",
+        "segments of",
+        "a worker up to",
+        "of object store",
+        "Expected reliability at N = 1,000,000",
+    ):
         assert words in got.stdout
     assert [f.name for f in tmp_path.iterdir()] == ["spec.yaml"]
 

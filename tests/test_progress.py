@@ -7,7 +7,7 @@ import io
 import pytest
 
 from wna_ray import progress
-from wna_ray.events import RunFinished, RunStarted, SegmentCommitted, ShardDone, ShardFailed, ShardRetried, Stage
+from wna_ray.events import Committed, RunFinished, RunStarted, SegmentCommitted, ShardDone, ShardFailed, ShardRetried, Stage
 from wna_ray.progress import Meter, ProgressPrinter
 
 STARTED = RunStarted("runs/x", "f" * 64, 1000, 200, 4, 2, "cpu")
@@ -21,7 +21,7 @@ def test_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         STARTED,
         ShardDone(200, 600, {"forward": 3.0, "noise": 1.0}),
         ShardRetried(600, 1000, 1, "MemoryError: x"),
-        SegmentCommitted(200, 600),
+        SegmentCommitted(200, 600, Committed(1000, 0.1, 0)),
         ShardFailed(600, 1000, "gone"),
         Stage("merge"),
         RunFinished("runs/x"),

@@ -1,10 +1,11 @@
-"""The command line: ``wna plan | run | status | verify | report``."""
+"""The command line: ``wna plan | run | status | fetch | verify | report``."""
 
 from __future__ import annotations
 
-import math
+import re
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
@@ -16,17 +17,25 @@ import typer
 import yaml
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
 from wna_ray import __version__
 from wna_ray.analysis import images_for
+from wna_ray.checks import plain
+from wna_ray.driver import SILENT_SECONDS, latest
 from wna_ray.errors import RunError, SpecError, StoreError, WnaError
-from wna_ray.job import moment_size, pilot
+from wna_ray.fetch import fetch as download
+from wna_ray.job import pilot, row_bytes
 from wna_ray.job import run as run_job
+from wna_ray.memory import Machine, available, check, expected_rows, needs
+from wna_ray.memory import size as in_bytes
 from wna_ray.progress import ProgressPrinter, duration
 from wna_ray.results import Run
 from wna_ray.rundir import RESULT, RunDirectory
+from wna_ray.scheduling import fan_in
 from wna_ray.spec import Spec
+from wna_ray.store import Place
 
 app = typer.Typer(
     help="White-noise analysis of neural networks: what does a network expect to see?",
@@ -40,7 +49,11 @@ RunURL = Annotated[str, typer.Argument(metavar="URL", help="run directory: a pat
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change the spec, e.g. stimulus.scale=0.5; may be repeated")
 ]
-Workers = Annotated[int | None, typer.Option(help="Ray workers; default one a GPU, else one for every numerics.threads CPUs")]
+Workers = Annotated[
+    int | None,
+    typer.Option(help="Ray workers to ask for; default one a GPU, else one for every numerics.threads CPUs, as machines come and go"),
+]
+Endpoint = Annotated[str | None, typer.Option(help="URL of the S3 server, where it is not AWS; default: AWS_ENDPOINT_URL")]
 
 
 class ExecutorChoice(StrEnum):
@@ -98,14 +111,21 @@ def _main(version: Annotated[bool, typer.Option("--version", callback=_version, 
 def plan(
     spec: SpecPath,
     pilot_images: Annotated[int, typer.Option("--pilot", min=1, help="images to show for the estimates")] = 4096,
-    workers: Workers = None,
+    workers: Annotated[int, typer.Option(min=1, help="workers on one machine")] = 1,
+    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="of that machine, such as 64GB; default: as this one")] = None,
     changes: Changes = None,
 ) -> None:
-    """Say what a run would take and give: shards, bytes, memory, time, expected reliability (from a pilot)."""
+    """Say what a run would take and give: shards, bytes, memory, time, expected reliability (from a pilot).
+
+    What does not fit into the memory of the machine is refused, as by `wna run`; Ray keeps 30 % of it as object store.
+    """
     asked = _load(spec, changes)
-    found = pilot(asked, pilot_images, workers or 1)
+    found = pilot(asked, pilot_images, workers)
     job, cut = found.introduction.job, found.plan
-    size, d = math.prod(moment_size(job)), job.stimulus.noise.pixels
+    d = job.stimulus.noise.pixels
+    rows = max(1 + sum(int((r.count > 0).sum()) for r in found.readouts), expected_rows(job, found.introduction.seen))
+    need = needs(job, rows, fan_in(rows * row_bytes(job)))
+    size = need.partial
     low, high = job.stimulus.range
     print(f"{spec}: {asked.model}, {len(job.names)} outputs, on {job.device}; fingerprint {job.fingerprint[:12]}")
     print(
@@ -113,10 +133,17 @@ def plan(
         f"range [{low:.3g}, {high:.3g}] in {asked.stimulus.space} space"
     )
     print(f"work      {asked.samples:,} images = {cut.shards} shards of {cut.shard:,} in {len(cut.segments)} segments of {cut.segment:,}")
-    print(f"storage   up to {_bytes(size)} a segment, {_bytes(size * len(cut.segments))} in all; result up to {_bytes(3 * size)}")
-    print(f"memory    a worker's moments up to {_bytes(4 * size)}, its noise and outputs {_bytes(_shard_bytes(asked, d))}, and the network")
-    seconds = asked.samples / found.images_per_second / (workers or 1)
-    print(f"time      {found.images_per_second:,.0f} images/s for one worker here, {duration(seconds)} for {workers or 1}")
+    print(f"storage   up to {in_bytes(size)} a segment, {in_bytes(size * len(cut.segments))} in all; result up to {in_bytes(3 * size)}")
+    print(
+        f"memory    a worker up to {in_bytes(need.worker)}, and {in_bytes(need.store)} of object store; "
+        f"the driver up to {in_bytes(need.driver)} (moments of about {rows:,} rows)"
+    )
+    seconds = asked.samples / found.images_per_second / workers
+    print(f"time      {found.images_per_second:,.0f} images/s for one worker here, {duration(seconds)} for {workers}")
+    has = _parse_size(memory) if memory is not None else available()
+    if has is not None:
+        name = "this machine" if memory is None else f"a machine of {memory}"
+        check(job, rows, need, [Machine(name, round(0.7 * has), round(0.3 * has), workers)], has)
     table = Table(box=SIMPLE, title=f"Expected reliability at N = {asked.samples:,} (pilot: {found.images:,} images)", title_justify="left")
     for column in ("response", "rows", "rows seen", "median rho2", "expected reliability (median row)", "N for reliability 0.9"):
         table.add_column(column, justify="right" if column != "response" else "left")
@@ -147,13 +174,18 @@ def run(
     ] = ExecutorChoice.ray,
     workers: Workers = None,
     address: Annotated[str | None, typer.Option(help="Ray address; default: the job's cluster, RAY_ADDRESS, or a new local one")] = None,
+    single_writer: Annotated[
+        bool, typer.Option("--single-writer", help="use a storage that ignores conditional writes; only one driver may run")
+    ] = False,
     changes: Changes = None,
 ) -> None:
     """Run a spec (or go on with it), and publish maps, statistics and figures."""
     asked = _load(spec, changes)
     printer = ProgressPrinter()
     try:
-        finished = run_job(asked, out, executor=executor.value, workers=workers, address=address, callbacks=[printer])
+        finished = run_job(
+            asked, out, executor=executor.value, workers=workers, address=address, single_writer=single_writer, callbacks=[printer]
+        )
     finally:
         printer.close()
     _print_result(finished)
@@ -161,9 +193,9 @@ def run(
 
 @app.command()
 @_told
-def status(url: RunURL) -> None:
+def status(url: RunURL, endpoint: Endpoint = None) -> None:
     """Say how far a run is, from its directory alone (exit code 0: finished, 3: not finished)."""
-    directory = RunDirectory(url)
+    directory = RunDirectory(Place(url, endpoint))
     described = directory.spec()
     samples = described["samples"]
     if directory.manifest() is not None:
@@ -175,20 +207,83 @@ def status(url: RunURL) -> None:
         f"{url}: {samples - left:,} of {samples:,} images committed ({100 * (samples - left) / samples:.1f} %) in "
         f"{len(directory.segments())} segments; fingerprint {described['fingerprint'][:12]}"
     )
-    for start, stop in gaps[:10]:
-        print(f"  missing [{start:,}, {stop:,})")
-    if len(gaps) > 10:
-        print(f"  and {len(gaps) - 10} more ranges")
+    running = _print_driver(*latest(directory), samples)
+    if not running:
+        for start, stop in gaps[:10]:
+            print(f"  missing [{start:,}, {stop:,})")
+        if len(gaps) > 10:
+            print(f"  and {len(gaps) - 10} more ranges")
     if not gaps:
         print("  all images are in, the result is not published yet")
     raise typer.Exit(3)
 
 
+def _print_driver(generation: int, driver: dict[str, Any] | None, samples: int) -> bool:
+    """What a run's newest driver said last; returns whether it seems to be at work."""
+    if driver is None:
+        return False
+    try:
+        progress, storage, phases = driver["progress"], driver["storage"], driver["phase_seconds"]
+        age = (datetime.now(UTC) - datetime.fromisoformat(driver["time"])).total_seconds()
+        state = str(driver["state"])
+        running = state == "running" and age < SILENT_SECONDS + driver["every_seconds"]
+        who = f"  driver {generation}: process {int(driver['pid'])} on {plain(driver['host'])}"
+        if state == "running" and not running:
+            print(f"{who} gave its last sign of life {duration(age)} ago; run the same command again to go on")
+        elif running:
+            print(f"{who}, alive {age:.0f} s ago, stage {plain(progress['stage'])}; {int(progress['workers'])} workers")
+        else:
+            print(f"{who} {plain(state)} {duration(age)} ago{': ' + plain(driver['reason']) if driver['reason'] else ''}")
+        done, rate = int(progress["done"]), float(progress["images_per_second"])
+        rest = f", {duration((samples - done) / rate)} left" if running and rate > 0 and done < samples else ""
+        print(
+            f"  {done:,} images done, {rate:,.0f} images/s lately{rest}; "
+            f"{int(progress['retried'])} shards retried, {int(progress['failed'])} left out"
+        )
+        total = sum(phases.values())
+        if total > 0:
+            shares = ", ".join(f"{plain(phase)} {100 * seconds / total:.0f} %" for phase, seconds in phases.items())
+            print(f"  worker time: {shares}")
+        if commits := int(storage["commits"]):
+            print(
+                f"  {commits} commits, {storage['seconds'] / commits:.2f} s and {in_bytes(storage['bytes'] / commits)} each; "
+                f"{int(storage['retries'])} storage requests tried again"
+            )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"drivers/{generation:06d}.json is damaged ({error!r})") from None
+    return running
+
+
 @app.command()
 @_told
-def verify(url: RunURL) -> None:
+def fetch(
+    url: RunURL,
+    dest: Annotated[Path, typer.Argument(help="local folder", show_default=False)],
+    workers: Annotated[int, typer.Option(min=1, max=64, help="objects at a time")] = 8,
+    segments: Annotated[bool, typer.Option("--segments/--without-segments", help="also the segments, which wna verify adds up")] = True,
+    endpoint: Endpoint = None,
+) -> None:
+    """Download a finished run, every digest verified; the same command again goes on where it stopped."""
+    with Progress(
+        BarColumn(bar_width=30),
+        TextColumn("{task.percentage:>3.0f} %"),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as bar:
+        task = bar.add_task("")
+        got = download(
+            Place(url, endpoint), dest, workers, segments, lambda done, total: bar.update(task, completed=done, total=max(total, 1))
+        )
+    print(f"{dest}: {got.objects} objects, {in_bytes(got.bytes)}, every SHA-256 as in the manifest ({got.kept} were there already)")
+
+
+@app.command()
+@_told
+def verify(url: RunURL, endpoint: Endpoint = None) -> None:
     """Prove a finished run: every digest, the tiling of [0, N), the counts, and the sum of all segments."""
-    directory = RunDirectory(url)
+    directory = RunDirectory(Place(url, endpoint))
     faults = directory.verify()
     if faults:
         raise RunError(f"'{url}' is not whole:\n" + "\n".join(f"  {fault}" for fault in faults))
@@ -206,9 +301,10 @@ def verify(url: RunURL) -> None:
 def report(
     url: RunURL,
     to: Annotated[Path | None, typer.Option(help="local folder for tables and figures; default: report-NAME here")] = None,
+    endpoint: Endpoint = None,
 ) -> None:
     """Make tables and figures again from a run alone: no Ray, no model."""
-    finished = Run(url)
+    finished = Run(Place(url, endpoint))
     folder = to or Path(f"report-{url.rstrip('/').rpartition('/')[2]}")
     for name, data in finished.derive().items():
         target = folder / name.removeprefix(f"{RESULT}/")
@@ -278,18 +374,11 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _shard_bytes(spec: Spec, d: int) -> int:
-    from wna_ray.shard import PENDING_VALUES
-
-    return PENDING_VALUES + 9 * spec.numerics.batch * d
-
-
-def _bytes(n: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if n < 1000:
-            return f"{n:.3g} {unit}"
-        n /= 1000
-    return f"{n:.3g} TB"
+def _parse_size(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)i?B?", text.strip())
+    if match is None:
+        raise SpecError(f"--memory {text}: expected a size such as 64GB")
+    return int(float(match[1]) * 1000.0 ** " kMGT".index(match[2] or " "))
 
 
 def main() -> None:

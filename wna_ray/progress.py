@@ -85,7 +85,8 @@ class ProgressPrinter:
                 self._say(f"images [{event.start}, {event.stop}) left out: {event.reason}")
             case CopyStarted():
                 self._say(
-                    f"images [{event.start}, {event.stop}) take {event.seconds:.0f} s, where {event.usual:.1f} s are usual: another worker tries them, too"
+                    f"images [{event.start}, {event.stop}) take {event.seconds:.0f} s, where {event.usual:.1f} s are usual: "
+                    "another worker tries them, too"
                 )
             case WorkersChanged():
                 self._say(f"{event.workers} of {event.wanted} workers are there")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -18,15 +19,36 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from wna_ray.analysis import Readout, read_out, variance_maps
+from wna_ray.archive import from_npy, to_npy
+from wna_ray.checks import Extent, plain, require_memory
 from wna_ray.errors import RunError
 from wna_ray.moments import Moments, Partial
 from wna_ray.responses import FixedPoint, is_dense
 from wna_ray.rundir import MOMENTS, OFFSET, RESULT, RunDirectory, pack_moments, sha256, unpack_moments
 from wna_ray.spec import Spec
 from wna_ray.stimuli import Stimulus
+from wna_ray.store import Place
 
 CLASSES, MAP_OUTPUTS = f"{RESULT}/classes.parquet", f"{RESULT}/map_outputs.npy"
 BIAS_MAPS, Z_MAPS, VARIANCE_MAPS = (f"{RESULT}/{name}.npy" for name in ("bias_maps", "z_maps", "variance_maps"))
+
+COLUMNS = {
+    "response": pa.int64(),
+    "name": pa.string(),
+    "kind": pa.string(),
+    "count": pa.int64(),
+    "share": pa.float64(),
+    "rho2": pa.float64(),
+    "p_value": pa.float64(),
+    "reliability": pa.float64(),
+    "self_label": pa.string(),
+    "self_confidence": pa.float64(),
+    "note": pa.string(),
+}
+WORDS = ["name", "kind", "self_label", "note"]
+NOTE = 40  # characters
+
+DRAWN = 100  # characters of a name in a figure
 
 MAP_CONTRAST = 0.25
 """RMS contrast, in units of the noise's, at which a map is shown to the network on top of the offset."""
@@ -107,28 +129,35 @@ def derive(
     objects = {
         MOMENTS: pack_moments(partial, fingerprint),
         CLASSES: sink.getvalue(),
-        MAP_OUTPUTS: npy(map_outputs),
-        BIAS_MAPS: npy(_pictures(stimulus, [r.bias for r in readouts])),
-        Z_MAPS: npy(_pictures(stimulus, [r.z for r in readouts])),
+        MAP_OUTPUTS: to_npy(map_outputs),
+        BIAS_MAPS: to_npy(_pictures(stimulus, [r.bias for r in readouts])),
+        Z_MAPS: to_npy(_pictures(stimulus, [r.z for r in readouts])),
     }
     moments = partial.moments
     one_hot = [r for r in readouts if not is_dense(r.kind)]
     if moments.sum_xx.size and one_hot:
         maps = [variance_maps(moments, r.kind, stimulus.unit, len(r.names)) for r in one_hot]
-        objects[VARIANCE_MAPS] = npy(_pictures(stimulus, maps))
-    drawn = figures.draw(stimulus, readouts, moments, classes)
+        objects[VARIANCE_MAPS] = to_npy(_pictures(stimulus, maps))
+    drawn = figures.draw(stimulus, [_drawable(r) for r in readouts], moments, _drawable_labels(classes))
     return objects | {f"{RESULT}/figures/{name}": data for name, data in drawn.items()}
+
+
+def _drawable(readout: Readout) -> Readout:
+    return replace(readout, names=tuple(_text(name) for name in readout.names))
+
+
+def _drawable_labels(classes: pa.Table) -> pa.Table:
+    labels = [None if label is None else _text(label) for label in classes["self_label"].to_pylist()]
+    return classes.set_column(classes.schema.get_field_index("self_label"), "self_label", pa.array(labels, pa.string()))
+
+
+def _text(name: str) -> str:
+    """A name as figures can draw it: one line, not too long, and its dollar signs begin no formula."""
+    return plain(name, DRAWN).replace("$", r"\$")
 
 
 def _pictures(stimulus: Stimulus, maps: list[NDArray[np.float64]]) -> NDArray[np.float32]:
     return stimulus.expand(np.concatenate(maps)).astype(np.float32)
-
-
-def npy(array: NDArray[Any]) -> bytes:
-    """An array as the bytes of a ``.npy`` file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
 
 
 class Run:
@@ -136,8 +165,8 @@ class Run:
 
     Parameters
     ----------
-    url
-        A path or any fsspec URL.
+    place
+        A path, any fsspec URL, or a `Place`.
 
     Raises
     ------
@@ -145,21 +174,18 @@ class Run:
         There is no run, it is not finished, or something in it is damaged.
     """
 
-    def __init__(self, url: str) -> None:
-        self.directory = RunDirectory(url)
-        self._described = self.directory.spec()
-        manifest = self.directory.manifest()
-        if manifest is None:
-            raise RunError(f"'{url}' has no MANIFEST.json: the run is not finished; see wna status {url}")
-        try:
-            self._digests = {str(name): str(entry["sha256"]) for name, entry in manifest["objects"].items()}
-        except (KeyError, TypeError, AttributeError) as error:
-            raise RunError(f"{url}/MANIFEST.json is damaged ({error!r})") from None
+    def __init__(self, place: Place | str) -> None:
+        self.directory = RunDirectory(place)
+        self._described, manifest, self._extent = self.directory.finished()
+        if manifest["fingerprint"] != self._described["fingerprint"]:
+            raise RunError(f"{self.directory.url}/MANIFEST.json is of another run")
+        self._objects: dict[str, dict[str, Any]] = manifest["objects"]
 
     @cached_property
     def spec(self) -> Spec:
-        """The spec as asked."""
-        return Spec.parse(self._described["spec"], f"{self.directory.url}/spec.json")
+        """The spec as asked; the model's name made plain."""
+        asked = Spec.parse(self._described["spec"], f"{self.directory.url}/spec.json")
+        return asked.model_copy(update={"model": plain(asked.model)})
 
     @property
     def fingerprint(self) -> str:
@@ -168,20 +194,25 @@ class Run:
 
     @property
     def names(self) -> list[str]:
-        """Names of the network's outputs."""
-        return list(self._described["names"])
+        """Names of the network's outputs, made plain: one line each, and nothing that a terminal would obey."""
+        return [plain(name) for name in self._described["names"]]
 
     @cached_property
     def stimulus(self) -> Stimulus:
         """The noise: any stimulus of the run can be made again from it."""
         offset: Any = self.spec.stimulus.offset
-        image = np.full((1, 1, 1), offset, np.float32) if not isinstance(offset, str) else self._array(OFFSET)
+        shape = self.spec.stimulus.shape
+        image = np.full((1, 1, 1), offset, np.float32) if not isinstance(offset, str) else self._array(OFFSET, shape)
         return Stimulus(self.spec.stimulus, self.spec.seed, image)
 
     @cached_property
     def partial(self) -> Partial:
         """The merged moments, with their range."""
-        return unpack_moments(self._bytes(MOMENTS), self.fingerprint, f"{self.directory.url}/{MOMENTS}")
+        where = f"{self.directory.url}/{MOMENTS}"
+        partial = unpack_moments(self._bytes(MOMENTS), self.fingerprint, where, self._extent)
+        if (partial.start, partial.stop) != (0, self._extent.samples):
+            raise RunError(f"{where} holds images [{partial.start}, {partial.stop}), not [0, {self._extent.samples})")
+        return partial
 
     @property
     def moments(self) -> Moments:
@@ -196,48 +227,100 @@ class Run:
     @cached_property
     def bias_maps(self) -> NDArray[np.float32]:
         """``(R, C, H, W)`` float32, rows as in `classes`; NaN where a response has no map."""
-        return self._array(BIAS_MAPS)
+        return self._array(BIAS_MAPS, (self._extent.rows, *self._extent.shape))
 
     @cached_property
     def z_maps(self) -> NDArray[np.float32]:
         """``(R, C, H, W)`` float32, rows as in `classes`."""
-        return self._array(Z_MAPS)
+        return self._array(Z_MAPS, (self._extent.rows, *self._extent.shape))
 
     @cached_property
     def variance_maps(self) -> NDArray[np.float32]:
         """``(R', C, H, W)`` float32, the rows of one-hot responses; `RunError` unless ``moments: {second: true}``."""
-        return self._array(VARIANCE_MAPS)
+        one_hot = sum(not is_dense(kind) for kind in self._extent.kinds)
+        return self._array(VARIANCE_MAPS, (one_hot * self._extent.outputs, *self._extent.shape))
 
     @cached_property
     def map_outputs(self) -> NDArray[np.float32]:
         """``(R, k)`` float32: the network's outputs for each map, shown at a quarter of the noise's contrast."""
-        return self._array(MAP_OUTPUTS)
+        return self._array(MAP_OUTPUTS, (self._extent.rows, self._extent.outputs))
 
     @cached_property
     def classes(self) -> pa.Table:
         """One row a response: counts, significance, reliability, what the network calls the map."""
-        return pq.read_table(pa.BufferReader(self._bytes(CLASSES)))
+        try:
+            return read_table(self._bytes(CLASSES), self._extent, self._described["names"])
+        except (ValueError, OSError, pa.ArrowException) as error:  # of bytes in memory: no storage is asked
+            raise RunError(f"{self.directory.url}/{CLASSES} is damaged ({plain(str(error), 200)})") from None
 
     def derive(self) -> dict[str, bytes]:
         """Every result object, made again from the moments."""
-        return derive(self.stimulus, self.partial, self.fingerprint, self.readouts, self.map_outputs)
+        moments = self._objects.get(MOMENTS, {"bytes": 0})["bytes"]
+        require_memory(self._extent.report_bytes(moments), f"making the result of '{self.directory.url}' again")
+        made = derive(self.stimulus, self.partial, self.fingerprint, self.readouts, self.map_outputs)
+        self.classes = read_table(made[CLASSES], self._extent, self.names)  # the same, and no file of somebody else's
+        return made
 
     def _bytes(self, name: str) -> bytes:
-        data = self.directory.store.read(name)
+        where, entry = f"{self.directory.url}/{name}", self._objects.get(name)
+        if entry is None:
+            raise RunError(f"{where} is not listed in the manifest: the run was made without it")
+        require_memory(2 * entry["bytes"], where)
+        data = self.directory.store.read(name, most=entry["bytes"])
         if data is None:
-            raise RunError(f"{self.directory.url}/{name} is missing (wna verify tells what else is)")
-        if sha256(data) != self._digests.get(name):
-            raise RunError(f"{self.directory.url}/{name} is damaged: it is not what the manifest lists")
+            raise RunError(f"{where} is missing (wna verify tells what else is)")
+        if sha256(data) != entry["sha256"]:
+            raise RunError(f"{where} is damaged: it is not what the manifest lists")
         return data
 
-    def _array(self, name: str) -> NDArray[np.float32]:
+    def _array(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         try:
-            array: NDArray[np.float32] = np.load(io.BytesIO(self._bytes(name)), allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise RunError(f"{self.directory.url}/{name} is damaged ({error})") from None
+            array = from_npy(self._bytes(name))
+            if array.shape != shape or array.dtype != np.float32:
+                raise ValueError(f"{array.dtype} of shape {array.shape}, not float32 of shape {shape}")
+        except ValueError as error:
+            raise RunError(f"{self.directory.url}/{name} is damaged ({plain(str(error), 200)})") from None
         return array
 
 
-def open_run(url: str) -> Run:
+def read_table(data: bytes, extent: Extent, names: list[str]) -> pa.Table:
+    """The table from its bytes; `ValueError` where they are not a table of this run.
+
+    What the file says of itself is looked at before its columns are read, and a word that stands in a million rows is read once.
+    """
+    said = pq.ParquetFile(pa.BufferReader(data))
+    meta, types = said.metadata, {field.name: field.type for field in said.schema_arrow}
+    if meta.num_rows != extent.rows or meta.num_columns != len(COLUMNS) or types != COLUMNS:
+        raise ValueError(f"{meta.num_rows} rows of {meta.num_columns} columns, which are not this run's")
+    parts = [meta.row_group(i).column(j) for i in range(meta.num_row_groups) for j in range(meta.num_columns)]
+    if any(p.compression not in ("SNAPPY", "UNCOMPRESSED") for p in parts) or sum(p.total_uncompressed_size for p in parts) > extent.table:
+        raise ValueError("more values than its rows can have")
+    table = pq.ParquetFile(pa.BufferReader(data), read_dictionary=WORDS).read(use_threads=False)
+    table.validate(full=True)
+    if table["count"].null_count or table["response"].to_pylist() != list(range(len(names))) * len(extent.kinds):
+        raise ValueError("rows without numbers")
+    expected = {"name": names * len(extent.kinds), "kind": [kind for kind in extent.kinds for _ in names]}
+    known = {name: plain(name) for name in names}
+    for word in WORDS:
+        found = _words(table[word])
+        if found != expected.get(word, found) or (word == "note" and None in found):
+            raise ValueError(f"other values in '{word}' than this run's")
+        if word == "self_label" and not set(found) <= {None, *known}:
+            raise ValueError("labels that the network does not have")
+        shown = [w if w is None else known.get(w) or plain(w, NOTE) for w in found]
+        table = table.set_column(table.schema.get_field_index(word), word, pa.array(shown, pa.string()))
+    return table
+
+
+def _words(column: pa.ChunkedArray) -> list[str | None]:
+    """Values of a dictionary column; equal ones are one object."""
+    found: list[str | None] = []
+    for chunk in column.chunks:
+        words = [*chunk.dictionary.to_pylist(), None]
+        found += [words[-1 if i is None else i] for i in chunk.indices.to_pylist()]
+    return found
+
+
+def open_run(url: Place | str) -> Run:
     """Open a finished run: ``open_run(url).bias_maps``, ``.z_maps`` (numpy), ``.classes`` (pyarrow Table)."""
     return Run(url)

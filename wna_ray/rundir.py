@@ -13,16 +13,27 @@ The directory is the database: `gaps` is all that resuming needs, and `verify` n
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from wna_ray.archive import pack, to_npy, unpack
+from wna_ray.checks import (
+    EVALUATION,
+    FOLDERS,
+    MOST_JSON,
+    MOST_OTHER,
+    Extent,
+    check_described,
+    check_evaluation,
+    check_manifest,
+    parse_json,
+    plain,
+    require_memory,
+)
 from wna_ray.errors import RunError
 from wna_ray.moments import Moments, Partial
 from wna_ray.shard import Job
@@ -35,6 +46,8 @@ SEGMENTS, RESULT = "segments", "result"
 MOMENTS = f"{RESULT}/moments.npz"
 _SEGMENT = re.compile(r"segments/(\d{15})-(\d{15})\.npz")
 
+MOST_FAULTS = 50  # that `verify` names
+
 Span = tuple[int, int]
 
 
@@ -46,39 +59,6 @@ def segment_name(start: int, stop: int) -> str:
 def sha256(data: bytes) -> str:
     """Hexadecimal SHA-256."""
     return hashlib.sha256(data).hexdigest()
-
-
-def pack(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """A self-describing ``.npz``: the arrays, and a JSON header with a digest over header and arrays.
-
-    The bytes are a function of the content: NumPy stores no time in the archive.
-    """
-    text = canonical(dict(header) | {"digest": _digest(header, arrays)})
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, header=np.frombuffer(text.encode(), dtype=np.uint8), **dict(sorted(arrays.items())))
-    return buffer.getvalue()
-
-
-def unpack(data: bytes, where: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Header and arrays of a packed object; `RunError` where a bit of it is not as it was written."""
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        header = json.loads(arrays.pop("header").tobytes())
-        whole = header.pop("digest") == _digest(header, arrays)
-    except Exception as error:  # zip and npy readers raise of every family when bytes are not what they seem
-        raise RunError(f"{where} is damaged or not a segment ({error}); delete it and run the same command again") from None
-    if not whole:
-        raise RunError(f"{where} is damaged: its digest does not match; delete it and run the same command again")
-    return header, arrays
-
-
-def _digest(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
-    total = hashlib.sha256(canonical(dict(header)).encode())
-    for name, array in sorted(arrays.items()):
-        total.update(f"|{name}|{array.dtype.str}|{array.shape}|".encode())
-        total.update(np.ascontiguousarray(array).data)
-    return total.hexdigest()
 
 
 def pack_moments(partial: Partial, fingerprint: str) -> bytes:
@@ -96,13 +76,19 @@ def pack_moments(partial: Partial, fingerprint: str) -> bytes:
     return pack(header, moments.arrays())
 
 
-def unpack_moments(data: bytes, fingerprint: str, where: str) -> Partial:
-    """Read a partial back, checked against digest and fingerprint."""
+def unpack_moments(data: bytes, fingerprint: str, where: str, extent: Extent | None = None) -> Partial:
+    """Read a partial back, checked against digest, fingerprint, and (where it is given) what the run's spec allows."""
     header, arrays = unpack(data, where)
     if header.get("format") != FORMAT or header.get("fingerprint") != fingerprint:
         raise RunError(f"{where} belongs to another run (its fingerprint is {str(header.get('fingerprint'))[:12]}...); move it away")
     try:
-        return Partial(header["start"], header["stop"], Moments.from_arrays(arrays))
+        start, stop = header["start"], header["stop"]
+        if type(start) is not int or type(stop) is not int or not 0 <= start < stop:
+            raise ValueError("no range of images")
+        partial = Partial(start, stop, Moments.from_arrays(arrays))
+        if extent is not None:
+            extent.check(partial.moments)
+        return partial
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{where} does not hold moments ({error}); delete it and run the same command again") from None
 
@@ -140,33 +126,36 @@ class RunDirectory:
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """A JSON object of the run, None where there is none, `RunError` where it is damaged."""
-        data = self.store.read(name)
+        data = self.store.read(name, most=MOST_JSON)
         if data is None:
             return None
-        try:
-            value = json.loads(data)
-            if not isinstance(value, dict):
-                raise ValueError("no JSON object")
-        except ValueError as error:
-            raise RunError(f"{self.url}/{name} is damaged ({error})") from None
+        where = f"{self.url}/{name}"
+        value = parse_json(data, where)
+        if name == EVALUATION:
+            check_evaluation(value, where)
         return value
 
     def spec(self) -> dict[str, Any]:
         """What ``spec.json`` says, its fingerprint checked; `RunError` where there is no run."""
+        return self.describe()[0]
+
+    def describe(self) -> tuple[dict[str, Any], Extent]:
+        """What ``spec.json`` says, and how large the run's objects may be."""
         spec = self.read_json(SPEC)
         if spec is None:
             raise RunError(f"no run at '{self.url}' (it has no {SPEC}); give the --out of a run")
         where = f"{self.url}/{SPEC}"
         if spec.get("format") != FORMAT:
-            raise RunError(f"{where}: format {spec.get('format')!r}, but this version reads {FORMAT!r}")
+            raise RunError(f"{where}: format {plain(str(spec.get('format')), 40)!r}, but this version reads {FORMAT!r}")
         digest = spec.pop("digest", None)
-        if sha256(canonical(spec.get("identity")).encode()) != spec.get("fingerprint"):
-            raise RunError(f"{where} is damaged: its fingerprint does not match its identity")
-        samples, names = spec.get("samples"), spec.get("names")
-        sound = isinstance(samples, int) and samples > 0 and isinstance(names, list) and all(isinstance(n, str) for n in names)
-        if not sound or digest != sha256(canonical(spec).encode()):
-            raise RunError(f"{where} is damaged: its digest does not match")
-        return spec
+        try:
+            if sha256(canonical(spec.get("identity")).encode()) != spec.get("fingerprint"):
+                raise RunError(f"{where} is damaged: its fingerprint does not match its identity")
+            if digest != sha256(canonical(spec).encode()):
+                raise RunError(f"{where} is damaged: its digest does not match")
+        except RecursionError:
+            raise RunError(f"{where} is damaged (nested too deeply)") from None
+        return spec, check_described(spec, where)
 
     def begin(self, job: Job, environment: Mapping[str, Any]) -> None:
         """Make this the run of `job`, or make sure that it is; `RunError` names what differs."""
@@ -179,15 +168,18 @@ class RunDirectory:
             "spec": job.spec.model_dump(mode="json"),
         }
         if self.read_json(SPEC) is None:
+            described = _json(wanted | {"digest": sha256(canonical(wanted).encode())})
+            extent = check_described(wanted, f"{self.url}/{SPEC}")  # what is written here can be read again
+            if len(described) > MOST_JSON:
+                raise RunError(f"{SPEC} would have {len(described):,} bytes, but at most {MOST_JSON:,} are read again; give fewer outputs")
             if job.offset.size > 1:
-                buffer = io.BytesIO()
-                np.save(buffer, job.offset, allow_pickle=False)
-                if not self.store.create(OFFSET, buffer.getvalue()) and self.store.read(OFFSET) != buffer.getvalue():
+                offset = to_npy(job.offset)
+                if not self.store.create(OFFSET, offset) and self.store.read(OFFSET, extent.most(OFFSET)) != offset:
                     raise RunError(
                         f"{self.url}/{OFFSET} is not this run's offset, and there is no {SPEC}; give another --out, or delete it"
                     )
             self.store.create(ENVIRONMENT, _json(environment))
-            if self.store.create(SPEC, _json(wanted | {"digest": sha256(canonical(wanted).encode())})):
+            if self.store.create(SPEC, described):
                 return
         found = self.spec()
         keep = ("samples", "identity")
@@ -210,7 +202,7 @@ class RunDirectory:
         for name in self.store.list(SEGMENTS):
             match = _SEGMENT.fullmatch(name)
             if match is None:
-                raise RunError(f"{self.url}/{name} is no segment of this run; move it away")
+                raise RunError(f"{self.url}/{plain(name, 200)} is no segment of this run; move it away")
             start, stop = int(match[1]), int(match[2])
             if start < end or stop <= start:
                 raise RunError(f"{self.url}: the segments {last} and {name} overlap; delete one and run the same command again")
@@ -235,12 +227,14 @@ class RunDirectory:
         if not self.store.create(name, data) and self.store.read(name) != data:
             raise RunError(f"{self.url}/{name} exists with other content; is another job writing to this run?")
 
-    def read_segment(self, name: str, fingerprint: str) -> tuple[Partial, SegmentInfo]:
-        """A segment, checked: digest, fingerprint, and the range in its name."""
-        where, data = f"{self.url}/{name}", self.store.read(name)
+    def read_segment(self, name: str, fingerprint: str, extent: Extent | None = None) -> tuple[Partial, SegmentInfo]:
+        """A segment, checked: digest, fingerprint, the range in its name, and (where it is given) what the run's spec allows."""
+        where, size = f"{self.url}/{name}", self.store.size(name) or 0
+        require_memory(2 * size, where)
+        data = self.store.read(name, most=size if extent is None else extent.most(name))
         if data is None:
             raise RunError(f"{where} is missing; run the same command again")
-        partial = unpack_moments(data, fingerprint, where)
+        partial = unpack_moments(data, fingerprint, where, extent)
         if segment_name(partial.start, partial.stop) != name:
             raise RunError(f"{where} holds images [{partial.start}, {partial.stop}): it was renamed; move it away and run again")
         m = partial.moments
@@ -254,7 +248,7 @@ class RunDirectory:
         self.store.sweep()
         objects = {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in result.items()}
         for name in (SPEC, ENVIRONMENT, OFFSET):
-            kept = self.store.read(name)
+            kept = self.store.read(name, most=MOST_OTHER)
             if kept is not None:
                 objects[name] = {"bytes": len(kept), "sha256": sha256(kept)}
         ordered = sorted(segments, key=lambda s: s.start)
@@ -266,7 +260,7 @@ class RunDirectory:
             "segments": [vars(s) for s in ordered],
             "objects": dict(sorted(objects.items())),
         }
-        faults = _tiling_faults(manifest)
+        faults = tiling_faults(manifest)
         if faults:
             raise RunError(f"{self.url}: the run is not whole: {'; '.join(faults)}; run the same command again")
         if not self.store.create(MANIFEST, _json(manifest)) and self.read_json(MANIFEST) != manifest:
@@ -274,51 +268,104 @@ class RunDirectory:
 
     def manifest(self) -> dict[str, Any] | None:
         """The manifest, or None where the run is not finished."""
-        return self.read_json(MANIFEST)
+        manifest = self.read_json(MANIFEST)
+        if manifest is not None:
+            check_manifest(manifest, f"{self.url}/{MANIFEST}")
+        return manifest
+
+    def finished(self) -> tuple[dict[str, Any], dict[str, Any], Extent]:
+        """Spec and manifest of a finished run, each checked and fit for the other, and how large its objects may be.
+
+        Raises
+        ------
+        RunError
+            There is no run, it is not finished, or one of the two is damaged.
+        """
+        self.refuse_links()
+        spec, extent = self.describe()
+        manifest = self.manifest()
+        if manifest is None:
+            raise RunError(
+                f"'{self.url}' has no {MANIFEST}: the run is not finished; run the same command again to go on "
+                f"(wna status {self.url} tells how far it is)"
+            )
+        for name, entry in listed(manifest).items():
+            if entry["bytes"] > extent.most(name):
+                raise RunError(
+                    f"{self.url}/{MANIFEST} is damaged: it lists {entry['bytes']:,} bytes of {name}, but a run of this spec has at most "
+                    f"{extent.most(name):,} there"
+                )
+        return spec, manifest, extent
+
+    def refuse_links(self) -> None:
+        """`RunError` where a folder of a local run is a symbolic link: it would lead out of the run."""
+        root = self.store.place.url
+        for folder in FOLDERS if "://" not in root else ():
+            if os.path.islink(os.path.join(root, folder)):
+                raise RunError(f"{self.url}/{folder} is a symbolic link, which no run contains; put the folder itself there")
 
     def verify(self) -> list[str]:
         """Prove the run: every fault found, one sentence each; none means that it is whole."""
-        spec, manifest = self.spec(), self.manifest()
-        if manifest is None:
-            raise RunError(f"'{self.url}' has no {MANIFEST}: the run is not finished; run the same command again to go on")
-        faults = [] if manifest.get("fingerprint") == spec["fingerprint"] else [f"{MANIFEST} is of another run"]
-        try:
-            faults += _tiling_faults(manifest)
-            listed = {s["name"]: s for s in manifest["segments"]} | manifest["objects"]
-            expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in listed.items()}
-        except (KeyError, TypeError, AttributeError) as error:
-            return [*faults, f"{MANIFEST} is damaged ({error!r})"]
-        if manifest.get("samples") != spec["samples"]:
-            faults.append(f"{MANIFEST} says {manifest.get('samples')} samples, {SPEC} {spec['samples']}")
-        for name, (size, digest) in expected.items():
-            data = self.store.read(name)
-            if data is None:
-                faults.append(f"{name} is missing")
-            elif (len(data), sha256(data)) != (size, digest):
-                found = f"{len(data)} bytes, SHA-256 {sha256(data)[:12]}..."
-                faults.append(f"{name} is damaged: {found}; {MANIFEST} says {size}, {str(digest)[:12]}...")
+        spec, manifest, extent = self.finished()
+        faults = [] if manifest["fingerprint"] == spec["fingerprint"] else [f"{MANIFEST} is of another run"]
+        faults += tiling_faults(manifest)
+        if manifest["samples"] != spec["samples"]:
+            faults.append(f"{MANIFEST} says {manifest['samples']} samples, {SPEC} {spec['samples']}")
+        expected, there = listed(manifest), self.store.list(SEGMENTS)
+        names = list(expected)
+        if manifest["segments"] and not there:
+            names = list(manifest["objects"])
+            faults.append(
+                f"none of the {len(manifest['segments'])} segments is here (was it fetched without them?), so that they add up to the "
+                "result cannot be proved; fetch them, too"
+            )
+        faults += [fault for name in names if (fault := self._fault(name, expected[name])) is not None]
         faults += [
-            f"{name} is foreign: the manifest does not list it"
+            f"{plain(name, 200)} is foreign: the manifest does not list it"
             for folder in (SEGMENTS, RESULT)
             for name in self.store.list(folder)
-            if name not in listed
+            if name not in expected
         ]
-        return faults or self._verify_sums(spec["fingerprint"], listed)
+        faults = faults or self._verify_sums(spec["fingerprint"], manifest, extent)
+        return faults if len(faults) <= MOST_FAULTS else [*faults[:MOST_FAULTS], f"and {len(faults) - MOST_FAULTS:,} more faults"]
 
-    def _verify_sums(self, fingerprint: str, listed: Mapping[str, Any]) -> list[str]:
+    def _fault(self, name: str, entry: Mapping[str, Any]) -> str | None:
+        """What is wrong with the bytes of an object; they are never all in memory."""
+        size = self.store.size(name)
+        if size is None:
+            return f"{name} is missing"
+        if size != entry["bytes"]:
+            return f"{name} is damaged: {size} bytes; {MANIFEST} says {entry['bytes']}"
+        digest = hashlib.sha256()
+        for chunk in self.store.chunks(name):
+            digest.update(chunk)
+        if digest.hexdigest() == entry["sha256"]:
+            return None
+        return f"{name} is damaged: SHA-256 {digest.hexdigest()[:12]}...; {MANIFEST} says {entry['sha256'][:12]}..."
+
+    def _verify_sums(self, fingerprint: str, manifest: Mapping[str, Any], extent: Extent) -> list[str]:
         """Add the segments up again and compare with the result: the counts and every sum."""
-        total: Partial | None = None
-        for name in sorted(n for n in listed if _SEGMENT.fullmatch(n)):
-            partial, info = self.read_segment(name, fingerprint)
-            if vars(info) != listed[name]:
-                return [f"{name}: its header says {vars(info)}, the manifest {listed[name]}"]
+        objects, total = manifest["objects"], None
+        sizes = [entry["bytes"] for name, entry in listed(manifest).items() if name == MOMENTS or _SEGMENT.fullmatch(name)]
+        require_memory(4 * max(sizes, default=0), f"adding up the segments of '{self.url}'")
+        for said in manifest["segments"]:
+            partial, info = self.read_segment(said["name"], fingerprint, extent)
+            if any(said[key] != value for key, value in vars(info).items()):
+                return [f"{said['name']}: its header says {vars(info)}, the manifest {said}"]
             total = partial if total is None else total.merge(partial)
-        if total is None or self.store.read(MOMENTS) != pack_moments(total, fingerprint):
+        if total is None or MOMENTS not in objects or sha256(pack_moments(total, fingerprint)) != objects[MOMENTS]["sha256"]:
             return [f"{MOMENTS} is not the sum of the segments"]
         return []
 
 
-def _tiling_faults(manifest: Mapping[str, Any]) -> list[str]:
+def listed(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Size and digest of every object that a manifest lists, by name."""
+    segments: dict[str, dict[str, Any]] = {s["name"]: s for s in manifest["segments"]}
+    objects: dict[str, dict[str, Any]] = manifest["objects"]
+    return segments | objects
+
+
+def tiling_faults(manifest: Mapping[str, Any]) -> list[str]:
     """Whether the ranges tile [0, N) and the counts add up."""
     faults, at = [], 0
     for s in manifest["segments"]:
@@ -343,7 +390,7 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterable[tuple[str, str,
 
 
 def _short(value: Any) -> str:
-    text = canonical(value)
+    text = plain(canonical(value), 200)
     return text if len(text) <= 120 else text[:117] + "..."
 
 

@@ -118,7 +118,7 @@ class Stimulus:
             IEEE device gives the same bits.
         """
         values = torch.from_numpy(grid).to(device).to(torch.float32).mul_(np.float32(self.unit).item())
-        return self._expand(values).add_(torch.from_numpy(self.offset).to(device))
+        return self._expand(values).add_(torch.tensor(self.offset, device=device))
 
     def expand(self, maps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Maps on the grid ``(k, d)`` as pictures ``(k, C, H, W)``: each cell's value over all its pixels."""

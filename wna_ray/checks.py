@@ -1,0 +1,330 @@
+"""What a run may say of itself: bounds and types of ``spec.json``, ``MANIFEST.json`` and all that they describe.
+
+A run directory may come from anybody. Nothing here trusts it: text is bounded before it is parsed, numbers before they
+become sizes, sizes before they become memory, names before they become paths or reach a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import resource
+import sys
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from wna_ray.errors import RunError, SpecError
+from wna_ray.memory import available, size
+from wna_ray.moments import Moments
+from wna_ray.responses import LIMIT
+from wna_ray.spec import ResponseKind, Spec
+
+MOST_JSON = 16 << 20
+MOST_NAMES, MOST_NAME = 1_000_000, 1_000  # outputs of a network, and characters of a name
+MOST_OTHER = 1 << 30  # bytes of a figure, or of an object that this version does not know
+ARCHIVE_BYTES = 1 << 17  # of a packed object beside its arrays
+NPY_BYTES = 1 << 10  # of a .npy beside its array
+TOP = ("spec.json", "environment.json", "offset.npy", "MANIFEST.json")
+EVALUATION = "evaluation/classifier.json"
+FOLDERS = ("segments", "result", "result/figures", "evaluation")
+
+_PART = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]{0,199}")
+_UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, direction, half characters, line ends
+
+
+def plain(text: str, most: int = MOST_NAME) -> str:
+    """Text that is one line and does nothing to a terminal: other characters become U+FFFD, the rest beyond `most` is cut."""
+    cut = text if len(text) <= most else text[: most - 3] + "..."
+    return "".join("\ufffd" if unicodedata.category(c) in _UNPRINTABLE else c for c in cut)
+
+
+def parse_json(data: bytes, where: str) -> dict[str, Any]:
+    """A JSON object; `RunError` where it is none, or holds numbers that JSON does not have."""
+
+    def refuse(text: str) -> float:
+        raise ValueError(f"{text} is no number")
+
+    def finite(text: str) -> float:
+        value = float(text)
+        return value if math.isfinite(value) else refuse(text[:20])
+
+    try:
+        value = json.loads(data, parse_constant=refuse, parse_float=finite)
+        if not isinstance(value, dict):
+            raise ValueError("no JSON object")
+    except RecursionError:
+        raise RunError(f"{where} is damaged (nested too deeply)") from None
+    except ValueError as error:
+        raise RunError(f"{where} is damaged ({plain(str(error), 200)})") from None
+    return value
+
+
+def require_memory(needed: int, what: str) -> None:
+    """`RunError` where this process cannot have so many bytes more."""
+    there = available()
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if sys.platform == "linux" else 0
+        there = limit - taken if there is None else min(there, limit - taken)
+    if there is not None and needed > there:
+        raise RunError(f"{what} needs {size(needed)} of memory, but this machine has {size(there)} free; take a larger machine")
+
+
+class _Loose(BaseModel):
+    """Types are strict, keys that a later version may add are not."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+
+_M = TypeVar("_M", bound=BaseModel)
+_Count = Annotated[int, Field(ge=0, le=1 << 41)]
+_Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Entry(_Loose):
+    bytes: Annotated[int, Field(ge=0, le=1 << 62)]
+    sha256: _Digest
+
+
+class _Segment(_Entry):
+    name: str
+    start: _Count
+    stop: _Count
+    images: _Count
+    nonfinite: _Count
+    out_of_range: _Count
+
+    @model_validator(mode="after")
+    def _check(self) -> _Segment:
+        if self.name != f"segments/{self.start:015d}-{self.stop:015d}.npz":
+            raise ValueError(f"{plain(self.name, 80)!r} is not the segment of images [{self.start}, {self.stop})")
+        return self
+
+
+class _Counts(_Loose):
+    images: _Count
+    nonfinite: _Count
+    out_of_range: _Count
+
+
+class _Manifest(_Loose):
+    format: str
+    fingerprint: str
+    samples: _Count
+    counts: _Counts
+    segments: list[_Segment]
+    objects: dict[str, _Entry]
+
+    @model_validator(mode="after")
+    def _check(self) -> _Manifest:
+        names = [s.name for s in self.segments] + list(self.objects)
+        for name in self.objects:
+            if not safe(name) or name.startswith("segments/") or name == "MANIFEST.json":
+                raise ValueError(f"{plain(name, 80)!r} is no name of an object of a run")
+        if len({name.casefold() for name in names}) < len(names):
+            raise ValueError("two of its names are the same to some file systems")
+        return self
+
+
+class _Point(_Loose):
+    exponent: list[Annotated[int, Field(ge=-256, le=256)]]
+    centre: list[Annotated[int, Field(gt=-(1 << 62), lt=1 << 62)]]
+
+
+class _Outputs(_Loose):
+    outputs: int
+
+
+class _Identity(_Loose):
+    seed: int
+    stimulus: dict[str, Any]
+    model: _Outputs
+    responses: list[dict[str, Any]]
+    fixed_point: dict[str, _Point]
+    moments: dict[str, Any]
+
+
+class _Described(_Loose):
+    identity: _Identity
+    samples: Annotated[int, Field(ge=1, le=1 << 40)]
+    names: Annotated[list[Annotated[str, Field(max_length=MOST_NAME)]], Field(min_length=1, max_length=MOST_NAMES)]
+    spec: dict[str, Any]
+
+
+class _Accuracy(_Loose):
+    correlation: float
+    dot: float
+
+
+class _Template(_Loose):
+    accuracy: _Accuracy
+
+
+class _Evaluation(_Loose):
+    dataset: str
+    images: int
+    chance: float
+    majority_class: float
+    templates: Annotated[dict[str, _Template], Field(max_length=16)]
+
+
+def safe(name: str) -> bool:
+    """Whether a name may be an object of a run: known folders, known names at the top, nothing that leads elsewhere."""
+    folder, _, last = name.rpartition("/")
+    return bool(_PART.fullmatch(last)) and (folder in FOLDERS or name in TOP)
+
+
+def check_described(described: Mapping[str, Any], where: str) -> Extent:
+    """Types and consistency of ``spec.json``; how large the run's objects may be."""
+    found = _validated(_Described, described, where)
+    try:
+        spec = Spec.parse(found.spec, where)
+    except SpecError as error:
+        lines = str(error).splitlines()
+        raise RunError(plain(lines[0], 300) + f" (and {len(lines) - 1} more)" * (len(lines) > 1)) from None
+    identity = found.identity
+    same = {
+        "samples": spec.samples == found.samples,
+        "seed": spec.seed == identity.seed,
+        "stimulus": _without_offset(found.spec["stimulus"]) == _without_offset(identity.stimulus),
+        "responses": found.spec.get("responses") == identity.responses,
+        "moments": found.spec.get("moments") == identity.moments,
+        "names": len(found.names) == identity.model.outputs,
+        "fixed_point": set(identity.fixed_point) == {r.kind for r in spec.responses},
+    }
+    points = identity.fixed_point.values()
+    same["fixed_point"] &= all(len(p.exponent) == len(p.centre) == len(found.names) for p in points)
+    if not all(same.values()):
+        raise RunError(f"{where} is damaged: its spec and its identity differ in {', '.join(k for k, v in same.items() if not v)}")
+    return Extent.of(spec, found.names)
+
+
+def check_manifest(manifest: Mapping[str, Any], where: str) -> None:
+    """Types and names of ``MANIFEST.json``."""
+    _validated(_Manifest, manifest, where)
+
+
+def check_evaluation(evaluation: dict[str, Any], where: str) -> None:
+    """Types of ``evaluation/classifier.json``, which has no digest; its words are made plain."""
+    _validated(_Evaluation, evaluation, f"{where} (which is no part of the result)")
+    evaluation["dataset"] = plain(evaluation["dataset"], 40)
+    evaluation["templates"] = {plain(kind, 40): entry for kind, entry in evaluation["templates"].items()}
+
+
+def _without_offset(stimulus: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in stimulus.items() if key != "offset"}
+
+
+def _validated(model: type[_M], value: Mapping[str, Any], where: str) -> _M:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        at = plain(".".join(str(part) for part in first["loc"]), 100)
+        raise RunError(f"{where} is damaged ({at + ': ' if at else ''}{first['msg'].removeprefix('Value error, ')})") from None
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How large the objects of a run may be, as its spec says.
+
+    Attributes
+    ----------
+    samples
+        N.
+    kinds
+        Responses, in the spec's order.
+    outputs
+        k, the outputs of the network.
+    text
+        Bytes of their names.
+    d
+        Noise values of an image.
+    shape
+        ``(C, H, W)``.
+    second
+        Whether second moments are kept.
+    """
+
+    samples: int
+    kinds: tuple[ResponseKind, ...]
+    outputs: int
+    text: int
+    d: int
+    shape: tuple[int, int, int]
+    second: bool
+
+    @classmethod
+    def of(cls, spec: Spec, names: list[str]) -> Extent:
+        """Of a spec and the names of the network's outputs."""
+        (c, h, w), cell = spec.stimulus.shape, spec.stimulus.cell
+        text = sum(len(name.encode(errors="surrogatepass")) for name in names)
+        d = c * -(-h // cell) * -(-w // cell)
+        return cls(spec.samples, tuple(r.kind for r in spec.responses), len(names), text, d, (c, h, w), spec.moments.second)
+
+    @property
+    def rows(self) -> int:
+        """R: rows of the maps and of the table."""
+        return len(self.kinds) * self.outputs
+
+    def most(self, name: str) -> int:
+        """Most bytes that an object can have."""
+        row, pictures = 8 * self.d * (1 + self.second), 4 * self.rows * math.prod(self.shape)
+        moments = row * (self.rows + 1) + 48 * self.rows + ARCHIVE_BYTES
+        known = {
+            "spec.json": MOST_JSON,
+            "environment.json": MOST_JSON,
+            "offset.npy": 4 * math.prod(self.shape) + NPY_BYTES,
+            "result/moments.npz": moments,
+            "result/bias_maps.npy": pictures + NPY_BYTES,
+            "result/z_maps.npy": pictures + NPY_BYTES,
+            "result/variance_maps.npy": pictures + NPY_BYTES,
+            "result/map_outputs.npy": 4 * self.rows * self.outputs + NPY_BYTES,
+            "result/classes.parquet": self.table,
+        }
+        return moments if name.startswith("segments/") else known.get(name, MOST_OTHER)
+
+    @property
+    def table(self) -> int:
+        """Most bytes of the table, packed or not."""
+        return (1 << 20) + 256 * self.rows + 16 * len(self.kinds) * self.text
+
+    def report_bytes(self, moments: int) -> int:
+        """Memory that making the result again takes from so many bytes of moments; measured, to about a tenth."""
+        pixels = math.prod(self.shape)
+        maps, pictures, drawn = (8 * n for n in (self.rows * self.d, self.rows * pixels, min(self.rows, 30 * len(self.kinds)) * pixels))
+        return (20 * maps + 23 * moments + 15 * pictures + 23 * drawn) // 10 + 24 * self.rows * self.outputs
+
+    def check(self, moments: Moments) -> None:
+        """`ValueError` where no images can have such moments."""
+        if set(moments.responses) != set(self.kinds):
+            raise ValueError(f"moments of {', '.join(moments.responses)}, not of {', '.join(self.kinds)}")
+        if (moments.sum_x.size, moments.sum_xx.size) != (self.d, self.d * self.second):
+            raise ValueError(f"moments of {moments.sum_x.size} noise values an image, not {self.d}")
+        n = moments.images
+        largest = {"rows": self.outputs - 1, "count": n, "peak": LIMIT, "sum_y": n * LIMIT, "sum_yx": n * LIMIT * 127}
+        lowest = {"rows": 0, "count": 0, "peak": 0}
+        within = [
+            min(n, moments.nonfinite, moments.out_of_range) >= 0,
+            _within(moments.sum_x, 127 * n),
+            _within(moments.sum_xx, 127**2 * n, 0),
+        ]
+        for r in moments.responses.values():
+            within += [_within(getattr(r, key), most, lowest.get(key)) for key, most in largest.items()]
+            within += [_within(r.sum_yxx, n * LIMIT * 127**2), _within(r.sum_yy, max(n * LIMIT**2 >> 32, (1 << 32) - 1), 0)]
+        if not all(within):
+            raise ValueError("sums that no images can have")
+
+
+def _within(values: NDArray[np.int64], most: int, least: int | None = None) -> bool:
+    if not values.size:
+        return True
+    return (-most if least is None else least) <= int(values.min()) and int(values.max()) <= most
