@@ -71,11 +71,9 @@ def test_the_least_spec_fills_in_the_rest() -> None:
     assert (spec.seed, spec.stimulus.offset, spec.numerics.batch, spec.numerics.dtype) == (0, 0.0, 128, "float32")
 
 
-@pytest.mark.parametrize("path", sorted(JOBS.glob("*.yaml")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted(set(JOBS.glob("*.yaml")) - {JOBS / "rayjob.yaml", JOBS / "runtime_env.yaml"}), ids=lambda p: p.name)
 def test_jobs_are_specs(path: Path) -> None:
     data = yaml.safe_load(path.read_text())
-    if not {"model", "stimulus"} <= data.keys():
-        pytest.skip("not a spec")
     spec = Spec.load(path)
     assert (spec.model, spec.samples) == (data["model"], data["samples"])
 
