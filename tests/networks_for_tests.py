@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import torch
@@ -107,6 +108,19 @@ class Faulty(Linear):
             if word.startswith("kill"):
                 os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(x)
+
+
+class Slow(Linear):
+    """Linear, and takes its time: ``WNA_TEST_SLEEP`` seconds a batch. Work that lasts without keeping a processor busy."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        time.sleep(float(os.environ.get("WNA_TEST_SLEEP", "0")))
+        return super().forward(x)
+
+
+def slow(k: str = "10", d: str = "784") -> nn.Module:
+    """Ten linear logits of MNIST-size images, slowly."""
+    return Slow(int(k), int(d))
 
 
 def linear(k: str = "3") -> nn.Module:
