@@ -22,7 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from hosts import BIN, Host, Hosts, missing
+from hosts import Host, Hosts, missing
+from raycluster import BIN
 from servers import spawn, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -118,6 +118,19 @@ class Slow(Linear):
         return super().forward(x)
 
 
+class Elsewhere(Slow):
+    """Slow, and on machines where ``WNA_TEST_ARITHMETIC`` is set its last bits differ, as with another kind of processor."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x)
+        return y * (1 + 2**-20) if "WNA_TEST_ARITHMETIC" in os.environ else y
+
+
+def elsewhere() -> nn.Module:
+    """Three linear logits whose last bits depend on the machine, slowly."""
+    return Elsewhere(3, 16)
+
+
 def slow(k: str = "10", d: str = "784") -> nn.Module:
     """Ten linear logits of MNIST-size images, slowly."""
     return Slow(int(k), int(d))

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import hosts
 import pytest
-from hosts import BIN, RAYLET, Host, Hosts, RayCluster, ip
+from hosts import Host, Hosts, ip
+from raycluster import BIN, RAYLET, RayCluster
 from servers import wait_until
 
 pytestmark = pytest.mark.chaos
@@ -204,15 +205,17 @@ def test_a_job_sees_all_nodes(cluster: RayCluster, tmp_path: Path, monkeypatch: 
     assert "cpus [0, 1.0, 1.0]" in cluster.client().get_job_logs("sees")
 
 
-def test_without_the_token_nobody_gets_in(cluster: RayCluster, tmp_path: Path) -> None:
-    submit = [str(BIN / "ray"), "job", "submit", "--address", cluster.dashboard, "--no-wait", "--", "touch", str(tmp_path / "harm")]
+def test_without_the_token_nobody_submits_reads_or_joins(cluster: RayCluster, tmp_path: Path) -> None:
+    asks = (["submit", "--no-wait", "--", "touch", str(tmp_path / "harm")], ["list"], ["logs", "sees"], ["stop", "sees"])
     join = [sys.executable, "-c", f"import ray; ray.init(address='{cluster.address}'); print('joined')"]
     stranger = cluster.env() | {"HOME": str(tmp_path)}
     del stranger["RAY_AUTH_TOKEN"]
     for token in ({}, {"RAY_AUTH_TOKEN": "0" * 64}):
-        refused = subprocess.run(submit, env=os.environ | stranger | token, capture_output=True, text=True, timeout=90)
-        assert refused.returncode != 0, refused.stdout
-        assert "token" in refused.stderr
+        for command, *rest in asks:
+            line = [str(BIN / "ray"), "job", command, "--address", cluster.dashboard, *rest]
+            refused = subprocess.run(line, env=os.environ | stranger | token, capture_output=True, text=True, timeout=90)
+            assert refused.returncode != 0, refused.stdout
+            assert "token" in refused.stderr
         refused = cluster.hosts[1].run(join, stranger | token, timeout=90)
         assert refused.returncode != 0
         assert "joined" not in refused.stdout

@@ -1,12 +1,17 @@
-"""What only a cluster can do to a run: a whole node goes, and its worker can never be replaced."""
+"""What only a cluster can do to a run: nodes come and go, a lost worker cannot be replaced, metrics are asked for."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
+
+from wna_ray.events import Committed, RunStarted, SegmentCommitted, ShardDone, ShardRetried, WorkersChanged
 
 LOSE_A_NODE = """
 import sys
@@ -43,6 +48,140 @@ executor.close()
 ray.shutdown()
 cluster.shutdown()
 """
+
+
+FOLLOW = """
+import os, sys
+os.environ["WNA_TEST_SLEEP"] = "0.05"
+import ray
+from ray.cluster_utils import Cluster
+from wna_ray.errors import WnaError
+from wna_ray.events import ShardDone, WorkersChanged
+from wna_ray.job import execute
+from wna_ray.ray_executor import RayExecutor
+from wna_ray.rundir import RunDirectory
+from wna_ray.spec import Spec
+
+def say(*words):
+    print(*words, flush=True)
+
+spec = Spec.parse({
+    "model": "python:networks_for_tests:elsewhere",
+    "stimulus": {"kind": "gaussian", "shape": [1, 4, 4], "space": "input", "scale": 1.0},
+    "samples": 64 * 280,
+    "numerics": {"batch": 64, "device": "cpu"},
+    "execution": {"shard": 128, "segments": 4, "patience": 5},
+})
+
+cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=0, include_dashboard=False))
+ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+
+executor = RayExecutor(spec)
+try:
+    execute(spec, RunDirectory(sys.argv[1] + "/nobody"), executor, print)
+except WnaError as error:
+    say("nobody:", error)
+executor.close()
+
+first = cluster.add_node(num_cpus=1)
+executor = RayExecutor(spec)
+come = []
+
+def callback(event):
+    if isinstance(event, ShardDone) and not come:
+        come.append(cluster.add_node(num_cpus=1))
+    if isinstance(event, WorkersChanged):
+        say("workers:", event.workers, "of", event.wanted)
+        if event.workers == 2:
+            cluster.remove_node(come[0])
+
+execute(spec, RunDirectory(sys.argv[1] + "/follow"), executor, callback)
+say("follow:", RunDirectory(sys.argv[1] + "/follow").verify(), executor.workers)
+executor.close()
+
+other = cluster.add_node(num_cpus=1, env_vars={"WNA_TEST_ARITHMETIC": "1"})
+executor = RayExecutor(spec, workers=2)
+done = []
+
+def notice(event):
+    if isinstance(event, ShardDone):
+        done.append(len(executor._unfit))
+    if len(done) == 20 and not executor._unfit:
+        say("nobody was found unfit")
+
+execute(spec, RunDirectory(sys.argv[1] + "/unfit"), executor, notice)
+used = {actor.node for actor in executor._pool if actor.node}
+say("unfit:", RunDirectory(sys.argv[1] + "/unfit").verify(), len(executor._unfit), len(used), used.isdisjoint(executor._unfit))
+executor.close()
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+@pytest.mark.ray
+def test_workers_come_and_go_with_the_cluster(tmp_path: Path) -> None:
+    """On one cluster: nobody comes, and the job stops; one works, another joins and leaves; one calculates otherwise and is not used."""
+    command = [sys.executable, "-c", FOLLOW, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (nobody,) = [line for line in done.stdout.splitlines() if line.startswith("nobody")]
+    assert "(execution.patience): the cluster has no room for an actor with 1 CPU. What was committed stays" in nobody
+    changes = [line for line in done.stdout.splitlines() if line.startswith("workers:")]
+    assert changes[0] == "workers: 2 of 2"
+    assert changes[1].startswith("workers: 1 of ")
+    assert "follow: [] 1" in done.stdout
+    assert "unfit: [] 1 1 True" in done.stdout
+
+
+@pytest.mark.ray
+def test_metrics_reach_the_port_of_the_node(ray_cluster: None) -> None:
+    import ray
+
+    from wna_ray.metrics import RayMetrics
+
+    tell = RayMetrics()
+    for event in (
+        RunStarted("runs/x", "0123456789abcdef", 1000, 0, 2, 3, "cpu"),
+        ShardDone(0, 600, {"forward": 1.5, "noise": 0.25}),
+        ShardDone(600, 1000, {"forward": 0.5}),
+        ShardRetried(0, 600, 1, "x"),
+        SegmentCommitted(0, 1000, Committed(2.0, 4096, 3)),
+        WorkersChanged(2, 3),
+    ):
+        tell(event)
+    wanted = {
+        "ray_wna_images": 1000.0,
+        'ray_wna_shards{state="done"}': 2.0,
+        'ray_wna_shards{state="retried"}': 1.0,
+        'ray_wna_seconds{phase="forward"}': 2.0,
+        'ray_wna_seconds{phase="noise"}': 0.25,
+        'ray_wna_seconds{phase="commit"}': 2.0,
+        "ray_wna_committed_bytes": 4096.0,
+        "ray_wna_storage_retries": 3.0,
+        "ray_wna_workers": 2.0,
+    }
+    (node,) = ray.nodes()
+    until = time.monotonic() + 60
+    while (found := exported(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics")) != wanted:
+        assert time.monotonic() < until, found
+        time.sleep(1)
+
+
+def exported(url: str) -> dict[str, float]:
+    """Our metrics there, by name and the tags that matter."""
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+    except OSError:
+        return {}
+    found = {}
+    for line in lines:
+        if match := re.fullmatch(r"(ray_wna_\w+?)(?:_total)?\{(.*)\} (\S+)", line):
+            tags = dict(re.findall(r'(\w+)="([^"]*)"', match[2]))
+            assert tags["run"] == "0123456789ab"
+            kept = ",".join(f'{key}="{tags[key]}"' for key in ("state", "phase") if key in tags)
+            found[match[1] + (f"{{{kept}}}" if kept else "")] = float(match[3])
+    return found
 
 
 @pytest.mark.ray

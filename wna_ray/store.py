@@ -99,7 +99,7 @@ class Store:
         try:
             # Listings must be fresh: other processes write here.
             options = _s3_options(self.endpoint) if self._protocol in ("s3", "s3a") else {}
-            self._fs, self._root = fsspec.core.url_to_fs(self.url, use_listings_cache=False, skip_instance_cache=True, **options)
+            self._fs, self._root = fsspec.core.url_to_fs(self.url, use_listings_cache=False, **options)
         except Exception as error:  # each protocol has errors of its own
             raise StoreError(f"'{self.url}': no storage of that kind ({error}); give a path or an fsspec URL") from None
         self._local = isinstance(self._fs, LocalFileSystem)
