@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench train clean
+.PHONY: demo test chaos lint bench scale train clean
 
 ## demo: the main job on the bundled model; what a digit network expects to see
 demo: $(STAMP)
@@ -15,6 +15,11 @@ demo: $(STAMP)
 test: lint
 	$(BIN)/python -m pytest
 
+## chaos: the tests that kill, freeze and cut off whole hosts and a real S3 server, and crash at every storage operation
+##        (Linux, root; .ci/install-servers installs what they start; what cannot run skips and says why)
+chaos: $(STAMP)
+	$(BIN)/python -m pytest -m chaos --durations=10
+
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -24,6 +29,12 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/noise.py
 	$(BIN)/python benchmarks/whole_job.py
+
+## scale: a thousand simulated workers and a million shards, two real actors, and moments of ImageNet's size
+scale: $(STAMP)
+	$(BIN)/python benchmarks/scale.py simulate
+	$(BIN)/python benchmarks/scale.py actors
+	$(BIN)/python benchmarks/scale.py imagenet
 
 ## train: the bundled weights again (downloads MNIST unless WNA_DATA has it)
 train: $(STAMP)

@@ -34,12 +34,12 @@ SPEC: dict[str, Any] = {
     "model": "python:networks_for_tests:slow",
     "stimulus": {"kind": "gaussian", "shape": [1, 28, 28], "space": "input", "scale": 1.0},
     "responses": ["label", "logits"],
-    "samples": 128_000,
+    "samples": 64_000,
     "seed": 3,
     "numerics": {"batch": 64, "device": "cpu"},
     "execution": {"shard": 1280, "segments": 20, "patience": 120, "attempts": 8},
 }
-SLEEP = 0.02  # seconds a batch: 20 s for two workers
+SLEEP = 0.02  # seconds a batch: 10 s for two workers
 
 
 class World:
@@ -130,12 +130,14 @@ def report(name: str, **numbers: float) -> None:
 
 
 def test_undisturbed(world: World, reference: dict[str, bytes], keys: None) -> None:
-    begin = time.monotonic()
-    name = world.submit("undisturbed")
-    assert world.cluster.wait_job(name, 180) == "SUCCEEDED", world.log(name)
-    world.undisturbed = time.monotonic() - begin
-    world.check("undisturbed", reference)
-    report("undisturbed", whole=world.undisturbed)
+    """Twice: the first also reads Python's libraries from the disk, so faults are compared with the second."""
+    for out in ("undisturbed", "again"):
+        begin = time.monotonic()
+        name = world.submit(out)
+        assert world.cluster.wait_job(name, 180) == "SUCCEEDED", world.log(name)
+        world.undisturbed = time.monotonic() - begin
+        world.check(out, reference)
+        report("undisturbed", whole=world.undisturbed)
 
 
 def kill_worker(world: World) -> None:
@@ -230,7 +232,7 @@ def test_stopping_a_job_takes_less_than_three_seconds_and_says_how_to_go_on(worl
     report("ray job stop", took=seconds)
 
 
-STORM_SAMPLES, STORM_FAULTS = 1_280_000, 20
+STORM_SAMPLES, STORM_FAULTS = 1_024_000, 20
 
 
 def test_a_storm(world: World, keys: None, tmp_path: Path) -> None:
@@ -270,10 +272,11 @@ def test_a_storm(world: World, keys: None, tmp_path: Path) -> None:
         assert world.directory(out).manifest() is None, f"the run ended before its storm: {struck}"
         resume()
         time.sleep(rng.uniform(1, 4))
+    over = time.monotonic()
     while world.cluster.wait_job(name, 600) != "SUCCEEDED":
         log = world.log(name)
         assert "wna: " in log, log  # it gave up with a reason; a person would start it again
         resume()
-    report(f"storm of {len(struck)} faults", whole=time.monotonic() - began)
+    report(f"storm of {len(struck)} faults", storm=over - began, whole=time.monotonic() - began)
     print(json.dumps(struck))
     world.check(out, reference_of(STORM_SAMPLES, tmp_path))

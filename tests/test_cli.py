@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from servers import S3Server
 from typer.testing import CliRunner, Result
 
 from wna_ray.cli import app
@@ -104,6 +107,65 @@ def test_plan(spec: Path, tmp_path: Path) -> None:
     ):
         assert words in got.stdout
     assert [f.name for f in tmp_path.iterdir()] == ["spec.yaml"]
+
+
+def test_plan_refuses_what_does_not_fit_and_says_which_number_to_change(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    large = SPEC | {"model": "python:networks_for_tests:slow?k=1000&d=12288", "responses": ["logits"]}
+    path.write_text(yaml.safe_dump(large | {"stimulus": SPEC["stimulus"] | {"shape": [3, 64, 64]}, "samples": 64}))
+    assert wna("plan", path, "--pilot", "64", "--memory", "64GB").exit_code == 0
+    got = wna("plan", path, "--pilot", "64", "--memory", "2GB", "--workers", "2")
+    told = got.stderr.replace("\n", " ")
+    assert got.exit_code == 2
+    assert "moments of 1,001 rows x 12,288 values x 8 bytes = 98.4 MB" in told
+    assert "a machine of 2GB has" in told
+    assert "responses: without logits" in told
+    assert "stimulus.cell: " in told
+    assert wna("plan", path, "--memory", "much").exit_code == 2
+
+
+def test_status_tells_about_the_driver(run: Path) -> None:
+    """Of a run that stopped: what its driver said last, made older, and then damaged."""
+    (run / "MANIFEST.json").unlink()
+    path = run / "drivers" / "000001.json"
+    driver = json.loads(path.read_text())
+    assert driver["state"] == "finished"
+    path.write_text(json.dumps(driver | {"state": "failed", "reason": "the disk\x1b[2J is full"}))
+    got = wna("status", run)
+    assert got.exit_code == 3
+    assert re.search(r"driver 1: process \d+ on \S+ failed \d+ s ago: the disk\ufffd\[2J is full", got.stdout), got.stdout
+    assert re.search(r"2,000 images done, [\d,]+ images/s lately; 0 shards retried, 0 left out", got.stdout)
+    assert re.search(r"worker time: \w+ \d+ %", got.stdout)
+    assert re.search(r"\d+ commits, [\d.]+ s and [\d.]+ kB each; 0 storage requests tried again", got.stdout)
+    path.write_text(json.dumps(driver | {"state": "running", "time": "2020-01-01T00:00:00.000+00:00"}))
+    assert "gave its last sign of life" in wna("status", run).stdout
+    path.write_text(json.dumps(driver | {"progress": None}))
+    got = wna("status", run)
+    assert (got.exit_code, "drivers/000001.json is damaged" in got.stderr) == (1, True)
+
+
+def test_fetch(run: Path, tmp_path: Path) -> None:
+    got = wna("fetch", run, tmp_path / "copy")
+    assert got.exit_code == 0, got.stderr
+    assert re.search(r"copy: \d+ objects, [\d.]+ kB, every SHA-256 as in the manifest \(0 were there already\)", got.stdout), got.stdout
+    assert wna("verify", tmp_path / "copy").exit_code == 0
+    assert "(0 were there already)" not in wna("fetch", run, tmp_path / "copy").stdout
+    got = wna("fetch", run, tmp_path / "small", "--without-segments")
+    assert got.exit_code == 0
+    assert not (tmp_path / "small" / "segments").exists()
+    assert wna("report", tmp_path / "small", "--to", tmp_path / "again").exit_code == 0
+
+
+def test_single_writer_is_asked_for(rclone: S3Server, spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a storage that ignores conditions."""
+    for name, value in rclone.env().items():
+        monkeypatch.setenv(name, value)
+    got = wna("run", spec, "--out", "s3://runs/x", "--executor", "local")
+    assert got.exit_code == 1
+    assert "ignores If-None-Match" in got.stderr
+    assert "--single-writer" in got.stderr
+    assert wna("run", spec, "--out", "s3://runs/x", "--executor", "local", "--single-writer").exit_code == 0
+    assert wna("verify", "s3://runs/x").exit_code == 0
 
 
 FAULTS = {

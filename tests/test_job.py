@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from servers import Moto
 
 from wna_ray import open_run, run
 from wna_ray.errors import NumericsError, RunError, ShardError, SpecError
@@ -304,12 +306,14 @@ def test_a_full_disk_is_one_clear_error_and_nothing_is_lost(tmp_path: Path, make
 # --- real processes -----------------------------------------------------------------------------------------------------
 
 
-def start(tmp_path: Path, spec: Spec, *options: str) -> subprocess.Popen[str]:
-    """``python -m wna_ray run`` as a person would, into ``tmp_path/run``."""
+def start(tmp_path: Path, spec: Spec, *options: str, out: str = "", env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    """``python -m wna_ray run`` as a person would, by default into ``tmp_path/run``."""
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump(spec.model_dump(mode="json")))
-    command = [sys.executable, "-m", "wna_ray", "run", str(path), "--out", str(tmp_path / "run"), *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    command = [sys.executable, "-m", "wna_ray", "run", str(path), "--out", out or str(tmp_path / "run"), *options]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ | dict(env or {})
+    )
 
 
 def wait_for_segments(folder: Path, count: int, process: subprocess.Popen[str]) -> None:
@@ -364,6 +368,30 @@ def test_stopping_is_clean_and_says_how_to_go_on(tmp_path: Path, make_spec: Make
     assert len([directory.read_segment(name, fingerprint) for name in directory.segments().values()]) >= 2, "whole segments only"
     if how == "local":  # Ray's workers are killed where they stand, which may leave a temporary file that nobody reads
         assert not list((tmp_path / "run").rglob(".tmp-*"))
+
+
+@pytest.mark.parametrize("how", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+def test_stopping_takes_three_seconds_even_if_the_storage_hangs(tmp_path: Path, make_spec: MakeSpec, how: str) -> None:
+    """Three seconds after SIGTERM a job is killed by Ray. The storage is frozen: connections stay open, nothing answers."""
+    with Moto(tmp_path / "moto") as server:
+        server.make_bucket("runs")
+        spec = slow(make_spec)
+        process = start(tmp_path, spec, "--executor", how, out="s3://runs/x", env=server.env())
+        client = server.client()
+        until = time.monotonic() + 90
+        while client.list_objects_v2(Bucket="runs", Prefix="x/segments/").get("KeyCount", 0) < 2:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        for frozen in server.processes:
+            frozen.send_signal(signal.SIGSTOP)
+        time.sleep(1)
+        begin = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+        assert time.monotonic() - begin < 3
+        assert process.returncode == 130, errors
+        assert re.search(r"wna: stopped; [\d,]+ of 60,000 images are committed to 's3://runs/x'. The same command goes on", errors), errors
 
 
 # --- a tiny run, kept -----------------------------------------------------------------------------------------------------

@@ -7,11 +7,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import deque
 from pathlib import Path
 
 import pytest
 
 from wna_ray.events import Committed, RunStarted, SegmentCommitted, ShardDone, ShardRetried, WorkersChanged
+from wna_ray.ray_executor import RayExecutor, _Actor, _Call
+from wna_ray.scheduling import PayloadLost
 
 LOSE_A_NODE = """
 import sys
@@ -131,6 +134,47 @@ def test_workers_come_and_go_with_the_cluster(tmp_path: Path) -> None:
     assert changes[1].startswith("workers: 1 of ")
     assert "follow: [] 1" in done.stdout
     assert "unfit: [] 1 1 True" in done.stdout
+
+
+def test_a_copy_may_go_where_the_first_has_ended() -> None:
+    """Or it would wait for ever, where that is the only worker left."""
+    only = _Actor(None, None, "node")
+    executor = RayExecutor.__new__(RayExecutor)
+    executor._pool = [only]
+    first = _Call("merge", (), (), actor=only)
+    only.calls.append(first)
+    copy = _Call("merge", (), (), avoid=first)
+    assert executor._place(copy) is None
+    other = _Actor(None, None, "node")
+    executor._pool.append(other)
+    assert executor._place(copy) is other, "the same machine, where there is no other"
+    executor._pool.append(_Actor(None, None, "another"))
+    assert executor._place(copy) is executor._pool[-1]
+    executor._pool = [only]
+    only.calls.remove(first)
+    assert executor._place(copy) is only
+
+
+def test_what_only_a_lost_machine_had_is_lost_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself takes 10 to 18 s more to tell a merge that its partial will not come."""
+    cancelled = []
+    monkeypatch.setattr("ray.cancel", cancelled.append)
+    lost, living = _Actor(None, None, "lost"), _Actor(None, None, "living")
+    executor = RayExecutor.__new__(RayExecutor)
+    executor._pool, executor._gone, executor._ended, executor._waiting = [lost, living], set(), [], deque()
+    partials = [_Call("shard", (), (), actor=actor) for actor in (lost, living)]
+    flying = [_Call("merge", (partial,), (), actor=living, report=f"{partial.actor.node} report") for partial in partials if partial.actor]
+    living.calls += flying
+    waiting = _Call("merge", tuple(partials), ())
+    executor._waiting.append(waiting)
+    executor._note_gone({"lost"})
+    living.calls.clear()  # room for one more
+    executor._dispatch()
+    assert executor._ended == [flying[0], waiting]
+    assert cancelled == ["lost report"]
+    for call in executor._ended:
+        with pytest.raises(PayloadLost, match="the machine that had it is gone"):
+            executor.report(call)
 
 
 @pytest.mark.ray

@@ -48,6 +48,9 @@ class RayWorker(Worker):
         return str(ray.get_runtime_context().get_node_id())
 
 
+_GONE = PayloadLost("the machine that had it is gone")
+
+
 @dataclass(eq=False)
 class _Actor:
     handle: Any
@@ -63,7 +66,7 @@ class _Call:
     method: str
     inputs: Sequence[_Call]
     args: tuple[Any, ...]
-    avoid: _Actor | None
+    avoid: _Call | None = None
     actor: _Actor | None = None
     payload: Any = None  # ray.ObjectRef, once it is on an actor
     report: Any = None  # ray.ObjectRef
@@ -92,6 +95,7 @@ class RayExecutor:
         self._waiting: deque[_Call] = deque()
         self._ended: list[_Call] = []
         self._unfit: dict[str, CanaryError] = {}
+        self._gone: set[str] = set()  # nodes that were there once
         self._losses = 0  # actors lost since a call last ended well
         self._alone_since = self._followed = time.monotonic()
         self._started = _connect(address, workers, spec.numerics.threads)
@@ -132,7 +136,7 @@ class RayExecutor:
         return ray.put(value)
 
     def submit(self, method: str, *args: Any, inputs: Sequence[_Call] = (), avoid: _Call | None = None) -> _Call:
-        call = _Call(method, tuple(inputs), args, avoid.actor if avoid is not None else None)
+        call = _Call(method, tuple(inputs), args, avoid)
         if inputs or avoid is not None:
             self._waiting.appendleft(call)  # merges and commits free memory, copies are late already: they go first
         else:
@@ -146,7 +150,8 @@ class RayExecutor:
         calls = {call.report: actor for actor in self._pool for call in actor.calls}
         starting = {actor.ready: actor for actor in self._pool if actor.node is None}
         refs = [*calls, *starting]
-        ready, _ = ray.wait(refs, num_returns=1, timeout=timeout, fetch_local=True)
+        assert refs or self._ended, "calls are waited for that no worker has"
+        ready, _ = ray.wait(refs, num_returns=1, timeout=0 if self._ended else timeout, fetch_local=True)
         if ready:  # take all that is ready, not only the first
             ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=True)
         for actor in {id(a): a for a in (calls.get(r) or starting[r] for r in ready)}.values():
@@ -170,7 +175,7 @@ class RayExecutor:
         ticket.dropped = True
         ticket.payload = None  # the last reference: the object store frees the arrays
         ticket.inputs = ()
-        if ticket.actor is None:
+        if ticket in self._waiting:
             self._waiting.remove(ticket)
 
     def close(self) -> None:
@@ -203,7 +208,10 @@ class RayExecutor:
         if self._pool and now - self._followed < FOLLOW_SECONDS:
             return
         self._followed = now
-        target = self._asked or max(1, sum(self._slots(node["Resources"]) for node in _nodes() if node["NodeID"] not in self._unfit))
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        self._note_gone({node["NodeID"] for node in nodes if not node["Alive"]})
+        there = [node for node in nodes if node["Alive"] and node["NodeID"] not in self._unfit]
+        target = self._asked or max(1, sum(self._slots(node["Resources"]) for node in there))
         while len(self._pool) < target:
             self._pool.append(self._hire())
         for actor in [actor for actor in self._pool if actor.node is None][: max(0, len(self._pool) - target)]:
@@ -218,12 +226,28 @@ class RayExecutor:
                 f"{self._needs()}. What was committed stays: run the same command again when there is room"
             )
 
+    def _note_gone(self, gone: set[str]) -> None:
+        """Calls that need what only a lost machine had are lost; Ray would find out, too, but many seconds later."""
+        if gone == self._gone:
+            return
+        self._gone = gone
+        for actor in self._pool:
+            for call in [c for c in actor.calls if self._needs_gone(c)]:
+                with contextlib.suppress(RayError):
+                    ray.cancel(call.report)
+                self._settle(actor, call, _GONE)
+
+    def _needs_gone(self, call: _Call) -> bool:
+        return any(ticket.actor is not None and ticket.actor.node in self._gone for ticket in call.inputs)
+
     def _needs(self) -> str:
         threads = self._spec.numerics.threads
         return f"{threads} CPU{'s' * (threads > 1)}{' and 1 GPU' if self.device == 'cuda' else ''}"
 
     def _hire(self) -> _Actor:
-        options: dict[str, Any] = {"num_cpus": self._spec.numerics.threads, "max_restarts": 0, "max_task_retries": 0}
+        # Out of order: a merge that waits for a partial on its way (or on a machine that is gone) must not hold up a shard.
+        options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "allow_out_of_order_execution": True}
+        options["num_cpus"] = self._spec.numerics.threads
         if self.device == "cuda":
             options["num_gpus"] = 1
         if self._unfit:
@@ -237,6 +261,10 @@ class RayExecutor:
         room = sum(IN_FLIGHT - len(actor.calls) for actor in self._pool if actor.node is not None)
         while self._waiting and room:
             call = self._waiting.popleft()
+            if self._needs_gone(call):
+                call.end = _GONE
+                self._ended.append(call)
+                continue
             actor = self._place(call)
             if actor is None:
                 kept.append(call)
@@ -249,10 +277,11 @@ class RayExecutor:
         self._waiting.extendleft(reversed(kept))
 
     def _place(self, call: _Call) -> _Actor | None:
-        """The actor with least to do; for a second copy not the one that has the first, and rather on another machine."""
-        free = [actor for actor in self._pool if actor.node is not None and len(actor.calls) < IN_FLIGHT and actor is not call.avoid]
-        if call.avoid is not None:
-            free = [actor for actor in free if actor.node != call.avoid.node] or free
+        """The actor with least to do; for a second copy not the one that is at the first, and rather on another machine."""
+        free = [actor for actor in self._pool if actor.node is not None and len(actor.calls) < IN_FLIGHT and call.avoid not in actor.calls]
+        if call.avoid is not None and call.avoid.actor is not None:
+            node = call.avoid.actor.node
+            free = [actor for actor in free if actor.node != node] or free
         return min(free, key=lambda a: len(a.calls), default=None)
 
     def _look_at(self, actor: _Actor, ready: set[Any]) -> None:
