@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py simulate [--workers 1000] [--shards 1000000] [--shard-ms 5]
     python benchmarks/scale.py actors [--workers 2] [--shards 50000]
-    python benchmarks/scale.py imagenet [--out URL] [--store-gb 3]
+    python benchmarks/scale.py imagenet [--out URL] [--store-gb 7.5]
 
 `simulate` runs the real driver (journal, scheduler, merge tree, commits, read-out) over workers that are a queue each, in
 simulated time: the driver's own time is what it really takes here, a shard takes what is asked for, and a merge or a commit
@@ -65,7 +65,7 @@ class Pooled(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         self.pool = nn.AdaptiveAvgPool2d(side)
-        self.linear = nn.Linear(channels * side * side, k)
+        self.linear = nn.Linear(channels * side * side, k, bias=False)
         with torch.no_grad():
             self.linear.weight.normal_(generator=generator)
 
@@ -363,7 +363,7 @@ def main() -> None:
     three.add_argument("--workers", type=int, default=2)
     three.add_argument("--shards", type=int, default=8)
     three.add_argument("--out", default=None)
-    three.add_argument("--store-gb", type=float, default=3.0)
+    three.add_argument("--store-gb", type=float, default=7.5)
     three.set_defaults(call=imagenet)
     args = parser.parse_args()
     args.call(args)

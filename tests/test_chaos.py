@@ -232,7 +232,7 @@ def test_stopping_a_job_takes_less_than_three_seconds_and_says_how_to_go_on(worl
     report("ray job stop", took=seconds)
 
 
-STORM_SAMPLES, STORM_FAULTS = 1_024_000, 20
+STORM_SAMPLES, STORM_FAULTS = 512_000, 20
 
 
 def test_a_storm(world: World, keys: None, tmp_path: Path) -> None:

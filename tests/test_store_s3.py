@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
 import pytest
+from s3fs import S3FileSystem
 from servers import S3Server
 
 from wna_ray import store as store_module
@@ -109,6 +110,7 @@ def test_wrong_credentials_are_one_sentence(rgw: S3Server, monkeypatch: pytest.M
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x" * 40)
     with pytest.raises(StoreError, match=r"the secret key does not fit the access key"):
         Store("s3://runs/x").create("x", b"1")
+    S3FileSystem.clear_instance_cache()  # a process has one set of keys
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "NOBODY")
     with pytest.raises(StoreError, match=r"the server does not know this access key"):
         Store("s3://runs/x").create("x", b"1")

@@ -16,7 +16,6 @@ from wna_ray.store import MOST_BYTES
 BASE_BYTES = 700 << 20  # Python, torch and a small network
 WORKER_PARTIALS = 4  # a shard's total, the chunk that is added to it, their sum, and one that is on its way to the object store
 DRIVER_PARTIALS = 7  # the merged moments, float64 maps and z-maps, float32 copies, and the objects to write
-IN_FLIGHT_PARTIALS = 2  # in the object store, beside those of a merge
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Needs:
     worker
         One worker, at its most.
     store
-        Object store for each worker.
+        Object store for each worker: what a merge takes in and gives. Ray puts other partials on the disk where there is no room.
     driver
         The driver, while it reads out the result.
     """
@@ -82,7 +81,7 @@ def needs(job: Job, rows: int, fan_in: int) -> Needs:
     return Needs(
         partial,
         BASE_BYTES + shard + WORKER_PARTIALS * partial,
-        (fan_in + 1 + IN_FLIGHT_PARTIALS) * partial,
+        (fan_in + 1) * partial,
         BASE_BYTES + DRIVER_PARTIALS * partial,
     )
 
