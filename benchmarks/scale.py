@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import gc
 import heapq
-import itertools
 import logging
 import random
 import tempfile
@@ -31,6 +30,7 @@ from torch import nn
 
 from wna_ray.driver import Driver
 from wna_ray.events import Event, RunStarted, SegmentCommitted, ShardDone, ShardRetried, Stage
+from wna_ray.inprocess import InProcessExecutor
 from wna_ray.job import execute
 from wna_ray.memory import Machine, available, size
 from wna_ray.moments import Moments, Partial
@@ -101,23 +101,20 @@ def resident() -> int:
     return int(next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmRSS")).split()[1]) << 10
 
 
-class SimulatedExecutor:
-    """Workers that are queues in simulated time; an `Executor`."""
+class SimulatedExecutor(InProcessExecutor):
+    """Many workers, each a queue, in simulated time."""
 
     def __init__(self, spec: Spec, workers: int, shard_seconds: float) -> None:
+        super().__init__(spec)
         self.workers = self.wanted = workers
         self.window = IN_FLIGHT * workers
-        self._stub = StubWorker(spec, "cpu")
+        self._worker = StubWorker(spec, "cpu")
         self._shard_seconds = shard_seconds
         self._rng = random.Random(1)
-        self._numbers = itertools.count()
         self._free = deque(w for _ in range(IN_FLIGHT) for w in range(workers))
         self._busy_until = [0.0] * workers
-        self._worker: dict[int, int] = {}
-        self._queue: deque[tuple[int, str, tuple[Any, ...], Sequence[int]]] = deque()
+        self._at: dict[int, int] = {}
         self._heap: list[tuple[float, int]] = []
-        self._payloads: dict[int, Any] = {}
-        self._ends: dict[int, Any] = {}
         self._entered = time.perf_counter()
         self.now = 0.0
         self.in_workers = self.in_driver = self.busy = 0.0
@@ -125,9 +122,6 @@ class SimulatedExecutor:
     def clock(self) -> float:
         """Simulated seconds: those of the driver are real."""
         return self.now
-
-    def share(self, value: Any) -> Any:
-        return value
 
     def machines(self) -> list[Machine]:
         return []
@@ -154,13 +148,13 @@ class SimulatedExecutor:
     def _dispatch(self) -> None:
         while self._queue and self._free:
             ticket, method, args, inputs = self._queue.popleft()
-            self._worker[ticket] = worker = self._free.popleft()
+            self._at[ticket] = worker = self._free.popleft()
             begin = time.perf_counter()
             if method == "shard" and self._rng.random() < 1e-3:
                 self._ends[ticket] = WorkerLost("as asked for")
             else:
                 payloads = [self._payloads[i] for i in inputs]
-                self._payloads[ticket], self._ends[ticket] = getattr(self._stub, method)(*payloads, *args)
+                self._payloads[ticket], self._ends[ticket] = getattr(self._worker, method)(*payloads, *args)
             took = time.perf_counter() - begin
             self.in_workers += took
             seconds = self._shard_seconds * self._rng.uniform(0.8, 1.2) if method == "shard" else took
@@ -175,28 +169,12 @@ class SimulatedExecutor:
         ended = []
         while self._heap and self._heap[0][0] <= self.now:
             _, ticket = heapq.heappop(self._heap)
-            self._free.append(self._worker.pop(ticket))
+            self._free.append(self._at.pop(ticket))
             if ticket in self._ends:
                 ended.append(ticket)
         self._dispatch()
         self._to_driver()
         return ended
-
-    def report(self, ticket: int) -> Any:
-        end = self._ends[ticket]
-        if isinstance(end, Exception):
-            raise end
-        return end
-
-    def payload(self, ticket: int) -> Any:
-        return self._payloads[ticket]
-
-    def release(self, ticket: int) -> None:
-        self._payloads.pop(ticket, None)
-        self._ends.pop(ticket, None)
-
-    def close(self) -> None:
-        pass
 
 
 class Watch:
