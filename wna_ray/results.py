@@ -25,7 +25,8 @@ from wna_ray.errors import RunError
 from wna_ray.moments import Moments, Partial
 from wna_ray.responses import FixedPoint, is_dense
 from wna_ray.rundir import MOMENTS, OFFSET, RESULT, RunDirectory, pack_moments, sha256, unpack_moments
-from wna_ray.spec import Spec
+from wna_ray.significance import CLUSTER_THRESHOLD, Clusters, cluster_test
+from wna_ray.spec import ResponseKind, Spec
 from wna_ray.stimuli import Stimulus
 from wna_ray.store import Place
 
@@ -252,6 +253,35 @@ class Run:
             return read_table(self._bytes(CLASSES), self._extent, self._described["names"])
         except (ValueError, OSError, pa.ArrowException) as error:  # of bytes in memory: no storage is asked
             raise RunError(f"{self.directory.url}/{CLASSES} is damaged ({plain(str(error), 200)})") from None
+
+    def clusters(self, kind: ResponseKind, name: str, sd: float = 1.0, threshold: float = CLUSTER_THRESHOLD) -> Clusters:
+        """Significant clusters of one smoothed z-map (see `wna_ray.significance.cluster_test`).
+
+        Parameters
+        ----------
+        kind, name
+            Which map, as in `classes`.
+        sd, threshold
+            Of the smoothing kernel, in values of the noise (cells, where ``stimulus.cell`` is larger than 1); where clusters begin.
+
+        Returns
+        -------
+        Clusters
+            Its arrays are ``(C, h, w)``: on the grid of the noise.
+
+        Raises
+        ------
+        RunError
+            The run has no such response, or no map of it.
+        """
+        readout = next((r for r in self.readouts if r.kind == kind), None)
+        if readout is None or name not in readout.names:
+            there = ", ".join(self._extent.kinds) if readout is None else f"{len(readout.names)} responses such as {readout.names[0]!r}"
+            raise RunError(f"'{self.directory.url}' has no response {plain(name)!r} of kind {plain(kind)!r}; it has {there}")
+        z = readout.z[readout.names.index(name)]
+        if not np.isfinite(z).all():
+            raise RunError(f"'{self.directory.url}' has no map of {plain(name)!r} ({readout.note[readout.names.index(name)]})")
+        return cluster_test(z.reshape(self.stimulus.noise.shape), sd, threshold)
 
     def derive(self) -> dict[str, bytes]:
         """Every result object, made again from the moments."""
