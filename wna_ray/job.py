@@ -34,7 +34,7 @@ from wna_ray.worker import Introduction
 ExecutorName = Literal["ray", "local"]
 
 CALL_TRIES = 4
-STOP_SECONDS = 2.5
+STOP_SECONDS = 2.2
 WARM_SECONDS = 2.0
 CLASSIFIER = "evaluation/classifier.json"
 
