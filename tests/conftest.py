@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
 )  # for `python:networks_for_tests`
 
+# A shell's background job ignores Ctrl-C, and would hand that on to the drivers that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Workers are started once and keep their environment, so the place for planted faults is chosen before.
 os.environ["WNA_TEST_FAULT"] = str(Path(tempfile.mkdtemp(prefix="wna-fault-")) / "fault")
