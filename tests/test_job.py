@@ -343,7 +343,9 @@ def test_a_killed_driver_loses_nothing(tmp_path: Path, make_spec: MakeSpec, refe
     assert 0 < left < 60_000
     events: list[Event] = []
     run(spec, str(tmp_path / "run"), executor="local", callbacks=[events.append])
-    assert sum(e.stop - e.start for e in events if isinstance(e, ShardDone)) == left
+    (started,) = [e for e in events if isinstance(e, RunStarted)]
+    assert started.done >= 60_000 - left  # a worker that outlived the driver for a moment may have committed one more
+    assert sum(e.stop - e.start for e in events if isinstance(e, ShardDone)) == 60_000 - started.done
     assert {f: f.stat().st_mtime_ns for f in before} == before, "finished segments are never written again"
     assert result(tmp_path / "run") == reference(spec)
     assert RunDirectory(str(tmp_path / "run")).verify() == []
