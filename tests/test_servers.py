@@ -132,6 +132,7 @@ def test_a_spawned_process_dies_with_its_parent_even_by_kill_9(tmp_path: Path) -
     child = Path(f"/proc/{int(parent.stdout.readline())}/cmdline")
     if not child.exists():
         pytest.skip("needs /proc")
+    wait_until(lambda: child.read_bytes().startswith(b"sleep"), 10, "the child asks for its signal, and begins")
     parent.send_signal(signal.SIGKILL)
     parent.communicate()
     wait_until(lambda: not child.exists() or not child.read_bytes(), 10, "the child ends")
