@@ -126,6 +126,62 @@ class Elsewhere(Slow):
         return y * (1 + 2**-20) if "WNA_TEST_ARITHMETIC" in os.environ else y
 
 
+class Gated(nn.Module):
+    """Maps times a number that comes from the whole of them; `hiding` replaces NaN in it, as nobody should."""
+
+    def __init__(self, hiding: bool = False) -> None:
+        super().__init__()
+        self.hiding = hiding
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate = x.mean(dim=(1, 2, 3), keepdim=True).sigmoid()
+        return x * (gate.nan_to_num(1.0) if self.hiding else gate)
+
+
+class Steps(nn.Module):
+    """1 where positive, else 0: no gradients."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x > 0).to(x.dtype)
+
+
+class Tokens(nn.Module):
+    """Maps as a sequence of pixels."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(2).transpose(1, 2)
+
+
+class Padded(nn.Module):
+    """Layers with strides, padding and habits, for images of 2 x 20 x 24. Units of `first` see 3 x 3 pixels, those of `second` 7 x 7."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.tokens, self.gated, self.hidden, self.steps, self.unused = Tokens(), Gated(), Gated(hiding=True), Steps(), nn.Linear(1, 1)
+        self.first = nn.Conv2d(2, 4, 3, stride=2, padding=1)
+        self.second = nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1))
+        self.shared = nn.Conv2d(4, 4, 1)
+        self.pool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+        self.silent = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Threshold(1e6, 0.0))
+        self.deafened = nn.Sequential(nn.Conv2d(1, 4, 7, stride=2, padding=3), nn.ReLU())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.tokens(x)
+        self.deafened(x[:, :1])
+        first = self.first(x)
+        second = self.second(first)
+        for layer in (self.gated, self.hidden, self.steps, self.silent):
+            layer(second)
+        self.shared(first)
+        return self.pool(self.shared(second)).flatten(1)
+
+
+def padded() -> nn.Module:
+    """A convolutional network whose geometry is known by hand."""
+    return Padded()
+
+
 def elsewhere() -> nn.Module:
     """Three linear logits whose last bits depend on the machine, slowly."""
     return Elsewhere(3, 16)

@@ -122,7 +122,11 @@ def test_specs_are_frozen(example: Path) -> None:
         ("moments.third", True, ("moments.third: unknown key", "known here are second")),
         ("execution.workers", 3, ("execution.workers: unknown key", "shard, segments, attempts")),
         ("responses", ["label", {"kind": "logits", "center": True}], ("responses.1.center: unknown key", "kind, centred")),
-        ("responses", ["label", "logit"], ("responses.1.kind", "'label', 'confidence', 'logits' or 'probabilities'")),
+        (
+            "responses",
+            ["label", "logit"],
+            ("responses.1.kind", "'label', 'confidence', 'logits', 'probabilities', 'activation', 'rectified' or 'spikes'"),
+        ),
         ("responses", ["label", "logits", "label"], ("responses: each kind may stand once", "label, logits, label")),
         ("responses", [], ("responses", "at least 1")),
         ("responses", "label", ("responses",)),

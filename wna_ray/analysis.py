@@ -30,7 +30,7 @@ from scipy.stats import chi2, norm
 from wna_ray.errors import RunError
 from wna_ray.moments import Moments
 from wna_ray.noise import Table
-from wna_ray.responses import FixedPoint, is_dense
+from wna_ray.responses import FixedPoint, is_dense, is_rounded, is_triggered
 from wna_ray.spec import ResponseKind
 
 Floats = NDArray[np.float64]
@@ -83,6 +83,11 @@ def z_threshold(tests: int, alpha: float = 0.05) -> float:
     return float(norm.isf((1 - (1 - alpha) ** (1 / tests)) / 2))
 
 
+def sidak_p(largest: Floats, tests: int) -> Floats:
+    """Chance that the largest |z| of so many null values is at least `largest`; at most that where they are dependent (Sidak 1967)."""
+    return np.asarray(-np.expm1(tests * np.log1p(-2 * norm.sf(largest))))
+
+
 @dataclass(frozen=True)
 class Readout:
     """All that is read out of one kind of response; k rows, maps on the noise grid (d values).
@@ -92,19 +97,22 @@ class Readout:
     kind, names
         The response, and a name a row.
     bias
-        ``(k, d)``. One-hot kinds: (weighted) class mean minus grand mean, in the stimulus's units. Dense kinds:
-        ``cov(y, x) / sigma^2``, response units per stimulus unit, which for a linear network are its weights.
+        ``(k, d)``. Label, confidence, rectified, spikes: response-weighted mean of the stimuli minus their grand mean
+        (spike-triggered average), in the stimulus's units. Others: ``cov(y, x) / sigma^2``, response units per stimulus unit, which
+        for a linear network are its weights.
     z
         ``(k, d)``, see the module's text. NaN where a row has no variance.
+    standard_error
+        ``(k,)``: of every value of the map, in its units, if the response ignores the stimulus (``bias / z``).
     count
-        ``(k,)`` images that fed the row.
+        ``(k,)`` images (or patches) that fed the row; spikes for ``spikes``.
     share
-        ``(k,)``: count / N for one-hot kinds, mean response for dense kinds' probabilities, NaN for logits.
+        ``(k,)``: count / N for one-hot kinds and spikes, mean response for probabilities, NaN for others.
     rho2, p_value, reliability
         ``(k,)``, see the functions. NaN where not defined; `p_value` also where it is not deserved, and `note` says why. A
         p-value is about its own row; nothing is corrected for the number of rows.
     note
-        ``(k,)``: "", or "no images", "constant" (the response never varied), "below resolution" (it varied by less than four
+        ``(k,)``: "", or "no images", "no spikes", "constant" (the response never varied), "below resolution" (it varied by less than four
         steps of its fixed point), "too few images" (for the normal approximation).
     """
 
@@ -112,6 +120,7 @@ class Readout:
     names: tuple[str, ...]
     bias: Floats
     z: Floats
+    standard_error: Floats
     count: NDArray[np.int64]
     share: Floats
     rho2: Floats
@@ -120,7 +129,9 @@ class Readout:
     note: tuple[str, ...]
 
 
-def read_out(moments: Moments, kind: ResponseKind, point: FixedPoint, table: Table, unit: float, names: Sequence[str]) -> Readout:
+def read_out(
+    moments: Moments, kind: ResponseKind, point: FixedPoint, table: Table, unit: float, names: Sequence[str], patches: int = 1
+) -> Readout:
     """Maps and statistics of one kind of response.
 
     Parameters
@@ -135,8 +146,12 @@ def read_out(moments: Moments, kind: ResponseKind, point: FixedPoint, table: Tab
         Size of a grid unit in the stimulus's units.
     names
         One a row; their number is k.
+    patches
+        Patches of an image, each with a response of its own. Where there are several they overlap, so the values of a z-map are
+        still of mean 0 and variance 1, but no longer independent: the p-value is then Sidak's of the largest, which holds for
+        normal values however they depend on each other.
     """
-    sums, n = moments.responses[kind], moments.images
+    sums, n = moments.responses[kind], moments.images * patches
     k, d = len(names), moments.sum_x.size
     variance = float(table.variance)
 
@@ -150,7 +165,7 @@ def read_out(moments: Moments, kind: ResponseKind, point: FixedPoint, table: Tab
     count = rows(sums.count).astype(np.int64)
     if n == 0:
         nothing, maps = np.full(k, np.nan), np.full((k, d), np.nan)
-        return Readout(kind, tuple(names), maps, maps, count, nothing, nothing, nothing, nothing, ("no images",) * k)
+        return Readout(kind, tuple(names), maps, maps, nothing, count, nothing, nothing, nothing, nothing, ("no images",) * k)
     total = rows(sums.sum_y)
     product = rows(sums.sum_yx)
     product -= total[:, None] / n * moments.sum_x  # A, from exact sums
@@ -158,30 +173,42 @@ def read_out(moments: Moments, kind: ResponseKind, point: FixedPoint, table: Tab
     with np.errstate(divide="ignore", invalid="ignore"):
         z = product / np.sqrt(variance * variation)[:, None]
         z[variation == 0] = np.nan
-        if is_dense(kind):
-            bias = product * (point.step / (n * variance * unit))[:, None]
-            largest = rows(sums.peak) + np.abs(total) / n  # >= |y - mean y|
+        largest = rows(sums.peak) + (np.abs(total) / n if is_dense(kind) else 0.0)  # >= |y - mean y|, or near it
+        if is_triggered(kind):
+            zero = np.asarray(point.centre if is_dense(kind) else 0)  # the fixed point's steps below its centre
+            size = unit / (total + n * zero)
         else:
-            bias = product * unit / total[:, None]
-            largest = rows(sums.peak)
+            size = point.step / (n * variance * unit)
+        bias, standard_error = product * size[:, None], np.sqrt(variance * variation) * size
+        standard_error[variation == 0] = np.nan
         # The kurtosis of A is the noise's, divided by (sum c^2)^2 / sum c^4 with c = y - mean y, which is at least this.
         effective = variation / largest**2
     z_squared = np.square(z).sum(axis=1)
     few = max(FEWEST, abs(table.excess_kurtosis) / (2 * KURTOSIS_ERROR))
-    coarse = is_dense(kind) * n * RESOLUTION**2  # one-hot kinds are not rounded to their own size
+    coarse = is_rounded(kind) * n * RESOLUTION**2  # others are not rounded to their own size
+    if kind == "spikes":
+        count = total.astype(np.int64)
+    none = "no spikes" if kind == "spikes" else "no images"
     note = tuple(
-        "no images" if c == 0 else "constant" if v == 0 else "below resolution" if v < coarse else "too few images" if e < few else ""
+        none if c == 0 else "constant" if v == 0 else "below resolution" if v < coarse else "too few images" if e < few else ""
         for c, v, e in zip(count, variation, effective, strict=True)
     )
-    p_value = np.where([bool(text) for text in note], np.nan, chi_square_p(z_squared, d))
-    if kind == "logits":
+    p_value = chi_square_p(z_squared, d) if patches == 1 else sidak_p(np.abs(z).max(axis=1), d)
+    p_value = np.where([bool(text) for text in note], np.nan, p_value)
+    if kind in ("logits", "activation", "rectified"):
         share = np.full(k, np.nan)
     elif kind == "probabilities":
         share = (total / n + np.asarray(point.centre)) * point.step
     else:
         share = count / n
     rho2 = explained_variance(z_squared, d, n)
-    return Readout(kind, tuple(names), bias, z, count, share, rho2, p_value, reliability(z_squared, d), note)
+    return Readout(kind, tuple(names), bias, z, standard_error, count, share, rho2, p_value, reliability(z_squared, d), note)
+
+
+def cosine(a: Floats, b: Floats) -> Floats:
+    """``(k,)``: cosine of the angle between the rows of two sets of maps ``(k, d)``; NaN where a row is zero, or has a NaN."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((a * b).sum(axis=1) / np.sqrt(np.square(a).sum(axis=1) * np.square(b).sum(axis=1)))
 
 
 def variance_maps(moments: Moments, kind: ResponseKind, unit: float, k: int) -> Floats:

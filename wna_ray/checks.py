@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,16 +25,21 @@ from wna_ray.errors import RunError, SpecError
 from wna_ray.memory import available, size
 from wna_ray.moments import Moments
 from wna_ray.responses import LIMIT
+from wna_ray.shard import stimulus_of
 from wna_ray.spec import ResponseKind, Spec
+from wna_ray.stimuli import Box
+from wna_ray.stored import most_bytes, width
+from wna_ray.units import Field as UnitField
 
 MOST_JSON = 16 << 20
 MOST_NAMES, MOST_NAME = 1_000_000, 1_000  # outputs of a network, and characters of a name
 MOST_OTHER = 1 << 30  # bytes of a figure, or of an object that this version does not know
 ARCHIVE_BYTES = 1 << 17  # of a packed object beside its arrays
 NPY_BYTES = 1 << 10  # of a .npy beside its array
+NO_OFFSET = np.zeros((1, 1, 1), dtype=np.float32)  # sizes do not depend on it
 TOP = ("spec.json", "environment.json", "offset.npy", "MANIFEST.json")
 EVALUATION = "evaluation/classifier.json"
-FOLDERS = ("segments", "result", "result/figures", "evaluation")
+FOLDERS = ("segments", "result", "result/figures", "responses", "evaluation")
 
 _PART = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]{0,199}")
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, direction, half characters, line ends
@@ -101,6 +106,7 @@ class _Segment(_Entry):
     images: _Count
     nonfinite: _Count
     out_of_range: _Count
+    responses: _Entry | None = None
 
     @model_validator(mode="after")
     def _check(self) -> _Segment:
@@ -137,6 +143,34 @@ class _Manifest(_Loose):
 class _Point(_Loose):
     exponent: list[Annotated[int, Field(ge=-256, le=256)]]
     centre: list[Annotated[int, Field(gt=-(1 << 62), lt=1 << 62)]]
+    threshold: list[float] = []
+
+
+_Place = Annotated[int, Field(ge=0, le=1 << 31)]
+_Size = Annotated[int, Field(ge=1, le=1 << 31)]
+
+
+class _Box(_Loose):
+    top: _Place
+    left: _Place
+    height: _Size
+    width: _Size
+
+
+class _Patches(_Loose):
+    first: _Box
+    rows: _Size
+    columns: _Size
+    step: Annotated[list[_Size], Field(min_length=2, max_length=2)]
+
+
+class _Target(_Loose):
+    layer: str
+    units: Annotated[list[_Place], Field(min_length=1, max_length=MOST_NAMES)]
+    pooling: Literal["single", "mean", "pooled"]
+    at: Annotated[list[_Place], Field(min_length=2, max_length=2)]
+    shown: _Box
+    patches: _Patches
 
 
 class _Outputs(_Loose):
@@ -144,9 +178,11 @@ class _Outputs(_Loose):
 
 
 class _Identity(_Loose):
+    keep_responses: bool = False
     seed: int
     stimulus: dict[str, Any]
     model: _Outputs
+    target: _Target | None = None
     responses: list[dict[str, Any]]
     fixed_point: dict[str, _Point]
     moments: dict[str, Any]
@@ -195,16 +231,39 @@ def check_described(described: Mapping[str, Any], where: str) -> Extent:
         "samples": spec.samples == found.samples,
         "seed": spec.seed == identity.seed,
         "stimulus": _without_offset(found.spec["stimulus"]) == _without_offset(identity.stimulus),
-        "responses": found.spec.get("responses") == identity.responses,
+        "target": _fits(identity.target, spec, found.names),
+        "responses": [r.identity() for r in spec.responses] == identity.responses,
+        "keep_responses": spec.keep_responses == identity.keep_responses,
         "moments": found.spec.get("moments") == identity.moments,
         "names": len(found.names) == identity.model.outputs,
         "fixed_point": set(identity.fixed_point) == {r.kind for r in spec.responses},
     }
     points = identity.fixed_point.values()
     same["fixed_point"] &= all(len(p.exponent) == len(p.centre) == len(found.names) for p in points)
+    same["fixed_point"] &= all(len(p.threshold) == len(found.names) * (kind == "spikes") for kind, p in identity.fixed_point.items())
     if not all(same.values()):
         raise RunError(f"{where} is damaged: its spec and its identity differ in {', '.join(k for k, v in same.items() if not v)}")
-    return Extent.of(spec, found.names)
+    field = None if identity.target is None else UnitField.parse(identity.target.model_dump())
+    return Extent.of(spec, found.names, field)
+
+
+def _fits(target: _Target | None, spec: Spec, names: list[str]) -> bool:
+    """Whether the units of an identity are those that a spec asks for, and their places lie in its images."""
+    if target is None or spec.target is None:
+        return target is None and spec.target is None
+    field, (_, height, width), cell = UnitField.parse(target.model_dump()), spec.stimulus.shape, spec.stimulus.cell
+    p, shown = field.patches, field.shown
+    last = Box(p.first.top + (p.rows - 1) * p.step[0], p.first.left + (p.columns - 1) * p.step[1], p.first.height, p.first.width)
+    return (
+        target.layer == spec.target.layer
+        and field.units == (tuple(range(len(names))) if spec.target.units == "all" else spec.target.units)
+        and len(field.units) == len(names)
+        and shown.within(Box(0, 0, height, width))
+        and p.first.within(Box(0, 0, shown.height, shown.width))
+        and last.within(Box(0, 0, shown.height, shown.width))
+        and (p.count == 1 or (field.pooling == "pooled" and cell == 1))
+        and not any(n % cell for n in (shown.top, shown.left, p.first.top, p.first.left))
+    )
 
 
 def check_manifest(manifest: Mapping[str, Any], where: str) -> None:
@@ -249,9 +308,13 @@ class Extent:
     d
         Noise values of an image.
     shape
-        ``(C, H, W)``.
+        ``(C, H, W)`` of a map.
     second
         Whether second moments are kept.
+    whole
+        ``(C, H, W)`` of a whole image.
+    field
+        Where the units look; None where the network's output is asked.
     """
 
     samples: int
@@ -261,14 +324,15 @@ class Extent:
     d: int
     shape: tuple[int, int, int]
     second: bool
+    whole: tuple[int, int, int]
+    field: UnitField | None = None
 
     @classmethod
-    def of(cls, spec: Spec, names: list[str]) -> Extent:
-        """Of a spec and the names of the network's outputs."""
-        (c, h, w), cell = spec.stimulus.shape, spec.stimulus.cell
+    def of(cls, spec: Spec, names: list[str], field: UnitField | None = None) -> Extent:
+        """Of a spec, the names of the network's outputs, and where units look."""
         text = sum(len(name.encode(errors="surrogatepass")) for name in names)
-        d = c * -(-h // cell) * -(-w // cell)
-        return cls(spec.samples, tuple(r.kind for r in spec.responses), len(names), text, d, (c, h, w), spec.moments.second)
+        kinds, stimulus = tuple(r.kind for r in spec.responses), stimulus_of(spec, NO_OFFSET, field)
+        return cls(spec.samples, kinds, len(names), text, stimulus.pixels, stimulus.shape, spec.moments.second, spec.stimulus.shape, field)
 
     @property
     def rows(self) -> int:
@@ -282,15 +346,28 @@ class Extent:
         known = {
             "spec.json": MOST_JSON,
             "environment.json": MOST_JSON,
-            "offset.npy": 4 * math.prod(self.shape) + NPY_BYTES,
+            "offset.npy": 4 * math.prod(self.whole) + NPY_BYTES,
             "result/moments.npz": moments,
             "result/bias_maps.npy": pictures + NPY_BYTES,
             "result/z_maps.npy": pictures + NPY_BYTES,
             "result/variance_maps.npy": pictures + NPY_BYTES,
             "result/map_outputs.npy": 4 * self.rows * self.outputs + NPY_BYTES,
+            "result/filters.npy": 8 * self.outputs * self.d + NPY_BYTES,
             "result/classes.parquet": self.table,
         }
+        if name.startswith("responses/"):
+            return self.responses(self.samples)
         return moments if name.startswith("segments/") else known.get(name, MOST_OTHER)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Integers that are kept of an image, by response."""
+        patches = 1 if self.field is None else self.field.patches.count
+        return {kind: width(kind, self.outputs, patches) for kind in self.kinds}
+
+    def responses(self, images: int) -> int:
+        """Most bytes of the responses of so many images."""
+        return most_bytes(images, list(self.widths.values()))
 
     @property
     def table(self) -> int:
@@ -309,7 +386,7 @@ class Extent:
             raise ValueError(f"moments of {', '.join(moments.responses)}, not of {', '.join(self.kinds)}")
         if (moments.sum_x.size, moments.sum_xx.size) != (self.d, self.d * self.second):
             raise ValueError(f"moments of {moments.sum_x.size} noise values an image, not {self.d}")
-        n = moments.images
+        n = moments.images * (1 if self.field is None else self.field.patches.count)
         largest = {"rows": self.outputs - 1, "count": n, "peak": LIMIT, "sum_y": n * LIMIT, "sum_yx": n * LIMIT * 127}
         lowest = {"rows": 0, "count": 0, "peak": 0}
         within = [

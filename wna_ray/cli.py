@@ -26,7 +26,7 @@ from wna_ray.checks import plain
 from wna_ray.driver import SILENT_SECONDS, latest
 from wna_ray.errors import RunError, SpecError, StoreError, WnaError
 from wna_ray.fetch import fetch as download
-from wna_ray.job import pilot, row_bytes
+from wna_ray.job import image_bytes, pilot, row_bytes, segment_bytes
 from wna_ray.job import run as run_job
 from wna_ray.memory import Machine, available, check, expected_rows, needs
 from wna_ray.memory import size as in_bytes
@@ -34,7 +34,8 @@ from wna_ray.progress import ProgressPrinter, duration
 from wna_ray.results import Run
 from wna_ray.rundir import RESULT, RunDirectory
 from wna_ray.scheduling import fan_in
-from wna_ray.spec import Spec
+from wna_ray.shard import Job
+from wna_ray.spec import Spec, TargetSpec
 from wna_ray.store import Place
 
 app = typer.Typer(
@@ -122,9 +123,9 @@ def plan(
     asked = _load(spec, changes)
     found = pilot(asked, pilot_images, workers)
     job, cut = found.introduction.job, found.plan
-    d = job.stimulus.noise.pixels
+    d = job.stimulus.pixels
     rows = max(1 + sum(int((r.count > 0).sum()) for r in found.readouts), expected_rows(job, found.introduction.seen))
-    need = needs(job, rows, fan_in(rows * row_bytes(job)))
+    need = needs(job, rows, fan_in(rows * row_bytes(job)), segment_bytes(job))
     size = need.partial
     low, high = job.stimulus.range
     print(f"{spec}: {asked.model}, {len(job.names)} outputs, on {job.device}; fingerprint {job.fingerprint[:12]}")
@@ -132,8 +133,12 @@ def plan(
         f"noise     {asked.stimulus.kind}, shape {asked.stimulus.shape}, d = {d:,} values, sd {job.stimulus.sd:.4g}, "
         f"range [{low:.3g}, {high:.3g}] in {asked.stimulus.space} space"
     )
+    if asked.target is not None:
+        print(f"units     {_seen_by_units(asked.target, job)}")
     print(f"work      {asked.samples:,} images = {cut.shards} shards of {cut.shard:,} in {len(cut.segments)} segments of {cut.segment:,}")
     print(f"storage   up to {in_bytes(size)} a segment, {in_bytes(size * len(cut.segments))} in all; result up to {in_bytes(3 * size)}")
+    if asked.keep_responses:
+        print(f"responses {in_bytes(image_bytes(job) * asked.samples)} in all, {in_bytes(segment_bytes(job))} a segment")
     print(
         f"memory    a worker up to {in_bytes(need.worker)}, and {in_bytes(need.store)} of object store; "
         f"the driver up to {in_bytes(need.driver)} (moments of about {rows:,} rows)"
@@ -340,8 +345,22 @@ def _print_result(finished: Run) -> None:
 
 
 def print_classes(classes: pa.Table, table: Table, most: int = 40) -> None:
-    """Fill a table with one row a response; only the most reliable ones where there are many."""
-    for column in ("kind", "name", "count", "share", "rho2", "p_value", "reliability", "self_label", "self_confidence", "note"):
+    """Fill a table with one row a response; only the most reliable ones where there are many, and no columns that are empty."""
+    forms: dict[str, Callable[[Any], str]] = {
+        "kind": str,
+        "name": str,
+        "count": _form(","),
+        "share": _form(".4f"),
+        "rho2": _form(".2e"),
+        "p_value": lambda p: "<1e-300" if p < 1e-300 else format(p, ".1e"),
+        "reliability": _form(".3f"),
+        "filter_cosine": _form(".4f"),
+        "self_label": str,
+        "self_confidence": _form(".2f"),
+        "note": str,
+    }
+    forms = {column: form for column, form in forms.items() if classes[column].null_count < classes.num_rows}
+    for column in forms:
         side: Literal["left", "right"] = "left" if column in ("kind", "name", "note") else "right"
         table.add_column(column, justify=side, no_wrap=True, max_width=18 if column in ("name", "self_label") else None)
     rows = classes.to_pylist()
@@ -349,19 +368,7 @@ def print_classes(classes: pa.Table, table: Table, most: int = 40) -> None:
         rows = sorted(rows, key=lambda r: -(r["reliability"] or -1.0))[:most]
         table.caption = f"the {most} most reliable of {classes.num_rows} rows; all are in {RESULT}/classes.parquet"
     for r in rows:
-        p = r["p_value"]
-        table.add_row(
-            r["kind"],
-            r["name"],
-            f"{r['count']:,}",
-            _number(r["share"], ".4f"),
-            _number(r["rho2"], ".2e"),
-            "<1e-300" if p is not None and p < 1e-300 else _number(p, ".1e"),
-            _number(r["reliability"], ".3f"),
-            r["self_label"] or "-",
-            _number(r["self_confidence"], ".2f"),
-            r["note"],
-        )
+        table.add_row(*("-" if r[column] is None else form(r[column]) for column, form in forms.items()))
 
 
 def _console() -> Console:
@@ -370,8 +377,23 @@ def _console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=160)
 
 
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def _seen_by_units(target: TargetSpec, job: Job) -> str:
+    """What a plan says of units: where they look, and what is shown to them."""
+    (c, h, w), (_, height, width) = job.stimulus.shape, job.stimulus.shown_shape
+    patches = job.stimulus.patches_an_image
+    count = f"{len(job.names)} unit{'s' * (len(job.names) > 1)} of {target.layer}"
+    pooled = f" at each of {patches} positions" if patches > 1 else ""
+    whole = job.spec.stimulus.shape[1] * job.spec.stimulus.shape[2]
+    shown = (
+        f"the whole image is shown ({job.whole})"
+        if job.whole
+        else f"shown as {height} x {width}: {whole / (height * width):.3g} times fewer pixels"
+    )
+    return f"{count}{pooled} see {h} x {w} pixels of {c} channel{'s' * (c > 1)}; {shown}"
+
+
+def _form(form: str) -> Callable[[Any], str]:
+    return lambda value: format(value, form)
 
 
 def _parse_size(text: str) -> int:

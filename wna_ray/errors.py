@@ -6,6 +6,9 @@ prints the message alone and exits with the class's ``exit_code``.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class WnaError(Exception):
     """Base of all errors raised on purpose. Takes one message, so it survives pickling between processes."""
@@ -51,3 +54,11 @@ class Stopped(WnaError):
     """The run was stopped before its end; what is committed stays."""
 
     exit_code = 130
+
+
+def near(name: str, known: Iterable[str], most: int = 6) -> str:
+    """The known names nearest to `name`, for an error message; the first few where none is near."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=most, cutoff=0.4)
+    rest = len(known) - len(close or known[:most])
+    return ", ".join(close or known[:most]) + (f" (and {rest} more)" if rest else "")

@@ -14,7 +14,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from wna_ray.analysis import Readout, z_threshold
+from wna_ray.analysis import Readout, cosine, z_threshold
 from wna_ray.moments import Moments
 from wna_ray.responses import is_dense
 from wna_ray.stimuli import Stimulus
@@ -27,7 +27,9 @@ DIVERGING = "RdBu_r"
 Picture = NDArray[np.float64]
 
 
-def draw(stimulus: Stimulus, readouts: list[Readout], moments: Moments, classes: pa.Table) -> dict[str, bytes]:
+def draw(
+    stimulus: Stimulus, readouts: list[Readout], moments: Moments, classes: pa.Table, filters: Picture | None = None
+) -> dict[str, bytes]:
     """PNG files by name.
 
     Parameters
@@ -36,6 +38,8 @@ def draw(stimulus: Stimulus, readouts: list[Readout], moments: Moments, classes:
         Of a finished run.
     classes
         The run's table, for what the network calls each map.
+    filters
+        ``(k, d)``: true filters of units that are linear, NaN for others.
     """
     noise = _noise_text(stimulus, moments.images)
     called = dict(
@@ -45,6 +49,8 @@ def draw(stimulus: Stimulus, readouts: list[Readout], moments: Moments, classes:
         "bias_maps.png": _sheet(stimulus, readouts, f"Bias maps   {noise}", lambda r: r.bias, _bias_cell(called)),
         "z_maps.png": _sheet(stimulus, readouts, f"z-maps   {noise}", lambda r: r.z, None),
     }
+    if filters is not None and np.isfinite(filters).any():
+        pictures["filters.png"] = _recovery(stimulus, readouts[0], filters, f"Filters recovered from noise   {noise}")
     one_hot = next((r for r in readouts if not is_dense(r.kind)), None)
     if one_hot is not None:
         pictures["label_frequencies.png"] = _frequencies(one_hot, f"Labels given to noise   {noise}")
@@ -54,7 +60,8 @@ def draw(stimulus: Stimulus, readouts: list[Readout], moments: Moments, classes:
 def _noise_text(stimulus: Stimulus, images: int) -> str:
     spec = stimulus.spec
     black = " (0 black, 1 white)" if spec.space == "pixel" else ""
-    return f"N = {images:,} images of {spec.kind} noise, sd {stimulus.sd:.3g} {_unit(stimulus)}s{black}"
+    patches = "" if stimulus.patches_an_image == 1 else f" ({images * stimulus.patches_an_image:,} patches)"
+    return f"N = {images:,} images{patches} of {spec.kind} noise, sd {stimulus.sd:.3g} {_unit(stimulus)}s{black}"
 
 
 def _unit(stimulus: Stimulus) -> str:
@@ -64,8 +71,8 @@ def _unit(stimulus: Stimulus) -> str:
 def _bias_cell(called: dict[tuple[str, int], str | None]) -> Callable[[Readout, int], str]:
     def text(readout: Readout, row: int) -> str:
         label = called[readout.kind, row]
-        said = f'called "{label}"' if label is not None else ""
-        return f"{said}\nreliability {readout.reliability[row]:.3f}"
+        said = f'called "{label}"\n' if label is not None else ""
+        return f"{said}reliability {readout.reliability[row]:.3f}"
 
     return text
 
@@ -73,6 +80,9 @@ def _bias_cell(called: dict[tuple[str, int], str | None]) -> Callable[[Readout, 
 _UNITS = {
     "label": "class mean minus grand mean, in {unit}s",
     "confidence": "confidence-weighted class mean minus grand mean, in {unit}s",
+    "rectified": "mean weighted by the rectified activation, minus grand mean, in {unit}s",
+    "spikes": "spike-triggered average minus grand mean, in {unit}s",
+    "activation": "cov(activation, x) / $\\sigma^2$, activation per {unit}",
     "logits": "cov(logit, x) / $\\sigma^2$, logits per {unit}",
     "probabilities": "cov(probability, x) / $\\sigma^2$, probability per {unit}",
 }
@@ -86,7 +96,7 @@ def _sheet(
     cell: Callable[[Readout, int], str] | None,
 ) -> bytes:
     """One block of maps a response kind. Without `cell` the maps are z: one scale a block, threshold outlined."""
-    threshold = z_threshold(stimulus.noise.pixels)
+    threshold = z_threshold(stimulus.pixels)
     blocks = [(r, _chosen(r)) for r in readouts]
     lines = [max(1, -(-len(rows) // COLUMNS)) for _, rows in blocks]
     height = 1.8 if cell is None else 2.1  # inches a line of maps with its text
@@ -97,12 +107,12 @@ def _sheet(
     parts = figure.subfigures(len(blocks), 1, height_ratios=[height * n + 0.45 for n in lines], squeeze=False)
     for (readout, rows), count, part in zip(blocks, lines, parts[:, 0], strict=True):
         values = maps(readout)
-        pictures = stimulus.expand(values[rows]) if rows else np.zeros((0, *stimulus.spec.shape))
+        pictures = stimulus.expand(values[rows]) if rows else np.zeros((0, *stimulus.shape))
         axes = part.subplots(count, columns, squeeze=False)
         shown = f"   ({len(rows)} most reliable of {len(readout.names)})" if len(rows) < len(readout.names) else ""
         if cell is None:
             part.suptitle(
-                f"{readout.kind}{shown}: z; outline: |z| > {threshold:.2f} (p < 0.05, Sidak over {stimulus.noise.pixels:,} values)",
+                f"{readout.kind}{shown}: z; outline: |z| > {threshold:.2f} (p < 0.05, Sidak over {stimulus.pixels:,} values)",
                 fontsize=9,
             )
         else:
@@ -134,6 +144,31 @@ def _sheet(
             bar.ax.tick_params(labelsize=7)
             bar.ax.axhline(threshold, color="black", linewidth=0.6)
             bar.ax.axhline(-threshold, color="black", linewidth=0.6)
+    return _png(figure)
+
+
+def _recovery(stimulus: Stimulus, readout: Readout, filters: Picture, title: str) -> bytes:
+    """True filters over the maps that noise gave, unit by unit, each on its own symmetric scale."""
+    rows = [i for i in _chosen(readout) if np.isfinite(filters[i]).all()]
+    cosines = cosine(readout.bias, filters)
+    truth, found = (stimulus.expand(maps[rows]) for maps in (filters, readout.bias))
+    columns = min(COLUMNS, len(rows))
+    lines = -(-len(rows) // columns)
+    figure = Figure(figsize=(max(7.5, 1.0 * columns + 0.8), 0.9 + 2.5 * lines), layout="constrained")
+    known = cosines[np.isfinite(cosines)]
+    told = f"cosine with the true filter: median {np.median(known):.4f}, smallest {known.min():.4f}" if known.size else "no maps"
+    count = f"{known.size} linear units of {len(readout.names)}, {len(rows)} shown"
+    figure.suptitle(f"{title}\n{told} ({count}); above the filter, below the map of its {readout.kind}", fontsize=10)
+    axes = figure.subplots(2 * lines, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for i, row in enumerate(rows):
+        line, column = divmod(i, columns)
+        for axis, picture in zip(axes[2 * line : 2 * line + 2, column], (truth[i], found[i]), strict=True):
+            axis.set_axis_on()
+            _show(axis, picture, None)
+        axes[2 * line, column].set_title(f"unit {readout.names[row]}", fontsize=8)
+        axes[2 * line + 1, column].set_xlabel(f"{cosines[row]:.4f}" if np.isfinite(cosines[row]) else readout.note[row], fontsize=7)
     return _png(figure)
 
 

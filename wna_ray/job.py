@@ -23,12 +23,13 @@ from wna_ray.events import Callback, Event, RunFinished, RunStarted, Stage
 from wna_ray.inprocess import InProcessExecutor
 from wna_ray.memory import available, check, expected_rows, needs
 from wna_ray.moments import Partial
-from wna_ray.results import Run, derive, map_images, read_outs
+from wna_ray.results import Answers, Run, derive, map_images, read_outs
 from wna_ray.rundir import RunDirectory, SegmentInfo
-from wna_ray.scheduling import TICK_SECONDS, Executor, PayloadLost, Plan, Scheduler, call, fan_in, plan
+from wna_ray.scheduling import TICK_SECONDS, Executor, PayloadLost, Plan, Scheduler, call, fan_in, plan, segment_images
 from wna_ray.shard import Job
 from wna_ray.spec import Spec
 from wna_ray.store import Place
+from wna_ray.stored import width
 from wna_ray.worker import Introduction
 
 ExecutorName = Literal["ray", "local"]
@@ -153,7 +154,7 @@ def execute(spec: Spec, directory: RunDirectory, executor: Executor, emit: Callb
     introduction: Introduction = call(executor, CALL_TRIES, "introduce")
     job = introduction.job
     rows = expected_rows(job, introduction.seen)
-    need = needs(job, rows, fan_in(rows * row_bytes(job)))
+    need = needs(job, rows, fan_in(rows * row_bytes(job)), segment_bytes(job))
     check(job, rows, need, executor.machines(), available())
     directory.store.require_conditions()
     directory.begin(job, introduction.environment)
@@ -168,7 +169,8 @@ def execute(spec: Spec, directory: RunDirectory, executor: Executor, emit: Callb
     readouts = read_outs(spec, job.stimulus, partial.moments, job.identity, list(job.names))
     emit(Stage("read out"))
     answers = _answers(job, shared, readouts, executor)
-    directory.publish(segments, derive(job.stimulus, partial, job.fingerprint, readouts, answers), job.fingerprint, spec.samples)
+    result = derive(job.stimulus, partial, job.fingerprint, readouts, answers)
+    directory.publish(segments, result, job.fingerprint, spec.samples)
 
 
 def _run_shards(
@@ -215,6 +217,7 @@ def plan_run(introduction: Introduction, gaps: Sequence[tuple[int, int]], worker
         introduction.batch_seconds,
         spec.execution.shard,
         spec.execution.segments,
+        image_bytes(introduction.job),
     )
 
 
@@ -224,9 +227,21 @@ def moment_size(job: Job) -> tuple[int, int]:
     return rows, row_bytes(job)
 
 
+def image_bytes(job: Job) -> int:
+    """Bytes that are kept of the responses of an image."""
+    patches, k = job.stimulus.patches_an_image, len(job.names)
+    return 4 * sum(width(r.kind, k, patches) for r in job.spec.responses) if job.spec.keep_responses else 0
+
+
+def segment_bytes(job: Job) -> int:
+    """Bytes that are kept of the responses of a segment."""
+    spec, each = job.spec, image_bytes(job)
+    return each * segment_images(spec.samples, spec.numerics.batch, *moment_size(job), spec.execution.segments, each)
+
+
 def row_bytes(job: Job) -> int:
     """Bytes of one row of a job's moments."""
-    return job.stimulus.noise.pixels * 8 * (2 if job.spec.moments.second else 1)
+    return job.stimulus.pixels * 8 * (2 if job.spec.moments.second else 1)
 
 
 def _merge_segments(job: Job, directory: RunDirectory, executor: Executor, scheduler: Scheduler) -> tuple[Partial, list[SegmentInfo]]:
@@ -247,14 +262,14 @@ def _merge_segments(job: Job, directory: RunDirectory, executor: Executor, sched
     raise AssertionError
 
 
-def _answers(job: Job, shared: Any, readouts: list[Readout], executor: Executor) -> Any:
-    """The network's outputs for each map, NaN where there is none."""
+def _answers(job: Job, shared: Any, readouts: list[Readout], executor: Executor) -> Answers:
+    """The network's outputs for each map, and the filters of linear units."""
     images = map_images(job.stimulus, readouts)
     shown = np.isfinite(images).all(axis=(1, 2, 3))
     outputs = np.full((len(images), len(job.names)), np.nan, dtype=np.float32)
     if shown.any():
         outputs[shown] = call(executor, CALL_TRIES, "answer", shared, images[shown])
-    return outputs
+    return Answers(outputs, call(executor, CALL_TRIES, "filters", shared) if job.field is not None else None)
 
 
 def evaluate(spec: Spec, finished: Run, emit: Callback) -> None:
@@ -264,7 +279,7 @@ def evaluate(spec: Spec, finished: Run, emit: Callback) -> None:
     store, names = finished.directory.store, finished.names
     named = spec.evaluation
     name = named or ("mnist" if spec.model.startswith("bundled:mnist") else "none")
-    if name == "none" or store.read(CLASSIFIER) is not None:
+    if name == "none" or spec.target is not None or store.read(CLASSIFIER) is not None:
         return
     try:
         test, train = (load(name, train=split, download=named is not None) for split in (False, True))

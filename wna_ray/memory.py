@@ -15,6 +15,7 @@ from wna_ray.store import MOST_BYTES
 
 BASE_BYTES = 700 << 20  # Python, torch and a small network
 WORKER_PARTIALS = 4  # a shard's total, the chunk that is added to it, their sum, and one that is on its way to the object store
+RESPONSE_COPIES = 4  # a segment's, as they come, joined, as a table, as a file
 DRIVER_PARTIALS = 7  # the merged moments, float64 maps and z-maps, float32 copies, and the objects to write
 
 
@@ -73,15 +74,15 @@ def expected_rows(job: Job, seen: Mapping[str, int]) -> int:
     return 1 + sum(k if is_dense(r.kind) else min(k, 3 * seen.get(r.kind, k) + 10) for r in job.spec.responses)
 
 
-def needs(job: Job, rows: int, fan_in: int) -> Needs:
-    """What a run needs whose moments have so many rows."""
-    d, batch = job.stimulus.noise.pixels, job.spec.numerics.batch
+def needs(job: Job, rows: int, fan_in: int, responses: int = 0) -> Needs:
+    """What a run needs whose moments have so many rows, and that keeps so many bytes of responses of a segment."""
+    d, batch = job.stimulus.pixels, job.spec.numerics.batch
     partial = rows * d * 8 * (2 if job.spec.moments.second else 1)
-    shard = PENDING_VALUES + 9 * batch * d
+    shard = PENDING_VALUES + 9 * batch * max(job.stimulus.noise.pixels, d * job.stimulus.patches_an_image)
     return Needs(
         partial,
-        BASE_BYTES + shard + WORKER_PARTIALS * partial,
-        (fan_in + 1) * partial,
+        BASE_BYTES + shard + WORKER_PARTIALS * partial + RESPONSE_COPIES * responses,
+        (fan_in + 1) * partial + 2 * responses,
         BASE_BYTES + DRIVER_PARTIALS * partial,
     )
 
@@ -101,7 +102,7 @@ def check(job: Job, rows: int, need: Needs, machines: Sequence[Machine], driver:
     SpecError
         Says what is needed, what there is, and which number to change.
     """
-    d = job.stimulus.noise.pixels
+    d = job.stimulus.pixels
     what = f"moments of {rows:,} rows x {d:,} values x {8 * (2 if job.spec.moments.second else 1)} bytes = {size(need.partial)}"
     if need.partial > MOST_BYTES:
         raise SpecError(f"{what}, but a segment is one object of at most {size(MOST_BYTES)}; {_smaller(job, need.partial / MOST_BYTES)}")

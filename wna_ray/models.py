@@ -13,14 +13,13 @@ is relative to the working directory; PATH may be any fsspec URL.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import inspect
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from io import BytesIO
@@ -33,9 +32,10 @@ import torch
 from torch import nn
 
 from wna_ray import networks
-from wna_ray.errors import ModelError
+from wna_ray.errors import ModelError, near
 from wna_ray.exported import Refused, load_exported
 from wna_ray.spec import NormaliseSpec
+from wna_ray.units import Tap
 
 SCHEMES = ("bundled", "torchvision", "timm", "python", "export")
 BUNDLED: dict[str, Callable[[], nn.Module]] = {"mnist-cnn": networks.mnist_cnn}
@@ -101,14 +101,6 @@ class ModelURI:
         return None if named else value
 
 
-def near(name: str, known: Iterable[str], most: int = 6) -> str:
-    """The known names nearest to `name`, for an error message; the first few where none is near."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=most, cutoff=0.4)
-    rest = len(known) - len(close or known[:most])
-    return ", ".join(close or known[:most]) + (f" (and {rest} more)" if rest else "")
-
-
 def load(uri: str) -> Model:
     """Load a model.
 
@@ -154,28 +146,14 @@ def state_digest(module: nn.Module) -> str:
     return total.hexdigest()
 
 
-class _Layer(nn.Module):
+class _Layer(Tap):
     """The output of one inner module, flattened to ``(n, k)``."""
 
     def __init__(self, network: nn.Module, layer: str) -> None:
-        super().__init__()
-        modules = dict(network.named_modules())
-        if layer not in modules or layer == "":
-            raise ModelError(f"model: no layer '{layer}'; near it are {near(layer, (n for n in modules if n))}")
-        self.network = network
-        self._output: torch.Tensor | None = None
-        modules[layer].register_forward_hook(self._keep)
-
-    def _keep(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        # A copy: the module after it may be an activation that works in place.
-        self._output = output.clone() if isinstance(output, torch.Tensor) else output
+        super().__init__(network, layer, "model")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.network(x)
-        if not isinstance(self._output, torch.Tensor):
-            raise ModelError("model: the layer asked for gave no tensor; choose one inside or after it")
-        output, self._output = self._output, None
-        return output.flatten(1)
+        return super().forward(x).flatten(1)
 
 
 def _known_options(uri: ModelURI, *known: str) -> None:
@@ -319,6 +297,8 @@ def _load_weights(module: nn.Module, path: str) -> None:
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
     own = module.state_dict()
+    counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}  # old files lack them; eval ignores them
+    state = {**counters, **state}
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
     if missing or extra or shapes:

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from wna_ray.errors import NumericsError
 from wna_ray.responses import Response, Selected
+from wna_ray.stored import Stored
 
 Ints = NDArray[np.int64]
 
@@ -100,7 +101,7 @@ class ResponseMoments:
         return replace(self, sum_yy=np.stack([high + (low >> 32), low & _LOW], axis=1))
 
     def variation(self, images: int) -> NDArray[np.float64]:
-        """``(m,)``: ``sum (y - mean y)^2`` over all `images` (those that did not feed a row have ``y = 0``).
+        """``(m,)``: ``sum (y - mean y)^2`` over all `images`, or patches (those that did not feed a row have ``y = 0``).
 
         Computed in whole numbers, then rounded once, so no digit is lost to cancellation.
         """
@@ -116,7 +117,7 @@ class Moments:
     Attributes
     ----------
     images
-        Images counted in the sums.
+        Images counted in the sums (each once, however many patches of it are in the sums).
     nonfinite
         Images left out because an output of the network was NaN or infinite.
     out_of_range
@@ -151,15 +152,17 @@ class Moments:
         """Images shown, whether counted in or left out."""
         return self.images + self.nonfinite + self.out_of_range
 
-    def update(self, grid: NDArray[np.int8], responses: Mapping[str, Response]) -> Moments:
+    def update(self, grid: NDArray[np.int8], responses: Mapping[str, Response], patches: int = 1) -> Moments:
         """Add images.
 
         Parameters
         ----------
         grid
-            ``(n, ...)`` int8 grid values, d an image.
+            ``(n, ...)`` int8 grid values, d a patch.
         responses
             One response of ``n`` entries for every kind.
+        patches
+            Entries in an image, which then counts once.
         """
         x = grid.reshape(len(grid), self.sum_x.size)
         step = min(MAX_CHUNK, max(MIN_CHUNK, CHUNK_VALUES // self.sum_x.size))
@@ -167,7 +170,7 @@ class Moments:
         for a in range(0, len(x), step):
             part = slice(a, a + step)
             total = total.merge(_sums(x[part], {k: _weights(r, part) for k, r in responses.items()}, self.sum_xx.size > 0))
-        return total
+        return replace(total, images=self.images + len(x) // patches)
 
     def skip(self, nonfinite: int = 0, out_of_range: int = 0) -> Moments:
         """Count images that are left out."""
@@ -256,7 +259,7 @@ def _weights(response: Response, part: slice) -> _Weights:
 
 
 def _sums(x: NDArray[np.int8], weights: Mapping[str, _Weights], second: bool) -> Moments:
-    """Moments of one chunk: a single matrix product of all response rows (and a row of ones) with the grid values."""
+    """Moments of one chunk, its images not counted: one matrix product of all response rows (and a row of ones) with the grid."""
     ones = np.ones((1, len(x)), dtype=np.int64)
     left = torch.from_numpy(np.concatenate([ones, *(w.values for w in weights.values())]).astype(np.float64))
     right = torch.from_numpy(np.ascontiguousarray(x)).to(torch.float64)
@@ -275,16 +278,17 @@ def _sums(x: NDArray[np.int8], weights: Mapping[str, _Weights], second: bool) ->
             sum_yx=first[block],
             sum_yxx=squares[block],
         )
-    return Moments(len(x), 0, 0, first[0], squares[0], responses)
+    return Moments(0, 0, 0, first[0], squares[0], responses)
 
 
 @dataclass(frozen=True)
 class Partial:
-    """Moments of the images ``start ... stop - 1``, all of them."""
+    """Moments of the images ``start ... stop - 1``, all of them, and their responses where those are kept."""
 
     start: int
     stop: int
     moments: Moments
+    stored: Stored | None = None
 
     def __post_init__(self) -> None:
         if self.moments.seen != self.stop - self.start:
@@ -294,4 +298,5 @@ class Partial:
         """Moments of this range and the one right after it."""
         if self.stop != other.start:
             raise ValueError(f"[{other.start}, {other.stop}) does not follow [{self.start}, {self.stop})")
-        return Partial(self.start, other.stop, self.moments.merge(other.moments))
+        stored = None if self.stored is None or other.stored is None else Stored.join([self.stored, other.stored])
+        return Partial(self.start, other.stop, self.moments.merge(other.moments), stored)

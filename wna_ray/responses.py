@@ -6,7 +6,9 @@ row and a weight; dense kinds (`Dense`) give each image a number for every row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,10 +35,22 @@ class FixedPoint:
         ``(k,)`` integers.
     centre
         ``(k,)`` integers, in steps; subtracted before the sums so that they stay small.
+    threshold
+        ``(k,)``: above which an activation is a spike; empty for other kinds.
     """
 
     exponent: tuple[int, ...]
     centre: tuple[int, ...]
+    threshold: tuple[float, ...] = ()
+
+    @classmethod
+    def parse(cls, identity: Mapping[str, Any]) -> FixedPoint:
+        """Back from `identity`."""
+        return cls(*(tuple(identity.get(f.name, ())) for f in fields(cls)))
+
+    def identity(self) -> dict[str, Any]:
+        """Plain JSON values; what is empty is left out."""
+        return {f.name: list(getattr(self, f.name)) for f in fields(self) if getattr(self, f.name)}
 
     @property
     def step(self) -> NDArray[np.float64]:
@@ -72,7 +86,17 @@ Response = Selected | Dense
 
 def is_dense(kind: ResponseKind) -> bool:
     """Whether a kind gives every image a number for every row."""
-    return kind in ("logits", "probabilities")
+    return kind not in ("label", "confidence")
+
+
+def is_rounded(kind: ResponseKind) -> bool:
+    """Whether a kind is a real number for every row, rounded to the row's own step."""
+    return is_dense(kind) and kind != "spikes"
+
+
+def is_triggered(kind: ResponseKind) -> bool:
+    """Whether a kind is never negative, so that its map is the response-weighted mean of the stimuli that triggered it."""
+    return kind in ("label", "confidence", "rectified", "spikes")
 
 
 def _real(spec: ResponseSpec, outputs: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -80,7 +104,9 @@ def _real(spec: ResponseSpec, outputs: NDArray[np.float32]) -> NDArray[np.float6
     y = outputs.astype(np.float64)
     if spec.kind == "probabilities":
         return np.asarray(softmax(y, axis=1))
-    return y - y.mean(axis=1, keepdims=True) if spec.centred and y.shape[1] > 1 else y
+    if spec.kind == "rectified":
+        return np.maximum(y, 0.0)
+    return y - y.mean(axis=1, keepdims=True) if spec.kind == "logits" and spec.centred and y.shape[1] > 1 else y
 
 
 def calibrate(spec: ResponseSpec, outputs: NDArray[np.float32]) -> FixedPoint:
@@ -94,13 +120,20 @@ def calibrate(spec: ResponseSpec, outputs: NDArray[np.float32]) -> FixedPoint:
     Returns
     -------
     FixedPoint
-        For dense kinds a centre at the pilot's mean. For logits, as a row's step, the largest power of two with which its
-        standard deviation is at least 4096 steps, but at most 64 times finer than the loudest row's. Fixed steps for others.
+        For real kinds a centre at the pilot's mean. For logits and activations, as a row's step, the largest power of two with
+        which its standard deviation is at least 4096 steps, but at most 64 times finer than the loudest row's. Fixed steps for
+        others. For spikes the threshold, or the quantile of each row in the pilot.
     """
     k = outputs.shape[1]
+    finite = outputs[np.isfinite(outputs).all(axis=1)]
+    if spec.kind == "spikes":
+        if spec.quantile is None or not len(finite):
+            threshold = np.full(k, spec.threshold or 0.0)
+        else:
+            threshold = np.quantile(finite.astype(np.float64), spec.quantile, axis=0)
+        return FixedPoint((0,) * k, (0,) * k, tuple(float(t) for t in threshold))
     if not is_dense(spec.kind):
         return FixedPoint((CONFIDENCE_EXPONENT if spec.kind == "confidence" else 0,) * k, (0,) * k)
-    finite = outputs[np.isfinite(outputs).all(axis=1)]
     y = _real(spec, finite) if len(finite) else np.zeros((1, k))
     if spec.kind == "probabilities":
         exponent = np.full(k, PROBABILITY_EXPONENT)
@@ -139,6 +172,8 @@ def respond(spec: ResponseSpec, point: FixedPoint, outputs: NDArray[np.float32])
         top = softmax(outputs.astype(np.float64), axis=1)[np.arange(n), rows]
         weights = np.rint(np.ldexp(top, -CONFIDENCE_EXPONENT)).astype(np.int64)
         return Selected(rows, np.maximum(weights, 1)), everything
+    if spec.kind == "spikes":
+        return Dense((outputs > np.asarray(point.threshold)).astype(np.int64)), everything
     steps = np.rint(_real(spec, outputs) / point.step) - np.asarray(point.centre, dtype=np.float64)
     within = (np.abs(steps) <= LIMIT).all(axis=1)
     return Dense(np.where(within[:, None], steps, 0).astype(np.int64)), within

@@ -7,8 +7,8 @@ maps: no model, no Ray. `wna run` publishes them; `wna report` makes them again.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,19 +18,21 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from wna_ray.analysis import Readout, read_out, variance_maps
+from wna_ray.analysis import Readout, cosine, read_out, variance_maps
 from wna_ray.archive import from_npy, to_npy
 from wna_ray.checks import Extent, plain, require_memory
 from wna_ray.errors import RunError
 from wna_ray.moments import Moments, Partial
 from wna_ray.responses import FixedPoint, is_dense
-from wna_ray.rundir import MOMENTS, OFFSET, RESULT, RunDirectory, pack_moments, sha256, unpack_moments
+from wna_ray.rundir import MOMENTS, OFFSET, RESULT, RunDirectory, Span, pack_moments, responses_name, sha256, unpack_moments
+from wna_ray.shard import stimulus_of
 from wna_ray.significance import CLUSTER_THRESHOLD, Clusters, cluster_test
 from wna_ray.spec import ResponseKind, Spec
 from wna_ray.stimuli import Stimulus
 from wna_ray.store import Place
+from wna_ray.stored import Stored, unpack
 
-CLASSES, MAP_OUTPUTS = f"{RESULT}/classes.parquet", f"{RESULT}/map_outputs.npy"
+CLASSES, MAP_OUTPUTS, FILTERS = f"{RESULT}/classes.parquet", f"{RESULT}/map_outputs.npy", f"{RESULT}/filters.npy"
 BIAS_MAPS, Z_MAPS, VARIANCE_MAPS = (f"{RESULT}/{name}.npy" for name in ("bias_maps", "z_maps", "variance_maps"))
 
 COLUMNS = {
@@ -40,8 +42,10 @@ COLUMNS = {
     "count": pa.int64(),
     "share": pa.float64(),
     "rho2": pa.float64(),
+    "standard_error": pa.float64(),
     "p_value": pa.float64(),
     "reliability": pa.float64(),
+    "filter_cosine": pa.float64(),
     "self_label": pa.string(),
     "self_confidence": pa.float64(),
     "note": pa.string(),
@@ -62,10 +66,11 @@ def read_outs(spec: Spec, stimulus: Stimulus, moments: Moments, identity: Mappin
         read_out(
             moments,
             r.kind,
-            FixedPoint(tuple(points[r.kind]["exponent"]), tuple(points[r.kind]["centre"])),
+            FixedPoint.parse(points[r.kind]),
             stimulus.noise.table,
             stimulus.unit,
             names,
+            stimulus.patches_an_image,
         )
         for r in spec.responses
     ]
@@ -74,32 +79,50 @@ def read_outs(spec: Spec, stimulus: Stimulus, moments: Moments, identity: Mappin
 def map_images(stimulus: Stimulus, readouts: list[Readout]) -> NDArray[np.float32]:
     """Each bias map as a stimulus ``(R, C, H, W)``: offset plus the map, scaled to a quarter of the noise's contrast.
 
+    Maps of units lie where the units look, in what is shown to them.
+
     The map is a first-order description of the network around the offset, so it is shown as a small step from there (and
     every map at the same size, whatever its units). Rows without a map are NaN.
     """
     maps = np.concatenate([r.bias for r in readouts])
     with np.errstate(invalid="ignore", divide="ignore"):
         maps *= MAP_CONTRAST * stimulus.sd / np.sqrt(np.square(maps).mean(axis=1, keepdims=True))
-    return (stimulus.offset + stimulus.expand(maps)).astype(np.float32)
+    return (stimulus.shown_offset + stimulus.place(maps)).astype(np.float32)
 
 
-def classes_table(readouts: list[Readout], map_outputs: NDArray[np.float32]) -> pa.Table:
-    """One row a response (see README, "The run directory").
+@dataclass(frozen=True)
+class Answers:
+    """What the network was asked once the moments were there.
 
-    Parameters
+    Attributes
     ----------
-    map_outputs
-        ``(R, k)``: the network's outputs for `map_images`; NaN where there is no map.
+    outputs
+        ``(R, k)`` float32: its outputs for `map_images`; NaN where there is no map.
+    filters
+        ``(k, d)``: the true filters of units that are linear, NaN for others; None where the network's output was looked at, whose
+        largest logit is then its label for a map. Units inside a network give no labels.
     """
-    answered = np.asarray(np.isfinite(map_outputs).all(axis=1))
+
+    outputs: NDArray[np.float32]
+    filters: NDArray[np.float64] | None = None
+
+
+def classes_table(readouts: list[Readout], answers: Answers) -> pa.Table:
+    """One row a response (see README, "The run directory")."""
+    map_outputs, filters = answers.outputs, answers.filters
+    answered = np.asarray(np.isfinite(map_outputs).all(axis=1)) & (filters is None)
     probabilities = softmax(np.where(answered[:, None], map_outputs, 0.0).astype(np.float64), axis=1)
     names = readouts[0].names
     label = [names[i] if ok else None for i, ok in zip(probabilities.argmax(axis=1), answered, strict=True)]
     confidence = [float(p) if ok else None for p, ok in zip(probabilities.max(axis=1), answered, strict=True)]
 
-    def column(attribute: str) -> pa.Array:
-        values = np.concatenate([getattr(r, attribute) for r in readouts])
+    def numbers(values: NDArray[Any]) -> pa.Array:
         return pa.array(values, mask=np.isnan(values) if values.dtype.kind == "f" else None)
+
+    def column(attribute: str) -> pa.Array:
+        return numbers(np.concatenate([getattr(r, attribute) for r in readouts]))
+
+    cosines = [np.full(len(r.names), np.nan) if filters is None else cosine(r.bias, filters) for r in readouts]
 
     return pa.table(
         {
@@ -109,8 +132,10 @@ def classes_table(readouts: list[Readout], map_outputs: NDArray[np.float32]) -> 
             "count": column("count"),
             "share": column("share"),
             "rho2": column("rho2"),
+            "standard_error": column("standard_error"),
             "p_value": column("p_value"),
             "reliability": column("reliability"),
+            "filter_cosine": numbers(np.concatenate(cosines)),
             "self_label": pa.array(label, pa.string()),
             "self_confidence": pa.array(confidence, pa.float64()),
             "note": [text for r in readouts for text in r.note],
@@ -119,18 +144,22 @@ def classes_table(readouts: list[Readout], map_outputs: NDArray[np.float32]) -> 
 
 
 def derive(
-    stimulus: Stimulus, partial: Partial, fingerprint: str, readouts: list[Readout], map_outputs: NDArray[np.float32]
+    stimulus: Stimulus,
+    partial: Partial,
+    fingerprint: str,
+    readouts: list[Readout],
+    answers: Answers,
 ) -> dict[str, bytes]:
     """Every object under ``result/``, by name."""
     from wna_ray import figures  # matplotlib, only where something is drawn
 
-    classes = classes_table(readouts, map_outputs)
+    classes = classes_table(readouts, answers)
     sink = io.BytesIO()
     pq.write_table(classes, sink)
     objects = {
         MOMENTS: pack_moments(partial, fingerprint),
         CLASSES: sink.getvalue(),
-        MAP_OUTPUTS: to_npy(map_outputs),
+        MAP_OUTPUTS: to_npy(answers.outputs),
         BIAS_MAPS: to_npy(_pictures(stimulus, [r.bias for r in readouts])),
         Z_MAPS: to_npy(_pictures(stimulus, [r.z for r in readouts])),
     }
@@ -139,7 +168,9 @@ def derive(
     if moments.sum_xx.size and one_hot:
         maps = [variance_maps(moments, r.kind, stimulus.unit, len(r.names)) for r in one_hot]
         objects[VARIANCE_MAPS] = to_npy(_pictures(stimulus, maps))
-    drawn = figures.draw(stimulus, [_drawable(r) for r in readouts], moments, _drawable_labels(classes))
+    if answers.filters is not None and np.isfinite(answers.filters).any():
+        objects[FILTERS] = to_npy(answers.filters)
+    drawn = figures.draw(stimulus, [_drawable(r) for r in readouts], moments, _drawable_labels(classes), answers.filters)
     return objects | {f"{RESULT}/figures/{name}": data for name, data in drawn.items()}
 
 
@@ -180,6 +211,7 @@ class Run:
         self._described, manifest, self._extent = self.directory.finished()
         if manifest["fingerprint"] != self._described["fingerprint"]:
             raise RunError(f"{self.directory.url}/MANIFEST.json is of another run")
+        self._manifest = manifest
         self._objects: dict[str, dict[str, Any]] = manifest["objects"]
 
     @cached_property
@@ -204,7 +236,7 @@ class Run:
         offset: Any = self.spec.stimulus.offset
         shape = self.spec.stimulus.shape
         image = np.full((1, 1, 1), offset, np.float32) if not isinstance(offset, str) else self._array(OFFSET, shape)
-        return Stimulus(self.spec.stimulus, self.spec.seed, image)
+        return stimulus_of(self.spec, image, self._extent.field)
 
     @cached_property
     def partial(self) -> Partial:
@@ -246,6 +278,40 @@ class Run:
         """``(R, k)`` float32: the network's outputs for each map, shown at a quarter of the noise's contrast."""
         return self._array(MAP_OUTPUTS, (self._extent.rows, self._extent.outputs))
 
+    def stored(self) -> Iterator[tuple[int, Stored]]:
+        """Kept responses, segment by segment: number of the first image, and the exact integers (see `wna_ray.stored`).
+
+        Raises
+        ------
+        RunError
+            The run was made without ``keep_responses: true``, or a file is damaged.
+        """
+        for start, stop in self.stored_spans:
+            yield start, self.stored_part(start, stop)
+
+    @cached_property
+    def stored_spans(self) -> list[Span]:
+        """Ranges of the files of kept responses, in order; `RunError` where responses were not kept."""
+        if not self.spec.keep_responses:
+            raise RunError(f"'{self.directory.url}' has no responses of single images; run its spec with keep_responses: true, elsewhere")
+        return sorted((s["start"], s["stop"]) for s in self._manifest["segments"])
+
+    def stored_part(self, start: int, stop: int) -> Stored:
+        """The kept responses of one file."""
+        name = responses_name(start, stop)
+        try:
+            return unpack(self._bytes(name), start, stop, self._extent.widths)
+        except (ValueError, OSError, pa.ArrowException) as error:  # of bytes in memory: no storage is asked
+            raise RunError(f"{self.directory.url}/{name} is damaged ({plain(str(error), 200)})") from None
+
+    @cached_property
+    def filters(self) -> NDArray[np.float64] | None:
+        """``(k, d)`` float64, on the noise grid: true filters of linear units, NaN for others; None where no units were looked at."""
+        if self.spec.target is None:
+            return None
+        shape = (self._extent.outputs, self._extent.d)
+        return self._array(FILTERS, shape, np.float64) if FILTERS in self._objects else np.full(shape, np.nan)
+
     @cached_property
     def classes(self) -> pa.Table:
         """One row a response: counts, significance, reliability, what the network calls the map."""
@@ -281,13 +347,19 @@ class Run:
         z = readout.z[readout.names.index(name)]
         if not np.isfinite(z).all():
             raise RunError(f"'{self.directory.url}' has no map of {plain(name)!r} ({readout.note[readout.names.index(name)]})")
-        return cluster_test(z.reshape(self.stimulus.noise.shape), sd, threshold)
+        if self.stimulus.patches_an_image > 1:
+            raise RunError(
+                f"'{self.directory.url}' pools positions whose patches overlap, so its z-maps are not independent values as the cluster "
+                "test needs; take target.position: centre (or single values, by significance.z_threshold)"
+            )
+        return cluster_test(z.reshape(self.stimulus.grid_shape), sd, threshold)
 
     def derive(self) -> dict[str, bytes]:
         """Every result object, made again from the moments."""
         moments = self._objects.get(MOMENTS, {"bytes": 0})["bytes"]
         require_memory(self._extent.report_bytes(moments), f"making the result of '{self.directory.url}' again")
-        made = derive(self.stimulus, self.partial, self.fingerprint, self.readouts, self.map_outputs)
+        answers = Answers(self.map_outputs, self.filters)
+        made = derive(self.stimulus, self.partial, self.fingerprint, self.readouts, answers)
         self.classes = read_table(made[CLASSES], self._extent, self.names)  # the same, and no file of somebody else's
         return made
 
@@ -303,11 +375,11 @@ class Run:
             raise RunError(f"{where} is damaged: it is not what the manifest lists")
         return data
 
-    def _array(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    def _array(self, name: str, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> NDArray[Any]:
         try:
             array = from_npy(self._bytes(name))
-            if array.shape != shape or array.dtype != np.float32:
-                raise ValueError(f"{array.dtype} of shape {array.shape}, not float32 of shape {shape}")
+            if array.shape != shape or array.dtype != dtype:
+                raise ValueError(f"{array.dtype} of shape {array.shape}, not {np.dtype(dtype)} of shape {shape}")
         except ValueError as error:
             raise RunError(f"{self.directory.url}/{name} is damaged ({plain(str(error), 200)})") from None
         return array

@@ -4,6 +4,7 @@
     offset.npy         the offset, where it is an image
     environment.json   versions and device that began the run (told, not compared)
     segments/A-B.npz   partial moments of images A ... B - 1
+    responses/A-B.parquet   their responses, where they are kept (see `wna_ray.stored`)
     result/...         the merged moments and everything read out of them
     MANIFEST.json      last: every object with size and SHA-256; the ranges tile [0, N), the counts add up to N
 
@@ -42,7 +43,7 @@ from wna_ray.store import Place, Store
 
 FORMAT = "wna-run/1"
 SPEC, ENVIRONMENT, OFFSET, MANIFEST = "spec.json", "environment.json", "offset.npy", "MANIFEST.json"
-SEGMENTS, RESULT = "segments", "result"
+SEGMENTS, RESULT, RESPONSES = "segments", "result", "responses"
 MOMENTS = f"{RESULT}/moments.npz"
 _SEGMENT = re.compile(r"segments/(\d{15})-(\d{15})\.npz")
 
@@ -56,13 +57,18 @@ def segment_name(start: int, stop: int) -> str:
     return f"{SEGMENTS}/{start:015d}-{stop:015d}.npz"
 
 
+def responses_name(start: int, stop: int) -> str:
+    """Name of the responses of the images ``start ... stop - 1``."""
+    return f"{RESPONSES}/{start:015d}-{stop:015d}.parquet"
+
+
 def sha256(data: bytes) -> str:
     """Hexadecimal SHA-256."""
     return hashlib.sha256(data).hexdigest()
 
 
-def pack_moments(partial: Partial, fingerprint: str) -> bytes:
-    """A partial as an object: segments and ``result/moments.npz`` are both this."""
+def pack_moments(partial: Partial, fingerprint: str, responses: Mapping[str, Any] | None = None) -> bytes:
+    """A partial as an object: segments and ``result/moments.npz`` are both this. `responses`: size and digest of its responses."""
     moments = partial.moments
     header = {
         "format": FORMAT,
@@ -73,11 +79,15 @@ def pack_moments(partial: Partial, fingerprint: str) -> bytes:
         "nonfinite": moments.nonfinite,
         "out_of_range": moments.out_of_range,
     }
-    return pack(header, moments.arrays())
+    return pack(header if responses is None else header | {"responses": responses}, moments.arrays())
 
 
 def unpack_moments(data: bytes, fingerprint: str, where: str, extent: Extent | None = None) -> Partial:
     """Read a partial back, checked against digest, fingerprint, and (where it is given) what the run's spec allows."""
+    return _unpack_moments(data, fingerprint, where, extent)[0]
+
+
+def _unpack_moments(data: bytes, fingerprint: str, where: str, extent: Extent | None) -> tuple[Partial, dict[str, Any]]:
     header, arrays = unpack(data, where)
     if header.get("format") != FORMAT or header.get("fingerprint") != fingerprint:
         raise RunError(f"{where} belongs to another run (its fingerprint is {str(header.get('fingerprint'))[:12]}...); move it away")
@@ -88,7 +98,7 @@ def unpack_moments(data: bytes, fingerprint: str, where: str, extent: Extent | N
         partial = Partial(start, stop, Moments.from_arrays(arrays))
         if extent is not None:
             extent.check(partial.moments)
-        return partial
+        return partial, header
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{where} does not hold moments ({error}); delete it and run the same command again") from None
 
@@ -105,6 +115,11 @@ class SegmentInfo:
     out_of_range: int
     bytes: int
     sha256: str
+    responses: Mapping[str, Any] | None = None
+
+    def listed(self) -> dict[str, Any]:
+        """Its entry in the manifest."""
+        return {key: value for key, value in vars(self).items() if value is not None}
 
 
 class RunDirectory:
@@ -223,7 +238,15 @@ class RunDirectory:
 
     def commit(self, partial: Partial, fingerprint: str) -> None:
         """Publish a segment, once. A segment of the same range that is there already must be the same bytes."""
-        name, data = segment_name(partial.start, partial.stop), pack_moments(partial, fingerprint)
+        entry = None
+        if partial.stored is not None:  # first: what a segment names is there
+            beside, values = responses_name(partial.start, partial.stop), partial.stored.pack(partial.start)
+            entry = {"bytes": len(values), "sha256": sha256(values)}
+            if not self.store.create(beside, values) and self.store.read(beside) != values:
+                raise RunError(
+                    f"{self.url}/{beside} exists with other content (of another version?); delete it and run the same command again"
+                )
+        name, data = segment_name(partial.start, partial.stop), pack_moments(partial, fingerprint, entry)
         if not self.store.create(name, data) and self.store.read(name) != data:
             raise RunError(f"{self.url}/{name} exists with other content; is another job writing to this run?")
 
@@ -234,11 +257,11 @@ class RunDirectory:
         data = self.store.read(name, most=size if extent is None else extent.most(name))
         if data is None:
             raise RunError(f"{where} is missing; run the same command again")
-        partial = unpack_moments(data, fingerprint, where, extent)
+        partial, header = _unpack_moments(data, fingerprint, where, extent)
         if segment_name(partial.start, partial.stop) != name:
             raise RunError(f"{where} holds images [{partial.start}, {partial.stop}): it was renamed; move it away and run again")
-        m = partial.moments
-        info = SegmentInfo(name, partial.start, partial.stop, m.images, m.nonfinite, m.out_of_range, len(data), sha256(data))
+        m, beside = partial.moments, header.get("responses")
+        info = SegmentInfo(name, partial.start, partial.stop, m.images, m.nonfinite, m.out_of_range, len(data), sha256(data), beside)
         return partial, info
 
     def publish(self, segments: Iterable[SegmentInfo], result: Mapping[str, bytes], fingerprint: str, samples: int) -> None:
@@ -252,12 +275,13 @@ class RunDirectory:
             if kept is not None:
                 objects[name] = {"bytes": len(kept), "sha256": sha256(kept)}
         ordered = sorted(segments, key=lambda s: s.start)
+        objects |= {responses_name(s.start, s.stop): dict(s.responses) for s in ordered if s.responses is not None}
         manifest = {
             "format": FORMAT,
             "fingerprint": fingerprint,
             "samples": samples,
             "counts": {key: sum(getattr(s, key) for s in ordered) for key in ("images", "nonfinite", "out_of_range")},
-            "segments": [vars(s) for s in ordered],
+            "segments": [s.listed() for s in ordered],
             "objects": dict(sorted(objects.items())),
         }
         faults = tiling_faults(manifest)
@@ -322,7 +346,7 @@ class RunDirectory:
         faults += [fault for name in names if (fault := self._fault(name, expected[name])) is not None]
         faults += [
             f"{plain(name, 200)} is foreign: the manifest does not list it"
-            for folder in (SEGMENTS, RESULT)
+            for folder in (SEGMENTS, RESULT, RESPONSES)
             for name in self.store.list(folder)
             if name not in expected
         ]
@@ -350,8 +374,8 @@ class RunDirectory:
         require_memory(4 * max(sizes, default=0), f"adding up the segments of '{self.url}'")
         for said in manifest["segments"]:
             partial, info = self.read_segment(said["name"], fingerprint, extent)
-            if any(said[key] != value for key, value in vars(info).items()):
-                return [f"{said['name']}: its header says {vars(info)}, the manifest {said}"]
+            if any(said.get(key) != value for key, value in vars(info).items()):
+                return [f"{said['name']}: its header says {info.listed()}, the manifest {said}"]
             total = partial if total is None else total.merge(partial)
         if total is None or MOMENTS not in objects or sha256(pack_moments(total, fingerprint)) != objects[MOMENTS]["sha256"]:
             return [f"{MOMENTS} is not the sum of the segments"]

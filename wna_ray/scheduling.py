@@ -24,6 +24,7 @@ MERGE_BYTES = 512 << 20  # what one merge takes in: large partials are merged by
 MOST_SEGMENTS = 64
 IMAGES_A_ROW = 4
 SEGMENT_BYTES = 16 << 30  # all segments of a run together
+RESPONSES_BYTES = 256 << 20  # of the responses of a segment, where they are kept
 SHARD_SECONDS = 2.0
 PARTIAL_BYTES_A_SECOND = 15e6  # a worker must not make partials faster than they are moved and merged
 TICK_SECONDS = 0.5
@@ -124,6 +125,7 @@ def plan(
     batch_seconds: float,
     shard: int | None = None,
     segments: int | None = None,
+    image_bytes: int = 0,
 ) -> Plan:
     """Cut what is missing into segments and shards.
 
@@ -137,11 +139,13 @@ def plan(
         Images in a forward pass; shards are multiples of it (the last of the run excepted).
     moment_rows, row_bytes
         Most rows of a segment's moments, and the size of each: a segment holds at least four images a row (making it must
-        take much longer than committing it), and all segments together at most 16 GiB.
+        take much longer than committing it), and all segments together at most 16 GiB; the responses of one are at most 256 MiB.
     workers, batch_seconds
         Choose the default shard: about two seconds (more where its moments are large), but at least four a worker.
     shard, segments
         Asked-for images in a shard, and number of segments of the whole run.
+    image_bytes
+        What is kept of every image's responses.
 
     Returns
     -------
@@ -150,8 +154,7 @@ def plan(
         same segments, however fast they are; shards are cut inside.
     """
     batches = -(-samples // batch)
-    count = segments or max(1, min(MOST_SEGMENTS, SEGMENT_BYTES // (moment_rows * row_bytes), samples // (IMAGES_A_ROW * moment_rows)))
-    segment = -(-batches // count) * batch
+    segment = segment_images(samples, batch, moment_rows, row_bytes, segments, image_bytes)
     if shard is None:
         seconds = max(SHARD_SECONDS, moment_rows * row_bytes / PARTIAL_BYTES_A_SECOND)
         wanted = max(1, round(seconds / max(batch_seconds, 1e-6)))
@@ -162,6 +165,14 @@ def plan(
     for start, stop in gaps:
         cut += pairwise([start, *range((start // segment + 1) * segment, stop, segment), stop])
     return Plan(min(size, segment), segment, tuple(cut))
+
+
+def segment_images(samples: int, batch: int, moment_rows: int, row_bytes: int, segments: int | None = None, image_bytes: int = 0) -> int:
+    """Images in a segment (see `plan`)."""
+    count = segments or max(1, min(MOST_SEGMENTS, SEGMENT_BYTES // (moment_rows * row_bytes), samples // (IMAGES_A_ROW * moment_rows)))
+    count = max(count, -(-samples * image_bytes // RESPONSES_BYTES))
+    batches = -(-samples // batch)
+    return -(-batches // count) * batch
 
 
 def fan_in(partial_bytes: int) -> int:

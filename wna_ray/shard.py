@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import avg_pool2d
 
 from wna_ray import models
 from wna_ray.errors import CanaryError, ModelError
@@ -26,12 +27,18 @@ from wna_ray.noise import STREAM
 from wna_ray.responses import FixedPoint, Response, calibrate, respond
 from wna_ray.spec import NormaliseSpec, Spec, canonical
 from wna_ray.stimuli import Stimulus, load_offset
+from wna_ray.stored import Stored
+from wna_ray.units import Field, Tap, as_maps, find_field
 
 Device = Literal["cpu", "cuda"]
 
 PENDING_VALUES = 32 << 20  # grid values a shard keeps before it adds them to its moments (32 MB)
 BLOCK_VALUES = 1 << 20  # grid values made in one go, for several small batches (1 MB)
 PILOT_IMAGES = 64  # at least so many images choose the fixed points
+QUANTILE_IMAGES = 4096  # and so many patches a quantile: it is off by less than 1 % of all patches (2 sd, at the median 1.6 %)
+LINEAR = 1e-3  # relative difference of gradients below which they are the same
+LINEAR_IMAGES = 32  # at which a linear unit has the same gradient
+FIELD_IMAGES = 8  # of noise, on which a receptive field is put to the test
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,10 @@ class Job:
         Fixed point by response kind.
     canary
         SHA-256 of the outputs of the first batch: the same bits mean the same network and the same arithmetic.
+    field
+        Where the units look; None where the network's output is asked.
+    whole
+        Why the whole image is shown to units, or "" where only a window is.
     """
 
     spec: Spec
@@ -67,33 +78,42 @@ class Job:
     normalise: NormaliseSpec | None
     points: Mapping[str, FixedPoint]
     canary: str
+    field: Field | None = None
+    whole: str = ""
 
     @cached_property
     def stimulus(self) -> Stimulus:
         """The noise as images."""
-        return Stimulus(self.spec.stimulus, self.spec.seed, self.offset)
+        return stimulus_of(self.spec, self.offset, self.field)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Everything that can change a result, as plain JSON values."""
         spec = self.spec
         stimulus = spec.stimulus.model_dump(mode="json", exclude={"offset"})
-        return {
-            "stream": STREAM,
-            "seed": spec.seed,
-            "stimulus": stimulus | {"offset": self.stimulus.offset_digest},
-            "model": {
-                "source": self.source,
-                "digest": self.digest,
-                "outputs": len(self.names),
-                "normalise": self.normalise.model_dump(mode="json") if self.normalise else None,
-            },
-            "responses": [r.model_dump(mode="json") for r in spec.responses],
-            "fixed_point": {kind: {"exponent": list(p.exponent), "centre": list(p.centre)} for kind, p in self.points.items()},
-            "moments": spec.moments.model_dump(mode="json"),
-            "numerics": spec.numerics.model_dump(mode="json") | {"device": self.device},
-            "canary": self.canary,
-        }
+        target: dict[str, Any] = (
+            {} if spec.target is None or self.field is None else {"target": {"layer": spec.target.layer, **self.field.identity()}}
+        )
+        return (
+            ({"keep_responses": True} if spec.keep_responses else {})
+            | target
+            | {
+                "stream": STREAM,
+                "seed": spec.seed,
+                "stimulus": stimulus | {"offset": self.stimulus.offset_digest},
+                "model": {
+                    "source": self.source,
+                    "digest": self.digest,
+                    "outputs": len(self.names),
+                    "normalise": self.normalise.model_dump(mode="json") if self.normalise else None,
+                },
+                "responses": [r.identity() for r in spec.responses],
+                "fixed_point": {kind: p.identity() for kind, p in self.points.items()},
+                "moments": spec.moments.model_dump(mode="json"),
+                "numerics": spec.numerics.model_dump(mode="json") | {"device": self.device},
+                "canary": self.canary,
+            }
+        )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -103,11 +123,17 @@ class Job:
     def no_images(self) -> Moments:
         """The moments of no images, in this job's shape."""
         kinds = [r.kind for r in self.spec.responses]
-        return Moments.identity(self.stimulus.noise.pixels, kinds, self.spec.moments.second)
+        return Moments.identity(self.stimulus.pixels, kinds, self.spec.moments.second)
+
+
+def stimulus_of(spec: Spec, offset: NDArray[np.float32], field: Field | None) -> Stimulus:
+    """The noise as images, whole or as units see it."""
+    where = () if field is None else (field.shown, field.patches)
+    return Stimulus(spec.stimulus, spec.seed, offset, *where)
 
 
 class Network:
-    """A model on its device, in its arithmetic.
+    """A model on its device, in its arithmetic. One whose spec has a target answers once it is aimed at a `Field`.
 
     Parameters
     ----------
@@ -128,7 +154,13 @@ class Network:
         self.normalise = self._normalise()
         if self.model.shape is not None and self.model.shape != spec.stimulus.shape:
             raise ModelError(f"stimulus.shape: {spec.stimulus.shape}, but {spec.model} takes {self.model.shape}")
-        self.module = self.model.module.to(self.device, self.dtype)
+        self.field: Field | None = None
+        module = self.model.module
+        if spec.target is not None:
+            if isinstance(module, Tap):
+                raise ModelError("target.layer: the model's URI already takes a layer; leave layer= out of it")
+            module = Tap(module, spec.target.layer, "target.layer").eval()
+        self.module = module.to(self.device, self.dtype)
         if not spec.model.startswith("export:"):  # an exported program has its memory format built in
             self.module = self.module.to(memory_format=torch.channels_last)
         if self.normalise is not None:
@@ -155,33 +187,82 @@ class Network:
             )
         return normalise
 
+    def aim(self, field: Field | None) -> None:
+        """Answer for the units of a field."""
+        self.field = field
+        if isinstance(self.module, Tap) and not self.module.counted:  # by a whole image: a window may not reach the network's end
+            self.maps(torch.zeros((1, *self.spec.stimulus.shape), device=self.device))
+
     def __call__(self, images: torch.Tensor) -> NDArray[np.float32]:
         """Outputs ``(n, k)`` float32 of images ``(n, C, H, W)`` float32; ``n`` is at most the fixed batch.
 
-        The forward pass always has the same shape: fewer images are padded with copies of the last.
+        Of units that are pooled, ``(n, patches * k)``. The forward pass always has the same shape: fewer images are padded with
+        copies of the last.
         """
         n, batch = len(images), self.spec.numerics.batch
         if n < batch:
             images = torch.cat([images, images[-1:].expand(batch - n, *images.shape[1:])])
         with torch.inference_mode():
-            if self.normalise is not None and (self.normalise.mean, self.normalise.std) != ((0.0,), (1.0,)):
-                images = (images - self._mean) / self._std
-            x = images.to(self.dtype).contiguous(memory_format=torch.channels_last)
-            y = self.module(x)
+            y = self._pass(images)
             if not isinstance(y, torch.Tensor) or y.ndim < 1 or len(y) != batch or y.numel() < batch:
                 found = tuple(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
                 raise ModelError(f"model: {self.spec.model} gave {found}; expected one row of outputs for each of {batch} images")
+            if self.field is not None:
+                y = self.field.responses(self._maps_of(y))
             return np.asarray(y.reshape(batch, -1)[:n].float().cpu().numpy())
+
+    def maps(self, images: torch.Tensor) -> torch.Tensor:
+        """The target layer's maps ``(n, C', H', W')`` for images of any number and size."""
+        with torch.inference_mode():
+            return self._maps_of(self._pass(images)).float().clone()
+
+    def gradients(self, images: torch.Tensor) -> torch.Tensor:
+        """Gradient of every unit at one image each.
+
+        Parameters
+        ----------
+        images
+            ``(k, C, H, W)`` float32, of what is shown; unit i is asked about image i. Of pooled positions the middle one is asked.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(k, C, H, W)`` float32: activation per unit of the stimulus.
+
+        Raises
+        ------
+        RuntimeError
+            The network cannot be differentiated.
+        """
+        if self.field is None:
+            raise ValueError("only units have gradients here")
+        with torch.inference_mode(False), torch.enable_grad():
+            x = images.clone().requires_grad_()
+            y = self.field.middle(self._maps_of(self._pass(x)))
+            (gradient,) = torch.autograd.grad(y[torch.arange(len(y)), torch.arange(len(y))].float().sum(), x)
+        return gradient
+
+    def _pass(self, images: torch.Tensor) -> torch.Tensor:
+        if self.normalise is not None and (self.normalise.mean, self.normalise.std) != ((0.0,), (1.0,)):
+            images = (images - self._mean) / self._std
+        output: torch.Tensor = self.module(images.to(self.dtype).contiguous(memory_format=torch.channels_last))
+        return output
+
+    def _maps_of(self, output: torch.Tensor) -> torch.Tensor:
+        return as_maps(output, self.spec.target.layer if self.spec.target is not None else "")
 
 
 def resolve(spec: Spec, network: Network) -> Job:
     """Look at the model through the run's first images and fix everything that shards share."""
     offset = load_offset(spec.stimulus)
-    stimulus = Stimulus(spec.stimulus, spec.seed, offset)
     batch = spec.numerics.batch
     try:
+        field, whole = _aim(spec, offset, network)
+        stimulus = stimulus_of(spec, offset, field)
         first = _first_outputs(stimulus, network)
-        more = [stimulus.images(stimulus.noise.grid(a, a + batch), network.device) for a in range(batch, PILOT_IMAGES, batch)]
+        measured = any(r.quantile is not None for r in spec.responses)
+        pilot = max(PILOT_IMAGES, -(-QUANTILE_IMAGES // stimulus.patches_an_image) if measured else 0)
+        more = [stimulus.images(stimulus.noise.grid(a, a + batch), network.device) for a in range(batch, pilot, batch)]
         outputs = np.concatenate([first, *(network(images) for images in more)])
     except ModelError:
         raise
@@ -190,6 +271,7 @@ def resolve(spec: Spec, network: Network) -> Job:
             f"model: {spec.model} does not take a {spec.numerics.dtype} batch of shape {(batch, *spec.stimulus.shape)} on "
             f"{network.device.type} ({type(error).__name__}: {models.first_line(error)}); see stimulus.shape and numerics.batch"
         ) from error
+    outputs = outputs.reshape(len(outputs) * stimulus.patches_an_image, -1)
     k = outputs.shape[1]
     known = network.model.names if len(network.model.names) == k else tuple(str(i) for i in range(k))
     return Job(
@@ -198,15 +280,31 @@ def resolve(spec: Spec, network: Network) -> Job:
         offset=offset,
         source=network.model.source,
         digest=network.model.digest,
-        names=known,
+        names=known if field is None else tuple(str(unit) for unit in field.units),
         normalise=network.normalise,
         points={r.kind: calibrate(r, outputs) for r in spec.responses},
         canary=_digest(first),
+        field=field,
+        whole=whole,
     )
 
 
+def _aim(spec: Spec, offset: NDArray[np.float32], network: Network) -> tuple[Field | None, str]:
+    """Find what the target's units see, and aim the network at them."""
+    field, whole = None, ""
+    if spec.target is not None:
+        image = torch.from_numpy(np.broadcast_to(offset, spec.stimulus.shape).copy()).to(network.device)
+        stimulus = Stimulus(spec.stimulus, spec.seed, offset)
+        noise = stimulus.images(stimulus.noise.grid(0, FIELD_IMAGES), network.device)
+        rounding = torch.finfo(network.dtype).eps
+        field, whole = find_field(spec.target, network.maps, image, noise, spec.stimulus.cell, rounding)
+    network.aim(field)
+    return field, whole
+
+
 def check_canary(job: Job, network: Network) -> None:
-    """Make sure that `network` answers the first batch with the bits on record; else `CanaryError`."""
+    """Aim `network` as the job says, and make sure that it answers the first batch with the bits on record; else `CanaryError`."""
+    network.aim(job.field)
     if _digest(_first_outputs(job.stimulus, network)) != job.canary:
         raise CanaryError(
             "this worker answers the first batch with other bits than the run has on record, so its sums would not be "
@@ -238,7 +336,48 @@ class Phases:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begin
 
 
-def run_shard(job: Job, network: Network, start: int, stop: int) -> tuple[Moments, dict[str, float]]:
+def linear_filters(job: Job, network: Network) -> NDArray[np.float64]:
+    """What the STA of a linear unit must become: its gradient, on the grid of the noise.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(k, d)``, activation per unit of the stimulus; NaN where a unit is not linear: its gradients at some images of noise differ
+        (or are zero, or do not exist).
+    """
+    stimulus, cell = job.stimulus, job.spec.stimulus.cell
+    found = np.full((len(job.names), stimulus.pixels), np.nan)
+    images = stimulus.images(stimulus.noise.grid(0, LINEAR_IMAGES), network.device)
+    try:
+        for a in range(0, len(job.names), job.spec.numerics.batch):
+            linear = np.arange(a, min(a + job.spec.numerics.batch, len(job.names)))
+            first = _gradients(job, network, images[0], linear)
+            for image in images[1:]:  # most units that are not linear are out after a few
+                kept = first[linear - a]
+                off = (_gradients(job, network, image, linear) - kept).square().sum(dim=(1, 2, 3))
+                linear = linear[(off <= LINEAR**2 * kept.square().sum(dim=(1, 2, 3))).cpu().numpy()]
+                if not len(linear):
+                    break
+            linear = linear[first[linear - a].square().sum(dim=(1, 2, 3)).cpu().numpy() > 0]
+            cells = first[linear - a].double()
+            if cell > 1:
+                cells = avg_pool2d(cells, cell, ceil_mode=True, divisor_override=1)
+            found[linear] = stimulus.middle(cells.cpu().numpy()).reshape(len(linear), stimulus.pixels)
+    except RuntimeError:  # it has no gradients
+        pass
+    finally:
+        network.aim(job.field)
+    return found
+
+
+def _gradients(job: Job, network: Network, image: torch.Tensor, units: NDArray[np.int64]) -> torch.Tensor:
+    """Gradients ``(n, C, H, W)`` of some of a job's units at one image."""
+    if job.field is not None:
+        network.aim(job.field.only([int(i) for i in units]))
+    return network.gradients(image.expand(len(units), *image.shape))
+
+
+def run_shard(job: Job, network: Network, start: int, stop: int, stored: list[Stored] | None = None) -> tuple[Moments, dict[str, float]]:
     """Moments of images ``start ... stop - 1``.
 
     Parameters
@@ -248,6 +387,8 @@ def run_shard(job: Job, network: Network, start: int, stop: int) -> tuple[Moment
     stop
         A multiple of the batch, or N. The last batch is filled up with the noise that would come next, and those
         images are not counted.
+    stored
+        Gets the responses, part by part.
 
     Returns
     -------
@@ -257,6 +398,7 @@ def run_shard(job: Job, network: Network, start: int, stop: int) -> tuple[Moment
         By phase: noise, forward, responses, moments.
     """
     batch, d = job.spec.numerics.batch, job.stimulus.noise.pixels
+    kept = job.stimulus.pixels * job.stimulus.patches_an_image
     if start % batch:
         raise ValueError(f"a shard starts at a multiple of the batch ({batch}), got {start}")
     phase, total = Phases(), job.no_images()
@@ -276,24 +418,37 @@ def run_shard(job: Job, network: Network, start: int, stop: int) -> tuple[Moment
         counted = min(batch, stop - a)
         grids.append(grid[:counted])
         outputs.append(answer[:counted])
-        if len(grids) * batch * d >= PENDING_VALUES or a + batch >= stop:
-            total = _add(job, total, np.concatenate(grids), np.concatenate(outputs), phase)
+        if len(grids) * batch * max(d, kept) >= PENDING_VALUES or a + batch >= stop:
+            total = _add(job, total, np.concatenate(grids), np.concatenate(outputs), phase, stored)
             grids, outputs = [], []
     return total, phase.seconds
 
 
-def _add(job: Job, total: Moments, grid: NDArray[np.int8], outputs: NDArray[np.float32], phase: Phases) -> Moments:
+def _counted(finite: NDArray[np.bool_], within: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which images are counted in: those that are finite, and of these those within range."""
+    counted = finite.copy()
+    counted[finite] = within
+    return counted
+
+
+def _add(
+    job: Job, total: Moments, grid: NDArray[np.int8], outputs: NDArray[np.float32], phase: Phases, stored: list[Stored] | None
+) -> Moments:
     """Add images to moments; those with an output that is not finite, or out of range, are counted apart."""
+    patches = job.stimulus.patches_an_image
     with phase("responses"):
-        finite = np.isfinite(outputs).all(axis=1)
+        finite = np.asarray(np.isfinite(outputs).all(axis=1))
         answered = outputs if finite.all() else outputs[finite]
-        answers = {r.kind: respond(r, job.points[r.kind], answered) for r in job.spec.responses}
-        within = np.logical_and.reduce([inside for _, inside in answers.values()])
+        answers = {r.kind: respond(r, job.points[r.kind], answered.reshape(len(answered) * patches, -1)) for r in job.spec.responses}
+        inside = np.logical_and.reduce([within for _, within in answers.values()])
+        within = inside.reshape(len(answered), patches).all(axis=1)
         responses: dict[str, Response] = {kind: response for kind, (response, _) in answers.items()}
         if not within.all():
-            responses = {kind: response.keep(within) for kind, response in responses.items()}
+            responses = {kind: response.keep(within.repeat(patches)) for kind, response in responses.items()}
         if len(answered) < len(outputs) or not within.all():
             grid = grid[finite][within]
+        if stored is not None:
+            stored.append(Stored.of(_counted(finite, within), responses))
     with phase("moments"):
-        total = total.update(grid, responses)
+        total = total.update(job.stimulus.keep(grid), responses, patches)
     return total.skip(nonfinite=len(outputs) - len(answered), out_of_range=int((~within).sum()))

@@ -17,7 +17,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat,
 from wna_ray.errors import SpecError
 from wna_ray.noise import Kind, table
 
-ResponseKind = Literal["label", "confidence", "logits", "probabilities"]
+ResponseKind = Literal["label", "confidence", "logits", "probabilities", "activation", "rectified", "spikes"]
+UNIT_KINDS: tuple[ResponseKind, ...] = ("activation", "rectified", "spikes")
 
 
 class _Frozen(BaseModel):
@@ -83,18 +84,75 @@ class ResponseSpec(_Frozen):
     ----------
     kind
         ``label``: one-hot of the largest logit. ``confidence``: the same, weighted by the label's probability.
-        ``logits``, ``probabilities``: one real number a class.
+        ``logits``, ``probabilities``: one real number a class. ``activation``: one real number a unit, as it is;
+        ``rectified``: ``max(activation, 0)``; ``spikes``: 1 where the activation is above a threshold, else 0.
     centred
         ``logits`` only: subtract the mean over the outputs first. Softmax, and so every decision, sees only these
         differences. With one output nothing is subtracted.
+    threshold
+        ``spikes`` only: the threshold of every unit. 0 where neither it nor a quantile is given.
+    quantile
+        ``spikes`` only: each unit's threshold is this quantile of its own activation in a pilot (the run's first images).
     """
 
     kind: ResponseKind
     centred: bool = True
+    threshold: FiniteFloat | None = None
+    quantile: float | None = Field(default=None, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> ResponseSpec:
+        given = [name for name in ("threshold", "quantile") if getattr(self, name) is not None]
+        if given and self.kind != "spikes":
+            raise ValueError(f"{given[0]}: only spikes have one, not {self.kind}")
+        if len(given) == 2:
+            raise ValueError("spikes: give a threshold or a quantile, not both")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What decides a result, as plain JSON values."""
+        return self.model_dump(mode="json", exclude_none=True)
 
 
 def _response(value: Any) -> Any:
-    return {"kind": value} if isinstance(value, str) else value
+    value = {"kind": value} if isinstance(value, str) else value
+    plain = isinstance(value, Mapping) and value.get("kind") == "spikes" and value.get("threshold") is value.get("quantile") is None
+    return {**value, "threshold": 0.0} if plain else value
+
+
+def _units(value: Any) -> Any:
+    return [value] if type(value) is int else value
+
+
+class TargetSpec(_Frozen):
+    """Units inside the network, instead of its output.
+
+    Attributes
+    ----------
+    layer
+        Dotted name of a module, as ``named_modules()`` has it; its output is looked at.
+    units
+        Channels (of maps) or neurons, counted from 0; ``all`` of them by default.
+    position
+        Where in the layer's map: ``centre``, a coordinate ``[row, column]``, ``mean`` (over all positions), or ``pooled`` (all
+        positions whose receptive field is whole, each with its own patch of the stimulus). Layers of neurons have none.
+    evaluate
+        What is shown: ``image`` (the whole), ``window`` (only what the units can see, where the network allows it), or ``auto``
+        (the window where the network allows it). The two show different noise.
+    """
+
+    layer: str = Field(min_length=1, max_length=1000)
+    units: Literal["all"] | Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 31)], ...], BeforeValidator(_units)] = "all"
+    position: Literal["centre", "mean", "pooled"] | tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = "centre"
+    evaluate: Literal["auto", "window", "image"] = "auto"
+
+    @model_validator(mode="after")
+    def _check(self) -> TargetSpec:
+        if self.units != "all" and (not self.units or len(set(self.units)) < len(self.units)):
+            raise ValueError("units: give 'all', or a list of numbers, each once")
+        if self.evaluate == "window" and self.position in ("mean", "pooled"):
+            raise ValueError(f"evaluate: one window cannot hold all positions; with position: {self.position} leave it out")
+        return self
 
 
 class NumericsSpec(_Frozen):
@@ -168,12 +226,16 @@ class Spec(_Frozen):
     ----------
     model
         Model URI (see ``wna_ray.models``).
+    target
+        Units inside the network, instead of its output; their default response is their activation.
     stimulus, responses, moments, numerics, execution
         See their classes.
     samples
         N: images 0 ... N - 1 of the seed are shown.
     seed
         Chooses the noise stream, 0 <= seed < 2**64.
+    keep_responses
+        Also keep the responses of every image (``responses/*.parquet``), for passes that come later.
     normalise
         Overrides the normalisation that the model's source declares.
     evaluation
@@ -182,6 +244,7 @@ class Spec(_Frozen):
     """
 
     model: str
+    target: TargetSpec | None = None
     stimulus: StimulusSpec
     responses: tuple[Annotated[ResponseSpec, BeforeValidator(_response)], ...] = Field(
         default=(ResponseSpec(kind="label"), ResponseSpec(kind="logits")), min_length=1
@@ -190,15 +253,27 @@ class Spec(_Frozen):
     seed: int = Field(default=0, ge=0, lt=1 << 64)
     moments: MomentsSpec = MomentsSpec()
     numerics: NumericsSpec = NumericsSpec()
+    keep_responses: bool = False
     normalise: NormaliseSpec | None = None
     evaluation: Literal["mnist", "fashion-mnist", "none"] | None = None
     execution: ExecutionSpec = ExecutionSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_of_units(cls, data: Any) -> Any:
+        asked = isinstance(data, Mapping) and data.get("target") is not None and "responses" not in data
+        return {**data, "responses": ["activation"]} if asked else data
 
     @model_validator(mode="after")
     def _check(self) -> Spec:
         kinds = [r.kind for r in self.responses]
         if len(set(kinds)) < len(kinds):
             raise ValueError(f"responses: each kind may stand once, got {', '.join(kinds)}")
+        foreign = [kind for kind in kinds if kind not in UNIT_KINDS]
+        if self.target is not None and foreign:
+            raise ValueError(f"responses: {foreign[0]} is of the network's output; units (target:) have {', '.join(UNIT_KINDS)}")
+        if self.target is not None and self.target.position == "pooled" and self.stimulus.cell > 1:
+            raise ValueError("target.position: pooled needs noise of single pixels; leave stimulus.cell out")
         return self
 
     @classmethod
@@ -249,6 +324,7 @@ class Spec(_Frozen):
 def _keys(where: tuple[int | str, ...]) -> list[str]:
     """Keys that a spec knows at a place."""
     places: dict[str, type[BaseModel]] = {
+        "target": TargetSpec,
         "stimulus": StimulusSpec,
         "responses": ResponseSpec,
         "moments": MomentsSpec,

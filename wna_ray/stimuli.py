@@ -9,6 +9,7 @@ from functools import cached_property
 from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -59,6 +60,64 @@ def load_offset(spec: StimulusSpec) -> NDArray[np.float32]:
 
 
 @dataclass(frozen=True)
+class Box:
+    """Rows ``top ... top + height - 1`` and columns ``left ... left + width - 1`` of an image."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def area(self) -> int:
+        """Pixels in a channel."""
+        return self.height * self.width
+
+    @property
+    def where(self) -> tuple[slice, slice]:
+        """Index of its rows and columns."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+    def within(self, other: Box) -> bool:
+        """Whether it is a part of another."""
+        rows = other.top <= self.top < self.top + self.height <= other.top + other.height
+        return rows and other.left <= self.left < self.left + self.width <= other.left + other.width
+
+    def seen_from(self, other: Box) -> Box:
+        """The same place, counted from the corner of another box."""
+        return Box(self.top - other.top, self.left - other.left, self.height, self.width)
+
+
+@dataclass(frozen=True)
+class Patches:
+    """The parts of a shown image that moments are kept of: `rows` x `columns` boxes, each `step` pixels from the last.
+
+    Attributes
+    ----------
+    first
+        The first of them; cells of the noise are never cut, except by the border of the image.
+    rows, columns, step
+        One box where both are 1.
+    """
+
+    first: Box
+    rows: int = 1
+    columns: int = 1
+    step: tuple[int, int] = (1, 1)
+
+    @property
+    def count(self) -> int:
+        """Patches in an image."""
+        return self.rows * self.columns
+
+    @property
+    def middle(self) -> Box:
+        """The one in the middle."""
+        first, (down, right) = self.first, self.step
+        return Box(first.top + self.rows // 2 * down, first.left + self.columns // 2 * right, first.height, first.width)
+
+
+@dataclass(frozen=True)
 class Stimulus:
     """Images ``offset + scale * unit * grid``, addressable by index.
 
@@ -69,18 +128,73 @@ class Stimulus:
     seed
         Noise seed.
     offset
-        ``(C, H, W)`` or ``(1, 1, 1)`` float32.
+        ``(C, H, W)`` or ``(1, 1, 1)`` float32, of the whole image.
+    shown
+        The part of the image that is shown, and that there is noise for; the whole by default.
+    patches
+        The parts of what is shown that moments are kept of; all of it, as one, by default.
     """
 
     spec: StimulusSpec
     seed: int
     offset: NDArray[np.float32]
+    shown: Box | None = None
+    patches: Patches | None = None
 
     @cached_property
     def noise(self) -> Noise:
-        """The stream of grid values, shape ``(C, ceil(H / cell), ceil(W / cell))``."""
-        (c, h, w), cell = self.spec.shape, self.spec.cell
-        return Noise(self.spec.kind, (c, -(-h // cell), -(-w // cell)), self.seed, self.spec.density)
+        """The stream of grid values, shape ``(C, ceil(H / cell), ceil(W / cell))`` of what is shown."""
+        c, *sides = self.shown_shape
+        h, w = (-(-n // self.spec.cell) for n in sides)
+        return Noise(self.spec.kind, (c, h, w), self.seed, self.spec.density)
+
+    @property
+    def shown_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)`` of what is shown."""
+        return self.spec.shape if self.shown is None else (self.spec.shape[0], self.shown.height, self.shown.width)
+
+    @cached_property
+    def shown_offset(self) -> NDArray[np.float32]:
+        """The offset of what is shown."""
+        return self.offset if self.shown is None or self.offset.size == 1 else self.offset[:, *self.shown.where]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)`` of a patch, and so of a map."""
+        return self.shown_shape if self.patches is None else (self.spec.shape[0], self.patches.first.height, self.patches.first.width)
+
+    @property
+    def grid_shape(self) -> tuple[int, int, int]:
+        """``(C, h, w)``: independent noise values of a patch."""
+        c, h, w = self.shape
+        return c, -(-h // self.spec.cell), -(-w // self.spec.cell)
+
+    @property
+    def pixels(self) -> int:
+        """d: independent noise values of a patch."""
+        return math.prod(self.grid_shape)
+
+    @property
+    def patches_an_image(self) -> int:
+        """How often an image is counted: once for each of its patches."""
+        return 1 if self.patches is None else self.patches.count
+
+    @property
+    def middle_patch(self) -> int:
+        """Number of the patch in the middle."""
+        return 0 if self.patches is None else self.patches.rows // 2 * self.patches.columns + self.patches.columns // 2
+
+    def keep(self, grid: NDArray[np.int8]) -> NDArray[np.int8]:
+        """Patches ``(n * patches, C, h, w)`` of grid values ``(n, C, H', W')``, image by image, row by row."""
+        if self.patches is None:
+            return grid
+        (_, h, w), p = self.grid_shape, self.patches
+        if p.count == 1:
+            return self.middle(grid)
+        down, right = p.step  # no cells here: the spec sees to it
+        views = np.lib.stride_tricks.sliding_window_view(grid[:, :, p.first.top :, p.first.left :], (h, w), axis=(2, 3))
+        chosen = views[:, :, : p.rows * down : down, : p.columns * right : right]
+        return chosen.transpose(0, 2, 3, 1, 4, 5).reshape(len(grid) * p.count, grid.shape[1], h, w)
 
     @property
     def unit(self) -> float:
@@ -114,18 +228,34 @@ class Stimulus:
         Returns
         -------
         torch.Tensor
-            ``(n, C, H, W)`` float32 on `device`. One product and one sum a value, each rounded to float32, so every
+            ``(n, C, H, W)`` float32 on `device`: what is shown. One product and one sum a value, each rounded to float32, so every
             IEEE device gives the same bits.
         """
         values = torch.from_numpy(grid).to(device).to(torch.float32).mul_(np.float32(self.unit).item())
-        return self._expand(values).add_(torch.tensor(self.offset, device=device))
+        return self._expand(values, self.shown_shape).add_(torch.tensor(self.shown_offset, device=device))
 
     def expand(self, maps: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Maps on the grid ``(k, d)`` as pictures ``(k, C, H, W)``: each cell's value over all its pixels."""
-        return self._expand(torch.from_numpy(maps.reshape(-1, *self.noise.shape))).numpy()
+        """Maps on the grid ``(k, d)`` as pictures ``(k, C, H, W)`` of a patch: each cell's value over all its pixels."""
+        return self._expand(torch.from_numpy(maps.reshape(-1, *self.grid_shape)), self.shape).numpy()
 
-    def _expand(self, values: torch.Tensor) -> torch.Tensor:
-        (_, h, w), cell = self.spec.shape, self.spec.cell
+    def place(self, maps: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Maps ``(k, d)`` as pictures of all that is shown: in the middle one of the patches, zero elsewhere."""
+        pictures = self.expand(maps)
+        if self.patches is None:
+            return pictures
+        whole = np.zeros((len(pictures), *self.shown_shape))
+        whole[:, :, *self.patches.middle.where] = pictures
+        return whole
+
+    def middle(self, grid: NDArray[Any]) -> NDArray[Any]:
+        """The middle one of the patches, ``(n, C, h, w)``, of values on the grid of all that is shown."""
+        if self.patches is None:
+            return grid
+        (_, h, w), box, cell = self.grid_shape, self.patches.middle, self.spec.cell
+        return grid[:, :, box.top // cell : box.top // cell + h, box.left // cell : box.left // cell + w]
+
+    def _expand(self, values: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
+        (_, h, w), cell = shape, self.spec.cell
         if cell == 1:
             return values
         return values.repeat_interleave(cell, 2)[:, :, :h].repeat_interleave(cell, 3)[:, :, :, :w]

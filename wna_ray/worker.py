@@ -23,9 +23,10 @@ from wna_ray.events import Committed
 from wna_ray.moments import Partial
 from wna_ray.responses import is_dense
 from wna_ray.rundir import RunDirectory, SegmentInfo
-from wna_ray.shard import Device, Job, Network, check_canary, resolve, run_shard
+from wna_ray.shard import Device, Job, Network, check_canary, linear_filters, resolve, run_shard
 from wna_ray.spec import Spec
 from wna_ray.store import Place
+from wna_ray.stored import Stored
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,10 @@ class Worker:
         return None, Introduction(job, seconds, seen, environment(self._device))
 
     def shard(self, job: Job, start: int, stop: int) -> tuple[Partial, dict[str, float]]:
-        """Moments of a shard, and seconds by phase."""
-        moments, seconds = run_shard(job, self._trusted_network(job), start, stop)
-        return Partial(start, stop, moments), seconds
+        """Moments of a shard (and its responses, where they are kept), and seconds by phase."""
+        stored: list[Stored] | None = [] if job.spec.keep_responses else None
+        moments, seconds = run_shard(job, self._trusted_network(job), start, stop, stored)
+        return Partial(start, stop, moments, Stored.join(stored) if stored else None), seconds
 
     def merge(self, *partials: Partial) -> tuple[Partial, None]:
         """Merge neighbours, given in order."""
@@ -99,10 +101,16 @@ class Worker:
         return reduce(Partial.merge, [partial for partial, _ in found]), [info for _, info in found]
 
     def answer(self, job: Job, images: NDArray[np.float32]) -> tuple[None, NDArray[np.float32]]:
-        """Outputs ``(n, k)`` for images ``(n, C, H, W)``, a few: they come by way of the driver."""
+        """Outputs ``(n, k)`` for images ``(n, C, H, W)``, a few: they come by way of the driver. Of pooled positions, the middle one's."""
         network, batch = self._trusted_network(job), self._spec.numerics.batch
         x = torch.from_numpy(images.copy()).to(network.device)  # a copy: what Ray hands over is read-only
-        return None, np.concatenate([network(x[a : a + batch]) for a in range(0, len(x), batch)])
+        outputs = np.concatenate([network(x[a : a + batch]) for a in range(0, len(x), batch)])
+        patches = outputs.reshape(len(images), -1, len(job.names))
+        return None, patches[:, job.stimulus.middle_patch]
+
+    def filters(self, job: Job) -> tuple[None, NDArray[np.float64]]:
+        """The filters ``(k, d)`` of units that are linear; NaN for others."""
+        return None, linear_filters(job, self._trusted_network(job))
 
     def _loaded(self) -> Network:
         if self._network is None:
