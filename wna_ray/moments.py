@@ -82,7 +82,7 @@ class ResponseMoments:
         """Sum of both (the larger peak), on the union of their rows."""
         rows = self.rows if np.array_equal(self.rows, other.rows) else np.union1d(self.rows, other.rows)
         a, b = self._on(rows), other._on(rows)
-        sums = {f.name: _add(getattr(a, f.name), getattr(b, f.name)) for f in fields(self) if f.name.startswith(("count", "sum"))}
+        sums = {f.name: add(getattr(a, f.name), getattr(b, f.name)) for f in fields(self) if f.name.startswith(("count", "sum"))}
         return ResponseMoments(rows=rows, peak=np.maximum(a.peak, b.peak), **sums)._carry()
 
     def _on(self, rows: Ints) -> ResponseMoments:
@@ -182,8 +182,8 @@ class Moments:
             self.images + other.images,
             self.nonfinite + other.nonfinite,
             self.out_of_range + other.out_of_range,
-            _add(self.sum_x, other.sum_x),
-            _add(self.sum_xx, other.sum_xx),
+            add(self.sum_x, other.sum_x),
+            add(self.sum_xx, other.sum_xx),
             {kind: mine.merge(other.responses[kind]) for kind, mine in self.responses.items()},
         )
 
@@ -225,7 +225,7 @@ class Moments:
         return cls(images, nonfinite, out_of_range, arrays["sum_x"], arrays["sum_xx"], responses)
 
 
-def _add(a: Ints, b: Ints) -> Ints:
+def add(a: Ints, b: Ints) -> Ints:
     """``a + b``, or `NumericsError` where int64 would wrap."""
     c = a + b
     flat = [np.reshape(x, -1) for x in (a, b, c)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
@@ -219,7 +219,95 @@ class ExecutionSpec(_Frozen):
     endpoint: str | None = Field(default=None, pattern=r"^https?://[^\s/]+$")
 
 
-class Spec(_Frozen):
+class PassNumerics(_Frozen):
+    """What a pass over kept responses runs on: processors.
+
+    Attributes
+    ----------
+    threads
+        CPU threads of a worker.
+    """
+
+    threads: int = Field(default=1, ge=1, le=256)
+
+    @property
+    def device(self) -> Literal["cpu"]:
+        """Where a worker computes."""
+        return "cpu"
+
+
+class _Written(_Frozen):
+    """What a person writes as a YAML file."""
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any], source: str = "spec") -> Self:
+        """Validate a mapping; every fault found is one line of a `SpecError` that starts with `source`."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            lines = []
+            faults = error.errors()
+            deeper = {fault["loc"][0] for fault in faults if len(fault["loc"]) > 1}
+            for fault in faults:
+                if fault["type"] == "too_short" and fault["loc"][0] in deeper:
+                    continue  # pydantic drops faulty items, then finds too few of them
+                where = ".".join(str(part) for part in fault["loc"] if not isinstance(part, str) or "[" not in part)
+                message = fault["msg"].removeprefix("Value error, ")
+                if fault["type"] == "extra_forbidden":
+                    message = f"unknown key; known here are {', '.join(_keys(cls, fault['loc'][:-1]))}"
+                lines.append(f"{source}: {where + ': ' if where else ''}{message}")
+            raise SpecError("\n".join(lines)) from None
+
+    @classmethod
+    def load(cls, path: str | Path, changes: Mapping[str, Any] | None = None) -> Self:
+        """Read a YAML file (see `read_yaml`)."""
+        return cls.parse(read_yaml(path, changes), str(path))
+
+
+class StcSpec(_Written):
+    """Spike-triggered covariance of a finished run, from its kept responses and regenerated noise.
+
+    Attributes
+    ----------
+    run
+        The run directory: a path or any fsspec URL. It was made with ``keep_responses: true``.
+    response
+        Which of its responses; the first by default.
+    units
+        Which of its units (or classes), by their names; ``all`` by default.
+    method
+        ``dense``: all eigenvalues of the (d, d) matrix, d <= 4096, with a test against fresh noise. ``matrix-free``: the strongest axes for
+        any d, without the matrix: found on the even batches of images, tested on the odd ones.
+    linear
+        Take the linear part out of the responses first (the STA explains it, here it would be noise).
+    null
+        ``dense``: how many streams of fresh noise the responses are paired with. The smallest p-value is 2 / (null + 1).
+    axes
+        How many axes are kept, at most; for ``matrix-free`` also the columns of the block.
+    passes
+        ``matrix-free``: passes over the noise, each of which adds a block to the space in which axes are looked for.
+    seed
+        Of the fresh noise, and of the first block.
+    numerics, execution
+        See their classes.
+    """
+
+    run: str = Field(min_length=1)
+    response: ResponseKind | None = None
+    units: (
+        Literal["all"] | Annotated[tuple[str, ...], BeforeValidator(lambda v: tuple(str(u) for u in v) if isinstance(v, list) else v)]
+    ) = "all"
+    method: Literal["dense", "matrix-free"] = "dense"
+    linear: bool = True
+    null: int = Field(default=39, ge=0, le=1000)
+    axes: int = Field(default=8, ge=1, le=64)
+    passes: int = Field(default=6, ge=1, le=64)
+    seed: int = Field(default=0, ge=0, lt=1 << 64)
+    numerics: PassNumerics = PassNumerics()
+    execution: ExecutionSpec = ExecutionSpec()
+
+
+class Spec(_Written):
     """A whole run.
 
     Attributes
@@ -276,52 +364,39 @@ class Spec(_Frozen):
             raise ValueError("target.position: pooled needs noise of single pixels; leave stimulus.cell out")
         return self
 
-    @classmethod
-    def parse(cls, data: Mapping[str, Any], source: str = "spec") -> Spec:
-        """Validate a mapping; every fault found is one line of a `SpecError` that starts with `source`."""
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            lines = []
-            faults = error.errors()
-            deeper = {fault["loc"][0] for fault in faults if len(fault["loc"]) > 1}
-            for fault in faults:
-                if fault["type"] == "too_short" and fault["loc"][0] in deeper:
-                    continue  # pydantic drops faulty items, then finds too few of them
-                where = ".".join(str(part) for part in fault["loc"] if not isinstance(part, str) or "[" not in part)
-                message = fault["msg"].removeprefix("Value error, ")
-                if fault["type"] == "extra_forbidden":
-                    message = f"unknown key; known here are {', '.join(_keys(fault['loc'][:-1]))}"
-                lines.append(f"{source}: {where + ': ' if where else ''}{message}")
-            raise SpecError("\n".join(lines)) from None
 
-    @classmethod
-    def load(cls, path: str | Path, changes: Mapping[str, Any] | None = None) -> Spec:
-        """Read a YAML file.
+def read_yaml(path: str | Path, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Read the YAML file of a spec.
 
-        Parameters
-        ----------
-        path
-            The file. A relative ``stimulus.offset`` or ``weights=`` path stays relative to the working directory.
-        changes
-            ``{"stimulus.scale": 0.5}``: dotted keys set after reading.
-        """
-        try:
-            data = yaml.safe_load(Path(path).read_text())
-        except FileNotFoundError:
-            raise SpecError(f"{path}: no such file; give a YAML spec such as those in jobs/") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise SpecError(f"{path}: cannot be read as text ({error})") from None
-        except yaml.YAMLError as error:
-            raise SpecError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from None
-        if not isinstance(data, dict):
-            raise SpecError(f"{path}: expected a mapping (model:, stimulus:, samples:, ...), got {type(data).__name__}")
-        for key, value in (changes or {}).items():
-            _set(data, key, value, str(path))
-        return cls.parse(data, str(path))
+    Parameters
+    ----------
+    path
+        The file. A relative ``stimulus.offset`` or ``weights=`` path stays relative to the working directory.
+    changes
+        ``{"stimulus.scale": 0.5}``: dotted keys set after reading.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such file; give a YAML spec such as those in jobs/") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read as text ({error})") from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(data, dict):
+        raise SpecError(f"{path}: expected a mapping (model:, stimulus:, samples:, ...), got {type(data).__name__}")
+    for key, value in (changes or {}).items():
+        _set(data, key, value, str(path))
+    return data
 
 
-def _keys(where: tuple[int | str, ...]) -> list[str]:
+def read_spec(path: str | Path, changes: Mapping[str, Any] | None = None) -> Spec | StcSpec:
+    """The spec of a YAML file: of a run, or (where it names a run and no model) of the covariance of one."""
+    data = read_yaml(path, changes)
+    return (StcSpec if "run" in data and "model" not in data else Spec).parse(data, str(path))
+
+
+def _keys(model: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:
     """Keys that a spec knows at a place."""
     places: dict[str, type[BaseModel]] = {
         "target": TargetSpec,
@@ -332,7 +407,9 @@ def _keys(where: tuple[int | str, ...]) -> list[str]:
         "normalise": NormaliseSpec,
         "execution": ExecutionSpec,
     }
-    return list(places.get(str(where[0]) if where else "", Spec).model_fields)
+    if model is StcSpec:
+        places["numerics"] = PassNumerics
+    return list(places.get(str(where[0]) if where else "", model).model_fields)
 
 
 def _set(data: dict[str, Any], key: str, value: Any, source: str) -> None:

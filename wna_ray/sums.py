@@ -1,0 +1,74 @@
+"""Sums of a later pass: exact integers that merge in any order, as the moments of a run do.
+
+r, rr_high, rr_low    (m,)            sum of the residual responses of m units; sum of their squares, in two halves of 32 bits
+rxx                   (m, 1 + B, d, d)  sum r x x' with the run's own noise, and with B streams that the responses have never seen
+rqx                   (c, d)          sum r (x'q) x for the c columns q of a block, of one unit
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wna_ray.moments import Ints, add
+
+
+def shapes(units: int, d: int, null: int, columns: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of all sums of a pass; one with columns is of a block, else it is dense."""
+    base: dict[str, tuple[int, ...]] = {"r": (units,), "rr_high": (units,), "rr_low": (units,)}
+    return base | ({"rqx": (columns, d)} if columns else {"rxx": (units, 1 + null, d, d)})
+
+
+@dataclass(frozen=True)
+class PassSums:
+    """Sums of a pass over some images; merging is exact in any order.
+
+    Attributes
+    ----------
+    images
+        Images counted in.
+    out_of_range
+        Images not counted in: the run left them out, or they are of the other half.
+    sums
+        int64 arrays by name (see the module's text).
+    """
+
+    images: int
+    out_of_range: int
+    sums: Mapping[str, Ints]
+    nonfinite: int = field(default=0, repr=False)
+
+    @staticmethod
+    def zeros(units: int, d: int, null: int, columns: int) -> dict[str, Ints]:
+        """The sums of no images."""
+        return {name: np.zeros(shape, dtype=np.int64) for name, shape in shapes(units, d, null, columns).items()}
+
+    @property
+    def seen(self) -> int:
+        """Images looked at."""
+        return self.images + self.out_of_range
+
+    def merge(self, other: PassSums) -> PassSums:
+        """Sum of both."""
+        sums = {name: add(mine, other.sums[name]) for name, mine in self.sums.items()}
+        return PassSums(self.images + other.images, self.out_of_range + other.out_of_range, sums)
+
+    def arrays(self) -> dict[str, Ints]:
+        """Flat dict of int64 arrays."""
+        return {"counts": np.array([self.images, 0, self.out_of_range], dtype=np.int64), **self.sums}
+
+    @classmethod
+    def from_arrays(cls, flat: Mapping[str, NDArray[Any]]) -> PassSums:
+        """Back from `arrays`; `ValueError` where they are none."""
+        if "counts" not in flat or flat["counts"].shape != (3,) or any(a.dtype != np.int64 for a in flat.values()):
+            raise ValueError(f"expected int64 arrays with counts, got {sorted(flat)}")
+        images, _, out_of_range = (int(n) for n in flat["counts"])
+        return cls(images, out_of_range, {name: array for name, array in flat.items() if name != "counts"})
+
+    def squares(self, unit: int) -> float:
+        """Sum of r^2 of a unit, rounded once."""
+        return float((int(self.sums["rr_high"][unit]) << 32) + int(self.sums["rr_low"][unit]))
