@@ -230,3 +230,26 @@ def faulty(at: str = "1000") -> nn.Module:
 def not_a_module() -> int:
     """What a factory must not give."""
     return 3
+
+
+class Quadratic(nn.Module):
+    """One output: two squared projections, one of them suppressive, and a linear part; the axes are those of `quadratic_axes`."""
+
+    def __init__(self, d: int) -> None:
+        super().__init__()
+        self.register_buffer("axes", quadratic_axes(d).float(), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        along = x.flatten(1) @ self.axes.T
+        return (along[:, :1] ** 2 - 0.7 * along[:, 1:2] ** 2 + 2 * along[:, 2:]).double().float()
+
+
+def quadratic_axes(d: int) -> torch.Tensor:
+    """Three orthonormal axes ``(3, d)`` float64: excitatory, suppressive, linear."""
+    random = torch.randn(d, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    return torch.linalg.qr(random)[0].T.contiguous()
+
+
+def quadratic(d: str = "16") -> nn.Module:
+    """A quadratic form."""
+    return Quadratic(int(d))

@@ -12,20 +12,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Run", "Spec", "WnaError", "__version__", "open_run", "run"]
+__all__ = ["Run", "Spec", "Stc", "StcSpec", "WnaError", "__version__", "open_run", "open_stc", "run", "run_stc"]
 
 if TYPE_CHECKING:
     from wna_ray.errors import WnaError
     from wna_ray.job import run
     from wna_ray.results import Run, open_run
-    from wna_ray.spec import Spec
+    from wna_ray.spec import Spec, StcSpec
+    from wna_ray.stc_run import Stc, open_stc, run_stc
 
 _HOMES = {
     "Run": "wna_ray.results",
     "Spec": "wna_ray.spec",
+    "Stc": "wna_ray.stc_run",
+    "StcSpec": "wna_ray.spec",
     "WnaError": "wna_ray.errors",
     "open_run": "wna_ray.results",
+    "open_stc": "wna_ray.stc_run",
     "run": "wna_ray.job",
+    "run_stc": "wna_ray.stc_run",
 }
 
 

@@ -29,6 +29,7 @@ from wna_ray.shard import stimulus_of
 from wna_ray.spec import ResponseKind, Spec
 from wna_ray.stimuli import Box
 from wna_ray.stored import most_bytes, width
+from wna_ray.sums import PassSums, shapes
 from wna_ray.units import Field as UnitField
 
 MOST_JSON = 16 << 20
@@ -37,7 +38,7 @@ MOST_OTHER = 1 << 30  # bytes of a figure, or of an object that this version doe
 ARCHIVE_BYTES = 1 << 17  # of a packed object beside its arrays
 NPY_BYTES = 1 << 10  # of a .npy beside its array
 NO_OFFSET = np.zeros((1, 1, 1), dtype=np.float32)  # sizes do not depend on it
-TOP = ("spec.json", "environment.json", "offset.npy", "MANIFEST.json")
+TOP = ("spec.json", "environment.json", "offset.npy", "block.npy", "MANIFEST.json")
 EVALUATION = "evaluation/classifier.json"
 FOLDERS = ("segments", "result", "result/figures", "responses", "evaluation")
 
@@ -266,6 +267,31 @@ def _fits(target: _Target | None, spec: Spec, names: list[str]) -> bool:
     )
 
 
+class _PassShape(_Loose):
+    units: Annotated[int, Field(ge=1, le=MOST_NAMES)]
+    d: Annotated[int, Field(ge=1, le=1 << 40)]
+    null: Annotated[int, Field(ge=0, le=1000)]
+    columns: Annotated[int, Field(ge=0, le=1 << 20)]
+
+
+class _PassIdentity(_Loose):
+    shape: _PassShape
+
+
+class _PassDescribed(_Loose):
+    identity: _PassIdentity
+    samples: Annotated[int, Field(ge=1, le=1 << 40)]
+    names: Annotated[list[Annotated[str, Field(max_length=MOST_NAME)]], Field(min_length=1, max_length=MOST_NAMES)]
+
+
+def check_pass(described: Mapping[str, Any], where: str) -> PassExtent:
+    """Types of the ``spec.json`` of a pass over kept responses; how large its objects may be."""
+    found = _validated(_PassDescribed, described, where)
+    if found.identity.shape.units != len(found.names):
+        raise RunError(f"{where} is damaged: it names {len(found.names)} units, not {found.identity.shape.units}")
+    return PassExtent(found.samples, found.identity.shape.model_dump())
+
+
 def check_manifest(manifest: Mapping[str, Any], where: str) -> None:
     """Types and names of ``MANIFEST.json``."""
     _validated(_Manifest, manifest, where)
@@ -380,8 +406,10 @@ class Extent:
         maps, pictures, drawn = (8 * n for n in (self.rows * self.d, self.rows * pixels, min(self.rows, 30 * len(self.kinds)) * pixels))
         return (20 * maps + 23 * moments + 15 * pictures + 23 * drawn) // 10 + 24 * self.rows * self.outputs
 
-    def check(self, moments: Moments) -> None:
+    def check(self, moments: Moments | PassSums) -> None:
         """`ValueError` where no images can have such moments."""
+        if isinstance(moments, PassSums):
+            raise ValueError("sums of a later pass")
         if set(moments.responses) != set(self.kinds):
             raise ValueError(f"moments of {', '.join(moments.responses)}, not of {', '.join(self.kinds)}")
         if (moments.sum_x.size, moments.sum_xx.size) != (self.d, self.d * self.second):
@@ -399,6 +427,35 @@ class Extent:
             within += [_within(r.sum_yxx, n * LIMIT * 127**2), _within(r.sum_yy, max(n * LIMIT**2 >> 32, (1 << 32) - 1), 0)]
         if not all(within):
             raise ValueError("sums that no images can have")
+
+
+@dataclass(frozen=True)
+class PassExtent:
+    """How large the objects of a pass over kept responses may be.
+
+    Attributes
+    ----------
+    samples
+        N.
+    shape
+        Units, values an image, fresh noises and columns (see `wna_ray.sums`).
+    """
+
+    samples: int
+    shape: Mapping[str, int]
+
+    def most(self, name: str) -> int:
+        """Most bytes that an object can have."""
+        sums = 8 * sum(math.prod(s) for s in shapes(**self.shape).values()) + ARCHIVE_BYTES
+        columns = 8 * self.shape["d"] * self.shape["columns"] + NPY_BYTES
+        known = {"spec.json": MOST_JSON, "environment.json": MOST_JSON, "block.npy": columns, "result/moments.npz": sums}
+        return sums if name.startswith("segments/") else known.get(name, MOST_OTHER)
+
+    def check(self, moments: PassSums) -> None:
+        """`ValueError` where a pass cannot have such sums."""
+        expected, found = shapes(**self.shape), {name: array.shape for name, array in moments.sums.items()}
+        if found != expected:
+            raise ValueError(f"sums of shapes {found}, not {expected}")
 
 
 def _within(values: NDArray[np.int64], most: int, least: int | None = None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import wraps
@@ -35,8 +35,11 @@ from wna_ray.results import Run
 from wna_ray.rundir import RESULT, RunDirectory
 from wna_ray.scheduling import fan_in
 from wna_ray.shard import Job
-from wna_ray.spec import Spec, TargetSpec
+from wna_ray.spec import Spec, StcSpec, TargetSpec, read_spec
+from wna_ray.stc_run import Question, Stc, run_stc
 from wna_ray.store import Place
+
+MOST_ROWS = 40  # of a printed table
 
 app = typer.Typer(
     help="White-noise analysis of neural networks: what does a network expect to see?",
@@ -83,7 +86,7 @@ def _told(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _load(path: Path, changes: list[str] | None) -> Spec:
+def _load(path: Path, changes: list[str] | None) -> Spec | StcSpec:
     values = {}
     for change in changes or []:
         key, equals, value = change.partition("=")
@@ -93,7 +96,7 @@ def _load(path: Path, changes: list[str] | None) -> Spec:
             values[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise SpecError(f"--set {change}: the value is not YAML ({str(error).splitlines()[0]})") from None
-    return Spec.load(path, values)
+    return read_spec(path, values)
 
 
 def _version(value: bool) -> None:
@@ -121,6 +124,14 @@ def plan(
     What does not fit into the memory of the machine is refused, as by `wna run`; Ray keeps 30 % of it as object store.
     """
     asked = _load(spec, changes)
+    if isinstance(asked, StcSpec):
+        question = Question.of(asked)
+        run_of, streams = question.run, 1 + asked.fresh if asked.method == "dense" else 1
+        passes = 1 if asked.method == "dense" else asked.passes + 1
+        print(f"{spec}: covariance of {question.kind} of '{run_of.directory.url}', {asked.method}; units {', '.join(question.names[:12])}")
+        print(f"noise     {run_of.spec.stimulus.kind}, d = {question.d:,} values, {streams} streams of {run_of.spec.samples:,} images")
+        print(f"work      {passes} pass{'es' * (passes > 1)} without a forward pass; sums of {in_bytes(question.sum_bytes)} each")
+        return
     found = pilot(asked, pilot_images, workers)
     job, cut = found.introduction.job, found.plan
     d = job.stimulus.pixels
@@ -187,13 +198,19 @@ def run(
     """Run a spec (or go on with it), and publish maps, statistics and figures."""
     asked = _load(spec, changes)
     printer = ProgressPrinter()
+    how: dict[str, Any] = {"executor": executor.value, "workers": workers, "address": address, "single_writer": single_writer}
     try:
-        finished = run_job(
-            asked, out, executor=executor.value, workers=workers, address=address, single_writer=single_writer, callbacks=[printer]
+        finished = (
+            run_stc(asked, out, callbacks=[printer], **how)
+            if isinstance(asked, StcSpec)
+            else run_job(asked, out, callbacks=[printer], **how)
         )
     finally:
         printer.close()
-    _print_result(finished)
+    if isinstance(finished, Stc):
+        _print_axes(finished)
+    else:
+        _print_result(finished)
 
 
 @app.command()
@@ -322,6 +339,30 @@ def report(
     print(f"written to {folder}/")
 
 
+def _print_axes(finished: Stc) -> None:
+    """The table of axes, and where the figures are."""
+    table = Table(box=SIMPLE, title=f"Axes of the covariance, {finished.sums.images:,} images", title_justify="left")
+    _fill(
+        table,
+        finished.axes,
+        {
+            "unit": plain,
+            "axis": str,
+            "eigenvalue": _form("+.4f"),
+            "standard_error": _form(".4f"),
+            "distance": _form(".1f"),
+            "p_value": _form(".2g"),
+            "explained": _form(".4f"),
+            "low_edge": _form("+.4f"),
+            "high_edge": _form("+.4f"),
+        },
+        finished.axes.to_pylist()[:MOST_ROWS],
+    )
+    console = _console()
+    console.print(table)
+    console.print(f"figures: {finished.directory.url}/{RESULT}/figures/")
+
+
 def _print_result(finished: Run) -> None:
     """The table, the classifier's accuracies where there are any, and where the figures are."""
     moments, spec = finished.moments, finished.spec
@@ -344,7 +385,7 @@ def _print_result(finished: Run) -> None:
     console.print(f"figures: {finished.directory.url}/{RESULT}/figures/")
 
 
-def print_classes(classes: pa.Table, table: Table, most: int = 40) -> None:
+def print_classes(classes: pa.Table, table: Table, most: int = MOST_ROWS) -> None:
     """Fill a table with one row a response; only the most reliable ones where there are many, and no columns that are empty."""
     forms: dict[str, Callable[[Any], str]] = {
         "kind": str,
@@ -359,16 +400,21 @@ def print_classes(classes: pa.Table, table: Table, most: int = 40) -> None:
         "self_confidence": _form(".2f"),
         "note": str,
     }
-    forms = {column: form for column, form in forms.items() if classes[column].null_count < classes.num_rows}
-    for column in forms:
-        side: Literal["left", "right"] = "left" if column in ("kind", "name", "note") else "right"
-        table.add_column(column, justify=side, no_wrap=True, max_width=18 if column in ("name", "self_label") else None)
     rows = classes.to_pylist()
     if len(rows) > most:
         rows = sorted(rows, key=lambda r: -(r["reliability"] or -1.0))[:most]
         table.caption = f"the {most} most reliable of {classes.num_rows} rows; all are in {RESULT}/classes.parquet"
-    for r in rows:
-        table.add_row(*("-" if r[column] is None else form(r[column]) for column, form in forms.items()))
+    _fill(table, classes, forms, rows)
+
+
+def _fill(table: Table, values: pa.Table, forms: Mapping[str, Callable[[Any], str]], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Fill a table with rows, each column in its form; without the columns that are empty."""
+    shown = {column: form for column, form in forms.items() if values[column].null_count < values.num_rows}
+    for column in shown:
+        side: Literal["left", "right"] = "left" if column in ("kind", "name", "note", "unit") else "right"
+        table.add_column(column, justify=side, no_wrap=True, max_width=18 if column in ("name", "self_label", "unit") else None)
+    for row in rows:
+        table.add_row(*("-" if row[column] is None else form(row[column]) for column, form in shown.items()))
 
 
 def _console() -> Console:

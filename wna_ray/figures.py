@@ -144,7 +144,7 @@ def _sheet(
             bar.ax.tick_params(labelsize=7)
             bar.ax.axhline(threshold, color="black", linewidth=0.6)
             bar.ax.axhline(-threshold, color="black", linewidth=0.6)
-    return _png(figure)
+    return png(figure)
 
 
 def _recovery(stimulus: Stimulus, readout: Readout, filters: Picture, title: str) -> bytes:
@@ -169,7 +169,7 @@ def _recovery(stimulus: Stimulus, readout: Readout, filters: Picture, title: str
             _show(axis, picture, None)
         axes[2 * line, column].set_title(f"unit {readout.names[row]}", fontsize=8)
         axes[2 * line + 1, column].set_xlabel(f"{cosines[row]:.4f}" if np.isfinite(cosines[row]) else readout.note[row], fontsize=7)
-    return _png(figure)
+    return png(figure)
 
 
 def _chosen(readout: Readout) -> list[int]:
@@ -221,7 +221,7 @@ def _frequencies(readout: Readout, title: str) -> bytes:
     axis.tick_params(axis="x", rotation=0 if len(rows) <= 12 else 90, labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=11)
-    return _png(figure)
+    return png(figure)
 
 
 def confusion(matrix: NDArray[np.int64], names: list[str], title: str) -> bytes:
@@ -247,10 +247,11 @@ def confusion(matrix: NDArray[np.int64], names: list[str], title: str) -> bytes:
     axis.set_ylabel("true class")
     figure.colorbar(image, ax=axis, label="share of the true class (recall on the diagonal)", shrink=0.85)
     figure.suptitle(title, fontsize=10)
-    return _png(figure)
+    return png(figure)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file; a function of what it shows."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})

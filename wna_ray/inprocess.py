@@ -12,7 +12,7 @@ import torch
 from wna_ray.errors import SpecError
 from wna_ray.memory import Machine, available
 from wna_ray.shard import Device
-from wna_ray.spec import Spec
+from wna_ray.spec import Spec, StcSpec
 from wna_ray.worker import Worker
 
 
@@ -27,7 +27,7 @@ class InProcessExecutor:
 
     workers = wanted = window = 1
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec | StcSpec) -> None:
         wanted = spec.numerics.device
         if wanted == "cuda" and not torch.cuda.is_available():
             raise SpecError("numerics.device: cuda, but torch finds no CUDA device here; use cpu or auto")

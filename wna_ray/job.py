@@ -27,7 +27,7 @@ from wna_ray.results import Answers, Run, derive, map_images, read_outs
 from wna_ray.rundir import RunDirectory, SegmentInfo
 from wna_ray.scheduling import TICK_SECONDS, Executor, PayloadLost, Plan, Scheduler, call, fan_in, plan, segment_images
 from wna_ray.shard import Job
-from wna_ray.spec import Spec
+from wna_ray.spec import Spec, StcSpec
 from wna_ray.store import Place
 from wna_ray.stored import width
 from wna_ray.worker import Introduction
@@ -40,7 +40,7 @@ WARM_SECONDS = 2.0
 CLASSIFIER = "evaluation/classifier.json"
 
 
-def make_executor(spec: Spec, executor: ExecutorName, workers: int | None = None, address: str | None = None) -> Executor:
+def make_executor(spec: Spec | StcSpec, executor: ExecutorName, workers: int | None = None, address: str | None = None) -> Executor:
     """An executor by name; Ray is imported only for ``ray``."""
     if workers is not None and workers < 1:
         raise SpecError(f"workers: {workers} is not a number of workers; give 1 or more")
@@ -90,12 +90,30 @@ def run(
     WnaError
         With one message that says what to do. Whatever was committed stays.
     """
+    with driving(spec, out, executor, workers, address, single_writer, callbacks) as (directory, runner, told):
+        execute(spec, directory, runner, told, told.claim)
+        finished = Run(directory.store.place)
+        evaluate(spec, finished, told)
+        told.finish()
+    return finished
 
+
+@contextlib.contextmanager
+def driving(
+    spec: Spec | StcSpec,
+    out: str,
+    executor: ExecutorName,
+    workers: int | None,
+    address: str | None,
+    single_writer: bool,
+    callbacks: Sequence[Callback],
+) -> Iterator[tuple[RunDirectory, Executor, Told]]:
+    """Directory, executor and listeners of a run; stops and failures are told to all, and end the executor."""
     directory = RunDirectory(Place(out, spec.execution.endpoint, single_writer))
     if executor == "ray" and out.startswith("memory:"):
         raise SpecError(f"out: '{out}' is in this process's memory, where Ray's workers cannot write; use --executor local")
     with contextlib.ExitStack() as stack:
-        told = _Told(spec, directory, callbacks)
+        told = Told(directory, callbacks, spec.samples if isinstance(spec, Spec) else None)
         runner = make_executor(spec, executor, workers, address)
         stack.callback(runner.close)
         stack.enter_context(_stop_on_sigterm(told.how_to_go_on))  # after Ray has started, which sets a handler of its own
@@ -104,25 +122,20 @@ def run(
 
             told.callbacks.append(RayMetrics())
         try:
-            execute(spec, directory, runner, told, told.claim)
+            yield directory, runner, told
         except KeyboardInterrupt:
             told.close("stopped", told.how_to_go_on(), LAST_WORDS_SECONDS)
             raise Stopped(told.how_to_go_on()) from None
         except BaseException as error:
             told.close("failed", str(error))
             raise
-        finished = Run(directory.store.place)
-        evaluate(spec, finished, told)
-        told(RunFinished(out))
-        told.close("finished")
-    return finished
 
 
-class _Told:
+class Told:
     """Hands events to all who want them, and, once there is one, to the driver's journal first."""
 
-    def __init__(self, spec: Spec, directory: RunDirectory, callbacks: Sequence[Callback]) -> None:
-        self._spec, self._directory = spec, directory
+    def __init__(self, directory: RunDirectory, callbacks: Sequence[Callback], samples: int | None) -> None:
+        self._directory, self._samples = directory, samples
         self.callbacks = list(callbacks)
         self.driver: Driver | None = None
 
@@ -144,8 +157,13 @@ class _Told:
         """From memory: a storage that does not answer must not hold up a stop."""
         if self.driver is None:
             return f"stopped before anything was computed; the same command goes on in '{self._directory.url}'"
-        done, samples = self.driver.committed, self._spec.samples
-        return f"stopped; {done:,} of {samples:,} images are committed to '{self._directory.url}'. The same command goes on from there"
+        done = f"{self.driver.committed:,}" + ("" if self._samples is None else f" of {self._samples:,}")
+        return f"stopped; {done} images are committed to '{self._directory.url}'. The same command goes on from there"
+
+    def finish(self) -> None:
+        """The end of a run that went well."""
+        self(RunFinished(self._directory.url))
+        self.close("finished")
 
 
 def execute(spec: Spec, directory: RunDirectory, executor: Executor, emit: Callback, claim: Callable[[], None] = lambda: None) -> None:
@@ -165,7 +183,7 @@ def execute(spec: Spec, directory: RunDirectory, executor: Executor, emit: Callb
     scheduler = Scheduler(executor, attempts, emit, need.partial)
     _run_shards(introduction, shared, directory, executor, scheduler, emit)
     emit(Stage("merge"))
-    partial, segments = _merge_segments(job, directory, executor, scheduler)
+    partial, segments = merge_segments(job.fingerprint, directory, executor, scheduler)
     readouts = read_outs(spec, job.stimulus, partial.moments, job.identity, list(job.names))
     emit(Stage("read out"))
     answers = _answers(job, shared, readouts, executor)
@@ -191,14 +209,19 @@ def _run_shards(
             job.device,
         )
     )
-    scheduler.run(cut, (shared,), (directory.store.place, job.fingerprint))
+    run_plan(cut, shared, job.fingerprint, spec.samples, spec.execution.attempts, directory, scheduler)
+
+
+def run_plan(cut: Plan, shared: Any, fingerprint: str, samples: int, attempts: int, directory: RunDirectory, scheduler: Scheduler) -> None:
+    """Do all that is missing; an error says what could not be done."""
+    scheduler.run(cut, (shared,), (directory.store.place, fingerprint))
     if scheduler.failed:
         shown = "\n".join(f"  images [{a}, {b}): {reason}" for (a, b), reason in sorted(scheduler.failed.items())[:8])
         raise ShardError(
-            f"{len(scheduler.failed)} of {cut.shards} shards failed {spec.execution.attempts} times each; all others are "
+            f"{len(scheduler.failed)} of {cut.shards} shards failed {attempts} times each; all others are "
             f"committed to '{directory.url}':\n{shown}\nMend the cause and run the same command again: only these are missing"
         )
-    if directory.gaps(spec.samples):
+    if directory.gaps(samples):
         raise RunError(
             f"'{directory.url}' lacks segments that workers have committed, so it is another place for them than for this process; "
             "give --out as a folder that all machines share, or as object storage"
@@ -244,10 +267,12 @@ def row_bytes(job: Job) -> int:
     return job.stimulus.pixels * 8 * (2 if job.spec.moments.second else 1)
 
 
-def _merge_segments(job: Job, directory: RunDirectory, executor: Executor, scheduler: Scheduler) -> tuple[Partial, list[SegmentInfo]]:
+def merge_segments(
+    fingerprint: str, directory: RunDirectory, executor: Executor, scheduler: Scheduler
+) -> tuple[Partial, list[SegmentInfo]]:
     """Read all segments and merge them on the workers, by a tree; only the last partial comes here."""
     place, segments = directory.store.place, directory.segments()
-    leaves = {span: (place, job.fingerprint, [name]) for span, name in segments.items()}
+    leaves = {span: (place, fingerprint, [name]) for span, name in segments.items()}
     for left in reversed(range(CALL_TRIES)):
         ticket, infos = scheduler.merge(leaves, "read")
         try:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -287,7 +288,7 @@ class Partial:
 
     start: int
     stop: int
-    moments: Moments
+    moments: Any
     stored: Stored | None = None
 
     def __post_init__(self) -> None:

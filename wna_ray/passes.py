@@ -144,51 +144,60 @@ def null_seeds(run: str, seed: int, count: int) -> tuple[int, ...]:
 
 
 def run_pass(job: Pass, run: Run, start: int, stop: int) -> tuple[PassSums, dict[str, float]]:
-    """Sums of the images ``start ... stop - 1``, and seconds by phase (read, noise, moments).
-
-    Parameters
-    ----------
-    start, stop
-        Within one file of the run's kept responses.
-    """
+    """Sums of the images ``start ... stop - 1``, and seconds by phase (read, noise, moments)."""
     d, phase = run.stimulus.pixels, Phases()
-    with phase("read"):
-        span = next(s for s in run.stored_spans if s[0] <= start and stop <= s[1])
-        counted, values = _part(run.stored_part(*span), job, start - span[0], stop - span[0], start)
-    sums = PassSums.zeros(**job.shape)
+    sums, images = PassSums.zeros(**job.shape), 0
     chunk = min(MAX_CHUNK, max(LEAST_CHUNK, CHUNK_VALUES // d))
     streams = [Stimulus(run.stimulus.spec, s, run.stimulus.offset, run.stimulus.shown, run.stimulus.patches) for s in job.seeds]
-    for a in range(0, stop - start, chunk):
-        part = slice(a, min(a + chunk, stop - start))
-        keep = counted[part]
-        if not keep.any():
-            continue
-        with phase("noise"):
-            x = _grid(run.stimulus, start + part.start, start + part.stop, keep)
-        with phase("moments"):
-            residuals = np.stack([unit(values[j][part][keep], x) for j, unit in enumerate(job.units)])
-            whole = residuals.astype(np.int64)
-            sums["r"] += whole.sum(axis=1)
-            sums["rr_high"] += (whole**2 >> 32).sum(axis=1)
-            sums["rr_low"] += (whole**2 & 0xFFFFFFFF).sum(axis=1)
-            if job.block is not None:
-                sums["rqx"] += _block(residuals[0], x, job.block, job.units[0])
+    for low, high in run.stored_spans:
+        for a in range(max(low, start), min(high, stop), chunk):
+            b = min(a + chunk, high, stop)
+            with phase("read"):
+                keep, values = _part(run.stored_part(low, high), job, low, a, b)
+            images += int(keep.sum())
+            if not keep.any():
                 continue
-            _dense(sums["rxx"][:, 0], residuals, x)
-        for i, other in enumerate(streams):
             with phase("noise"):
-                x = _grid(other, start + part.start, start + part.stop, keep)
+                x = _grid(run.stimulus, a, b, keep)
             with phase("moments"):
-                _dense(sums["rxx"][:, 1 + i], residuals, x)
-    return PassSums(int(counted.sum()), int((~counted).sum()), sums), phase.seconds
+                residuals = np.stack([unit(y[keep], x) for unit, y in zip(job.units, values, strict=True)])
+                whole = residuals.astype(np.int64)
+                sums["r"] += whole.sum(axis=1)
+                sums["rr_high"] += (whole**2 >> 32).sum(axis=1)
+                sums["rr_low"] += (whole**2 & 0xFFFFFFFF).sum(axis=1)
+                if job.block is not None:
+                    sums["rqx"] += _block(residuals[0], x, job.block, job.units[0])
+                    continue
+                _dense(sums["rxx"][:, 0], residuals, x)
+            for i, other in enumerate(streams):
+                with phase("noise"):
+                    x = _grid(other, a, b, keep)
+                with phase("moments"):
+                    _dense(sums["rxx"][:, 1 + i], residuals, x)
+    return PassSums(images, stop - start - images, sums), phase.seconds
 
 
-def _part(stored: Stored, job: Pass, start: int, stop: int, first: int) -> tuple[NDArray[np.bool_], list[NDArray[np.int64]]]:
-    """Which images take part, and the integer responses of each unit to all of them."""
-    counted = stored.counted[start:stop]
+def residuals(run: Run, kind: ResponseKind, unit: Residual, images: int) -> Floats:
+    """Residual responses of the first images that are counted, at most so many."""
+    low, high = run.stored_spans[0]
+    job, found = Pass(run.directory.store.place, "", kind, (unit,)), list[Floats]()
+    for a in range(low, min(high, images), MAX_CHUNK):
+        b = min(a + MAX_CHUNK, high, images)
+        keep, values = _part(run.stored_part(low, high), job, low, a, b)
+        step = max(LEAST_CHUNK, CHUNK_VALUES // run.stimulus.pixels)
+        for c in range(a, b, step):
+            part = slice(c - a, min(c + step, b) - a)
+            x = _grid(run.stimulus, c, min(c + step, b), keep[part])
+            found.append(unit(values[0][part][keep[part]], x))
+    return np.concatenate(found)
+
+
+def _part(stored: Stored, job: Pass, low: int, start: int, stop: int) -> tuple[NDArray[np.bool_], list[NDArray[np.int64]]]:
+    """Which of the images ``start ... stop - 1`` take part, and each unit's responses to all of them; `stored` begins at image `low`."""
+    counted = stored.counted[start - low : stop - low]
     if job.half is not None:
-        counted = counted & ((np.arange(first, first + stop - start) // job.batch) % 2 == job.half)
-    values = stored.values[job.kind][start:stop]
+        counted = counted & (np.arange(start, stop) // job.batch % 2 == job.half)
+    values = stored.values[job.kind][start - low : stop - low]
     if is_dense(job.kind):
         return counted, [values[:, unit.row].astype(np.int64) for unit in job.units]
     weight = values[:, 1].astype(np.int64) if job.kind == "confidence" else np.ones(len(values), dtype=np.int64)

@@ -31,7 +31,7 @@ from wna_ray.errors import CanaryError, SpecError, WnaError
 from wna_ray.memory import Machine
 from wna_ray.scheduling import PayloadLost, WorkerLost
 from wna_ray.shard import Device
-from wna_ray.spec import Spec
+from wna_ray.spec import Spec, StcSpec
 from wna_ray.worker import Worker
 
 IN_FLIGHT = 2  # calls on an actor: one that runs, one that waits, so that no actor idles for the driver
@@ -89,7 +89,7 @@ class RayExecutor:
         that ends with this executor.
     """
 
-    def __init__(self, spec: Spec, workers: int | None = None, address: str | None = None) -> None:
+    def __init__(self, spec: Spec | StcSpec, workers: int | None = None, address: str | None = None) -> None:
         self._spec, self._asked = spec, workers
         self._pool: list[_Actor] = []
         self._waiting: deque[_Call] = deque()

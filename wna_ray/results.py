@@ -208,7 +208,11 @@ class Run:
 
     def __init__(self, place: Place | str) -> None:
         self.directory = RunDirectory(place)
-        self._described, manifest, self._extent = self.directory.finished()
+        self._described, manifest, extent = self.directory.finished()
+        if not isinstance(extent, Extent):
+            raise RunError(f"'{self.directory.url}' is a covariance, not a run; open it with wna_ray.open_stc")
+        self._extent = extent
+        self._part: tuple[Span, Stored] | None = None
         if manifest["fingerprint"] != self._described["fingerprint"]:
             raise RunError(f"{self.directory.url}/MANIFEST.json is of another run")
         self._manifest = manifest
@@ -250,7 +254,8 @@ class Run:
     @property
     def moments(self) -> Moments:
         """The merged moments."""
-        return self.partial.moments
+        moments: Moments = self.partial.moments
+        return moments
 
     @cached_property
     def readouts(self) -> list[Readout]:
@@ -297,10 +302,13 @@ class Run:
         return sorted((s["start"], s["stop"]) for s in self._manifest["segments"])
 
     def stored_part(self, start: int, stop: int) -> Stored:
-        """The kept responses of one file."""
+        """The kept responses of one file; the last one stays in memory."""
+        if self._part is not None and self._part[0] == (start, stop):
+            return self._part[1]
         name = responses_name(start, stop)
         try:
-            return unpack(self._bytes(name), start, stop, self._extent.widths)
+            self._part = (start, stop), unpack(self._bytes(name), start, stop, self._extent.widths)
+            return self._part[1]
         except (ValueError, OSError, pa.ArrowException) as error:  # of bytes in memory: no storage is asked
             raise RunError(f"{self.directory.url}/{name} is damaged ({plain(str(error), 200)})") from None
 

@@ -17,9 +17,12 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from wna_ray.archive import pack, to_npy, unpack
 from wna_ray.checks import (
@@ -28,9 +31,11 @@ from wna_ray.checks import (
     MOST_JSON,
     MOST_OTHER,
     Extent,
+    PassExtent,
     check_described,
     check_evaluation,
     check_manifest,
+    check_pass,
     parse_json,
     plain,
     require_memory,
@@ -40,9 +45,10 @@ from wna_ray.moments import Moments, Partial
 from wna_ray.shard import Job
 from wna_ray.spec import canonical
 from wna_ray.store import Place, Store
+from wna_ray.sums import PassSums
 
-FORMAT = "wna-run/1"
-SPEC, ENVIRONMENT, OFFSET, MANIFEST = "spec.json", "environment.json", "offset.npy", "MANIFEST.json"
+FORMAT, PASS_FORMAT = "wna-run/1", "wna-pass/1"
+SPEC, ENVIRONMENT, OFFSET, BLOCK, MANIFEST = "spec.json", "environment.json", "offset.npy", "block.npy", "MANIFEST.json"
 SEGMENTS, RESULT, RESPONSES = "segments", "result", "responses"
 MOMENTS = f"{RESULT}/moments.npz"
 _SEGMENT = re.compile(r"segments/(\d{15})-(\d{15})\.npz")
@@ -82,12 +88,12 @@ def pack_moments(partial: Partial, fingerprint: str, responses: Mapping[str, Any
     return pack(header if responses is None else header | {"responses": responses}, moments.arrays())
 
 
-def unpack_moments(data: bytes, fingerprint: str, where: str, extent: Extent | None = None) -> Partial:
+def unpack_moments(data: bytes, fingerprint: str, where: str, extent: Extent | PassExtent | None = None) -> Partial:
     """Read a partial back, checked against digest, fingerprint, and (where it is given) what the run's spec allows."""
     return _unpack_moments(data, fingerprint, where, extent)[0]
 
 
-def _unpack_moments(data: bytes, fingerprint: str, where: str, extent: Extent | None) -> tuple[Partial, dict[str, Any]]:
+def _unpack_moments(data: bytes, fingerprint: str, where: str, extent: Extent | PassExtent | None) -> tuple[Partial, dict[str, Any]]:
     header, arrays = unpack(data, where)
     if header.get("format") != FORMAT or header.get("fingerprint") != fingerprint:
         raise RunError(f"{where} belongs to another run (its fingerprint is {str(header.get('fingerprint'))[:12]}...); move it away")
@@ -95,7 +101,8 @@ def _unpack_moments(data: bytes, fingerprint: str, where: str, extent: Extent | 
         start, stop = header["start"], header["stop"]
         if type(start) is not int or type(stop) is not int or not 0 <= start < stop:
             raise ValueError("no range of images")
-        partial = Partial(start, stop, Moments.from_arrays(arrays))
+        kind = Moments if "sum_x" in arrays else PassSums
+        partial = Partial(start, stop, kind.from_arrays(arrays))
         if extent is not None:
             extent.check(partial.moments)
         return partial, header
@@ -154,14 +161,14 @@ class RunDirectory:
         """What ``spec.json`` says, its fingerprint checked; `RunError` where there is no run."""
         return self.describe()[0]
 
-    def describe(self) -> tuple[dict[str, Any], Extent]:
+    def describe(self) -> tuple[dict[str, Any], Extent | PassExtent]:
         """What ``spec.json`` says, and how large the run's objects may be."""
         spec = self.read_json(SPEC)
         if spec is None:
             raise RunError(f"no run at '{self.url}' (it has no {SPEC}); give the --out of a run")
         where = f"{self.url}/{SPEC}"
-        if spec.get("format") != FORMAT:
-            raise RunError(f"{where}: format {plain(str(spec.get('format')), 40)!r}, but this version reads {FORMAT!r}")
+        if spec.get("format") not in (FORMAT, PASS_FORMAT):
+            raise RunError(f"{where}: format {plain(str(spec.get('format')), 40)!r}, but this version reads {FORMAT!r} and {PASS_FORMAT!r}")
         digest = spec.pop("digest", None)
         try:
             if sha256(canonical(spec.get("identity")).encode()) != spec.get("fingerprint"):
@@ -170,7 +177,7 @@ class RunDirectory:
                 raise RunError(f"{where} is damaged: its digest does not match")
         except RecursionError:
             raise RunError(f"{where} is damaged (nested too deeply)") from None
-        return spec, check_described(spec, where)
+        return spec, _extent(spec, where)
 
     def begin(self, job: Job, environment: Mapping[str, Any]) -> None:
         """Make this the run of `job`, or make sure that it is; `RunError` names what differs."""
@@ -182,13 +189,25 @@ class RunDirectory:
             "names": list(job.names),
             "spec": job.spec.model_dump(mode="json"),
         }
+        self._begin(wanted, environment, job.offset if job.offset.size > 1 else None)
+
+    def begin_pass(
+        self, identity: Mapping[str, Any], samples: int, names: Sequence[str], spec: Mapping[str, Any], environment: Mapping[str, Any]
+    ) -> str:
+        """Make this a pass over kept responses, or make sure that it is; gives its fingerprint."""
+        fingerprint = sha256(canonical(identity).encode())
+        wanted = {"format": PASS_FORMAT, "fingerprint": fingerprint, "identity": identity, "samples": samples, "names": list(names)}
+        self._begin(wanted | {"spec": spec}, environment, None)
+        return fingerprint
+
+    def _begin(self, wanted: dict[str, Any], environment: Mapping[str, Any], image: NDArray[np.float32] | None) -> None:
         if self.read_json(SPEC) is None:
             described = _json(wanted | {"digest": sha256(canonical(wanted).encode())})
-            extent = check_described(wanted, f"{self.url}/{SPEC}")  # what is written here can be read again
+            extent = _extent(wanted, f"{self.url}/{SPEC}")  # what is written here can be read again
             if len(described) > MOST_JSON:
                 raise RunError(f"{SPEC} would have {len(described):,} bytes, but at most {MOST_JSON:,} are read again; give fewer outputs")
-            if job.offset.size > 1:
-                offset = to_npy(job.offset)
+            if image is not None:
+                offset = to_npy(image)
                 if not self.store.create(OFFSET, offset) and self.store.read(OFFSET, extent.most(OFFSET)) != offset:
                     raise RunError(
                         f"{self.url}/{OFFSET} is not this run's offset, and there is no {SPEC}; give another --out, or delete it"
@@ -250,7 +269,7 @@ class RunDirectory:
         if not self.store.create(name, data) and self.store.read(name) != data:
             raise RunError(f"{self.url}/{name} exists with other content; is another job writing to this run?")
 
-    def read_segment(self, name: str, fingerprint: str, extent: Extent | None = None) -> tuple[Partial, SegmentInfo]:
+    def read_segment(self, name: str, fingerprint: str, extent: Extent | PassExtent | None = None) -> tuple[Partial, SegmentInfo]:
         """A segment, checked: digest, fingerprint, the range in its name, and (where it is given) what the run's spec allows."""
         where, size = f"{self.url}/{name}", self.store.size(name) or 0
         require_memory(2 * size, where)
@@ -270,7 +289,7 @@ class RunDirectory:
             self.store.replace(name, data)
         self.store.sweep()
         objects = {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in result.items()}
-        for name in (SPEC, ENVIRONMENT, OFFSET):
+        for name in (SPEC, ENVIRONMENT, OFFSET, BLOCK):
             kept = self.store.read(name, most=MOST_OTHER)
             if kept is not None:
                 objects[name] = {"bytes": len(kept), "sha256": sha256(kept)}
@@ -297,7 +316,7 @@ class RunDirectory:
             check_manifest(manifest, f"{self.url}/{MANIFEST}")
         return manifest
 
-    def finished(self) -> tuple[dict[str, Any], dict[str, Any], Extent]:
+    def finished(self) -> tuple[dict[str, Any], dict[str, Any], Extent | PassExtent]:
         """Spec and manifest of a finished run, each checked and fit for the other, and how large its objects may be.
 
         Raises
@@ -367,7 +386,7 @@ class RunDirectory:
             return None
         return f"{name} is damaged: SHA-256 {digest.hexdigest()[:12]}...; {MANIFEST} says {entry['sha256'][:12]}..."
 
-    def _verify_sums(self, fingerprint: str, manifest: Mapping[str, Any], extent: Extent) -> list[str]:
+    def _verify_sums(self, fingerprint: str, manifest: Mapping[str, Any], extent: Extent | PassExtent) -> list[str]:
         """Add the segments up again and compare with the result: the counts and every sum."""
         objects, total = manifest["objects"], None
         sizes = [entry["bytes"] for name, entry in listed(manifest).items() if name == MOMENTS or _SEGMENT.fullmatch(name)]
@@ -380,6 +399,10 @@ class RunDirectory:
         if total is None or MOMENTS not in objects or sha256(pack_moments(total, fingerprint)) != objects[MOMENTS]["sha256"]:
             return [f"{MOMENTS} is not the sum of the segments"]
         return []
+
+
+def _extent(spec: Mapping[str, Any], where: str) -> Extent | PassExtent:
+    return check_pass(spec, where) if spec["format"] == PASS_FORMAT else check_described(spec, where)
 
 
 def listed(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -280,8 +280,8 @@ class StcSpec(_Written):
         any d, without the matrix: found on the even batches of images, tested on the odd ones.
     linear
         Take the linear part out of the responses first (the STA explains it, here it would be noise).
-    null
-        ``dense``: how many streams of fresh noise the responses are paired with. The smallest p-value is 2 / (null + 1).
+    fresh
+        ``dense``: how many streams of fresh noise the responses are paired with. The smallest p-value is 2 / (fresh + 1).
     axes
         How many axes are kept, at most; for ``matrix-free`` also the columns of the block.
     passes
@@ -299,7 +299,7 @@ class StcSpec(_Written):
     ) = "all"
     method: Literal["dense", "matrix-free"] = "dense"
     linear: bool = True
-    null: int = Field(default=39, ge=0, le=1000)
+    fresh: int = Field(default=39, ge=0, le=1000)
     axes: int = Field(default=8, ge=1, le=64)
     passes: int = Field(default=6, ge=1, le=64)
     seed: int = Field(default=0, ge=0, lt=1 << 64)

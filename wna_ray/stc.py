@@ -105,12 +105,16 @@ class Axes:
         directions at once.
     error
         ``(t,)`` standard error of the eigenvalue, where it was measured on other images than the axis was found on; else NaN.
+    distance
+        ``(t,)``: how far out it is, in standard deviations: of the extreme eigenvalues of fresh noise, or of its own error. Tells
+        axes apart whose p-values are all as small as the number of fresh noises allows.
     """
 
     values: Floats
     vectors: Floats
     p_value: Floats
     error: Floats
+    distance: Floats
 
     def significant(self, alpha: float = 0.05) -> int:
         """How many axes are significant: the test goes on until the first that is not."""
@@ -131,7 +135,7 @@ def ends(matrix: Floats) -> tuple[Floats, Floats]:
 def nested_axes(found: Floats, most: int) -> Axes:
     """Axes one after the other, each tested against fresh noise in the directions that are left.
 
-    Step by step the eigenvalue that stands out most against those of the fresh noise is taken, at whichever end of the spectrum, and its
+    Step by step the eigenvalue that is largest beside the fresh noise's usual extreme is taken, at whichever end of the spectrum, and its
     axis is projected out of the matrix and of all the null matrices: if r depends on x through these axes alone, the rest of the noise
     is independent of r, as the fresh noise is. p is the rank among the null's extremes at that end, doubled for the two ends.
 
@@ -143,17 +147,16 @@ def nested_axes(found: Floats, most: int) -> Axes:
         Axes to take, at most.
     """
     work = found.copy()
-    values, vectors, p_values = list[float](), list[Floats](), list[float]()
+    values, vectors, p_values, distance = list[float](), list[Floats](), list[float](), list[float]()
     for _ in range(min(most, found.shape[1])):
         (low, high), (down, up) = ends(work[0])
         null = np.array([ends(matrix)[0] for matrix in work[1:]]).reshape(-1, 2)
         beyond = (1 + np.array([(null[:, 0] <= low).sum(), (null[:, 1] >= high).sum()])) / (1 + len(null))
-        if len(null) > 1:
-            centre, width = null.mean(axis=0), null.std(axis=0, ddof=1)
-            out = np.array([centre[0] - low, high - centre[1]]) / np.maximum(width, 1e-300)
-        else:
-            out = np.array([-low, high])
-        side = int(np.argmax(out))
+        size = np.array([-low, high])
+        usual = np.abs(null).mean(axis=0) if len(null) else np.ones(2)
+        side = int(np.argmax(size / np.maximum(usual, 1e-300)))
+        width = float(null[:, side].std(ddof=1)) if len(null) > 1 else 0.0
+        distance.append(float(size[side] - usual[side]) / width if width else float("nan"))
         axis = (down, up)[side]
         values.append(float((low, high)[side]))
         vectors.append(axis)
@@ -163,7 +166,7 @@ def nested_axes(found: Floats, most: int) -> Axes:
             matrix -= np.outer(axis, along) + np.outer(along, axis) - (axis @ along) * np.outer(axis, axis)
     # A later axis cannot be more certain than one before it.
     p = np.maximum.accumulate(p_values) if p_values and not np.isnan(p_values[0]) else np.array(p_values)
-    return Axes(np.array(values), _signed(np.array(vectors)), p, np.full(len(values), np.nan))
+    return Axes(np.array(values), _signed(np.array(vectors)), p, np.full(len(values), np.nan), np.array(distance))
 
 
 def _signed(vectors: Floats) -> Floats:
@@ -239,7 +242,7 @@ def held_out(sums: PassSums, block: Floats, shift: int, variance: float, fourth:
     z = np.abs(values) / error
     p = -np.expm1(len(z) * np.log1p(-2 * norm.sf(z)))
     order = np.argsort(-z, kind="stable")
-    return Axes(values[order], _signed((block / np.sqrt(size)).T[order]), p[order], error[order])
+    return Axes(values[order], _signed((block / np.sqrt(size)).T[order]), p[order], error[order], z[order])
 
 
 def information(mean: Floats, covariance: Floats, axes: Floats) -> float:

@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from wna_ray.errors import CanaryError, NumericsError
 from wna_ray.events import Committed
 from wna_ray.moments import Partial
+from wna_ray.passes import Pass, run_pass
 from wna_ray.responses import is_dense
+from wna_ray.results import Run
 from wna_ray.rundir import RunDirectory, SegmentInfo
 from wna_ray.shard import Device, Job, Network, check_canary, linear_filters, resolve, run_shard
-from wna_ray.spec import Spec
+from wna_ray.spec import Spec, StcSpec
 from wna_ray.store import Place
 from wna_ray.stored import Stored
 
@@ -53,12 +55,18 @@ class Worker:
         Where the forward pass runs.
     """
 
-    def __init__(self, spec: Spec, device: Device) -> None:
-        self._spec, self._device = spec, device
+    def __init__(self, spec: Spec | StcSpec, device: Device) -> None:
+        self._asked, self._device = spec, device
         self._network: Network | None = None
         self._trusted: set[str] = set()
+        self._source: tuple[Place, Run] | None = None
         torch.set_num_threads(spec.numerics.threads)
         keep_freed_memory()
+
+    @property
+    def _spec(self) -> Spec:
+        assert isinstance(self._asked, Spec), "a pass has no model"
+        return self._asked
 
     def introduce(self) -> tuple[None, Introduction]:
         """Load the model, look at it through the first batch, twice: a network must repeat itself."""
@@ -78,8 +86,11 @@ class Worker:
         seen: dict[str, int] = {r.kind: len(moments.responses[r.kind].rows) for r in self._spec.responses if not is_dense(r.kind)}
         return None, Introduction(job, seconds, seen, environment(self._device))
 
-    def shard(self, job: Job, start: int, stop: int) -> tuple[Partial, dict[str, float]]:
-        """Moments of a shard (and its responses, where they are kept), and seconds by phase."""
+    def shard(self, job: Job | Pass, start: int, stop: int) -> tuple[Partial, dict[str, float]]:
+        """Moments of a shard (and its responses, where they are kept), or sums of a later pass; and seconds by phase."""
+        if isinstance(job, Pass):
+            sums, seconds = run_pass(job, self._opened(job.source), start, stop)
+            return Partial(start, stop, sums), seconds
         stored: list[Stored] | None = [] if job.spec.keep_responses else None
         moments, seconds = run_shard(job, self._trusted_network(job), start, stop, stored)
         return Partial(start, stop, moments, Stored.join(stored) if stored else None), seconds
@@ -111,6 +122,16 @@ class Worker:
     def filters(self, job: Job) -> tuple[None, NDArray[np.float64]]:
         """The filters ``(k, d)`` of units that are linear; NaN for others."""
         return None, linear_filters(job, self._trusted_network(job))
+
+    def environment(self) -> tuple[None, dict[str, Any]]:
+        """Versions and hardware, for the record."""
+        return None, environment(self._device)
+
+    def _opened(self, place: Place) -> Run:
+        """A finished run whose responses later passes read; the last part read is kept at hand."""
+        if self._source is None or self._source[0] != place:
+            self._source = place, Run(place)
+        return self._source[1]
 
     def _loaded(self) -> Network:
         if self._network is None:

@@ -1,0 +1,327 @@
+"""Covariances of finished runs: analytic axes, naive loops, a peer library; cut, resumed, damaged."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import networks_for_tests
+import numpy as np
+import pyret.filtertools
+import pytest
+from numpy.typing import NDArray
+from test_job import start
+
+from wna_ray import StcSpec, open_run, open_stc, run, run_stc
+from wna_ray.errors import RunError, SpecError
+from wna_ray.events import Event, RunStarted, ShardDone, Stage
+from wna_ray.passes import BLOCK_BITS, Pass, Residual, null_seeds, run_pass
+from wna_ray.results import Run
+from wna_ray.rundir import RunDirectory
+from wna_ray.spec import Spec, read_spec
+from wna_ray.stc import held_out, matrices, spread
+from wna_ray.stimuli import Stimulus
+from wna_ray.store import Place
+
+MakeSpec = Callable[..., Spec]
+QUADRATIC = {"model": "python:networks_for_tests:quadratic", "responses": ["activation"], "keep_responses": True}
+
+
+@pytest.fixture(scope="module")
+def quadratic(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """20,000 images of the quadratic form, d = 16."""
+    stimulus = {"kind": "gaussian", "shape": [1, 4, 4], "space": "input", "scale": 1.0}
+    spec = Spec.parse(QUADRATIC | {"stimulus": stimulus, "samples": 20_000, "seed": 3, "numerics": {"batch": 64}})
+    return run(spec, str(tmp_path_factory.mktemp("quadratic") / "run"), executor="local")
+
+
+def grid(run: Run, seed: int | None = None) -> NDArray[np.float64]:
+    """Noise of a run ``(N, d)``, or of another seed."""
+    stimulus = run.stimulus if seed is None else Stimulus(run.stimulus.spec, seed, run.stimulus.offset)
+    return stimulus.noise.grid(0, run.moments.images).reshape(run.moments.images, -1).astype(np.float64)
+
+
+def responses(run: Run, kind: str = "activation") -> NDArray[np.int64]:
+    return np.concatenate([stored.values[kind] for _, stored in run.stored()]).astype(np.int64)
+
+
+def test_sums_against_a_naive_loop(quadratic: Run) -> None:
+    """Residuals are rounded to 2^-fine steps, so each sum may be off by half a step for each image and |x x'|."""
+    unit = Residual.of(quadratic, "activation", 0, linear=True)
+    seeds = null_seeds(quadratic.fingerprint, 1, 2)
+    job = Pass(quadratic.directory.store.place, "", "activation", (unit,), seeds)
+    sums, _ = run_pass(job, quadratic, 1000, 5001)
+    x, y = grid(quadratic)[1000:5001], responses(quadratic)[1000:5001, 0]
+    everything = grid(quadratic)
+    mean = responses(quadratic)[:, 0].mean()
+    slope = everything.T @ (responses(quadratic)[:, 0] - mean) / len(everything) / float(quadratic.stimulus.noise.table.variance)
+    r = np.ldexp(y - mean - x @ slope, unit.fine)
+    assert np.abs(sums.sums["r"][0] - r.sum()) < 4001
+    assert sums.squares(0) == pytest.approx(np.square(r).sum(), rel=1e-4)
+    for i, seed in enumerate([None, *seeds]):
+        z = grid(quadratic, seed)[1000:5001]
+        naive = sum(r[j] * np.outer(z[j], z[j]) for j in range(4001))
+        # half a step of rounding, and 2^-18 of the slope's largest value in each of 16 values
+        error = 1 + 2.0**-17 * 16 * 127 * np.abs(slope).max() * 2.0**unit.fine
+        assert np.abs(sums.sums["rxx"][0, i] - naive).max() < error * (np.abs(z).T @ np.abs(z)).max()
+    assert len({*seeds, quadratic.spec.seed}) == 3
+
+
+def test_residuals_fit_their_integers(quadratic: Run) -> None:
+    unit = Residual.of(quadratic, "activation", 0, linear=True)
+    r = unit(responses(quadratic)[:, 0], grid(quadratic))
+    assert 2**10 < r.std() < np.abs(r).max() <= 2**23
+    assert np.array_equal(r, np.rint(r))
+
+
+def test_any_cut_of_a_pass_gives_the_same_sums(quadratic: Run) -> None:
+    unit = Residual.of(quadratic, "activation", 0, linear=True)
+    for how in ({"seeds": (5,)}, {"block": np.rint(np.eye(16)[:, :3] * 2.0**BLOCK_BITS), "half": 1}):
+        job = Pass(quadratic.directory.store.place, "", "activation", (unit,), batch=64, **how)
+        whole, _ = run_pass(job, quadratic, 0, 20_000)
+        parts = [run_pass(job, quadratic, a, b)[0] for a, b in ((0, 64), (64, 10_001), (10_001, 20_000))]
+        joined = parts[0].merge(parts[1]).merge(parts[2])
+        assert joined.seen == whole.seen == 20_000
+        assert {k: v.tolist() for k, v in joined.arrays().items()} == {k: v.tolist() for k, v in whole.arrays().items()}
+
+
+def test_axes_of_a_quadratic_form(quadratic: Run, tmp_path: Path) -> None:
+    """E[r (xx' - 1)] of ``q1^2 - 0.7 q2^2`` (the linear part taken out) has eigenvalues 2 / sd and -1.4 / sd, sd^2 = 2 + 0.98.
+
+    Standard error at most sqrt(60 / N) / ... : the sixth moment of a Gaussian projection is 15, so Var < 60 / N; 6 of them are allowed.
+    """
+    found = run_stc(StcSpec(run=quadratic.directory.url, fresh=39, axes=4), str(tmp_path / "stc"), executor="local")
+    rows, truth, sd = found.axes.to_pylist(), networks_for_tests.quadratic_axes(16).numpy(), math.sqrt(2.98)
+    allowed = 6 * math.sqrt(60 / 20_000)
+    assert abs(rows[0]["eigenvalue"] - 2 / sd) < allowed
+    assert abs(rows[1]["eigenvalue"] + 1.4 / sd) < allowed
+    assert [row["p_value"] <= 0.05 for row in rows] == [True, True, False, False]
+    assert min(rows[0]["distance"], rows[1]["distance"]) > 10 > abs(rows[2]["distance"])
+    assert rows[0]["explained"] + rows[1]["explained"] == pytest.approx(1, abs=0.1)
+    pictures = found.pictures.reshape(4, 16)
+    assert (np.abs((pictures[:2] * truth[:2]).sum(axis=1)) > 0.99).all()
+    assert ((found.spectra[0] > rows[0]["high_edge"]).sum(), (found.spectra[0] < rows[0]["low_edge"]).sum()) == (1, 1)
+    assert found.directory.verify() == []
+
+
+def test_the_linear_part_is_noise_to_the_covariance(quadratic: Run, tmp_path: Path) -> None:
+    """With it, the same axes stand out less: the residual's variance is 2.98, the whole response's 6.98."""
+    sharp, blunt = (
+        run_stc(StcSpec(run=quadratic.directory.url, fresh=9, axes=1, linear=linear), str(tmp_path / f"{linear}"), executor="local")
+        for linear in (True, False)
+    )
+    a, b = (one.axes["eigenvalue"][0].as_py() for one in (sharp, blunt))
+    assert a / b == pytest.approx(math.sqrt(6.98 / 2.98), rel=0.05)
+
+
+def test_matrix_free_is_the_dense_matrix_to_six_digits(quadratic: Run) -> None:
+    """On the same images: C q for a whole basis q, and the eigenvalues of both."""
+    unit = Residual.of(quadratic, "activation", 0, linear=True)
+    place = quadratic.directory.store.place
+    dense, _ = run_pass(Pass(place, "", "activation", (unit,)), quadratic, 0, 20_000)
+    basis = np.linalg.qr(np.random.default_rng(0).standard_normal((16, 16)))[0]
+    block = np.rint(np.ldexp(basis, BLOCK_BITS))
+    free, _ = run_pass(Pass(place, "", "activation", (unit,), block=block), quadratic, 0, 20_000)
+    variance = float(quadratic.stimulus.noise.table.variance)
+    matrix = matrices(dense, 0, variance)[0]
+    mean, sd = spread(free, 0)
+    image = np.ldexp(free.sums["rqx"].T, unit.shift - BLOCK_BITS) / (free.images * variance * sd) - mean / sd * basis
+    assert np.abs(image - matrix @ basis).max() < 1e-6 * np.abs(matrix).max()
+    values = np.linalg.eigvalsh(basis.T @ image)
+    assert np.abs(values - np.linalg.eigvalsh(matrix)).max() < 1e-6 * np.abs(values).max()
+
+
+def test_matrix_free_finds_and_tests_the_axes(quadratic: Run, tmp_path: Path) -> None:
+    """Eigenvalues of axes that were found on other images are unbiased; p-values are Sidak's over the four tested."""
+    spec = StcSpec(run=quadratic.directory.url, method="matrix-free", axes=4, passes=3)
+    events: list[Event] = []
+    found = run_stc(spec, str(tmp_path / "stc"), executor="local", callbacks=[events.append])
+    rows, truth = found.axes.to_pylist(), networks_for_tests.quadratic_axes(16).numpy()
+    assert (np.abs((found.pictures.reshape(4, 16)[:2] * truth[:2]).sum(axis=1)) > 0.98).all()
+    allowed = 6 * math.sqrt(60 / 10_000)
+    assert abs(rows[0]["eigenvalue"] - 2 / math.sqrt(2.98)) < allowed
+    assert abs(rows[1]["eigenvalue"] + 1.4 / math.sqrt(2.98)) < allowed
+    assert rows[0]["standard_error"] == pytest.approx(math.sqrt(2 / 10_000), rel=0.02)  # Gaussian: 2 / N of the odd half
+    assert rows[0]["p_value"] < 1e-100
+    assert rows[2]["p_value"] > 0.001
+    assert found.directory.verify() == []
+    assert [RunDirectory(str(tmp_path / "stc" / f"pass-{i:02d}")).verify() for i in (1, 2, 3)] == [[], [], []]
+    assert sum(isinstance(e, RunStarted) for e in events) == 4
+
+
+def test_held_out_p_values_are_uniform_under_the_null(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """A network whose answers nothing of second order explains: over 500 stretches, false alarms within 4 binomial errors of 5 %."""
+    spec = make_spec(model="python:networks_for_tests:deaf", responses=["activation"], keep_responses=True, samples=64_000)
+    finished = run(spec, str(tmp_path / "run"), executor="local")
+    unit, table = Residual.of(finished, "activation", 0, linear=True), finished.stimulus.noise.table
+    axes = np.linalg.qr(np.random.default_rng(2).standard_normal((16, 3)))[0]
+    block = np.rint(np.ldexp(axes, BLOCK_BITS))
+    job = Pass(finished.directory.store.place, "", "activation", (unit,), block=block)
+    alarms = 0
+    for a in range(0, 64_000, 128):
+        sums, _ = run_pass(job, finished, a, a + 128)
+        alarms += held_out(sums, block, unit.shift, float(table.variance), float(table.moment(4))).p_value[0] <= 0.05
+    assert abs(alarms / 500 - 0.05) < 4 * math.sqrt(0.05 * 0.95 / 500), alarms
+
+
+def test_spikes_against_an_independent_library(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """pyret on the same stimuli: its STA, and its covariance with the mean put back, are ours.
+
+    pyret skips the first and the last sample, and divides by all spikes; it takes its STA one sample early to centre the covariance,
+    which is undone here with its own STA of that delay.
+    """
+    spec = make_spec(responses=[{"kind": "spikes", "threshold": 0.5}], keep_responses=True, samples=1920)
+    finished = run(spec, str(tmp_path / "run"), executor="local")
+    x, y = grid(finished), responses(finished, "spikes")[:, 0]
+    n = int(y.sum())
+    inner = y.astype(bool).copy()
+    inner[[0, -1]] = False
+    time = np.arange(len(x) + 1, dtype=float)
+    spikes = np.flatnonzero(y) + 0.5
+    sta, _ = pyret.filtertools.sta(time, x, spikes, 0, 1)
+    ours = finished.readouts[0].bias[0] / finished.stimulus.unit + x.mean(axis=0)  # the mean of all was taken off
+    edge = (x[y.astype(bool)].sum(axis=0) - x[inner].sum(axis=0)) / n
+    assert np.allclose(sta[0] + edge, ours, atol=1e-9)
+    early = pyret.filtertools.sta(time, x, spikes, 1)[0].ravel()
+    theirs = pyret.filtertools.stc(time, x, spikes, 0, 1) + np.outer(early, early)
+    unit = Residual.of(finished, "spikes", 0, linear=False)
+    sums, _ = run_pass(Pass(finished.directory.store.place, "", "spikes", (unit,)), finished, 0, 1920)
+    raw = np.ldexp(sums.sums["rxx"][0, 0].astype(float), -unit.fine) + unit.mean * x.T @ x  # sum y x x'
+    outside = x[y.astype(bool)].T @ x[y.astype(bool)] - x[inner].T @ x[inner]
+    assert np.allclose(theirs, (raw - outside) / n, rtol=1e-5, atol=1e-5 * np.abs(theirs).max())
+
+
+def test_labels_have_covariances_too(make_spec: MakeSpec, tmp_path: Path) -> None:
+    finished = run(make_spec(responses=["label", "confidence"], keep_responses=True), str(tmp_path / "run"), executor="local")
+    x = grid(finished)
+    for kind, row in (("label", 2), ("confidence", 1)):
+        stored = responses(finished, kind)
+        y = np.where(stored[:, 0] == row, stored[:, 1] if kind == "confidence" else 1, 0)
+        unit = Residual.of(finished, kind, row, linear=False)  # type: ignore[arg-type]
+        sums, _ = run_pass(Pass(finished.directory.store.place, "", kind, (unit,)), finished, 0, 2000)  # type: ignore[arg-type]
+        r = np.rint(np.ldexp(y - y.mean(), unit.fine))
+        assert np.array_equal(sums.sums["rxx"][0, 0], ((x * r[:, None]).T @ x).astype(np.int64))
+
+
+@pytest.mark.ray
+def test_ray_and_this_process_give_the_same_bytes(quadratic: Run, tmp_path: Path) -> None:
+    for method in ("dense", "matrix-free"):
+        spec = StcSpec(run=quadratic.directory.url, method=method, fresh=3, axes=2, passes=2, execution={"shard": 640, "segments": 5})  # type: ignore[arg-type]
+        here = run_stc(spec, str(tmp_path / f"local-{method}"), executor="local")
+        there = run_stc(spec, str(tmp_path / f"ray-{method}"), executor="ray", workers=2)
+        a, b = ({k: v["sha256"] for k, v in one._manifest["objects"].items() if k.startswith("result/")} for one in (here, there))
+        assert a == b
+
+
+def test_a_stopped_covariance_goes_on(quadratic: Run, tmp_path: Path) -> None:
+    """Segments that are there are not computed again; the result is that of an undisturbed one."""
+    spec = StcSpec(run=quadratic.directory.url, fresh=3, execution={"shard": 640, "segments": 10})  # type: ignore[arg-type]
+    whole = run_stc(spec, str(tmp_path / "whole"), executor="local")
+    run_stc(spec, str(tmp_path / "cut"), executor="local")
+    (tmp_path / "cut" / "MANIFEST.json").unlink()
+    for victim in sorted((tmp_path / "cut" / "segments").iterdir())[3:7]:
+        victim.unlink()
+    events: list[Event] = []
+    again = run_stc(spec, str(tmp_path / "cut"), executor="local", callbacks=[events.append])
+    assert sum(e.stop - e.start for e in events if isinstance(e, ShardDone)) == 4 * 2048 < 20_000
+    assert again._manifest == whole._manifest
+    with pytest.raises(RunError, match=r"holds a run of another spec; what differs.*\n  fresh: 3 -> 4"):
+        run_stc(spec.model_copy(update={"fresh": 4}), str(tmp_path / "cut"), executor="local")
+
+
+def test_a_killed_driver_of_a_covariance(quadratic: Run, tmp_path: Path) -> None:
+    """kill -9 in the middle of it; the same command goes on to the same result."""
+    spec = StcSpec(run=quadratic.directory.url, fresh=400, axes=1, execution={"shard": 64, "segments": 60})  # type: ignore[arg-type]
+    process = start(tmp_path, spec, "--executor", "local")  # type: ignore[arg-type]
+    while len(list((tmp_path / "run" / "segments").glob("*.npz"))) < 3:
+        assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    events: list[Event] = []
+    found = run_stc(spec, str(tmp_path / "run"), executor="local", callbacks=[events.append])
+    (started,) = [e for e in events if isinstance(e, RunStarted)]
+    assert 0 < started.done < 20_000
+    assert found.directory.verify() == []
+    assert found.axes["p_value"][0].as_py() == 2 / 401
+
+
+def test_damage_is_found(quadratic: Run, tmp_path: Path) -> None:
+    run_stc(StcSpec(run=quadratic.directory.url, fresh=1, axes=1), str(tmp_path / "stc"), executor="local")
+    victim = tmp_path / "stc" / "result" / "axes.npy"
+    data = bytearray(victim.read_bytes())
+    data[-1] ^= 1
+    victim.write_bytes(data)
+    assert [fault.split(":")[0] for fault in RunDirectory(str(tmp_path / "stc")).verify()] == ["result/axes.npy is damaged"]
+    with pytest.raises(RunError, match=r"axes\.npy is missing or damaged"):
+        _ = open_stc(str(tmp_path / "stc")).pictures
+    with pytest.raises(RunError, match=r"is a covariance, not a run; open it with wna_ray\.open_stc"):
+        open_run(str(tmp_path / "stc"))
+    with pytest.raises(RunError, match="is a run, not a covariance"):
+        open_stc(quadratic.directory.url)
+
+
+@pytest.mark.parametrize(
+    "ask, words",
+    [
+        ({"response": "logits"}, "has no logits; it has activation"),
+        ({"units": ["7"]}, "has no '7'; it has 0"),
+        ({"run": "/nowhere"}, "no run at '/nowhere'"),
+    ],
+)
+def test_questions_that_have_no_answer(quadratic: Run, tmp_path: Path, ask: dict[str, Any], words: str) -> None:
+    with pytest.raises((SpecError, RunError)) as caught:
+        run_stc(StcSpec.parse({"run": quadratic.directory.url, **ask}), str(tmp_path / "stc"), executor="local")
+    assert words in str(caught.value)
+
+
+def test_runs_that_cannot_be_asked(make_spec: MakeSpec, tmp_path: Path) -> None:
+    def ask(name: str, spec: Spec, **how: Any) -> str:
+        finished = run(spec, str(tmp_path / name), executor="local")
+        with pytest.raises((SpecError, RunError)) as caught:
+            run_stc(StcSpec.parse({"run": finished.directory.url, **how}), str(tmp_path / f"{name}-stc"), executor="local")
+        assert not (tmp_path / f"{name}-stc").exists()
+        return str(caught.value)
+
+    assert "run its spec with keep_responses: true" in ask("none", make_spec())
+    kept = {"keep_responses": True, "samples": 128}
+    assert "matrix-free takes one unit at a time, got 3" in ask("many", make_spec(**kept, responses=["logits"]), method="matrix-free")
+    large = make_spec(**kept, stimulus={"shape": [1, 65, 65]}, model="python:networks_for_tests:slow?d=4225", responses=["logits"])
+    assert "dense is for up to 4,096 values an image" in ask("large", large)
+    padded = {"model": "python:networks_for_tests:padded", "stimulus": {"shape": [2, 20, 24]}}
+    pooled = make_spec(**kept, **padded, target={"layer": "second", "position": "pooled"}, responses=["activation"])
+    assert "pools positions whose patches overlap" in ask("pooled", pooled)
+    silent = make_spec(**kept, **padded, target={"layer": "silent"}, responses=["activation"])
+    assert "the activation of '0' never varied" in ask("silent", silent)
+    many = make_spec(**kept, stimulus={"shape": [1, 60, 60]}, model="python:networks_for_tests:slow?d=3600", responses=["logits"])
+    assert "take fewer units, fewer fresh streams, or method: matrix-free" in ask("memory", many, fresh=1000)
+
+
+def test_other_noise_is_warned_of(make_spec: MakeSpec, tmp_path: Path) -> None:
+    finished = run(make_spec(stimulus={"kind": "binary"}, keep_responses=True), str(tmp_path / "run"), executor="local")
+    events: list[Event] = []
+    spec = StcSpec(run=finished.directory.url, response="logits", fresh=1, axes=1)
+    found = run_stc(spec, str(tmp_path / "stc"), executor="local", callbacks=[events.append])
+    (told,) = [e.name for e in events if isinstance(e, Stage) and "not Gaussian" in e.name]
+    assert "binary noise is not Gaussian: its kurtosis makes axes along single values" in told
+    assert found.axes["explained"].null_count == len(found.axes)
+
+
+def test_a_file_that_names_a_run_asks_for_its_covariance(tmp_path: Path) -> None:
+    path = tmp_path / "stc.yaml"
+    path.write_text("run: s3://bucket/run\nunits: [3, x]\nfresh: 19\n")
+    spec = read_spec(path, {"axes": 3})
+    assert isinstance(spec, StcSpec)
+    assert (spec.units, spec.fresh, spec.axes) == (("3", "x"), 19, 3)
+    path.write_text("run: x\nfres: 19\n")
+    with pytest.raises(SpecError, match="fres: unknown key; known here are run, response, units"):
+        read_spec(path)
+
+
+def test_a_pass_lies_where_its_parent_does(quadratic: Run, tmp_path: Path) -> None:
+    spec = StcSpec(run=quadratic.directory.url, method="matrix-free", axes=2, passes=1)
+    run_stc(spec, f"{tmp_path}/stc/", executor="local", single_writer=True)
+    assert sorted(p.name for p in (tmp_path / "stc").iterdir() if p.is_dir()) == ["drivers", "events", "pass-01", "result", "segments"]
+    assert Place(f"{tmp_path}/stc") is not None

@@ -1,0 +1,94 @@
+"""Pictures of a covariance: spectra with the band of the null, and axes as images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from wna_ray.figures import DIVERGING, png
+
+MOST_UNITS = 12  # on a sheet
+ALPHA = 0.05
+
+
+def draw(
+    names: Sequence[str], axes: pa.Table, pictures: NDArray[np.float32], spectra: NDArray[np.float64] | None, title: str
+) -> dict[str, bytes]:
+    """PNG files by name.
+
+    Parameters
+    ----------
+    names
+        Units.
+    axes, pictures
+        The table of axes, and ``(axes, C, H, W)``.
+    spectra
+        ``(units, d)`` where all eigenvalues are known.
+    title
+        Response, model, N and noise.
+    """
+    rows = axes.to_pylist()
+    by_unit = {name: [i for i, row in enumerate(rows) if row["unit"] == name] for name in names[:MOST_UNITS]}
+    drawn = {"axes.png": _axes(by_unit, rows, pictures, title)}
+    if spectra is not None:
+        drawn["spectra.png"] = _spectra(by_unit, rows, spectra, title)
+    return drawn
+
+
+def _axes(by_unit: dict[str, list[int]], rows: list[dict[str, Any]], pictures: NDArray[np.float32], title: str) -> bytes:
+    columns = max(len(some) for some in by_unit.values())
+    figure = Figure(figsize=(max(7.5, 1.25 * columns + 1), 0.8 + 1.75 * len(by_unit)), layout="constrained")
+    figure.suptitle(
+        f"Axes of the covariance   {title}\nλ: eigenvalue in sd of the response; red frame: p < {ALPHA} after those before it", fontsize=10
+    )
+    panels = figure.subplots(len(by_unit), columns, squeeze=False)
+    for line, (name, some) in zip(panels, by_unit.items(), strict=True):
+        for axis in line:
+            axis.set_axis_off()
+        for axis, i in zip(line, some, strict=False):
+            axis.set_axis_on()
+            axis.set_xticks([])
+            axis.set_yticks([])
+            picture = np.take_along_axis(pictures[i], np.abs(pictures[i]).argmax(axis=0)[None], axis=0)[0]
+            limit = float(np.abs(picture).max()) or 1.0
+            axis.imshow(picture, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
+            p = rows[i]["p_value"]
+            axis.set_title(f"λ = {rows[i]['eigenvalue']:+.3f}", fontsize=8)
+            axis.set_xlabel("not tested" if p is None else f"p = {p:.2g}", fontsize=7)
+            if p is not None and p <= ALPHA:
+                axis.spines[:].set(color="crimson", linewidth=2)
+        line[0].set_ylabel(f"unit {name[:14]}", fontsize=8)
+    return png(figure)
+
+
+def _spectra(by_unit: dict[str, list[int]], rows: list[dict[str, Any]], spectra: NDArray[np.float64], title: str) -> bytes:
+    columns = min(4, len(by_unit))
+    lines = -(-len(by_unit) // columns)
+    figure = Figure(figsize=(max(7.5, 3.2 * columns), 0.9 + 2.5 * lines), layout="constrained")
+    figure.suptitle(
+        f"Eigenvalues of the covariance   {title}\nband: where they lie if the response ignores the noise (Marchenko & Pastur)", fontsize=10
+    )
+    panels = figure.subplots(lines, columns, squeeze=False)
+    for axis in panels.flat[len(by_unit) :]:
+        axis.set_axis_off()
+    for axis, (name, some), values in zip(panels.flat, by_unit.items(), spectra, strict=False):
+        first = rows[some[0]]
+        low, high = first["low_edge"], first["high_edge"]
+        order = np.arange(1, len(values) + 1)
+        axis.axhspan(low, high, color="0.88")
+        axis.plot(order, values[::-1], ".", color="0.35", markersize=3)
+        taken = [rows[i]["eigenvalue"] for i in some if rows[i]["p_value"] is not None and rows[i]["p_value"] <= ALPHA]
+        outside = int(((values < low) | (values > high)).sum())
+        for value in taken:
+            axis.plot(order[np.abs(values[::-1] - value).argmin()], value, "o", color="crimson", markersize=5, fillstyle="none")
+        axis.set_title(f"unit {name[:14]}: {len(taken)} significant, {outside} outside", fontsize=8)
+        axis.set_xlabel("rank", fontsize=7)
+        axis.set_ylabel("eigenvalue (sd of response)", fontsize=7)
+        axis.tick_params(labelsize=7)
+        axis.spines[["top", "right"]].set_visible(False)
+    return png(figure)

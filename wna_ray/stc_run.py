@@ -1,0 +1,400 @@
+"""A covariance from spec to manifest: ``run_stc(StcSpec(...), out=...)``, and a finished one opened for reading.
+
+OUT/                 a pass (see `wna_ray.passes`): spec.json, segments, MANIFEST.json, and under result/
+  moments.npz        its sums
+  axes.parquet       one row an axis: unit, eigenvalue, p-value
+  axes.npy           float32 (axes, C, H, W), rows as in axes.parquet, on the grid of the noise
+  spectra.npy        dense: float64 (units, d), all eigenvalues
+  figures/*.png
+OUT/block.npy        matrix-free: the axes that are tested
+OUT/pass-NN/         matrix-free: the passes that found them, each a pass of its own
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from wna_ray.archive import from_npy, to_npy
+from wna_ray.checks import PassExtent, plain, require_memory
+from wna_ray.errors import RunError, SpecError
+from wna_ray.events import Callback, RunStarted, Stage
+from wna_ray.job import CALL_TRIES, ExecutorName, Told, driving, merge_segments, run_plan
+from wna_ray.memory import BASE_BYTES, available, size
+from wna_ray.passes import BLOCK_BITS, Floats, Pass, Residual, null_seeds, residuals
+from wna_ray.results import Run
+from wna_ray.rundir import BLOCK, MOMENTS, RESULT, RunDirectory, SegmentInfo, pack_moments, sha256, unpack_moments
+from wna_ray.scheduling import Executor, Scheduler, call, plan
+from wna_ray.spec import ResponseKind, StcSpec
+from wna_ray.stc import Axes, Krylov, edges, held_out, matrices, nested_axes, sample, spread
+from wna_ray.store import Place
+from wna_ray.sums import PassSums, shapes
+
+MOST_DENSE = 4096  # values of an image up to which all of the matrix is kept
+COPIES = 6  # of a pass's sums that a machine may hold at a time
+FLOPS = 2e10  # a second, of one worker: chooses the default shard
+EDGE_IMAGES = 1 << 16  # whose residuals give the edges of the null spectrum
+
+AXES, PICTURES, SPECTRA = f"{RESULT}/axes.parquet", f"{RESULT}/axes.npy", f"{RESULT}/spectra.npy"
+COLUMNS = {
+    "unit": pa.string(),
+    "axis": pa.int64(),
+    "eigenvalue": pa.float64(),
+    "standard_error": pa.float64(),
+    "distance": pa.float64(),
+    "p_value": pa.float64(),
+    "explained": pa.float64(),
+    "low_edge": pa.float64(),
+    "high_edge": pa.float64(),
+}
+
+
+def run_stc(
+    spec: StcSpec,
+    out: str,
+    *,
+    executor: ExecutorName = "ray",
+    workers: int | None = None,
+    address: str | None = None,
+    single_writer: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> Stc:
+    """Take the covariance of a finished run, or go on with it where it stopped; arguments as for `wna_ray.run`."""
+    question = Question.of(spec)
+    with driving(spec, out, executor, workers, address, single_writer, callbacks) as (directory, runner, told):
+        _execute(question, directory, runner, told)
+        told.finish()
+    return Stc(directory.store.place)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A covariance spec whose run has been looked at.
+
+    Attributes
+    ----------
+    spec, run
+        What was asked, of which run.
+    kind, names, units
+        Which responses, of which units, and how they become residuals.
+    """
+
+    spec: StcSpec
+    run: Run
+    kind: ResponseKind
+    names: tuple[str, ...]
+    units: tuple[Residual, ...]
+
+    @classmethod
+    def of(cls, spec: StcSpec) -> Question:
+        """Look at the run.
+
+        Raises
+        ------
+        SpecError
+            It has no such response or unit, or too many values for a dense matrix, or does not fit into memory.
+        RunError
+            There is no such run, it is not finished, or its responses were not kept.
+        """
+        run = Run(Place(spec.run, spec.execution.endpoint))
+        where = f"run: '{run.directory.url}'"
+        _ = run.stored_spans
+        kinds = [r.kind for r in run.spec.responses]
+        kind = spec.response or kinds[0]
+        if kind not in kinds:
+            raise SpecError(f"response: {where} has no {kind}; it has {', '.join(kinds)}")
+        names = tuple(run.names) if spec.units == "all" else spec.units
+        unknown = [name for name in names if name not in run.names]
+        if unknown:
+            raise SpecError(f"units: {where} has no {unknown[0]!r}; it has {', '.join(run.names[:8])}{', ...' * (len(run.names) > 8)}")
+        if run.stimulus.patches_an_image > 1:
+            raise SpecError(
+                f"{where} pools positions whose patches overlap, so they are no independent samples; take target.position: centre"
+            )
+        d = run.stimulus.pixels
+        if spec.method == "dense" and d > MOST_DENSE:
+            raise SpecError(f"method: dense is for up to {MOST_DENSE:,} values an image, but {where} has {d:,}; take matrix-free")
+        if spec.method == "matrix-free" and len(names) != 1:
+            raise SpecError(f"units: matrix-free takes one unit at a time, got {len(names)}; give units: [{names[0]}]")
+        units = tuple(Residual.of(run, kind, run.names.index(name), spec.linear) for name in names)
+        question = cls(spec, run, kind, names, units)
+        need, there = BASE_BYTES + COPIES * question.sum_bytes, available()
+        if there is not None and need > there:
+            raise SpecError(
+                f"sums of {size(question.sum_bytes)} ({len(names)} units x {1 + spec.fresh} streams x {d:,}^2 values) take {size(need)} of "
+                f"memory, but this machine has {size(there)}; take fewer units, fewer fresh streams, or method: matrix-free"
+            )
+        return question
+
+    @property
+    def d(self) -> int:
+        """Values of an image."""
+        return self.run.stimulus.pixels
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """Of the sums of the pass in the run directory itself."""
+        if self.spec.method == "dense":
+            return {"units": len(self.units), "d": self.d, "null": self.spec.fresh, "columns": 0}
+        return {"units": 1, "d": self.d, "null": 0, "columns": min(self.spec.axes, self.d)}
+
+    @property
+    def sum_bytes(self) -> int:
+        """Bytes of these sums."""
+        return 8 * sum(math.prod(s) for s in shapes(**self.shape).values())
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that can change a result, as plain JSON values."""
+        spec = self.spec
+        free = {"axes": spec.axes, "passes": spec.passes} if spec.method == "matrix-free" else {"fresh": spec.fresh}
+        return {
+            "run": self.run.fingerprint,
+            "samples": self.run.spec.samples,
+            "kind": self.kind,
+            "units": [u.row for u in self.units],
+            "method": spec.method,
+            "linear": spec.linear,
+            "seed": str(spec.seed),
+            "shape": self.shape,
+        } | free
+
+    def a_pass(self, **how: Any) -> Pass:
+        """A pass of this question; its fingerprint comes with its directory."""
+        return Pass(self.run.directory.store.place, "", self.kind, self.units, batch=self.run.spec.numerics.batch, **how)
+
+
+def _execute(question: Question, directory: RunDirectory, executor: Executor, told: Told) -> None:
+    spec, stimulus = question.spec, question.run.stimulus
+    environment = call(executor, CALL_TRIES, "environment")
+    directory.store.require_conditions()
+    asked = spec.model_dump(mode="json")
+    samples = question.run.spec.samples
+    fingerprint = directory.begin_pass(question.identity, samples, question.names, asked, environment)
+    if directory.manifest() is not None:
+        return
+    told.claim()
+    if stimulus.spec.kind != "gaussian":
+        told(
+            Stage(
+                f"note: {stimulus.spec.kind} noise is not Gaussian: its kurtosis makes axes along single values of its own, and an axis "
+                "need not be a direction that the unit sees; confirm with gaussian noise"
+            )
+        )
+    passes = _Passes(question, executor, told, environment, asked)
+    if spec.method == "dense":
+        job = question.a_pass(seeds=null_seeds(question.run.fingerprint, spec.seed, spec.fresh))
+        sums, segments = passes.sums(replace(job, fingerprint=fingerprint), directory)
+        result = _dense_result(question, sums.moments, told)
+    else:
+        block = _look_for_axes(question, directory, passes)
+        if not directory.store.create(BLOCK, to_npy(block)) and directory.store.read(BLOCK) != to_npy(block):
+            raise RunError(
+                f"{directory.url}/{BLOCK} holds other axes than this machine finds in the same sums; start elsewhere, with another --out"
+            )
+        job = question.a_pass(block=block, half=1)
+        sums, segments = passes.sums(replace(job, fingerprint=fingerprint), directory)
+        table = stimulus.noise.table
+        axes = held_out(sums.moments, block, question.units[0].shift, float(table.variance), float(table.moment(4)))
+        result = _result(question, [axes], [(math.nan, math.nan)], None)
+    told(Stage("draw"))
+    directory.publish(segments, {MOMENTS: pack_moments(sums, fingerprint)} | result, fingerprint, samples)
+
+
+@dataclass
+class _Passes:
+    """Runs passes, each in its directory."""
+
+    question: Question
+    executor: Executor
+    told: Callback
+    environment: Mapping[str, Any]
+    asked: Mapping[str, Any]
+
+    def sums(self, job: Pass, directory: RunDirectory) -> tuple[Any, list[SegmentInfo]]:
+        """Sums of a pass over all images, from its segments and what is missing of them."""
+        run, execution = self.question.run.spec, self.question.spec.execution
+        d, columns = self.question.d, job.shape["columns"]
+        flops = 4 * d * columns if columns else 2 * d * d * len(job.units) * (1 + len(job.seeds))
+        moments = 8 * sum(math.prod(s) for s in shapes(**job.shape).values())
+        gaps = directory.gaps(run.samples)
+        seconds = run.numerics.batch * (flops / FLOPS + d * (1 + len(job.seeds)) / 2e8)
+        cut = plan(gaps, run.samples, run.numerics.batch, 1, moments, self.executor.wanted, seconds, execution.shard, execution.segments)
+        done = run.samples - sum(b - a for a, b in gaps)
+        self.told(RunStarted(directory.url, job.fingerprint, run.samples, done, cut.shards, self.executor.workers, "cpu"))
+        scheduler = Scheduler(self.executor, execution.attempts, self.told, moments)
+        run_plan(cut, self.executor.share(job), job.fingerprint, run.samples, execution.attempts, directory, scheduler)
+        self.told(Stage("merge"))
+        return merge_segments(job.fingerprint, directory, self.executor, scheduler)
+
+    def block(self, directory: RunDirectory, number: int, block: Floats, parent: str) -> Floats:
+        """What the matrix, of the even batches, does to a block: ``(d, c)``."""
+        place = replace(directory.store.place, url=f"{directory.store.place.url.rstrip('/')}/pass-{number:02d}")
+        inner, job = RunDirectory(place), self.question.a_pass(block=block, half=0)
+        identity = {"of": parent, "number": number, "block": sha256(to_npy(block)), "shape": job.shape}
+        samples, names = self.question.run.spec.samples, self.question.names
+        fingerprint = inner.begin_pass(identity, samples, names, self.asked, self.environment)
+        if inner.manifest() is None:
+            partial, segments = self.sums(replace(job, fingerprint=fingerprint), inner)
+            inner.publish(segments, {MOMENTS: pack_moments(partial, fingerprint)}, fingerprint, samples)
+            sums: PassSums = partial.moments
+        else:
+            sums = _read_sums(inner, fingerprint)
+        mean, sd = spread(sums, 0)
+        variance = float(self.question.run.stimulus.noise.table.variance)
+        image = np.ldexp(sums.sums["rqx"].T, self.question.units[0].shift) / (sums.images * variance * sd)
+        return np.asarray(image - mean / sd * block)
+
+
+def _look_for_axes(question: Question, directory: RunDirectory, passes: _Passes) -> Floats:
+    """The strongest axes in a few passes over the even batches, as a block of whole numbers."""
+    spec, parent = question.spec, directory.spec()["fingerprint"]
+    columns = question.shape["columns"]
+    krylov = Krylov(np.random.default_rng(spec.seed).standard_normal((question.d, columns)))
+    for number in range(1, spec.passes + 1):
+        if not krylov.next.shape[1]:
+            break  # the space is whole
+        block = whole(krylov.next)
+        krylov.add(block / 2.0**BLOCK_BITS, passes.block(directory, number, block, parent) / 2.0**BLOCK_BITS)
+    return whole(krylov.axes(columns)[1].T)
+
+
+def whole(block: Floats) -> Floats:
+    """A block of unit columns as whole numbers, 2^24 long."""
+    return np.asarray(np.rint(np.ldexp(block, BLOCK_BITS)))
+
+
+def _read_sums(directory: RunDirectory, fingerprint: str) -> PassSums:
+    """The sums of a finished pass."""
+    _, manifest, extent = directory.finished()
+    entry = manifest["objects"].get(MOMENTS)
+    data = None if entry is None else directory.store.read(MOMENTS, most=entry["bytes"])
+    if entry is None or data is None or sha256(data) != entry["sha256"]:
+        raise RunError(f"{directory.url}/{MOMENTS} is missing or damaged (wna verify {directory.url} tells more)")
+    sums: PassSums = unpack_moments(data, fingerprint, f"{directory.url}/{MOMENTS}", extent).moments
+    return sums
+
+
+def _dense_result(question: Question, sums: PassSums, told: Callback) -> dict[str, bytes]:
+    spec, variance = question.spec, float(question.run.stimulus.noise.table.variance)
+    found, ends, spectra = list[Axes](), list[tuple[float, float]](), list[Floats]()
+    for j, unit in enumerate(question.units):
+        told(Stage(f"axes of {question.names[j]} ({j + 1} of {len(question.units)})"))
+        stack = matrices(sums, j, variance)
+        found.append(nested_axes(stack, min(spec.axes, question.d)))
+        spectra.append(np.linalg.eigvalsh(stack[0]))
+        weights = sample(residuals(question.run, question.kind, unit, EDGE_IMAGES))
+        ends.append(edges(weights, question.d / sums.images))
+    return _result(question, found, ends, np.array(spectra))
+
+
+def _result(
+    question: Question, found: Sequence[Axes], ends: Sequence[tuple[float, float]], spectra: NDArray[np.float64] | None
+) -> dict[str, bytes]:
+    """Every object under ``result/`` but the sums."""
+    from wna_ray import stc_figures  # matplotlib, only where something is drawn
+
+    rows: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    for name, axes, (low, high) in zip(question.names, found, ends, strict=True):
+        for i, value in enumerate(axes.values):
+            share = value**2 / 2 if question.run.stimulus.spec.kind == "gaussian" else math.nan
+            line = (name, i, value, axes.error[i], axes.distance[i], axes.p_value[i], share, low, high)
+            for column, entry in zip(rows, line, strict=True):
+                rows[column].append(None if isinstance(entry, float) and math.isnan(entry) else entry)
+    table = pa.table({name: pa.array(rows[name], kind) for name, kind in COLUMNS.items()})
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    pictures = question.run.stimulus.expand(np.concatenate([axes.vectors for axes in found])).astype(np.float32)
+    objects = {AXES: sink.getvalue(), PICTURES: to_npy(pictures)}
+    if spectra is not None:
+        objects[SPECTRA] = to_npy(spectra)
+    run = question.run
+    title = f"{question.kind} of {plain(run.spec.model, 60)}, N = {run.moments.images:,} images of {run.spec.stimulus.kind} noise"
+    drawn = stc_figures.draw(question.names, table, pictures, spectra, title.replace("$", r"\$"))
+    return objects | {f"{RESULT}/figures/{name}": data for name, data in drawn.items()}
+
+
+class Stc:
+    """A finished covariance, read from storage alone.
+
+    Parameters
+    ----------
+    place
+        A path, any fsspec URL, or a `Place`.
+
+    Raises
+    ------
+    RunError
+        There is none, it is not finished, or something in it is damaged.
+    """
+
+    def __init__(self, place: Place | str) -> None:
+        self.directory = RunDirectory(place)
+        self._described, self._manifest, extent = self.directory.finished()
+        if not isinstance(extent, PassExtent):
+            raise RunError(f"'{self.directory.url}' is a run, not a covariance of one; open it with wna_ray.open_run")
+        self._extent = extent
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the units, made plain."""
+        return [plain(name) for name in self._described["names"]]
+
+    @cached_property
+    def sums(self) -> PassSums:
+        """The exact sums."""
+        return _read_sums(self.directory, self._described["fingerprint"])
+
+    @cached_property
+    def axes(self) -> pa.Table:
+        """One row an axis: unit, eigenvalue (in standard deviations of the residual response), p-value, share of its variance explained."""
+        try:
+            said = pq.ParquetFile(pa.BufferReader(self._bytes(AXES)))
+            types = {f.name: f.type for f in said.schema_arrow}
+            if types != COLUMNS or said.metadata.num_rows > 64 * len(self.names):
+                raise ValueError("not a table of axes")
+            table = said.read(use_threads=False)
+            table.validate(full=True)
+        except (ValueError, OSError, pa.ArrowException) as error:  # of bytes in memory: no storage is asked
+            raise RunError(f"{self.directory.url}/{AXES} is damaged ({plain(str(error), 200)})") from None
+        return table
+
+    @cached_property
+    def pictures(self) -> NDArray[np.float32]:
+        """``(axes, C, H, W)`` float32, rows as in `axes`; each of length 1 on the grid of the noise."""
+        return self._array(PICTURES)
+
+    @cached_property
+    def spectra(self) -> NDArray[np.float64]:
+        """``(units, d)``: all eigenvalues, of a dense covariance."""
+        return self._array(SPECTRA)
+
+    def _bytes(self, name: str) -> bytes:
+        entry, where = self._manifest["objects"].get(name), f"{self.directory.url}/{name}"
+        if entry is None:
+            raise RunError(f"{where} is not listed in the manifest: the covariance was made without it")
+        require_memory(2 * entry["bytes"], where)
+        data = self.directory.store.read(name, most=entry["bytes"])
+        if data is None or sha256(data) != entry["sha256"]:
+            raise RunError(f"{where} is missing or damaged (wna verify tells more)")
+        return data
+
+    def _array(self, name: str) -> NDArray[Any]:
+        try:
+            return from_npy(self._bytes(name))
+        except ValueError as error:
+            raise RunError(f"{self.directory.url}/{name} is damaged ({plain(str(error), 200)})") from None
+
+
+def open_stc(url: Place | str) -> Stc:
+    """Open a finished covariance: ``.axes`` (pyarrow Table), ``.pictures``, ``.spectra`` (numpy), ``.sums``."""
+    return Stc(url)
