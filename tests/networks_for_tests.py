@@ -253,3 +253,33 @@ def quadratic_axes(d: int) -> torch.Tensor:
 def quadratic(d: str = "16") -> nn.Module:
     """A quadratic form."""
     return Quadratic(int(d))
+
+
+def relu_parts() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weights ``(5, 16)``, biases ``(5,)`` and read-outs ``(2, 5)`` of `relus`."""
+    random = torch.Generator().manual_seed(8)
+    return torch.randn(5, 16, generator=random) / 4, torch.randn(5, generator=random) / 2, torch.randn(2, 5, generator=random)
+
+
+class Relus(nn.Module):
+    """Two outputs of one layer of five rectifiers."""
+
+    def __init__(self, smooth: bool = False) -> None:
+        super().__init__()
+        self.smooth = smooth
+        for name, value in zip("wba", relu_parts(), strict=True):
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inner = x.flatten(1) @ self.w.T + self.b
+        return (torch.tanh(inner) if self.smooth else nn.functional.relu(inner)) @ self.a.T
+
+
+def relus() -> nn.Module:
+    """A layer of rectifiers, whose mean gradient and mean Hessian are known."""
+    return Relus()
+
+
+def smooth() -> nn.Module:
+    """The same with tanh: differences are gradients."""
+    return Relus(smooth=True)

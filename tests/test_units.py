@@ -18,8 +18,9 @@ from torch import nn
 from wna_ray import run
 from wna_ray.checks import check_described
 from wna_ray.errors import ModelError, RunError, SpecError
+from wna_ray.gradients import linear_filters
 from wna_ray.models import load
-from wna_ray.shard import Job, Network, check_canary, linear_filters, resolve, run_shard
+from wna_ray.shard import Job, Network, check_canary, resolve, run_shard
 from wna_ray.spec import Spec
 from wna_ray.stimuli import Box, Patches
 from wna_ray.units import Field

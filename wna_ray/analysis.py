@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,6 +115,8 @@ class Readout:
     note
         ``(k,)``: "", or "no images", "no spikes", "constant" (the response never varied), "below resolution" (it varied by less than four
         steps of its fixed point), "too few images" (for the normal approximation).
+    estimator
+        What the maps come from: noise and responses, or gradients.
     """
 
     kind: ResponseKind
@@ -127,6 +130,7 @@ class Readout:
     p_value: Floats
     reliability: Floats
     note: tuple[str, ...]
+    estimator: Literal["noise", "gradient"] = "noise"
 
 
 def read_out(
@@ -203,6 +207,47 @@ def read_out(
         share = count / n
     rho2 = explained_variance(z_squared, d, n)
     return Readout(kind, tuple(names), bias, z, standard_error, count, share, rho2, p_value, reliability(z_squared, d), note)
+
+
+def read_out_gradient(
+    moments: Moments, kind: ResponseKind, point: FixedPoint, exponent: Sequence[int], sd: float, names: Sequence[str]
+) -> Readout:
+    """Maps and statistics of ``estimator: gradient``, whose sums ``y x`` and ``y x^2`` are those of the gradient and of its square.
+
+    The map is the mean gradient, and its error is measured, value by value, from how gradients differ between images; they are
+    correlated over the image, so the p-value is Sidak's of the largest z. ``|mean|^2 - sum error^2`` estimates the true map's energy
+    without bias; reliability and rho^2 follow from it as they do for noise.
+
+    Parameters
+    ----------
+    exponent
+        ``(k,)``: log2 of each row's step.
+    sd
+        Of the noise, in the stimulus's units.
+    names
+        One a row; their number is k.
+    """
+    sums, n, k, d = moments.responses[kind], moments.images, len(names), moments.sum_x.size
+    if n < 2 or not len(sums.rows):
+        nothing, maps = np.full(k, np.nan), np.full((k, d), np.nan)
+        return Readout(
+            kind, tuple(names), maps, maps, nothing, np.full(k, n), nothing, nothing, nothing, nothing, ("no images",) * k, "gradient"
+        )
+    step = np.ldexp(1.0, np.asarray(exponent))[:, None]
+    mean = sums.sum_yx / n
+    spread = (sums.sum_yxx - n * np.square(mean)) / (n - 1) + 1 / 12  # and that of rounding
+    bias, error = mean * step, np.sqrt(spread / n) * step
+    z, energy = bias / error, np.square(bias).sum(axis=1)
+    signal, variance = energy - np.square(error).sum(axis=1), sums.variation(n) / n * point.step**2
+    varied = variance > 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rho2, reliable = np.where(varied, sd**2 * signal / variance, np.nan), np.where(varied, np.maximum(0.0, signal / energy), np.nan)
+    bias[~varied], z[~varied] = 0.0, np.nan
+    note = tuple("constant" if not v else "too few images" if n < FEWEST else "" for v in varied)
+    p_value = np.where([bool(text) for text in note], np.nan, sidak_p(np.abs(z).max(axis=1), d))
+    share = (sums.sum_y / n + np.asarray(point.centre)) * point.step if kind == "probabilities" else np.full(k, np.nan)
+    typical = np.where(varied, np.sqrt(np.square(error).mean(axis=1)), np.nan)
+    return Readout(kind, tuple(names), bias, z, typical, sums.count.copy(), share, rho2, p_value, reliable, note, "gradient")
 
 
 def cosine(a: Floats, b: Floats) -> Floats:

@@ -187,6 +187,7 @@ class _Identity(_Loose):
     responses: list[dict[str, Any]]
     fixed_point: dict[str, _Point]
     moments: dict[str, Any]
+    gradient_exponent: dict[str, list[Annotated[int, Field(ge=-1100, le=1100)]]] = {}
 
 
 class _Described(_Loose):
@@ -227,13 +228,15 @@ def check_described(described: Mapping[str, Any], where: str) -> Extent:
     except SpecError as error:
         lines = str(error).splitlines()
         raise RunError(plain(lines[0], 300) + f" (and {len(lines) - 1} more)" * (len(lines) > 1)) from None
-    identity = found.identity
+    identity, kinds = found.identity, [r.kind for r in spec.responses]
     same = {
         "samples": spec.samples == found.samples,
         "seed": spec.seed == identity.seed,
         "stimulus": _without_offset(found.spec["stimulus"]) == _without_offset(identity.stimulus),
         "target": _fits(identity.target, spec, found.names),
         "responses": [r.identity() for r in spec.responses] == identity.responses,
+        "gradient_exponent": set(identity.gradient_exponent) == set(kinds if spec.estimator == "gradient" else ())
+        and all(len(e) == len(found.names) for e in identity.gradient_exponent.values()),
         "keep_responses": spec.keep_responses == identity.keep_responses,
         "moments": found.spec.get("moments") == identity.moments,
         "names": len(found.names) == identity.model.outputs,
@@ -358,7 +361,7 @@ class Extent:
         """Of a spec, the names of the network's outputs, and where units look."""
         text = sum(len(name.encode(errors="surrogatepass")) for name in names)
         kinds, stimulus = tuple(r.kind for r in spec.responses), stimulus_of(spec, NO_OFFSET, field)
-        return cls(spec.samples, kinds, len(names), text, stimulus.pixels, stimulus.shape, spec.moments.second, spec.stimulus.shape, field)
+        return cls(spec.samples, kinds, len(names), text, stimulus.pixels, stimulus.shape, spec.keeps_squares, spec.stimulus.shape, field)
 
     @property
     def rows(self) -> int:

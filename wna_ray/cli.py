@@ -351,7 +351,7 @@ def _print_axes(finished: Stc) -> None:
             "eigenvalue": _form("+.4f"),
             "standard_error": _form(".4f"),
             "distance": _form(".1f"),
-            "p_value": _form(".2g"),
+            "p_value": _p_form(".2g"),
             "explained": _form(".4f"),
             "low_edge": _form("+.4f"),
             "high_edge": _form("+.4f"),
@@ -393,7 +393,7 @@ def print_classes(classes: pa.Table, table: Table, most: int = MOST_ROWS) -> Non
         "count": _form(","),
         "share": _form(".4f"),
         "rho2": _form(".2e"),
-        "p_value": lambda p: "<1e-300" if p < 1e-300 else format(p, ".1e"),
+        "p_value": _p_form(".1e"),
         "reliability": _form(".3f"),
         "filter_cosine": _form(".4f"),
         "self_label": str,
@@ -436,6 +436,10 @@ def _seen_by_units(target: TargetSpec, job: Job) -> str:
         else f"shown as {height} x {width}: {whole / (height * width):.3g} times fewer pixels"
     )
     return f"{count}{pooled} see {h} x {w} pixels of {c} channel{'s' * (c > 1)}; {shown}"
+
+
+def _p_form(form: str) -> Callable[[Any], str]:
+    return lambda p: "<1e-300" if p < 1e-300 else format(p, form)
 
 
 def _form(form: str) -> Callable[[Any], str]:

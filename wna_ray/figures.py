@@ -41,7 +41,7 @@ def draw(
     filters
         ``(k, d)``: true filters of units that are linear, NaN for others.
     """
-    noise = _noise_text(stimulus, moments.images)
+    noise = _noise_text(stimulus, moments.images) + (", by gradients" if readouts[0].estimator == "gradient" else "")
     called = dict(
         zip(zip(classes["kind"].to_pylist(), classes["response"].to_pylist(), strict=True), classes["self_label"].to_pylist(), strict=True)
     )

@@ -264,7 +264,7 @@ def segment_bytes(job: Job) -> int:
 
 def row_bytes(job: Job) -> int:
     """Bytes of one row of a job's moments."""
-    return job.stimulus.pixels * 8 * (2 if job.spec.moments.second else 1)
+    return job.stimulus.pixels * 8 * (2 if job.spec.keeps_squares else 1)
 
 
 def merge_segments(

@@ -77,7 +77,7 @@ def expected_rows(job: Job, seen: Mapping[str, int]) -> int:
 def needs(job: Job, rows: int, fan_in: int, responses: int = 0) -> Needs:
     """What a run needs whose moments have so many rows, and that keeps so many bytes of responses of a segment."""
     d, batch = job.stimulus.pixels, job.spec.numerics.batch
-    partial = rows * d * 8 * (2 if job.spec.moments.second else 1)
+    partial = rows * d * 8 * (2 if job.spec.keeps_squares else 1)
     shard = PENDING_VALUES + 9 * batch * max(job.stimulus.noise.pixels, d * job.stimulus.patches_an_image)
     return Needs(
         partial,
@@ -103,7 +103,7 @@ def check(job: Job, rows: int, need: Needs, machines: Sequence[Machine], driver:
         Says what is needed, what there is, and which number to change.
     """
     d = job.stimulus.pixels
-    what = f"moments of {rows:,} rows x {d:,} values x {8 * (2 if job.spec.moments.second else 1)} bytes = {size(need.partial)}"
+    what = f"moments of {rows:,} rows x {d:,} values x {8 * (2 if job.spec.keeps_squares else 1)} bytes = {size(need.partial)}"
     if need.partial > MOST_BYTES:
         raise SpecError(f"{what}, but a segment is one object of at most {size(MOST_BYTES)}; {_smaller(job, need.partial / MOST_BYTES)}")
     if driver is not None and need.driver > driver:

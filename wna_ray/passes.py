@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +39,8 @@ GRID_BITS = 5  # about log2 of the standard deviation of a grid value
 WEIGHT_BITS = 18  # of the standard deviation of r (x'q), as it is rounded
 MOST_WEIGHT = float(1 << 32)  # with which 2^14 products with grid values stay below 2^53
 CHUNK_VALUES = 1 << 22  # grid values turned into float64 at a time (32 MB)
-LEAST_CHUNK = 64  # images at a time, however large they are
+LEAST_CHUNK = 256  # images at a time, however large they are
+TILE = 1024  # values of an image at a time, as float64
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,11 @@ class Residual:
 
     def __call__(self, y: NDArray[np.int64], x: Floats) -> Floats:
         """Residuals ``(n,)``, whole numbers, of responses ``(n,)`` to grid values ``(n, d)``."""
-        linear = np.ldexp(x @ self.slope, -self.coarse) if self.slope.any() else 0.0
-        return np.asarray(np.rint(np.ldexp(y - self.mean - linear, self.fine)))
+        return self.without(y, x @ self.slope)
+
+    def without(self, y: NDArray[np.int64], linear: Floats) -> Floats:
+        """The same, where ``x'slope (n,)`` is known."""
+        return np.asarray(np.rint(np.ldexp(y - self.mean - np.ldexp(linear, -self.coarse), self.fine)))
 
 
 @dataclass(frozen=True)
@@ -148,32 +153,35 @@ def run_pass(job: Pass, run: Run, start: int, stop: int) -> tuple[PassSums, dict
     d, phase = run.stimulus.pixels, Phases()
     sums, images = PassSums.zeros(**job.shape), 0
     chunk = min(MAX_CHUNK, max(LEAST_CHUNK, CHUNK_VALUES // d))
+    columns = None if job.block is None else np.concatenate([job.units[0].slope[:, None], job.block], axis=1)
     streams = [Stimulus(run.stimulus.spec, s, run.stimulus.offset, run.stimulus.shown, run.stimulus.patches) for s in job.seeds]
     for low, high in run.stored_spans:
-        for a in range(max(low, start), min(high, stop), chunk):
-            b = min(a + chunk, high, stop)
+        for index in _chunks(max(low, start), min(high, stop), job, chunk):
             with phase("read"):
-                keep, values = _part(run.stored_part(low, high), job, low, a, b)
+                keep, values = _part(run.stored_part(low, high), job, index - low)
             images += int(keep.sum())
             if not keep.any():
                 continue
             with phase("noise"):
-                x = _grid(run.stimulus, a, b, keep)
+                grid = _grid(run.stimulus, index[keep])
             with phase("moments"):
-                residuals = np.stack([unit(y[keep], x) for unit, y in zip(job.units, values, strict=True)])
+                if columns is not None:
+                    along = _project(grid, columns)
+                    residuals = job.units[0].without(values[0][keep], along[:, 0])[None]
+                    sums["rqx"] += _back(grid, _weights(residuals[0], along[:, 1:], job.units[0]))
+                else:
+                    x = grid.astype(np.float64)
+                    residuals = np.stack([unit(y[keep], x) for unit, y in zip(job.units, values, strict=True)])
+                    _dense(sums["rxx"][:, 0], residuals, x)
                 whole = residuals.astype(np.int64)
                 sums["r"] += whole.sum(axis=1)
                 sums["rr_high"] += (whole**2 >> 32).sum(axis=1)
                 sums["rr_low"] += (whole**2 & 0xFFFFFFFF).sum(axis=1)
-                if job.block is not None:
-                    sums["rqx"] += _block(residuals[0], x, job.block, job.units[0])
-                    continue
-                _dense(sums["rxx"][:, 0], residuals, x)
             for i, other in enumerate(streams):
                 with phase("noise"):
-                    x = _grid(other, a, b, keep)
+                    grid = _grid(other, index[keep])
                 with phase("moments"):
-                    _dense(sums["rxx"][:, 1 + i], residuals, x)
+                    _dense(sums["rxx"][:, 1 + i], residuals, grid.astype(np.float64))
     return PassSums(images, stop - start - images, sums), phase.seconds
 
 
@@ -181,32 +189,36 @@ def residuals(run: Run, kind: ResponseKind, unit: Residual, images: int) -> Floa
     """Residual responses of the first images that are counted, at most so many."""
     low, high = run.stored_spans[0]
     job, found = Pass(run.directory.store.place, "", kind, (unit,)), list[Floats]()
-    for a in range(low, min(high, images), MAX_CHUNK):
-        b = min(a + MAX_CHUNK, high, images)
-        keep, values = _part(run.stored_part(low, high), job, low, a, b)
-        step = max(LEAST_CHUNK, CHUNK_VALUES // run.stimulus.pixels)
-        for c in range(a, b, step):
-            part = slice(c - a, min(c + step, b) - a)
-            x = _grid(run.stimulus, c, min(c + step, b), keep[part])
-            found.append(unit(values[0][part][keep[part]], x))
+    for index in _chunks(low, min(high, images), job, min(MAX_CHUNK, max(LEAST_CHUNK, CHUNK_VALUES // run.stimulus.pixels))):
+        keep, values = _part(run.stored_part(low, high), job, index - low)
+        found.append(unit.without(values[0][keep], _project(_grid(run.stimulus, index[keep]), unit.slope[:, None])[:, 0]))
     return np.concatenate(found)
 
 
-def _part(stored: Stored, job: Pass, low: int, start: int, stop: int) -> tuple[NDArray[np.bool_], list[NDArray[np.int64]]]:
-    """Which of the images ``start ... stop - 1`` take part, and each unit's responses to all of them; `stored` begins at image `low`."""
-    counted = stored.counted[start - low : stop - low]
+def _chunks(start: int, stop: int, job: Pass, chunk: int) -> Iterator[NDArray[np.int64]]:
+    """Numbers of the images that take part, at most `chunk` at a time."""
+    index = np.arange(start, stop)
     if job.half is not None:
-        counted = counted & (np.arange(start, stop) // job.batch % 2 == job.half)
-    values = stored.values[job.kind][start - low : stop - low]
+        index = index[index // job.batch % 2 == job.half]
+    for a in range(0, len(index), chunk):
+        yield index[a : a + chunk]
+
+
+def _part(stored: Stored, job: Pass, at: NDArray[np.int64]) -> tuple[NDArray[np.bool_], list[NDArray[np.int64]]]:
+    """Which of some images are counted, and each unit's responses to all of them; `at` are their places in `stored`."""
+    counted, values = stored.counted[at], stored.values[job.kind][at]
     if is_dense(job.kind):
         return counted, [values[:, unit.row].astype(np.int64) for unit in job.units]
     weight = values[:, 1].astype(np.int64) if job.kind == "confidence" else np.ones(len(values), dtype=np.int64)
     return counted, [np.where(values[:, 0] == unit.row, weight, 0) for unit in job.units]
 
 
-def _grid(stimulus: Stimulus, start: int, stop: int, keep: NDArray[np.bool_]) -> Floats:
-    grid = stimulus.keep(stimulus.noise.grid(start, stop)).reshape(stop - start, -1)
-    return (grid if keep.all() else grid[keep]).astype(np.float64)
+def _grid(stimulus: Stimulus, index: NDArray[np.int64]) -> NDArray[np.int8]:
+    """Grid values ``(n, d)`` of images in order; only they are made, in runs of neighbours."""
+    runs = np.split(index, np.flatnonzero(np.diff(index) > 1) + 1)
+    grids = [stimulus.keep(stimulus.noise.grid(int(r[0]), int(r[-1]) + 1)) for r in runs]
+    whole = grids[0] if len(grids) == 1 else np.concatenate(grids)
+    return whole.reshape(len(index), -1)
 
 
 def _dense(out: Ints, residuals: Floats, x: Floats) -> None:
@@ -216,10 +228,27 @@ def _dense(out: Ints, residuals: Floats, x: Floats) -> None:
         out[j] += ((right * torch.from_numpy(r)[:, None]).T @ right).numpy().astype(np.int64)
 
 
-def _block(r: Floats, x: Floats, block: Floats, unit: Residual) -> Ints:
-    """``sum w x`` with ``w = rint(r (x'q) / 2^shift)``: two thin products, each of whole numbers below 2^53."""
-    right = torch.from_numpy(x)
-    weights = np.rint(np.ldexp(r[:, None] * (right @ torch.from_numpy(block)).numpy(), -unit.shift))
+def _project(grid: NDArray[np.int8], columns: Floats) -> Floats:
+    """``x'q``: ``(n, c)`` whole numbers. Tile by tile: as float64 the grid would not fit a cache, and memory is slower."""
+    left, right = torch.from_numpy(grid), torch.from_numpy(columns)
+    total = torch.zeros((len(grid), columns.shape[1]), dtype=torch.float64)
+    for a in range(0, grid.shape[1], TILE):
+        total += left[:, a : a + TILE].to(torch.float64) @ right[a : a + TILE]
+    return np.asarray(total.numpy())
+
+
+def _weights(r: Floats, along: Floats, unit: Residual) -> Floats:
+    """``rint(r (x'q) / 2^shift)``: ``(n, c)`` whole numbers, the one rounding of a pass."""
+    weights = np.rint(np.ldexp(r[:, None] * along, -unit.shift))
     if not np.abs(weights).max(initial=0.0) < MOST_WEIGHT:
         raise NumericsError(f"the weighted projections of unit {unit.row} are too large to be summed exactly; take another response")
-    return (torch.from_numpy(np.ascontiguousarray(weights.T)) @ right).numpy().astype(np.int64)
+    return weights
+
+
+def _back(grid: NDArray[np.int8], weights: Floats) -> Ints:
+    """``sum w x``: ``(c, d)``, tile by tile."""
+    left, right = torch.from_numpy(np.ascontiguousarray(weights.T)), torch.from_numpy(grid)
+    out = np.empty((weights.shape[1], grid.shape[1]), dtype=np.int64)
+    for a in range(0, grid.shape[1], TILE):
+        out[:, a : a + TILE] = (left @ right[:, a : a + TILE].to(torch.float64)).numpy()
+    return out

@@ -50,7 +50,8 @@ class Meter:
         parts = [f"{min(self.done, samples):,} of {samples:,} images", f"{rate:,.0f} images/s"]
         total = sum(self._seconds.values())
         if total:
-            parts.append(f"{100 * self._seconds.get('forward', 0.0) / total:.0f} % forward")
+            phase = "forward" if "forward" in self._seconds else "moments"  # passes that come later have no forward pass
+            parts.append(f"{100 * self._seconds.get(phase, 0.0) / total:.0f} % {phase}")
         if rate > 0 and self.done < samples:
             parts.append(f"{duration((samples - self.done) / rate)} left")
         return ", ".join(parts)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
 
@@ -21,6 +22,10 @@ LIMIT = 1 << 23
 
 CONFIDENCE_EXPONENT = -16
 PROBABILITY_EXPONENT = -22
+GRADIENT_LIMIT = 1 << 18
+"""Largest magnitude of a fixed-point gradient: its square times any number of images fits where ``y x^2`` does."""
+
+GRADIENT_BITS = 8  # log2 of a gradient's root mean square in a pilot, in its steps: rounding adds 1e-6 of its variance
 LOGIT_BITS = 12  # in a pilot, a row's standard deviation is at least 2**12 of its steps: rounding adds < 1e-8 of its variance
 FINEST_BITS = 6  # but a quiet row's step is at most this much finer than the loudest row's, so that it has room to wake up
 
@@ -107,6 +112,16 @@ def _real(spec: ResponseSpec, outputs: NDArray[np.float32]) -> NDArray[np.float6
     if spec.kind == "rectified":
         return np.maximum(y, 0.0)
     return y - y.mean(axis=1, keepdims=True) if spec.kind == "logits" and spec.centred and y.shape[1] > 1 else y
+
+
+def differentiable(spec: ResponseSpec, outputs: torch.Tensor) -> torch.Tensor:
+    """The same as `_real` for outputs ``(n, k)`` that gradients flow through."""
+    if spec.kind == "probabilities":
+        return torch.softmax(outputs, dim=1)
+    if spec.kind == "rectified":
+        return torch.relu(outputs)
+    centred = spec.kind == "logits" and spec.centred and outputs.shape[1] > 1
+    return outputs - outputs.mean(dim=1, keepdim=True) if centred else outputs
 
 
 def calibrate(spec: ResponseSpec, outputs: NDArray[np.float32]) -> FixedPoint:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from wna_ray.analysis import Readout, cosine, read_out, variance_maps
+from wna_ray.analysis import Readout, cosine, read_out, read_out_gradient, variance_maps
 from wna_ray.archive import from_npy, to_npy
 from wna_ray.checks import Extent, plain, require_memory
 from wna_ray.errors import RunError
@@ -62,6 +62,11 @@ MAP_CONTRAST = 0.25
 def read_outs(spec: Spec, stimulus: Stimulus, moments: Moments, identity: Mapping[str, Any], names: list[str]) -> list[Readout]:
     """One `Readout` for each response of the spec, in its order."""
     points = identity["fixed_point"]
+    if spec.estimator == "gradient":
+        steps = identity["gradient_exponent"]
+        return [
+            read_out_gradient(moments, r.kind, FixedPoint.parse(points[r.kind]), steps[r.kind], stimulus.sd, names) for r in spec.responses
+        ]
     return [
         read_out(
             moments,
@@ -230,6 +235,11 @@ class Run:
         return str(self._described["fingerprint"])
 
     @property
+    def points(self) -> dict[str, FixedPoint]:
+        """Fixed point of each kind of response: what an integer of the moments, or of a kept response, is worth."""
+        return {kind: FixedPoint.parse(point) for kind, point in self._described["identity"]["fixed_point"].items()}
+
+    @property
     def names(self) -> list[str]:
         """Names of the network's outputs, made plain: one line each, and nothing that a terminal would obey."""
         return [plain(name) for name in self._described["names"]]
@@ -355,10 +365,11 @@ class Run:
         z = readout.z[readout.names.index(name)]
         if not np.isfinite(z).all():
             raise RunError(f"'{self.directory.url}' has no map of {plain(name)!r} ({readout.note[readout.names.index(name)]})")
-        if self.stimulus.patches_an_image > 1:
+        if self.stimulus.patches_an_image > 1 or self.spec.estimator == "gradient":
+            why = "takes gradients" if self.spec.estimator == "gradient" else "pools positions whose patches overlap"
             raise RunError(
-                f"'{self.directory.url}' pools positions whose patches overlap, so its z-maps are not independent values as the cluster "
-                "test needs; take target.position: centre (or single values, by significance.z_threshold)"
+                f"'{self.directory.url}' {why}, so the values of its z-maps are not independent, as the cluster test needs; "
+                "take single values, by significance.z_threshold"
             )
         return cluster_test(z.reshape(self.stimulus.grid_shape), sd, threshold)
 

@@ -18,10 +18,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import avg_pool2d
 
 from wna_ray import models
 from wna_ray.errors import CanaryError, ModelError
+from wna_ray.gradients import add_gradients, exponents, first_gradient
 from wna_ray.moments import Moments
 from wna_ray.noise import STREAM
 from wna_ray.responses import FixedPoint, Response, calibrate, respond
@@ -36,8 +36,6 @@ PENDING_VALUES = 32 << 20  # grid values a shard keeps before it adds them to it
 BLOCK_VALUES = 1 << 20  # grid values made in one go, for several small batches (1 MB)
 PILOT_IMAGES = 64  # at least so many images choose the fixed points
 QUANTILE_IMAGES = 4096  # and so many patches a quantile: it is off by less than 1 % of all patches (2 sd, at the median 1.6 %)
-LINEAR = 1e-3  # relative difference of gradients below which they are the same
-LINEAR_IMAGES = 32  # at which a linear unit has the same gradient
 FIELD_IMAGES = 8  # of noise, on which a receptive field is put to the test
 
 
@@ -62,7 +60,10 @@ class Job:
     points
         Fixed point by response kind.
     canary
-        SHA-256 of the outputs of the first batch: the same bits mean the same network and the same arithmetic.
+        SHA-256 of the outputs of the first batch (and of gradients, where they are used): the same bits mean the same network and the
+        same arithmetic.
+    gradients
+        With ``estimator: gradient``: by response kind, log2 of each row's step; else empty.
     field
         Where the units look; None where the network's output is asked.
     whole
@@ -78,6 +79,7 @@ class Job:
     normalise: NormaliseSpec | None
     points: Mapping[str, FixedPoint]
     canary: str
+    gradients: Mapping[str, tuple[int, ...]]
     field: Field | None = None
     whole: str = ""
 
@@ -91,29 +93,30 @@ class Job:
         """Everything that can change a result, as plain JSON values."""
         spec = self.spec
         stimulus = spec.stimulus.model_dump(mode="json", exclude={"offset"})
-        target: dict[str, Any] = (
-            {} if spec.target is None or self.field is None else {"target": {"layer": spec.target.layer, **self.field.identity()}}
-        )
-        return (
-            ({"keep_responses": True} if spec.keep_responses else {})
-            | target
-            | {
-                "stream": STREAM,
-                "seed": spec.seed,
-                "stimulus": stimulus | {"offset": self.stimulus.offset_digest},
-                "model": {
-                    "source": self.source,
-                    "digest": self.digest,
-                    "outputs": len(self.names),
-                    "normalise": self.normalise.model_dump(mode="json") if self.normalise else None,
-                },
-                "responses": [r.identity() for r in spec.responses],
-                "fixed_point": {kind: p.identity() for kind, p in self.points.items()},
-                "moments": spec.moments.model_dump(mode="json"),
-                "numerics": spec.numerics.model_dump(mode="json") | {"device": self.device},
-                "canary": self.canary,
-            }
-        )
+        identity: dict[str, Any] = {
+            "stream": STREAM,
+            "seed": spec.seed,
+            "stimulus": stimulus | {"offset": self.stimulus.offset_digest},
+            "model": {
+                "source": self.source,
+                "digest": self.digest,
+                "outputs": len(self.names),
+                "normalise": self.normalise.model_dump(mode="json") if self.normalise else None,
+            },
+            "responses": [r.identity() for r in spec.responses],
+            "fixed_point": {kind: p.identity() for kind, p in self.points.items()},
+            "moments": spec.moments.model_dump(mode="json"),
+            "numerics": spec.numerics.model_dump(mode="json") | {"device": self.device},
+            "canary": self.canary,
+        }
+        # What only some runs have is left out of all others, so that their fingerprints stay what they were.
+        if spec.target is not None and self.field is not None:
+            identity["target"] = {"layer": spec.target.layer, **self.field.identity()}
+        if spec.keep_responses:
+            identity["keep_responses"] = True
+        if spec.estimator == "gradient":
+            identity["gradient_exponent"] = {kind: list(e) for kind, e in self.gradients.items()}
+        return identity
 
     @cached_property
     def fingerprint(self) -> str:
@@ -123,7 +126,7 @@ class Job:
     def no_images(self) -> Moments:
         """The moments of no images, in this job's shape."""
         kinds = [r.kind for r in self.spec.responses]
-        return Moments.identity(self.stimulus.pixels, kinds, self.spec.moments.second)
+        return Moments.identity(self.stimulus.pixels, kinds, self.spec.keeps_squares)
 
 
 def stimulus_of(spec: Spec, offset: NDArray[np.float32], field: Field | None) -> Stimulus:
@@ -216,31 +219,13 @@ class Network:
         with torch.inference_mode():
             return self._maps_of(self._pass(images)).float().clone()
 
-    def gradients(self, images: torch.Tensor) -> torch.Tensor:
-        """Gradient of every unit at one image each.
-
-        Parameters
-        ----------
-        images
-            ``(k, C, H, W)`` float32, of what is shown; unit i is asked about image i. Of pooled positions the middle one is asked.
-
-        Returns
-        -------
-        torch.Tensor
-            ``(k, C, H, W)`` float32: activation per unit of the stimulus.
-
-        Raises
-        ------
-        RuntimeError
-            The network cannot be differentiated.
-        """
-        if self.field is None:
-            raise ValueError("only units have gradients here")
+    def tracked(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images ``(n, C, H, W)`` and outputs ``(n, k)`` float32 that gradients can be taken of; of pooled positions the middle one's."""
         with torch.inference_mode(False), torch.enable_grad():
             x = images.clone().requires_grad_()
-            y = self.field.middle(self._maps_of(self._pass(x)))
-            (gradient,) = torch.autograd.grad(y[torch.arange(len(y)), torch.arange(len(y))].float().sum(), x)
-        return gradient
+            y = self._pass(x)
+            y = y.reshape(len(x), -1) if self.field is None else self.field.middle(self._maps_of(y))
+            return x, y.float()
 
     def _pass(self, images: torch.Tensor) -> torch.Tensor:
         if self.normalise is not None and (self.normalise.mean, self.normalise.std) != ((0.0,), (1.0,)):
@@ -283,7 +268,8 @@ def resolve(spec: Spec, network: Network) -> Job:
         names=known if field is None else tuple(str(unit) for unit in field.units),
         normalise=network.normalise,
         points={r.kind: calibrate(r, outputs) for r in spec.responses},
-        canary=_digest(first),
+        canary=_canary(spec, stimulus, network, first),
+        gradients=exponents(spec, stimulus, network) if spec.estimator == "gradient" else {},
         field=field,
         whole=whole,
     )
@@ -305,7 +291,7 @@ def _aim(spec: Spec, offset: NDArray[np.float32], network: Network) -> tuple[Fie
 def check_canary(job: Job, network: Network) -> None:
     """Aim `network` as the job says, and make sure that it answers the first batch with the bits on record; else `CanaryError`."""
     network.aim(job.field)
-    if _digest(_first_outputs(job.stimulus, network)) != job.canary:
+    if _canary(job.spec, job.stimulus, network, _first_outputs(job.stimulus, network)) != job.canary:
         raise CanaryError(
             "this worker answers the first batch with other bits than the run has on record, so its sums would not be "
             f"the run's; use the machine type and library versions that began the run (here: {network.device.type}, "
@@ -317,8 +303,11 @@ def _first_outputs(stimulus: Stimulus, network: Network) -> NDArray[np.float32]:
     return network(stimulus.images(stimulus.noise.grid(0, network.spec.numerics.batch), network.device))
 
 
-def _digest(outputs: NDArray[np.float32]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(outputs, dtype="<f4").tobytes()).hexdigest()
+def _canary(spec: Spec, stimulus: Stimulus, network: Network, outputs: NDArray[np.float32]) -> str:
+    digest = hashlib.sha256(np.ascontiguousarray(outputs, dtype="<f4").tobytes())
+    if spec.estimator == "gradient":
+        digest.update(np.ascontiguousarray(first_gradient(spec, stimulus, network), dtype="<f8").tobytes())
+    return digest.hexdigest()
 
 
 @dataclass
@@ -334,47 +323,6 @@ class Phases:
             yield
         finally:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begin
-
-
-def linear_filters(job: Job, network: Network) -> NDArray[np.float64]:
-    """What the STA of a linear unit must become: its gradient, on the grid of the noise.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(k, d)``, activation per unit of the stimulus; NaN where a unit is not linear: its gradients at some images of noise differ
-        (or are zero, or do not exist).
-    """
-    stimulus, cell = job.stimulus, job.spec.stimulus.cell
-    found = np.full((len(job.names), stimulus.pixels), np.nan)
-    images = stimulus.images(stimulus.noise.grid(0, LINEAR_IMAGES), network.device)
-    try:
-        for a in range(0, len(job.names), job.spec.numerics.batch):
-            linear = np.arange(a, min(a + job.spec.numerics.batch, len(job.names)))
-            first = _gradients(job, network, images[0], linear)
-            for image in images[1:]:  # most units that are not linear are out after a few
-                kept = first[linear - a]
-                off = (_gradients(job, network, image, linear) - kept).square().sum(dim=(1, 2, 3))
-                linear = linear[(off <= LINEAR**2 * kept.square().sum(dim=(1, 2, 3))).cpu().numpy()]
-                if not len(linear):
-                    break
-            linear = linear[first[linear - a].square().sum(dim=(1, 2, 3)).cpu().numpy() > 0]
-            cells = first[linear - a].double()
-            if cell > 1:
-                cells = avg_pool2d(cells, cell, ceil_mode=True, divisor_override=1)
-            found[linear] = stimulus.middle(cells.cpu().numpy()).reshape(len(linear), stimulus.pixels)
-    except RuntimeError:  # it has no gradients
-        pass
-    finally:
-        network.aim(job.field)
-    return found
-
-
-def _gradients(job: Job, network: Network, image: torch.Tensor, units: NDArray[np.int64]) -> torch.Tensor:
-    """Gradients ``(n, C, H, W)`` of some of a job's units at one image."""
-    if job.field is not None:
-        network.aim(job.field.only([int(i) for i in units]))
-    return network.gradients(image.expand(len(units), *image.shape))
 
 
 def run_shard(job: Job, network: Network, start: int, stop: int, stored: list[Stored] | None = None) -> tuple[Moments, dict[str, float]]:
@@ -402,6 +350,8 @@ def run_shard(job: Job, network: Network, start: int, stop: int, stored: list[St
     if start % batch:
         raise ValueError(f"a shard starts at a multiple of the batch ({batch}), got {start}")
     phase, total = Phases(), job.no_images()
+    if job.spec.estimator == "gradient":
+        return add_gradients(job, network, start, stop, phase), phase.seconds
     grids: list[NDArray[np.int8]] = []
     outputs: list[NDArray[np.float32]] = []
     block = batch * max(1, BLOCK_VALUES // (batch * d))

@@ -18,6 +18,7 @@ from wna_ray.errors import SpecError
 from wna_ray.noise import Kind, table
 
 ResponseKind = Literal["label", "confidence", "logits", "probabilities", "activation", "rectified", "spikes"]
+DIFFERENTIABLE: tuple[ResponseKind, ...] = ("logits", "probabilities", "activation", "rectified")
 UNIT_KINDS: tuple[ResponseKind, ...] = ("activation", "rectified", "spikes")
 
 
@@ -322,6 +323,9 @@ class Spec(_Written):
         N: images 0 ... N - 1 of the seed are shown.
     seed
         Chooses the noise stream, 0 <= seed < 2**64.
+    estimator
+        ``noise``: cov(y, x) / sigma^2, from responses alone. ``gradient``: the mean gradient of the response, which for Gaussian noise
+        is the same map (Stein's identity) from far fewer images; needs a network that can be differentiated.
     keep_responses
         Also keep the responses of every image (``responses/*.parquet``), for passes that come later.
     normalise
@@ -341,6 +345,7 @@ class Spec(_Written):
     seed: int = Field(default=0, ge=0, lt=1 << 64)
     moments: MomentsSpec = MomentsSpec()
     numerics: NumericsSpec = NumericsSpec()
+    estimator: Literal["noise", "gradient"] = "noise"
     keep_responses: bool = False
     normalise: NormaliseSpec | None = None
     evaluation: Literal["mnist", "fashion-mnist", "none"] | None = None
@@ -348,9 +353,12 @@ class Spec(_Written):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_of_units(cls, data: Any) -> Any:
-        asked = isinstance(data, Mapping) and data.get("target") is not None and "responses" not in data
-        return {**data, "responses": ["activation"]} if asked else data
+    def _default_responses(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or "responses" in data:
+            return data
+        if data.get("target") is not None:
+            return {**data, "responses": ["activation"]}
+        return {**data, "responses": ["logits"]} if data.get("estimator") == "gradient" else data
 
     @model_validator(mode="after")
     def _check(self) -> Spec:
@@ -360,9 +368,29 @@ class Spec(_Written):
         foreign = [kind for kind in kinds if kind not in UNIT_KINDS]
         if self.target is not None and foreign:
             raise ValueError(f"responses: {foreign[0]} is of the network's output; units (target:) have {', '.join(UNIT_KINDS)}")
+        if self.estimator == "gradient":
+            self._check_gradient()
         if self.target is not None and self.target.position == "pooled" and self.stimulus.cell > 1:
             raise ValueError("target.position: pooled needs noise of single pixels; leave stimulus.cell out")
         return self
+
+    @property
+    def keeps_squares(self) -> bool:
+        """Whether sums of squares are kept for every value: of the noise by response, or of the gradient."""
+        return self.moments.second or self.estimator == "gradient"
+
+    def _check_gradient(self) -> None:
+        rough = [r.kind for r in self.responses if r.kind not in DIFFERENTIABLE]
+        if rough:
+            raise ValueError(f"estimator: {rough[0]} has no gradient; with estimator: gradient take {', '.join(DIFFERENTIABLE)}")
+        if self.stimulus.kind != "gaussian":
+            raise ValueError(
+                f"estimator: the mean gradient is the map for gaussian noise only (Stein's identity), not {self.stimulus.kind}"
+            )
+        if self.target is not None and self.target.position == "pooled":
+            raise ValueError("estimator: gradient has no pooled positions; take target.position: centre or mean")
+        if self.moments.second or self.keep_responses:
+            raise ValueError("estimator: gradient keeps neither second moments nor single responses; leave them out")
 
 
 def read_yaml(path: str | Path, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:

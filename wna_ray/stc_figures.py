@@ -16,6 +16,11 @@ MOST_UNITS = 12  # on a sheet
 ALPHA = 0.05
 
 
+def p_text(p: float) -> str:
+    """A p-value in two digits, with its sign of comparison."""
+    return "< 1e-300" if p < 1e-300 else f"= {p:.2g}"
+
+
 def draw(
     names: Sequence[str], axes: pa.Table, pictures: NDArray[np.float32], spectra: NDArray[np.float64] | None, title: str
 ) -> dict[str, bytes]:
@@ -57,9 +62,9 @@ def _axes(by_unit: dict[str, list[int]], rows: list[dict[str, Any]], pictures: N
             picture = np.take_along_axis(pictures[i], np.abs(pictures[i]).argmax(axis=0)[None], axis=0)[0]
             limit = float(np.abs(picture).max()) or 1.0
             axis.imshow(picture, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
-            p = rows[i]["p_value"]
+            p, out = rows[i]["p_value"], rows[i]["distance"]
             axis.set_title(f"λ = {rows[i]['eigenvalue']:+.3f}", fontsize=8)
-            axis.set_xlabel("not tested" if p is None else f"p = {p:.2g}", fontsize=7)
+            axis.set_xlabel("not tested" if p is None else f"p {p_text(p)}\n{out:.0f} sd out", fontsize=7)
             if p is not None and p <= ALPHA:
                 axis.spines[:].set(color="crimson", linewidth=2)
         line[0].set_ylabel(f"unit {name[:14]}", fontsize=8)
@@ -86,6 +91,7 @@ def _spectra(by_unit: dict[str, list[int]], rows: list[dict[str, Any]], spectra:
         outside = int(((values < low) | (values > high)).sum())
         for value in taken:
             axis.plot(order[np.abs(values[::-1] - value).argmin()], value, "o", color="crimson", markersize=5, fillstyle="none")
+        axis.set_yscale("symlog", linthresh=2 * max(-low, high))
         axis.set_title(f"unit {name[:14]}: {len(taken)} significant, {outside} outside", fontsize=8)
         axis.set_xlabel("rank", fontsize=7)
         axis.set_ylabel("eigenvalue (sd of response)", fontsize=7)

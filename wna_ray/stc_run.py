@@ -33,7 +33,7 @@ from wna_ray.memory import BASE_BYTES, available, size
 from wna_ray.passes import BLOCK_BITS, Floats, Pass, Residual, null_seeds, residuals
 from wna_ray.results import Run
 from wna_ray.rundir import BLOCK, MOMENTS, RESULT, RunDirectory, SegmentInfo, pack_moments, sha256, unpack_moments
-from wna_ray.scheduling import Executor, Scheduler, call, plan
+from wna_ray.scheduling import MOST_SEGMENTS, Executor, Scheduler, call, plan
 from wna_ray.spec import ResponseKind, StcSpec
 from wna_ray.stc import Axes, Krylov, edges, held_out, matrices, nested_axes, sample, spread
 from wna_ray.store import Place
@@ -41,6 +41,7 @@ from wna_ray.sums import PassSums, shapes
 
 MOST_DENSE = 4096  # values of an image up to which all of the matrix is kept
 COPIES = 6  # of a pass's sums that a machine may hold at a time
+SEGMENTS_BYTES = 1 << 30  # of all segments of a pass together
 FLOPS = 2e10  # a second, of one worker: chooses the default shard
 EDGE_IMAGES = 1 << 16  # whose residuals give the edges of the null spectrum
 
@@ -228,7 +229,8 @@ class _Passes:
         moments = 8 * sum(math.prod(s) for s in shapes(**job.shape).values())
         gaps = directory.gaps(run.samples)
         seconds = run.numerics.batch * (flops / FLOPS + d * (1 + len(job.seeds)) / 2e8)
-        cut = plan(gaps, run.samples, run.numerics.batch, 1, moments, self.executor.wanted, seconds, execution.shard, execution.segments)
+        segments = execution.segments or max(1, min(MOST_SEGMENTS, SEGMENTS_BYTES // moments))
+        cut = plan(gaps, run.samples, run.numerics.batch, 1, moments, self.executor.wanted, seconds, execution.shard, segments)
         done = run.samples - sum(b - a for a, b in gaps)
         self.told(RunStarted(directory.url, job.fingerprint, run.samples, done, cut.shards, self.executor.workers, "cpu"))
         scheduler = Scheduler(self.executor, execution.attempts, self.told, moments)

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 
 from wna_ray.errors import CanaryError, NumericsError
 from wna_ray.events import Committed
+from wna_ray.gradients import linear_filters
 from wna_ray.moments import Partial
 from wna_ray.passes import Pass, run_pass
 from wna_ray.responses import is_dense
 from wna_ray.results import Run
 from wna_ray.rundir import RunDirectory, SegmentInfo
-from wna_ray.shard import Device, Job, Network, check_canary, linear_filters, resolve, run_shard
+from wna_ray.shard import Device, Job, Network, check_canary, resolve, run_shard
 from wna_ray.spec import Spec, StcSpec
 from wna_ray.store import Place
 from wna_ray.stored import Stored
