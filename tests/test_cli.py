@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from servers import S3Server
@@ -220,3 +221,53 @@ def test_an_unreachable_ray_is_one_sentence(spec: Path, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "cannot reach Ray at 127.0.0.1:1" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def kept(tmp_path: Path, spec: Path) -> Path:
+    """A run of two outputs of rectifiers, with its responses."""
+    out = tmp_path / "kept"
+    model = ("--set", "model=python:networks_for_tests:relus", "--set", "responses=[activation]", "--set", "keep_responses=true")
+    assert wna("run", spec, "--out", out, "--executor", "local", *model).exit_code == 0
+    return out
+
+
+def test_contrast_of_two_responses(tmp_path: Path, kept: Path) -> None:
+    got = wna("contrast", kept, kept, "--kind", "activation", "--name", "0", "--other", "1", "--to", tmp_path / "c")
+    assert got.exit_code == 0, got.stderr
+    assert "pairing makes errors" in got.stdout
+    assert np.load(tmp_path / "c" / "z_map.npy").shape == (1, 4, 4)
+    assert (tmp_path / "c" / "contrast.png").read_bytes().startswith(b"\x89PNG")
+    got = wna("contrast", kept, kept, "--kind", "label", "--name", "0")
+    assert got.exit_code != 0
+    assert "has no label of '0'; it has activation of 0, 1" in got.stderr
+
+
+def test_covariance_of_a_run(tmp_path: Path, kept: Path) -> None:
+    path = tmp_path / "stc.yaml"
+    path.write_text(f"run: {kept}\nfresh: 3\naxes: 2\n")
+    planned = wna("plan", path)
+    assert planned.exit_code == 0
+    assert "4 streams of 2,000 images" in planned.stdout
+    got = wna("run", path, "--out", tmp_path / "stc", "--executor", "local")
+    assert got.exit_code == 0, got.stderr
+    assert "Axes of the covariance, 2,000 images" in got.stdout
+    assert "% moments" in got.stderr, "a pass has no forward pass"
+    for figure in ("axes.png", "spectra.png"):
+        assert (tmp_path / "stc" / "result" / "figures" / figure).read_bytes().startswith(b"\x89PNG")
+    assert wna("status", tmp_path / "stc").exit_code == 0
+    assert wna("verify", tmp_path / "stc").exit_code == 0
+    assert wna("fetch", tmp_path / "stc", tmp_path / "copy").exit_code == 0
+    assert wna("verify", tmp_path / "copy").exit_code == 0
+    refused = wna("report", tmp_path / "stc")
+    assert refused.exit_code != 0
+    assert "is a covariance, not a run" in refused.stderr
+
+
+def test_a_plan_says_where_units_look(spec: Path) -> None:
+    units = ("--set", "model=bundled:mnist-cnn", "--set", "stimulus.shape=[1,28,28]", "--set", "target.layer=conv1")
+    got = wna("plan", spec, "--pilot", "64", *units, "--set", "responses=[activation]")
+    assert got.exit_code == 0, got.stderr
+    assert "20 units of conv1 see 5 x 5 pixels of 1 channel; shown as 5 x 5: 31.4 times fewer pixels" in got.stdout
+    got = wna("plan", spec, "--pilot", "64", *units, "--set", "target.layer=fc1", "--set", "responses=[activation]")
+    assert "the whole image is shown (the units see the whole image)" in got.stdout

@@ -22,7 +22,9 @@ from rich.table import Table
 
 from wna_ray import __version__
 from wna_ray.analysis import images_for
+from wna_ray.archive import to_npy
 from wna_ray.checks import plain
+from wna_ray.contrast import contrast as compare
 from wna_ray.driver import SILENT_SECONDS, latest
 from wna_ray.errors import RunError, SpecError, StoreError, WnaError
 from wna_ray.fetch import fetch as download
@@ -337,6 +339,38 @@ def report(
             raise StoreError(f"cannot write '{target}' ({error.strerror}); give another --to") from None
     _print_result(finished)
     print(f"written to {folder}/")
+
+
+@app.command()
+@_told
+def contrast(
+    a: RunURL,
+    b: RunURL,
+    kind: Annotated[str, typer.Option(help="kind of response, such as logits")],
+    name: Annotated[str, typer.Option(help="class or unit of the first run")],
+    other: Annotated[str | None, typer.Option(help="class or unit of the second run; default: the same name")] = None,
+    to: Annotated[Path, typer.Option(help="local folder for z-map and figure")] = Path("contrast"),
+    endpoint: Endpoint = None,
+) -> None:
+    """Compare two responses to the same noise, paired image by image: two models, two checkpoints, or two classes."""
+    from wna_ray import figures  # matplotlib, only where something is drawn
+
+    one, two = Run(Place(a, endpoint)), Run(Place(b, endpoint))
+    found = compare(one, two, kind, name, other)  # type: ignore[arg-type]  # an unknown kind is refused there
+    title = f"{kind}: {plain(name, 30)} in {plain(a, 40)} minus {plain(other or name, 30)} in {plain(b, 40)}, N = {found.images:,} images"
+    picture = figures.contrast(one.stimulus, found.z, found.unpaired, title.replace("$", r"\$"), found.correlation)
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+        (to / "contrast.png").write_bytes(picture)
+        (to / "z_map.npy").write_bytes(to_npy(found.z))
+    except OSError as error:
+        raise StoreError(f"cannot write to '{to}' ({error.strerror}); give another --to") from None
+    print(title)
+    print(
+        f"correlation {found.correlation:.4f}: pairing makes errors {1 / np.sqrt(1 - found.correlation):.2f} times smaller; "
+        f"p = {found.p_value:.1e}, reliability {found.reliability:.3f}, rho2 {found.rho2:.2e}"
+    )
+    print(f"written to {to}/")
 
 
 def _print_axes(finished: Stc) -> None:

@@ -172,6 +172,27 @@ def _recovery(stimulus: Stimulus, readout: Readout, filters: Picture, title: str
     return png(figure)
 
 
+def contrast(stimulus: Stimulus, z: Picture, unpaired: Picture, title: str, correlation: float) -> bytes:
+    """A paired z-map beside what two independent runs would have shown, on one scale."""
+    threshold = z_threshold(stimulus.pixels)
+    limit = min(float(np.abs(z).max()), Z_LIMIT * threshold) or 1.0
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    figure.suptitle(f"{title}\noutline: |z| > {threshold:.2f} (p < 0.05, Sidak over {stimulus.pixels:,} values)", fontsize=9)
+    axes = figure.subplots(1, 2)
+    names = (f"paired (responses correlate: {correlation:.3f})", "as two independent runs would show it")
+    for axis, picture, name in zip(axes, (z, unpaired), names, strict=True):
+        _show(axis, picture, limit)
+        peak = np.abs(picture).max(axis=0)
+        if threshold < peak.max() and peak.min() < threshold:
+            axis.contour(peak, levels=[threshold], colors="black", linewidths=0.5)
+        axis.set_title(name, fontsize=9)
+    mappable = ScalarMappable(Normalize(-limit, limit), DIVERGING)
+    figure.colorbar(
+        mappable, ax=axes, shrink=0.8, label="z of the difference", extend="both" if float(np.abs(z).max()) > limit else "neither"
+    )
+    return png(figure)
+
+
 def _chosen(readout: Readout) -> list[int]:
     """All rows where they fit on a sheet, else the most reliable ones in their own order."""
     if len(readout.names) <= MOST_MAPS:

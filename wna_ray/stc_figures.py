@@ -64,7 +64,8 @@ def _axes(by_unit: dict[str, list[int]], rows: list[dict[str, Any]], pictures: N
             axis.imshow(picture, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
             p, out = rows[i]["p_value"], rows[i]["distance"]
             axis.set_title(f"λ = {rows[i]['eigenvalue']:+.3f}", fontsize=8)
-            axis.set_xlabel("not tested" if p is None else f"p {p_text(p)}\n{out:.0f} sd out", fontsize=7)
+            far = "" if out is None else f"\n{out:.0f} sd out"
+            axis.set_xlabel("not tested" if p is None else f"p {p_text(p)}{far}", fontsize=7)
             if p is not None and p <= ALPHA:
                 axis.spines[:].set(color="crimson", linewidth=2)
         line[0].set_ylabel(f"unit {name[:14]}", fontsize=8)
