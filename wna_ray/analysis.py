@@ -117,6 +117,8 @@ class Readout:
         steps of its fixed point), "too few images" (for the normal approximation).
     estimator
         What the maps come from: noise and responses, or gradients.
+    split_half
+        ``(k,)``, where halves were kept: reliability by `spearman_brown`; NaN where a half has no map.
     """
 
     kind: ResponseKind
@@ -131,6 +133,7 @@ class Readout:
     reliability: Floats
     note: tuple[str, ...]
     estimator: Literal["noise", "gradient"] = "noise"
+    split_half: Floats | None = None
 
 
 def read_out(
@@ -254,6 +257,45 @@ def cosine(a: Floats, b: Floats) -> Floats:
     """``(k,)``: cosine of the angle between the rows of two sets of maps ``(k, d)``; NaN where a row is zero, or has a NaN."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray((a * b).sum(axis=1) / np.sqrt(np.square(a).sum(axis=1) * np.square(b).sum(axis=1)))
+
+
+def spearman_brown(moments: Moments, kind: ResponseKind, k: int, gradient: bool = False) -> Floats | None:
+    """Reliability from how well the maps of even and of odd batches agree, without any theory of the noise.
+
+    With r the cosine of both maps, the whole run's reliability is ``2 r / (1 + r)`` (Spearman 1910, Br. J. Psychol. 3:271; Brown 1910,
+    3:296): for maps of signal S and noise d each, r is S / (S + d) on average, and the whole has 2 S. The same number as `reliability`,
+    but noisy: the standard error of r is about ``sqrt((1 - r^2) / d)``.
+
+    Parameters
+    ----------
+    k
+        Rows.
+    gradient
+        Whether the sums are those of gradients.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(k,)``, at least 0; NaN where a half has no map. None where halves were not kept.
+    """
+    if moments.odd is None:
+        return None
+    whole, half, d = moments.responses[kind], moments.odd.responses[kind], moments.sum_x.size
+    maps = np.full((2, k, d), np.nan)
+    odd = np.zeros((len(whole.rows), d), dtype=np.int64)
+    odd[np.searchsorted(whole.rows, half.rows)] = half.sum_yx
+    total = np.zeros(len(whole.rows), dtype=np.int64)
+    total[np.searchsorted(whole.rows, half.rows)] = half.sum_y
+    for i, (slopes, y, x, n) in enumerate(
+        (
+            (odd, total, moments.odd.sum_x, moments.odd.images),
+            (whole.sum_yx - odd, whole.sum_y - total, moments.sum_x - moments.odd.sum_x, moments.images - moments.odd.images),
+        )
+    ):
+        if n:
+            maps[i, whole.rows] = slopes if gradient else slopes - (y / n)[:, None] * x
+    r = cosine(maps[0], maps[1])
+    return np.asarray(np.where(np.isnan(r), np.nan, np.maximum(0.0, 2 * r / (1 + np.maximum(r, 0.0)))))
 
 
 def variance_maps(moments: Moments, kind: ResponseKind, unit: float, k: int) -> Floats:

@@ -24,7 +24,7 @@ from wna_ray.checks import NPY_BYTES, require_memory
 from wna_ray.errors import RunError
 from wna_ray.spec import canonical
 
-MEMBERS = 64  # four kinds of responses have 32
+MEMBERS = 128  # seven kinds of responses have 53, with halves 105
 DIRECTORY_BYTES = 256  # of the archive's directory, a member
 HEADER_BYTES = 1 << 16
 DTYPES = ("<i8", "<f4", "<f8", "|u1")

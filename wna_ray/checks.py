@@ -13,7 +13,7 @@ import resource
 import sys
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -238,7 +238,7 @@ def check_described(described: Mapping[str, Any], where: str) -> Extent:
         "gradient_exponent": set(identity.gradient_exponent) == set(kinds if spec.estimator == "gradient" else ())
         and all(len(e) == len(found.names) for e in identity.gradient_exponent.values()),
         "keep_responses": spec.keep_responses == identity.keep_responses,
-        "moments": found.spec.get("moments") == identity.moments,
+        "moments": spec.moments.identity() == identity.moments,
         "names": len(found.names) == identity.model.outputs,
         "fixed_point": set(identity.fixed_point) == {r.kind for r in spec.responses},
     }
@@ -340,6 +340,8 @@ class Extent:
         ``(C, H, W)`` of a map.
     second
         Whether second moments are kept.
+    halves
+        Whether the moments of odd batches are kept, too.
     whole
         ``(C, H, W)`` of a whole image.
     field
@@ -353,6 +355,7 @@ class Extent:
     d: int
     shape: tuple[int, int, int]
     second: bool
+    halves: bool
     whole: tuple[int, int, int]
     field: UnitField | None = None
 
@@ -361,7 +364,18 @@ class Extent:
         """Of a spec, the names of the network's outputs, and where units look."""
         text = sum(len(name.encode(errors="surrogatepass")) for name in names)
         kinds, stimulus = tuple(r.kind for r in spec.responses), stimulus_of(spec, NO_OFFSET, field)
-        return cls(spec.samples, kinds, len(names), text, stimulus.pixels, stimulus.shape, spec.keeps_squares, spec.stimulus.shape, field)
+        return cls(
+            spec.samples,
+            kinds,
+            len(names),
+            text,
+            stimulus.pixels,
+            stimulus.shape,
+            spec.keeps_squares,
+            spec.moments.halves,
+            spec.stimulus.shape,
+            field,
+        )
 
     @property
     def rows(self) -> int:
@@ -371,7 +385,7 @@ class Extent:
     def most(self, name: str) -> int:
         """Most bytes that an object can have."""
         row, pictures = 8 * self.d * (1 + self.second), 4 * self.rows * math.prod(self.shape)
-        moments = row * (self.rows + 1) + 48 * self.rows + ARCHIVE_BYTES
+        moments = (row * (self.rows + 1) + 48 * self.rows) * (1 + self.halves) + ARCHIVE_BYTES
         known = {
             "spec.json": MOST_JSON,
             "environment.json": MOST_JSON,
@@ -413,6 +427,12 @@ class Extent:
         """`ValueError` where no images can have such moments."""
         if isinstance(moments, PassSums):
             raise ValueError("sums of a later pass")
+        if (moments.odd is not None) != self.halves:
+            raise ValueError("moments of odd batches, which its spec does not ask for, or none")
+        if moments.odd is not None:
+            replace(self, halves=False).check(moments.odd)
+            if moments.odd.seen > moments.images:
+                raise ValueError("more images in odd batches than in all")
         if set(moments.responses) != set(self.kinds):
             raise ValueError(f"moments of {', '.join(moments.responses)}, not of {', '.join(self.kinds)}")
         if (moments.sum_x.size, moments.sum_xx.size) != (self.d, self.d * self.second):

@@ -429,6 +429,7 @@ def print_classes(classes: pa.Table, table: Table, most: int = MOST_ROWS) -> Non
         "rho2": _form(".2e"),
         "p_value": _p_form(".1e"),
         "reliability": _form(".3f"),
+        "split_half": _form(".3f"),
         "filter_cosine": _form(".4f"),
         "self_label": str,
         "self_confidence": _form(".2f"),

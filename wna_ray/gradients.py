@@ -77,7 +77,8 @@ def add_gradients(job: Job, network: Network, start: int, stop: int, phase: Phas
                 whole = np.stack([g[counted] for g in rows]).astype(np.int64)
                 if counted.any():
                     sums[response.kind] = replace(sums[response.kind], sum_yx=whole.sum(axis=1), sum_yxx=np.square(whole).sum(axis=1))
-            part = replace(part, responses=sums)
+            odd = replace(part, odd=None, responses=sums) if total.odd is not None and a // batch % 2 else part.odd
+            part = replace(part, responses=sums, odd=odd)
             total = total.merge(part.skip(nonfinite=int((~finite).sum()), out_of_range=int((finite & ~counted).sum())))
     return total
 

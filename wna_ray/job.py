@@ -21,7 +21,7 @@ from wna_ray.driver import LAST_WORDS_SECONDS, Driver, State
 from wna_ray.errors import RunError, ShardError, SpecError, Stopped
 from wna_ray.events import Callback, Event, RunFinished, RunStarted, Stage
 from wna_ray.inprocess import InProcessExecutor
-from wna_ray.memory import available, check, expected_rows, needs
+from wna_ray.memory import available, check, expected_rows, moment_sets, needs
 from wna_ray.moments import Partial
 from wna_ray.results import Answers, Run, derive, map_images, read_outs
 from wna_ray.rundir import RunDirectory, SegmentInfo
@@ -264,7 +264,7 @@ def segment_bytes(job: Job) -> int:
 
 def row_bytes(job: Job) -> int:
     """Bytes of one row of a job's moments."""
-    return job.stimulus.pixels * 8 * (2 if job.spec.keeps_squares else 1)
+    return job.stimulus.pixels * 8 * moment_sets(job.spec)
 
 
 def merge_segments(

@@ -11,6 +11,7 @@ from pathlib import Path
 from wna_ray.errors import SpecError
 from wna_ray.responses import is_dense
 from wna_ray.shard import PENDING_VALUES, Job
+from wna_ray.spec import Spec
 from wna_ray.store import MOST_BYTES
 
 BASE_BYTES = 700 << 20  # Python, torch and a small network
@@ -61,6 +62,11 @@ class Needs:
     driver: int
 
 
+def moment_sets(spec: Spec) -> int:
+    """Sums of d values for each row of moments."""
+    return (1 + spec.keeps_squares) * (1 + spec.moments.halves)
+
+
 def expected_rows(job: Job, seen: Mapping[str, int]) -> int:
     """Rows that moments are expected to have.
 
@@ -77,7 +83,7 @@ def expected_rows(job: Job, seen: Mapping[str, int]) -> int:
 def needs(job: Job, rows: int, fan_in: int, responses: int = 0) -> Needs:
     """What a run needs whose moments have so many rows, and that keeps so many bytes of responses of a segment."""
     d, batch = job.stimulus.pixels, job.spec.numerics.batch
-    partial = rows * d * 8 * (2 if job.spec.keeps_squares else 1)
+    partial = rows * d * 8 * moment_sets(job.spec)
     shard = PENDING_VALUES + 9 * batch * max(job.stimulus.noise.pixels, d * job.stimulus.patches_an_image)
     return Needs(
         partial,
@@ -103,7 +109,7 @@ def check(job: Job, rows: int, need: Needs, machines: Sequence[Machine], driver:
         Says what is needed, what there is, and which number to change.
     """
     d = job.stimulus.pixels
-    what = f"moments of {rows:,} rows x {d:,} values x {8 * (2 if job.spec.keeps_squares else 1)} bytes = {size(need.partial)}"
+    what = f"moments of {rows:,} rows x {d:,} values x {8 * moment_sets(job.spec)} bytes = {size(need.partial)}"
     if need.partial > MOST_BYTES:
         raise SpecError(f"{what}, but a segment is one object of at most {size(MOST_BYTES)}; {_smaller(job, need.partial / MOST_BYTES)}")
     if driver is not None and need.driver > driver:
@@ -132,6 +138,8 @@ def check(job: Job, rows: int, need: Needs, machines: Sequence[Machine], driver:
 def _smaller(job: Job, ratio: float) -> str:
     """Which numbers make the moments smaller by a ratio."""
     hints = []
+    if job.spec.moments.halves:
+        hints.append("moments.halves: false (halves them)")
     if job.spec.moments.second:
         hints.append("moments.second: false (halves them)")
     dense = [r.kind for r in job.spec.responses if is_dense(r.kind)]

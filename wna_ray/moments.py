@@ -40,6 +40,7 @@ Ints = NDArray[np.int64]
 CHUNK_VALUES = 1 << 20  # grid values turned into float64 at a time (8 MB)
 MAX_CHUNK = 1 << 14  # images at a time: the bound of exactness above
 ADD_VALUES = 1 << 20  # sums checked at a time (8 MB)
+ODD = "odd_"  # before the names of arrays of odd batches
 MIN_CHUNK = 256  # images at a time, however large they are: adding to the masters must stay rare
 _LOW = np.int64((1 << 32) - 1)
 
@@ -127,6 +128,8 @@ class Moments:
         ``(d,)`` int64 over the images counted in (``sum_xx`` is ``(0,)`` where second moments are not kept).
     responses
         `ResponseMoments` by kind.
+    odd
+        The same of the images of odd batches alone, where halves are kept.
     """
 
     images: int
@@ -135,10 +138,12 @@ class Moments:
     sum_x: Ints
     sum_xx: Ints
     responses: Mapping[str, ResponseMoments]
+    odd: Moments | None = None
 
     @classmethod
-    def identity(cls, d: int, kinds: Iterable[str], second: bool = False) -> Moments:
+    def identity(cls, d: int, kinds: Iterable[str], second: bool = False, halves: bool = False) -> Moments:
         """The moments of no images, for responses of the given kinds."""
+        kinds = list(kinds)
         return cls(
             0,
             0,
@@ -146,6 +151,7 @@ class Moments:
             np.zeros(d, dtype=np.int64),
             np.zeros(d if second else 0, dtype=np.int64),
             {kind: ResponseMoments.identity(d, second) for kind in kinds},
+            cls.identity(d, kinds, second) if halves else None,
         )
 
     @property
@@ -171,7 +177,7 @@ class Moments:
         for a in range(0, len(x), step):
             part = slice(a, a + step)
             total = total.merge(_sums(x[part], {k: _weights(r, part) for k, r in responses.items()}, self.sum_xx.size > 0))
-        return replace(total, images=self.images + len(x) // patches)
+        return replace(total, images=self.images + len(x) // patches, odd=self.odd)
 
     def skip(self, nonfinite: int = 0, out_of_range: int = 0) -> Moments:
         """Count images that are left out."""
@@ -186,6 +192,7 @@ class Moments:
             add(self.sum_x, other.sum_x),
             add(self.sum_xx, other.sum_xx),
             {kind: mine.merge(other.responses[kind]) for kind, mine in self.responses.items()},
+            self.odd if self.odd is None or other.odd is None else self.odd.merge(other.odd),
         )
 
     def arrays(self) -> dict[str, Ints]:
@@ -197,6 +204,8 @@ class Moments:
         }
         for kind, moments in self.responses.items():
             flat |= {f"{kind}/{f.name}": getattr(moments, f.name) for f in fields(moments)}
+        if self.odd is not None:
+            flat |= {f"{ODD}{name}": array for name, array in self.odd.arrays().items()}
         return flat
 
     @classmethod
@@ -208,6 +217,8 @@ class Moments:
         ValueError
             An array is missing, is not int64, or does not fit the others.
         """
+        odd = {name.removeprefix(ODD): array for name, array in flat.items() if name.startswith(ODD)}
+        flat = {name: array for name, array in flat.items() if not name.startswith(ODD)}
         names = [f.name for f in fields(ResponseMoments)]
         kinds = [key.removesuffix("/rows") for key in flat if key.endswith("/rows")]
         expected = {"counts", "sum_x", "sum_xx"} | {f"{kind}/{name}" for kind in kinds for name in names}
@@ -223,7 +234,10 @@ class Moments:
             if shapes != [(m,), (m,), (m,), (m,), (m, 2), (m, d), (m, d2)] or not ordered:
                 raise ValueError(f"the arrays of '{kind}' do not fit each other: shapes {shapes}")
         images, nonfinite, out_of_range = (int(n) for n in arrays["counts"])
-        return cls(images, nonfinite, out_of_range, arrays["sum_x"], arrays["sum_xx"], responses)
+        half = cls.from_arrays(odd) if odd else None
+        if half is not None and (half.sum_x.size, half.sum_xx.size, set(half.responses)) != (d, d2, set(responses)):
+            raise ValueError("the moments of odd batches do not fit those of all")
+        return cls(images, nonfinite, out_of_range, arrays["sum_x"], arrays["sum_xx"], responses, half)
 
 
 def add(a: Ints, b: Ints) -> Ints:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from wna_ray.analysis import Readout, cosine, read_out, read_out_gradient, variance_maps
+from wna_ray.analysis import Readout, cosine, read_out, read_out_gradient, spearman_brown, variance_maps
 from wna_ray.archive import from_npy, to_npy
 from wna_ray.checks import Extent, plain, require_memory
 from wna_ray.errors import RunError
@@ -45,6 +45,7 @@ COLUMNS = {
     "standard_error": pa.float64(),
     "p_value": pa.float64(),
     "reliability": pa.float64(),
+    "split_half": pa.float64(),
     "filter_cosine": pa.float64(),
     "self_label": pa.string(),
     "self_confidence": pa.float64(),
@@ -61,6 +62,12 @@ MAP_CONTRAST = 0.25
 
 def read_outs(spec: Spec, stimulus: Stimulus, moments: Moments, identity: Mapping[str, Any], names: list[str]) -> list[Readout]:
     """One `Readout` for each response of the spec, in its order."""
+    found = _read_outs(spec, stimulus, moments, identity, names)
+    gradient = spec.estimator == "gradient"
+    return [replace(r, split_half=spearman_brown(moments, r.kind, len(names), gradient)) for r in found]
+
+
+def _read_outs(spec: Spec, stimulus: Stimulus, moments: Moments, identity: Mapping[str, Any], names: list[str]) -> list[Readout]:
     points = identity["fixed_point"]
     if spec.estimator == "gradient":
         steps = identity["gradient_exponent"]
@@ -140,6 +147,9 @@ def classes_table(readouts: list[Readout], answers: Answers) -> pa.Table:
             "standard_error": column("standard_error"),
             "p_value": column("p_value"),
             "reliability": column("reliability"),
+            "split_half": numbers(
+                np.concatenate([np.full(len(r.names), np.nan) if r.split_half is None else r.split_half for r in readouts])
+            ),
             "filter_cosine": numbers(np.concatenate(cosines)),
             "self_label": pa.array(label, pa.string()),
             "self_confidence": pa.array(confidence, pa.float64()),

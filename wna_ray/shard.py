@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -105,7 +105,7 @@ class Job:
             },
             "responses": [r.identity() for r in spec.responses],
             "fixed_point": {kind: p.identity() for kind, p in self.points.items()},
-            "moments": spec.moments.model_dump(mode="json"),
+            "moments": spec.moments.identity(),
             "numerics": spec.numerics.model_dump(mode="json") | {"device": self.device},
             "canary": self.canary,
         }
@@ -126,7 +126,7 @@ class Job:
     def no_images(self) -> Moments:
         """The moments of no images, in this job's shape."""
         kinds = [r.kind for r in self.spec.responses]
-        return Moments.identity(self.stimulus.pixels, kinds, self.spec.keeps_squares)
+        return Moments.identity(self.stimulus.pixels, kinds, self.spec.keeps_squares, self.spec.moments.halves)
 
 
 def stimulus_of(spec: Spec, offset: NDArray[np.float32], field: Field | None) -> Stimulus:
@@ -369,7 +369,9 @@ def run_shard(job: Job, network: Network, start: int, stop: int, stored: list[St
         grids.append(grid[:counted])
         outputs.append(answer[:counted])
         if len(grids) * batch * max(d, kept) >= PENDING_VALUES or a + batch >= stop:
-            total = _add(job, total, np.concatenate(grids), np.concatenate(outputs), phase, stored)
+            pending = np.concatenate(grids)
+            odd = np.arange(a + counted - len(pending), a + counted) // batch % 2 == 1
+            total = _add(job, total, pending, np.concatenate(outputs), phase, stored, odd)
             grids, outputs = [], []
     return total, phase.seconds
 
@@ -382,7 +384,13 @@ def _counted(finite: NDArray[np.bool_], within: NDArray[np.bool_]) -> NDArray[np
 
 
 def _add(
-    job: Job, total: Moments, grid: NDArray[np.int8], outputs: NDArray[np.float32], phase: Phases, stored: list[Stored] | None
+    job: Job,
+    total: Moments,
+    grid: NDArray[np.int8],
+    outputs: NDArray[np.float32],
+    phase: Phases,
+    stored: list[Stored] | None,
+    odd: NDArray[np.bool_],
 ) -> Moments:
     """Add images to moments; those with an output that is not finite, or out of range, are counted apart."""
     patches = job.stimulus.patches_an_image
@@ -396,9 +404,12 @@ def _add(
         if not within.all():
             responses = {kind: response.keep(within.repeat(patches)) for kind, response in responses.items()}
         if len(answered) < len(outputs) or not within.all():
-            grid = grid[finite][within]
+            grid, odd = grid[finite][within], odd[finite][within]
         if stored is not None:
             stored.append(Stored.of(_counted(finite, within), responses))
     with phase("moments"):
         total = total.update(job.stimulus.keep(grid), responses, patches)
+        if total.odd is not None and odd.any():
+            some = {kind: response.keep(odd.repeat(patches)) for kind, response in responses.items()}
+            total = replace(total, odd=total.odd.update(job.stimulus.keep(grid[odd]), some, patches))
     return total.skip(nonfinite=len(outputs) - len(answered), out_of_range=int((~within).sum()))

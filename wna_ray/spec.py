@@ -184,9 +184,17 @@ class MomentsSpec(_Frozen):
     ----------
     second
         Also keep the per-pixel second moments ``sum y x^2`` (variance maps, RMS maps).
+    halves
+        Also keep the moments of every second batch alone: how well the maps of two halves agree tells their reliability without any
+        theory.
     """
 
     second: bool = False
+    halves: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """What decides a result, as plain JSON values; what only some runs have is left out of all others."""
+        return self.model_dump(mode="json", exclude=None if self.halves else {"halves"})
 
 
 class NormaliseSpec(_Frozen):
