@@ -344,6 +344,8 @@ class Extent:
         Whether the moments of odd batches are kept, too.
     whole
         ``(C, H, W)`` of a whole image.
+    looks
+        Numbers of images after which it may have ended.
     field
         Where the units look; None where the network's output is asked.
     """
@@ -357,6 +359,7 @@ class Extent:
     second: bool
     halves: bool
     whole: tuple[int, int, int]
+    looks: tuple[int, ...]
     field: UnitField | None = None
 
     @classmethod
@@ -374,6 +377,7 @@ class Extent:
             spec.keeps_squares,
             spec.moments.halves,
             spec.stimulus.shape,
+            spec.looks,
             field,
         )
 
@@ -397,6 +401,7 @@ class Extent:
             "result/map_outputs.npy": 4 * self.rows * self.outputs + NPY_BYTES,
             "result/filters.npy": 8 * self.outputs * self.d + NPY_BYTES,
             "result/classes.parquet": self.table,
+            "result/reliability.parquet": self.table * (2 + len(self.looks)),
         }
         if name.startswith("responses/"):
             return self.responses(self.samples)
@@ -466,6 +471,11 @@ class PassExtent:
 
     samples: int
     shape: Mapping[str, int]
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of images after which it may have ended."""
+        return (self.samples,)
 
     def most(self, name: str) -> int:
         """Most bytes that an object can have."""

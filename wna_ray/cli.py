@@ -131,7 +131,7 @@ def plan(
         run_of, streams = question.run, 1 + asked.fresh if asked.method == "dense" else 1
         passes = 1 if asked.method == "dense" else asked.passes + 1
         print(f"{spec}: covariance of {question.kind} of '{run_of.directory.url}', {asked.method}; units {', '.join(question.names[:12])}")
-        print(f"noise     {run_of.spec.stimulus.kind}, d = {question.d:,} values, {streams} streams of {run_of.spec.samples:,} images")
+        print(f"noise     {run_of.spec.stimulus.kind}, d = {question.d:,} values, {streams} streams of {run_of.samples:,} images")
         print(f"work      {passes} pass{'es' * (passes > 1)} without a forward pass; sums of {in_bytes(question.sum_bytes)} each")
         return
     found = pilot(asked, pilot_images, workers)
@@ -222,7 +222,8 @@ def status(url: RunURL, endpoint: Endpoint = None) -> None:
     directory = RunDirectory(Place(url, endpoint))
     described = directory.spec()
     samples = described["samples"]
-    if directory.manifest() is not None:
+    if (manifest := directory.manifest()) is not None:
+        samples = manifest["samples"]
         print(f"{url}: finished, {samples:,} images, fingerprint {described['fingerprint'][:12]}")
         return
     gaps = directory.gaps(samples)

@@ -126,7 +126,7 @@ def _same_noise(a: Run, b: Run) -> None:
             raise RunError(f"'{run.directory.url}' pools positions, whose patches are no independent images; take target.position: centre")
     what = {
         "seed": (a.spec.seed, b.spec.seed),
-        "samples": (a.spec.samples, b.spec.samples),
+        "samples": (a.samples, b.samples),
         "stimulus": tuple(run.spec.stimulus.model_dump(exclude={"offset", "scale", "space"}) for run in (a, b)),
         "the window that is shown": (a.stimulus.shown, b.stimulus.shown),
         "the window that moments are kept of": (a.stimulus.patches, b.stimulus.patches),

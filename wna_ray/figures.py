@@ -172,6 +172,28 @@ def _recovery(stimulus: Stimulus, readout: Readout, filters: Picture, title: str
     return png(figure)
 
 
+def reliability(curve: pa.Table, stimulus: Stimulus) -> bytes:
+    """How reliable the maps had become at each look: the median row of each response, and the band of the middle half of the rows."""
+    rows = curve.to_pylist()
+    looks = sorted({row["samples"] for row in rows})
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axis = figure.subplots()
+    for i, kind in enumerate(dict.fromkeys(row["kind"] for row in rows)):
+        values = [[row["reliability"] or 0.0 for row in rows if row["kind"] == kind and row["samples"] == n] for n in looks]
+        low, middle, high = (np.array([np.quantile(v, q) for v in values]) for q in (0.25, 0.5, 0.75))
+        axis.fill_between(looks, low, high, color=f"C{i}", alpha=0.2, linewidth=0)
+        axis.plot(looks, middle, "o-", color=f"C{i}", markersize=4, label=f"{kind} ({len(values[0])} rows)")
+    axis.set_xscale("log")
+    axis.set_ylim(0, 1.02)
+    axis.set_xlabel("images")
+    axis.set_ylabel("reliability (squared cosine with the true map)")
+    axis.legend(fontsize=8, frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    noise = f"{stimulus.spec.kind} noise, sd {stimulus.sd:.3g} {_unit(stimulus)}s"
+    figure.suptitle(f"Reliability at each look   {noise}\nmedian row, band: middle half of the rows", fontsize=10)
+    return png(figure)
+
+
 def contrast(stimulus: Stimulus, z: Picture, unpaired: Picture, title: str, correlation: float) -> bytes:
     """A paired z-map beside what two independent runs would have shown, on one scale."""
     threshold = z_threshold(stimulus.pixels)

@@ -23,11 +23,11 @@ from wna_ray.events import Callback, Event, RunFinished, RunStarted, Stage
 from wna_ray.inprocess import InProcessExecutor
 from wna_ray.memory import available, check, expected_rows, moment_sets, needs
 from wna_ray.moments import Partial
-from wna_ray.results import Answers, Run, derive, map_images, read_outs
+from wna_ray.results import Answers, Run, derive, map_images, read_outs, reliability_curve
 from wna_ray.rundir import RunDirectory, SegmentInfo
 from wna_ray.scheduling import TICK_SECONDS, Executor, PayloadLost, Plan, Scheduler, call, fan_in, plan, segment_images
 from wna_ray.shard import Job
-from wna_ray.spec import Spec, StcSpec
+from wna_ray.spec import Spec, StcSpec, StopSpec
 from wna_ray.store import Place
 from wna_ray.stored import width
 from wna_ray.worker import Introduction
@@ -180,36 +180,51 @@ def execute(spec: Spec, directory: RunDirectory, executor: Executor, emit: Callb
         return
     claim()
     shared = executor.share(job)
-    scheduler = Scheduler(executor, attempts, emit, need.partial)
-    _run_shards(introduction, shared, directory, executor, scheduler, emit)
-    emit(Stage("merge"))
-    partial, segments = merge_segments(job.fingerprint, directory, executor, scheduler)
-    readouts = read_outs(spec, job.stimulus, partial.moments, job.identity, list(job.names))
+    curve = list[tuple[int, list[Readout]]]()
+    for samples in spec.looks:
+        scheduler = Scheduler(executor, attempts, emit, need.partial)
+        _run_shards(introduction, samples, shared, directory, executor, scheduler, emit)
+        emit(Stage("merge"))
+        partial, segments = merge_segments(job.fingerprint, samples, directory, executor, scheduler)
+        readouts = read_outs(spec, job.stimulus, partial.moments, job.identity, list(job.names))
+        curve.append((samples, readouts))
+        if spec.stop is None:
+            break
+        reached = reached_share(spec.stop, readouts)
+        emit(Stage(f"{samples:,} images: {100 * reached:.0f} % of the maps have a reliability of {spec.stop.reliability:g}"))
+        if reached >= spec.stop.share:
+            break
     emit(Stage("read out"))
     answers = _answers(job, shared, readouts, executor)
-    result = derive(job.stimulus, partial, job.fingerprint, readouts, answers)
-    directory.publish(segments, result, job.fingerprint, spec.samples)
+    result = derive(job.stimulus, partial, job.fingerprint, readouts, answers, reliability_curve(curve) if spec.stop is not None else None)
+    directory.publish(segments, result, job.fingerprint, samples)
+
+
+def reached_share(stop: StopSpec, readouts: Sequence[Readout]) -> float:
+    """Share of the rows that have reached a spec's reliability; the smallest of all responses that are looked at."""
+    looked_at = [r for r in readouts if stop.response in (None, r.kind)]
+    return min(float((np.nan_to_num(r.reliability) >= stop.reliability).mean()) for r in looked_at)
 
 
 def _run_shards(
-    introduction: Introduction, shared: Any, directory: RunDirectory, executor: Executor, scheduler: Scheduler, emit: Callback
+    introduction: Introduction, samples: int, shared: Any, directory: RunDirectory, executor: Executor, scheduler: Scheduler, emit: Callback
 ) -> None:
     job = introduction.job
     spec = job.spec
-    gaps = directory.gaps(spec.samples)
-    cut = plan_run(introduction, gaps, executor.wanted)
+    gaps = directory.gaps(samples)
+    cut = plan_run(introduction, gaps, executor.wanted, samples)
     emit(
         RunStarted(
             directory.url,
             job.fingerprint,
-            spec.samples,
-            spec.samples - sum(b - a for a, b in gaps),
+            samples,
+            samples - sum(b - a for a, b in gaps),
             cut.shards,
             executor.workers,
             job.device,
         )
     )
-    run_plan(cut, shared, job.fingerprint, spec.samples, spec.execution.attempts, directory, scheduler)
+    run_plan(cut, shared, job.fingerprint, samples, spec.execution.attempts, directory, scheduler)
 
 
 def run_plan(cut: Plan, shared: Any, fingerprint: str, samples: int, attempts: int, directory: RunDirectory, scheduler: Scheduler) -> None:
@@ -228,12 +243,12 @@ def run_plan(cut: Plan, shared: Any, fingerprint: str, samples: int, attempts: i
         )
 
 
-def plan_run(introduction: Introduction, gaps: Sequence[tuple[int, int]], workers: int) -> Plan:
-    """The plan of a job's missing images."""
+def plan_run(introduction: Introduction, gaps: Sequence[tuple[int, int]], workers: int, samples: int) -> Plan:
+    """The plan of what is missing of a job's first images."""
     spec = introduction.job.spec
     return plan(
         gaps,
-        spec.samples,
+        samples,
         spec.numerics.batch,
         *moment_size(introduction.job),
         workers,
@@ -268,10 +283,10 @@ def row_bytes(job: Job) -> int:
 
 
 def merge_segments(
-    fingerprint: str, directory: RunDirectory, executor: Executor, scheduler: Scheduler
+    fingerprint: str, samples: int, directory: RunDirectory, executor: Executor, scheduler: Scheduler
 ) -> tuple[Partial, list[SegmentInfo]]:
-    """Read all segments and merge them on the workers, by a tree; only the last partial comes here."""
-    place, segments = directory.store.place, directory.segments()
+    """Read the segments of the first images and merge them on the workers, by a tree; only the last partial comes here."""
+    place, segments = directory.store.place, {span: name for span, name in directory.segments().items() if span[1] <= samples}
     leaves = {span: (place, fingerprint, [name]) for span, name in segments.items()}
     for left in reversed(range(CALL_TRIES)):
         ticket, infos = scheduler.merge(leaves, "read")
@@ -352,7 +367,7 @@ class Pilot:
 def pilot(spec: Spec, images: int, workers: int) -> Pilot:
     """Show `images` (rounded up to whole batches) in this process and read them out; writes nothing."""
     batch = spec.numerics.batch
-    few = spec.model_copy(update={"samples": -(-min(images, spec.samples) // batch) * batch})
+    few = spec.model_copy(update={"stop": None, "samples": -(-min(images, spec.samples) // batch) * batch})
     executor = InProcessExecutor(few)
     try:
         introduction: Introduction = call(executor, 1, "introduce")
@@ -368,7 +383,7 @@ def pilot(spec: Spec, images: int, workers: int) -> Pilot:
         executor.close()
     readouts = read_outs(few, job.stimulus, partial.moments, job.identity, list(job.names))
     whole = replace(introduction, job=replace(job, spec=spec))
-    cut = plan_run(whole, [(0, spec.samples)], workers)
+    cut = plan_run(whole, [(0, spec.samples)], workers, spec.samples)
     return Pilot(whole, cut, few.samples, few.samples / sum(seconds.values()), readouts)
 
 

@@ -7,7 +7,7 @@ maps: no model, no Ray. `wna run` publishes them; `wna report` makes them again.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -33,6 +33,7 @@ from wna_ray.store import Place
 from wna_ray.stored import Stored, unpack
 
 CLASSES, MAP_OUTPUTS, FILTERS = f"{RESULT}/classes.parquet", f"{RESULT}/map_outputs.npy", f"{RESULT}/filters.npy"
+CURVE = f"{RESULT}/reliability.parquet"
 BIAS_MAPS, Z_MAPS, VARIANCE_MAPS = (f"{RESULT}/{name}.npy" for name in ("bias_maps", "z_maps", "variance_maps"))
 
 COLUMNS = {
@@ -51,6 +52,7 @@ COLUMNS = {
     "self_confidence": pa.float64(),
     "note": pa.string(),
 }
+CURVE_COLUMNS = {"samples": pa.int64(), "kind": pa.string(), "response": pa.int64(), "reliability": pa.float64()}
 WORDS = ["name", "kind", "self_label", "note"]
 NOTE = 40  # characters
 
@@ -164,8 +166,9 @@ def derive(
     fingerprint: str,
     readouts: list[Readout],
     answers: Answers,
+    curve: pa.Table | None = None,
 ) -> dict[str, bytes]:
-    """Every object under ``result/``, by name."""
+    """Every object under ``result/``, by name. `curve` is what the looks of a run saw (see `reliability_curve`)."""
     from wna_ray import figures  # matplotlib, only where something is drawn
 
     classes = classes_table(readouts, answers)
@@ -185,8 +188,27 @@ def derive(
         objects[VARIANCE_MAPS] = to_npy(_pictures(stimulus, maps))
     if answers.filters is not None and np.isfinite(answers.filters).any():
         objects[FILTERS] = to_npy(answers.filters)
+    if curve is not None:
+        sink = io.BytesIO()
+        pq.write_table(curve, sink)
+        objects[CURVE] = sink.getvalue()
     drawn = figures.draw(stimulus, [_drawable(r) for r in readouts], moments, _drawable_labels(classes), answers.filters)
+    if curve is not None:
+        drawn["reliability.png"] = figures.reliability(curve, stimulus)
     return objects | {f"{RESULT}/figures/{name}": data for name, data in drawn.items()}
+
+
+def reliability_curve(looks: Sequence[tuple[int, list[Readout]]]) -> pa.Table:
+    """Reliability of every row at every look: one row a look and response."""
+    columns: dict[str, list[Any]] = {name: [] for name in CURVE_COLUMNS}
+    for samples, readouts in looks:
+        for readout in readouts:
+            k = len(readout.names)
+            columns["samples"] += [samples] * k
+            columns["kind"] += [readout.kind] * k
+            columns["response"] += range(k)
+            columns["reliability"] += [None if np.isnan(r) else float(r) for r in readout.reliability]
+    return pa.table({name: pa.array(columns[name], kind) for name, kind in CURVE_COLUMNS.items()})
 
 
 def _drawable(readout: Readout) -> Readout:
@@ -243,6 +265,22 @@ class Run:
     def fingerprint(self) -> str:
         """What the result is a function of, with N."""
         return str(self._described["fingerprint"])
+
+    @property
+    def samples(self) -> int:
+        """N: images that were shown. Less than the spec's where `stop` ended the run."""
+        return self._extent.samples
+
+    @cached_property
+    def curve(self) -> pa.Table | None:
+        """Reliability of every response at every look (samples, kind, response, reliability); None without `stop`."""
+        if self.spec.stop is None:
+            return None
+        looks = [n for n in self._extent.looks if n <= self.samples]
+        try:
+            return read_curve(self._bytes(CURVE), looks, self._extent)
+        except (ValueError, OSError, pa.ArrowException) as error:  # of bytes in memory: no storage is asked
+            raise RunError(f"{self.directory.url}/{CURVE} is damaged ({plain(str(error), 200)})") from None
 
     @property
     def points(self) -> dict[str, FixedPoint]:
@@ -388,7 +426,7 @@ class Run:
         moments = self._objects.get(MOMENTS, {"bytes": 0})["bytes"]
         require_memory(self._extent.report_bytes(moments), f"making the result of '{self.directory.url}' again")
         answers = Answers(self.map_outputs, self.filters)
-        made = derive(self.stimulus, self.partial, self.fingerprint, self.readouts, answers)
+        made = derive(self.stimulus, self.partial, self.fingerprint, self.readouts, answers, self.curve)
         self.classes = read_table(made[CLASSES], self._extent, self.names)  # the same, and no file of somebody else's
         return made
 
@@ -441,6 +479,24 @@ def read_table(data: bytes, extent: Extent, names: list[str]) -> pa.Table:
         shown = [w if w is None else known.get(w) or plain(w, NOTE) for w in found]
         table = table.set_column(table.schema.get_field_index(word), word, pa.array(shown, pa.string()))
     return table
+
+
+def read_curve(data: bytes, looks: Sequence[int], extent: Extent) -> pa.Table:
+    """The curve from its bytes; `ValueError` where they are not one of this run."""
+    said = pq.ParquetFile(pa.BufferReader(data))
+    meta, types = said.metadata, {field.name: field.type for field in said.schema_arrow}
+    parts = [meta.row_group(i).column(j) for i in range(meta.num_row_groups) for j in range(meta.num_columns)]
+    most = extent.most(CURVE)
+    if meta.num_rows != extent.rows * len(looks) or types != CURVE_COLUMNS:
+        raise ValueError(f"{meta.num_rows} rows, which are not this run's")
+    if any(p.compression not in ("SNAPPY", "UNCOMPRESSED") for p in parts) or sum(p.total_uncompressed_size for p in parts) > most:
+        raise ValueError("more values than its rows can have")
+    table = pq.ParquetFile(pa.BufferReader(data), read_dictionary=["kind"]).read(use_threads=False)
+    table.validate(full=True)
+    expected = [(n, kind, i) for n in looks for kind in extent.kinds for i in range(extent.outputs)]
+    if list(zip(table["samples"].to_pylist(), _words(table["kind"]), table["response"].to_pylist(), strict=True)) != expected:
+        raise ValueError("other looks than its spec has")
+    return table.set_column(1, "kind", pa.array([kind for _, kind, _ in expected], pa.string()))
 
 
 def _words(column: pa.ChunkedArray) -> list[str | None]:

@@ -18,7 +18,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -217,7 +217,8 @@ class RunDirectory:
                 return
         found = self.spec()
         keep = ("samples", "identity")
-        changes = list(_differences({k: found.get(k) for k in keep}, {k: wanted[k] for k in keep}))
+        old, new = ({k: d.get(k) for k in keep} | {"stop": d["spec"].get("stop")} for d in (found, wanted))
+        changes = list(_differences(old, new))
         if changes:
             derived = ("identity.canary", "identity.fixed_point")  # they follow from the rest and the machine
             told = [c for c in changes if not c[0].startswith(derived)] or [
@@ -245,9 +246,11 @@ class RunDirectory:
         return found
 
     def gaps(self, samples: int) -> list[Span]:
-        """Ranges of [0, N) that no segment covers."""
+        """Ranges of [0, N) that no segment covers. Segments after it are of a later look."""
         missing, at = [], 0
         for start, stop in self.segments():
+            if start >= samples:
+                break
             if start > at:
                 missing.append((at, start))
             at = stop
@@ -332,6 +335,10 @@ class RunDirectory:
                 f"'{self.url}' has no {MANIFEST}: the run is not finished; run the same command again to go on "
                 f"(wna status {self.url} tells how far it is)"
             )
+        if manifest["samples"] not in extent.looks:
+            raise RunError(f"{self.url}/{MANIFEST} is damaged: it says {manifest['samples']} samples, where the run has {extent.samples}")
+        if isinstance(extent, Extent):
+            extent = replace(extent, samples=manifest["samples"])
         for name, entry in listed(manifest).items():
             if entry["bytes"] > extent.most(name):
                 raise RunError(
@@ -352,8 +359,6 @@ class RunDirectory:
         spec, manifest, extent = self.finished()
         faults = [] if manifest["fingerprint"] == spec["fingerprint"] else [f"{MANIFEST} is of another run"]
         faults += tiling_faults(manifest)
-        if manifest["samples"] != spec["samples"]:
-            faults.append(f"{MANIFEST} says {manifest['samples']} samples, {SPEC} {spec['samples']}")
         expected, there = listed(manifest), self.store.list(SEGMENTS)
         names = list(expected)
         if manifest["segments"] and not there:

@@ -228,6 +228,30 @@ class ExecutionSpec(_Frozen):
     endpoint: str | None = Field(default=None, pattern=r"^https?://[^\s/]+$")
 
 
+class StopSpec(_Frozen):
+    """When a run has seen enough: looks at a schedule of prefixes, fixed before anything is computed.
+
+    After ``first``, ``2 first``, ``4 first``, ... images the maps are read out, and the run ends at the first look at which they are
+    reliable enough, or at ``samples``. So where it ends follows from the spec and the noise, not from machines or timing.
+
+    Attributes
+    ----------
+    reliability
+        What maps must reach (expected squared cosine with the true map).
+    share
+        Which share of the rows of a response must reach it; 1 by default.
+    response
+        The kind of response that is looked at; by default all.
+    first
+        Images before the first look, rounded up to whole batches.
+    """
+
+    reliability: float = Field(gt=0, lt=1)
+    share: float = Field(default=1.0, gt=0, le=1)
+    response: ResponseKind | None = None
+    first: int = Field(default=1 << 16, ge=1, le=1 << 40)
+
+
 class PassNumerics(_Frozen):
     """What a pass over kept responses runs on: processors.
 
@@ -328,7 +352,9 @@ class Spec(_Written):
     stimulus, responses, moments, numerics, execution
         See their classes.
     samples
-        N: images 0 ... N - 1 of the seed are shown.
+        N: images 0 ... N - 1 of the seed are shown; at most so many where `stop` is given.
+    stop
+        End earlier, at a look at which the maps are reliable enough.
     seed
         Chooses the noise stream, 0 <= seed < 2**64.
     estimator
@@ -350,6 +376,7 @@ class Spec(_Written):
         default=(ResponseSpec(kind="label"), ResponseSpec(kind="logits")), min_length=1
     )
     samples: int = Field(ge=1, le=1 << 40)
+    stop: StopSpec | None = None
     seed: int = Field(default=0, ge=0, lt=1 << 64)
     moments: MomentsSpec = MomentsSpec()
     numerics: NumericsSpec = NumericsSpec()
@@ -378,9 +405,22 @@ class Spec(_Written):
             raise ValueError(f"responses: {foreign[0]} is of the network's output; units (target:) have {', '.join(UNIT_KINDS)}")
         if self.estimator == "gradient":
             self._check_gradient()
+        if self.stop is not None and self.stop.response not in (None, *kinds):
+            raise ValueError(f"stop.response: {self.stop.response} is none of the responses ({', '.join(kinds)})")
         if self.target is not None and self.target.position == "pooled" and self.stimulus.cell > 1:
             raise ValueError("target.position: pooled needs noise of single pixels; leave stimulus.cell out")
         return self
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of images after which a run may end, in order; the last is `samples`."""
+        if self.stop is None:
+            return (self.samples,)
+        first, looks = -(-self.stop.first // self.numerics.batch) * self.numerics.batch, list[int]()
+        while first < self.samples:
+            looks.append(first)
+            first *= 2
+        return (*looks, self.samples)
 
     @property
     def keeps_squares(self) -> bool:
@@ -437,6 +477,7 @@ def _keys(model: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:
     places: dict[str, type[BaseModel]] = {
         "target": TargetSpec,
         "stimulus": StimulusSpec,
+        "stop": StopSpec,
         "responses": ResponseSpec,
         "moments": MomentsSpec,
         "numerics": NumericsSpec,

@@ -49,7 +49,7 @@ def _axes(by_unit: dict[str, list[int]], rows: list[dict[str, Any]], pictures: N
     columns = max(len(some) for some in by_unit.values())
     figure = Figure(figsize=(max(7.5, 1.25 * columns + 1), 0.8 + 1.75 * len(by_unit)), layout="constrained")
     figure.suptitle(
-        f"Axes of the covariance   {title}\nλ: eigenvalue in sd of the response; red frame: p < {ALPHA} after those before it", fontsize=10
+        f"Axes of the covariance   {title}\nλ: eigenvalue in sd of the response; red frame: p ≤ {ALPHA} after those before it", fontsize=10
     )
     panels = figure.subplots(len(by_unit), columns, squeeze=False)
     for line, (name, some) in zip(panels, by_unit.items(), strict=True):

@@ -160,7 +160,7 @@ class Question:
         free = {"axes": spec.axes, "passes": spec.passes} if spec.method == "matrix-free" else {"fresh": spec.fresh}
         return {
             "run": self.run.fingerprint,
-            "samples": self.run.spec.samples,
+            "samples": self.run.samples,
             "kind": self.kind,
             "units": [u.row for u in self.units],
             "method": spec.method,
@@ -179,7 +179,7 @@ def _execute(question: Question, directory: RunDirectory, executor: Executor, to
     environment = call(executor, CALL_TRIES, "environment")
     directory.store.require_conditions()
     asked = spec.model_dump(mode="json")
-    samples = question.run.spec.samples
+    samples = question.run.samples
     fingerprint = directory.begin_pass(question.identity, samples, question.names, asked, environment)
     if directory.manifest() is not None:
         return
@@ -223,27 +223,27 @@ class _Passes:
 
     def sums(self, job: Pass, directory: RunDirectory) -> tuple[Any, list[SegmentInfo]]:
         """Sums of a pass over all images, from its segments and what is missing of them."""
-        run, execution = self.question.run.spec, self.question.spec.execution
+        run, execution, samples = self.question.run.spec, self.question.spec.execution, self.question.run.samples
         d, columns = self.question.d, job.shape["columns"]
         flops = 4 * d * columns if columns else 2 * d * d * len(job.units) * (1 + len(job.seeds))
         moments = 8 * sum(math.prod(s) for s in shapes(**job.shape).values())
-        gaps = directory.gaps(run.samples)
+        gaps = directory.gaps(samples)
         seconds = run.numerics.batch * (flops / FLOPS + d * (1 + len(job.seeds)) / 2e8)
         segments = execution.segments or max(1, min(MOST_SEGMENTS, SEGMENTS_BYTES // moments))
-        cut = plan(gaps, run.samples, run.numerics.batch, 1, moments, self.executor.wanted, seconds, execution.shard, segments)
-        done = run.samples - sum(b - a for a, b in gaps)
-        self.told(RunStarted(directory.url, job.fingerprint, run.samples, done, cut.shards, self.executor.workers, "cpu"))
+        cut = plan(gaps, samples, run.numerics.batch, 1, moments, self.executor.wanted, seconds, execution.shard, segments)
+        done = samples - sum(b - a for a, b in gaps)
+        self.told(RunStarted(directory.url, job.fingerprint, samples, done, cut.shards, self.executor.workers, "cpu"))
         scheduler = Scheduler(self.executor, execution.attempts, self.told, moments)
-        run_plan(cut, self.executor.share(job), job.fingerprint, run.samples, execution.attempts, directory, scheduler)
+        run_plan(cut, self.executor.share(job), job.fingerprint, samples, execution.attempts, directory, scheduler)
         self.told(Stage("merge"))
-        return merge_segments(job.fingerprint, directory, self.executor, scheduler)
+        return merge_segments(job.fingerprint, samples, directory, self.executor, scheduler)
 
     def block(self, directory: RunDirectory, number: int, block: Floats, parent: str) -> Floats:
         """What the matrix, of the even batches, does to a block: ``(d, c)``."""
         place = replace(directory.store.place, url=f"{directory.store.place.url.rstrip('/')}/pass-{number:02d}")
         inner, job = RunDirectory(place), self.question.a_pass(block=block, half=0)
         identity = {"of": parent, "number": number, "block": sha256(to_npy(block)), "shape": job.shape}
-        samples, names = self.question.run.spec.samples, self.question.names
+        samples, names = self.question.run.samples, self.question.names
         fingerprint = inner.begin_pass(identity, samples, names, self.asked, self.environment)
         if inner.manifest() is None:
             partial, segments = self.sums(replace(job, fingerprint=fingerprint), inner)
