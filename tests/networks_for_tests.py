@@ -283,3 +283,19 @@ def relus() -> nn.Module:
 def smooth() -> nn.Module:
     """The same with tanh: differences are gradients."""
     return Relus(smooth=True)
+
+
+class Direction(nn.Module):
+    """One output: the projection on the first of `quadratic_axes`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("axis", quadratic_axes(16)[0].float(), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.flatten(1) @ self.axis)[:, None]
+
+
+def direction() -> nn.Module:
+    """One linear unit, of length 1."""
+    return Direction()

@@ -11,27 +11,18 @@ import networks_for_tests
 import numpy as np
 import pytest
 import torch
+from prepared import prepared, read
 from scipy.stats import norm
 
 from wna_ray import run
-from wna_ray.analysis import Readout, cosine
+from wna_ray.analysis import cosine
 from wna_ray.errors import CanaryError, ModelError, RunError, SpecError
-from wna_ray.moments import Moments, Partial
-from wna_ray.results import read_outs
-from wna_ray.shard import Job, Network, check_canary, resolve, run_shard
+from wna_ray.moments import Partial
+from wna_ray.shard import check_canary, run_shard
 from wna_ray.spec import Spec
 
 MakeSpec = Callable[..., Spec]
 CNN = {"model": "bundled:mnist-cnn", "stimulus": {"shape": [1, 28, 28], "scale": 0.3, "offset": "bundled:mnist-mean", "space": "pixel"}}
-
-
-def prepared(spec: Spec) -> tuple[Job, Network]:
-    network = Network(spec, "cpu")
-    return resolve(spec, network), network
-
-
-def read(job: Job, moments: Moments) -> list[Readout]:
-    return read_outs(job.spec, job.stimulus, moments, job.identity, list(job.names))
 
 
 def test_sums_against_a_naive_loop(make_spec: MakeSpec) -> None:

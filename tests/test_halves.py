@@ -9,28 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prepared import prepared, read
 
 from wna_ray import run
-from wna_ray.analysis import Readout
 from wna_ray.errors import RunError
 from wna_ray.moments import Moments
-from wna_ray.results import read_outs
 from wna_ray.rundir import RunDirectory
-from wna_ray.shard import Job, Network, resolve, run_shard
+from wna_ray.shard import run_shard
 from wna_ray.spec import Spec
 
 MakeSpec = Callable[..., Spec]
 HALVES = {"moments": {"halves": True}}
 CNN = {"model": "bundled:mnist-cnn", "stimulus": {"shape": [1, 28, 28], "scale": 0.3, "offset": "bundled:mnist-mean", "space": "pixel"}}
-
-
-def prepared(spec: Spec) -> tuple[Job, Network]:
-    network = Network(spec, "cpu")
-    return resolve(spec, network), network
-
-
-def read(job: Job, moments: Moments) -> list[Readout]:
-    return read_outs(job.spec, job.stimulus, moments, job.identity, list(job.names))
 
 
 @pytest.mark.parametrize(

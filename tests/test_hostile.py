@@ -473,10 +473,10 @@ CASES: dict[str, tuple[str, str, Harm]] = {  # which commands refuse it (the oth
         lambda r, _: write(r, MOMENTS, zipped([*members(r / MOMENTS).items(), *members(r / MOMENTS).items()])),
     ),
     "moments: a member that leads elsewhere": ("verify report", "a member", lambda r, _: swapped(r, "../canary.npy", b"")),
-    "moments: a directory of 2000": (
+    "moments: a directory of a thousand": (
         "verify report",
         "directory",
-        lambda r, _: write(r, MOMENTS, zipped([(f"{i}", b"") for i in range(500)])),
+        lambda r, _: write(r, MOMENTS, zipped([(f"{i}", b"") for i in range(1000)])),
     ),
     "moments: sums that no images have": (
         "verify report",

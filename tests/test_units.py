@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from prepared import prepared, read
 from torch import nn
 
 from wna_ray import run
@@ -20,7 +21,7 @@ from wna_ray.checks import check_described
 from wna_ray.errors import ModelError, RunError, SpecError
 from wna_ray.gradients import linear_filters
 from wna_ray.models import load
-from wna_ray.shard import Job, Network, check_canary, resolve, run_shard
+from wna_ray.shard import Job, Network, check_canary, run_shard
 from wna_ray.spec import Spec
 from wna_ray.stimuli import Box, Patches
 from wna_ray.units import Field
@@ -28,11 +29,6 @@ from wna_ray.units import Field
 MakeSpec = Callable[..., Spec]
 CNN = {"model": "bundled:mnist-cnn", "stimulus": {"shape": [1, 28, 28], "scale": 0.5}}
 PADDED = {"model": "python:networks_for_tests:padded", "stimulus": {"shape": [2, 20, 24]}}
-
-
-def prepared(spec: Spec) -> tuple[Job, Network]:
-    network = Network(spec, "cpu")
-    return resolve(spec, network), network
 
 
 def units(make_spec: MakeSpec, base: dict[str, Any], layer: str, responses: Any = ("activation",), **target: Any) -> Spec:
@@ -143,12 +139,6 @@ def test_window_and_image_find_the_same_map(make_spec: MakeSpec) -> None:
     size, d = np.square(difference).sum(axis=1), difference.shape[1]
     assert (size < 2 * (d + 5 * math.sqrt(2 * d))).all(), size
     assert (maps[0].reliability > 0.9).all()
-
-
-def read(job: Job, moments: Any) -> Any:
-    from wna_ray.results import read_outs
-
-    return read_outs(job.spec, job.stimulus, moments, job.identity, list(job.names))
 
 
 def test_a_window_stops_the_pass_at_the_layer(make_spec: MakeSpec) -> None:

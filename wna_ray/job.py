@@ -211,7 +211,7 @@ def _run_shards(
 ) -> None:
     job = introduction.job
     spec = job.spec
-    gaps = directory.gaps(samples)
+    gaps = directory.gaps(samples, spec.samples)
     cut = plan_run(introduction, gaps, executor.wanted, samples)
     emit(
         RunStarted(
@@ -224,11 +224,13 @@ def _run_shards(
             job.device,
         )
     )
-    run_plan(cut, shared, job.fingerprint, samples, spec.execution.attempts, directory, scheduler)
+    run_plan(cut, shared, job.fingerprint, samples, spec.samples, spec.execution.attempts, directory, scheduler)
 
 
-def run_plan(cut: Plan, shared: Any, fingerprint: str, samples: int, attempts: int, directory: RunDirectory, scheduler: Scheduler) -> None:
-    """Do all that is missing; an error says what could not be done."""
+def run_plan(
+    cut: Plan, shared: Any, fingerprint: str, samples: int, most: int, attempts: int, directory: RunDirectory, scheduler: Scheduler
+) -> None:
+    """Do all that is missing of the first images (of `most`); an error says what could not be done."""
     scheduler.run(cut, (shared,), (directory.store.place, fingerprint))
     if scheduler.failed:
         shown = "\n".join(f"  images [{a}, {b}): {reason}" for (a, b), reason in sorted(scheduler.failed.items())[:8])
@@ -236,7 +238,7 @@ def run_plan(cut: Plan, shared: Any, fingerprint: str, samples: int, attempts: i
             f"{len(scheduler.failed)} of {cut.shards} shards failed {attempts} times each; all others are "
             f"committed to '{directory.url}':\n{shown}\nMend the cause and run the same command again: only these are missing"
         )
-    if directory.gaps(samples):
+    if directory.gaps(samples, most):
         raise RunError(
             f"'{directory.url}' lacks segments that workers have committed, so it is another place for them than for this process; "
             "give --out as a folder that all machines share, or as object storage"

@@ -195,6 +195,19 @@ def residuals(run: Run, kind: ResponseKind, unit: Residual, images: int) -> Floa
     return np.concatenate(found)
 
 
+def stimulus_products(run: Run) -> Floats:
+    """``sum x x'`` over all images that are counted: ``(d, d)`` whole numbers."""
+    d, everything = run.stimulus.pixels, Pass(run.directory.store.place, "", run.spec.responses[0].kind, ())
+    total = np.zeros((1, d, d), dtype=np.int64)
+    for low, high in run.stored_spans:
+        for index in _chunks(low, high, everything, min(MAX_CHUNK, max(LEAST_CHUNK, CHUNK_VALUES // d))):
+            keep = run.stored_part(low, high).counted[index - low]
+            if keep.any():
+                x = _grid(run.stimulus, index[keep]).astype(np.float64)
+                _dense(total, np.ones((1, len(x))), x)
+    return np.asarray(total[0], dtype=np.float64)
+
+
 def _chunks(start: int, stop: int, job: Pass, chunk: int) -> Iterator[NDArray[np.int64]]:
     """Numbers of the images that take part, at most `chunk` at a time."""
     index = np.arange(start, stop)

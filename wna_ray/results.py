@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from wna_ray.analysis import Readout, cosine, read_out, read_out_gradient, spearman_brown, variance_maps
-from wna_ray.archive import from_npy, to_npy
+from wna_ray.archive import to_npy
 from wna_ray.checks import Extent, plain, require_memory
 from wna_ray.errors import RunError
+from wna_ray.finished import Finished
 from wna_ray.moments import Moments, Partial
 from wna_ray.responses import FixedPoint, is_dense
-from wna_ray.rundir import MOMENTS, OFFSET, RESULT, RunDirectory, Span, pack_moments, responses_name, sha256, unpack_moments
+from wna_ray.rundir import MOMENTS, OFFSET, RESULT, Span, pack_moments, responses_name, unpack_moments
 from wna_ray.shard import stimulus_of
 from wna_ray.significance import CLUSTER_THRESHOLD, Clusters, cluster_test
 from wna_ray.spec import ResponseKind, Spec
@@ -229,7 +230,7 @@ def _pictures(stimulus: Stimulus, maps: list[NDArray[np.float64]]) -> NDArray[np
     return stimulus.expand(np.concatenate(maps)).astype(np.float32)
 
 
-class Run:
+class Run(Finished):
     """A finished run, read from storage alone.
 
     Parameters
@@ -244,27 +245,15 @@ class Run:
     """
 
     def __init__(self, place: Place | str) -> None:
-        self.directory = RunDirectory(place)
-        self._described, manifest, extent = self.directory.finished()
-        if not isinstance(extent, Extent):
-            raise RunError(f"'{self.directory.url}' is a covariance, not a run; open it with wna_ray.open_stc")
-        self._extent = extent
+        super().__init__(place)
+        self._extent = self._expect(Extent, "a covariance, not a run; open it with wna_ray.open_stc")
         self._part: tuple[Span, Stored] | None = None
-        if manifest["fingerprint"] != self._described["fingerprint"]:
-            raise RunError(f"{self.directory.url}/MANIFEST.json is of another run")
-        self._manifest = manifest
-        self._objects: dict[str, dict[str, Any]] = manifest["objects"]
 
     @cached_property
     def spec(self) -> Spec:
         """The spec as asked; the model's name made plain."""
         asked = Spec.parse(self._described["spec"], f"{self.directory.url}/spec.json")
         return asked.model_copy(update={"model": plain(asked.model)})
-
-    @property
-    def fingerprint(self) -> str:
-        """What the result is a function of, with N."""
-        return str(self._described["fingerprint"])
 
     @property
     def samples(self) -> int:
@@ -277,20 +266,12 @@ class Run:
         if self.spec.stop is None:
             return None
         looks = [n for n in self._extent.looks if n <= self.samples]
-        try:
-            return read_curve(self._bytes(CURVE), looks, self._extent)
-        except (ValueError, OSError, pa.ArrowException) as error:  # of bytes in memory: no storage is asked
-            raise RunError(f"{self.directory.url}/{CURVE} is damaged ({plain(str(error), 200)})") from None
+        return self._parsed(CURVE, lambda data: read_curve(data, looks, self._extent))
 
     @property
     def points(self) -> dict[str, FixedPoint]:
         """Fixed point of each kind of response: what an integer of the moments, or of a kept response, is worth."""
         return {kind: FixedPoint.parse(point) for kind, point in self._described["identity"]["fixed_point"].items()}
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the network's outputs, made plain: one line each, and nothing that a terminal would obey."""
-        return [plain(name) for name in self._described["names"]]
 
     @cached_property
     def stimulus(self) -> Stimulus:
@@ -363,12 +344,9 @@ class Run:
         """The kept responses of one file; the last one stays in memory."""
         if self._part is not None and self._part[0] == (start, stop):
             return self._part[1]
-        name = responses_name(start, stop)
-        try:
-            self._part = (start, stop), unpack(self._bytes(name), start, stop, self._extent.widths)
-            return self._part[1]
-        except (ValueError, OSError, pa.ArrowException) as error:  # of bytes in memory: no storage is asked
-            raise RunError(f"{self.directory.url}/{name} is damaged ({plain(str(error), 200)})") from None
+        part = self._parsed(responses_name(start, stop), lambda data: unpack(data, start, stop, self._extent.widths))
+        self._part = (start, stop), part
+        return part
 
     @cached_property
     def filters(self) -> NDArray[np.float64] | None:
@@ -381,10 +359,7 @@ class Run:
     @cached_property
     def classes(self) -> pa.Table:
         """One row a response: counts, significance, reliability, what the network calls the map."""
-        try:
-            return read_table(self._bytes(CLASSES), self._extent, self._described["names"])
-        except (ValueError, OSError, pa.ArrowException) as error:  # of bytes in memory: no storage is asked
-            raise RunError(f"{self.directory.url}/{CLASSES} is damaged ({plain(str(error), 200)})") from None
+        return self._parsed(CLASSES, lambda data: read_table(data, self._extent, self._described["names"]))
 
     def clusters(self, kind: ResponseKind, name: str, sd: float = 1.0, threshold: float = CLUSTER_THRESHOLD) -> Clusters:
         """Significant clusters of one smoothed z-map (see `wna_ray.significance.cluster_test`).
@@ -429,27 +404,6 @@ class Run:
         made = derive(self.stimulus, self.partial, self.fingerprint, self.readouts, answers, self.curve)
         self.classes = read_table(made[CLASSES], self._extent, self.names)  # the same, and no file of somebody else's
         return made
-
-    def _bytes(self, name: str) -> bytes:
-        where, entry = f"{self.directory.url}/{name}", self._objects.get(name)
-        if entry is None:
-            raise RunError(f"{where} is not listed in the manifest: the run was made without it")
-        require_memory(2 * entry["bytes"], where)
-        data = self.directory.store.read(name, most=entry["bytes"])
-        if data is None:
-            raise RunError(f"{where} is missing (wna verify tells what else is)")
-        if sha256(data) != entry["sha256"]:
-            raise RunError(f"{where} is damaged: it is not what the manifest lists")
-        return data
-
-    def _array(self, name: str, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> NDArray[Any]:
-        try:
-            array = from_npy(self._bytes(name))
-            if array.shape != shape or array.dtype != dtype:
-                raise ValueError(f"{array.dtype} of shape {array.shape}, not {np.dtype(dtype)} of shape {shape}")
-        except ValueError as error:
-            raise RunError(f"{self.directory.url}/{name} is damaged ({plain(str(error), 200)})") from None
-        return array
 
 
 def read_table(data: bytes, extent: Extent, names: list[str]) -> pa.Table:

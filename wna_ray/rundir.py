@@ -245,17 +245,20 @@ class RunDirectory:
             end, last = stop, name
         return found
 
-    def gaps(self, samples: int) -> list[Span]:
-        """Ranges of [0, N) that no segment covers. Segments after it are of a later look."""
-        missing, at = [], 0
-        for start, stop in self.segments():
+    def gaps(self, samples: int, most: int | None = None) -> list[Span]:
+        """Ranges of the first `samples` images that no segment covers; later looks may have segments up to `most` images."""
+        missing, at, found = [], 0, list(self.segments())
+        end = found[-1][1] if found else 0
+        if end > (most or samples):
+            raise RunError(f"{self.url}: segments reach image {end}, but the run has {most or samples}; this is not its directory")
+        for start, stop in found:
             if start >= samples:
                 break
             if start > at:
                 missing.append((at, start))
             at = stop
         if at > samples:
-            raise RunError(f"{self.url}: segments reach image {at}, but the run has {samples}; this is not its directory")
+            raise RunError(f"{self.url}: segments reach over image {samples}, where a look of the run ends; this is not its directory")
         return [*missing, (at, samples)] if at < samples else missing
 
     def commit(self, partial: Partial, fingerprint: str) -> None:

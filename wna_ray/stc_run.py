@@ -25,17 +25,19 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from wna_ray.archive import from_npy, to_npy
-from wna_ray.checks import PassExtent, plain, require_memory
+from wna_ray.checks import PassExtent, plain
 from wna_ray.errors import RunError, SpecError
 from wna_ray.events import Callback, RunStarted, Stage
+from wna_ray.finished import Finished
 from wna_ray.job import CALL_TRIES, ExecutorName, Told, driving, merge_segments, run_plan
 from wna_ray.memory import BASE_BYTES, available, size
-from wna_ray.passes import BLOCK_BITS, Floats, Pass, Residual, null_seeds, residuals
+from wna_ray.passes import BLOCK_BITS, Floats, Pass, Residual, null_seeds, residuals, stimulus_products
+from wna_ray.responses import is_dense, is_triggered
 from wna_ray.results import Run
 from wna_ray.rundir import BLOCK, MOMENTS, RESULT, RunDirectory, SegmentInfo, pack_moments, sha256, unpack_moments
 from wna_ray.scheduling import MOST_SEGMENTS, Executor, Scheduler, call, plan
 from wna_ray.spec import ResponseKind, StcSpec
-from wna_ray.stc import Axes, Krylov, edges, held_out, matrices, nested_axes, sample, spread
+from wna_ray.stc import Axes, Krylov, edges, held_out, istac, matrices, nested_axes, sample, spread
 from wna_ray.store import Place
 from wna_ray.sums import PassSums, shapes
 
@@ -234,7 +236,7 @@ class _Passes:
         done = samples - sum(b - a for a, b in gaps)
         self.told(RunStarted(directory.url, job.fingerprint, samples, done, cut.shards, self.executor.workers, "cpu"))
         scheduler = Scheduler(self.executor, execution.attempts, self.told, moments)
-        run_plan(cut, self.executor.share(job), job.fingerprint, samples, execution.attempts, directory, scheduler)
+        run_plan(cut, self.executor.share(job), job.fingerprint, samples, samples, execution.attempts, directory, scheduler)
         self.told(Stage("merge"))
         return merge_segments(job.fingerprint, samples, directory, self.executor, scheduler)
 
@@ -250,7 +252,7 @@ class _Passes:
             inner.publish(segments, {MOMENTS: pack_moments(partial, fingerprint)}, fingerprint, samples)
             sums: PassSums = partial.moments
         else:
-            sums = _read_sums(inner, fingerprint)
+            sums = Stc(place).sums
         mean, sd = spread(sums, 0)
         variance = float(self.question.run.stimulus.noise.table.variance)
         image = np.ldexp(sums.sums["rqx"].T, self.question.units[0].shift) / (sums.images * variance * sd)
@@ -273,17 +275,6 @@ def _look_for_axes(question: Question, directory: RunDirectory, passes: _Passes)
 def whole(block: Floats) -> Floats:
     """A block of unit columns as whole numbers, 2^24 long."""
     return np.asarray(np.rint(np.ldexp(block, BLOCK_BITS)))
-
-
-def _read_sums(directory: RunDirectory, fingerprint: str) -> PassSums:
-    """The sums of a finished pass."""
-    _, manifest, extent = directory.finished()
-    entry = manifest["objects"].get(MOMENTS)
-    data = None if entry is None else directory.store.read(MOMENTS, most=entry["bytes"])
-    if entry is None or data is None or sha256(data) != entry["sha256"]:
-        raise RunError(f"{directory.url}/{MOMENTS} is missing or damaged (wna verify {directory.url} tells more)")
-    sums: PassSums = unpack_moments(data, fingerprint, f"{directory.url}/{MOMENTS}", extent).moments
-    return sums
 
 
 def _dense_result(question: Question, sums: PassSums, told: Callback) -> dict[str, bytes]:
@@ -325,7 +316,7 @@ def _result(
     return objects | {f"{RESULT}/figures/{name}": data for name, data in drawn.items()}
 
 
-class Stc:
+class Stc(Finished):
     """A finished covariance, read from storage alone.
 
     Parameters
@@ -340,61 +331,93 @@ class Stc:
     """
 
     def __init__(self, place: Place | str) -> None:
-        self.directory = RunDirectory(place)
-        self._described, self._manifest, extent = self.directory.finished()
-        if not isinstance(extent, PassExtent):
-            raise RunError(f"'{self.directory.url}' is a run, not a covariance of one; open it with wna_ray.open_run")
-        self._extent = extent
+        super().__init__(place)
+        self._extent = self._expect(PassExtent, "a run, not a covariance of one; open it with wna_ray.open_run")
 
-    @property
-    def names(self) -> list[str]:
-        """Names of the units, made plain."""
-        return [plain(name) for name in self._described["names"]]
+    @cached_property
+    def spec(self) -> StcSpec:
+        """What was asked."""
+        return StcSpec.parse(self._described["spec"], f"{self.directory.url}/spec.json")
 
     @cached_property
     def sums(self) -> PassSums:
         """The exact sums."""
-        return _read_sums(self.directory, self._described["fingerprint"])
+        where = f"{self.directory.url}/{MOMENTS}"
+        sums: PassSums = unpack_moments(self._bytes(MOMENTS), self.fingerprint, where, self._extent).moments
+        return sums
 
     @cached_property
     def axes(self) -> pa.Table:
         """One row an axis: unit, eigenvalue (in standard deviations of the residual response), p-value, share of its variance explained."""
-        try:
-            said = pq.ParquetFile(pa.BufferReader(self._bytes(AXES)))
-            types = {f.name: f.type for f in said.schema_arrow}
-            if types != COLUMNS or said.metadata.num_rows > 64 * len(self.names):
-                raise ValueError("not a table of axes")
-            table = said.read(use_threads=False)
-            table.validate(full=True)
-        except (ValueError, OSError, pa.ArrowException) as error:  # of bytes in memory: no storage is asked
-            raise RunError(f"{self.directory.url}/{AXES} is damaged ({plain(str(error), 200)})") from None
-        return table
+        return self._parsed(AXES, lambda data: _read_axes(data, len(self.names)))
 
     @cached_property
     def pictures(self) -> NDArray[np.float32]:
         """``(axes, C, H, W)`` float32, rows as in `axes`; each of length 1 on the grid of the noise."""
-        return self._array(PICTURES)
+        return self._parsed(PICTURES, from_npy)
 
     @cached_property
     def spectra(self) -> NDArray[np.float64]:
         """``(units, d)``: all eigenvalues, of a dense covariance."""
-        return self._array(SPECTRA)
+        return self._array(SPECTRA, (len(self.names), self._extent.shape["d"]), np.float64)
 
-    def _bytes(self, name: str) -> bytes:
-        entry, where = self._manifest["objects"].get(name), f"{self.directory.url}/{name}"
-        if entry is None:
-            raise RunError(f"{where} is not listed in the manifest: the covariance was made without it")
-        require_memory(2 * entry["bytes"], where)
-        data = self.directory.store.read(name, most=entry["bytes"])
-        if data is None or sha256(data) != entry["sha256"]:
-            raise RunError(f"{where} is missing or damaged (wna verify tells more)")
-        return data
+    def informative_axes(self, run: Run, name: str, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """iSTAC: the directions in which stimuli that make a unit respond differ most from all, by mean and variance together.
 
-    def _array(self, name: str) -> NDArray[Any]:
-        try:
-            return from_npy(self._bytes(name))
-        except ValueError as error:
-            raise RunError(f"{self.directory.url}/{name} is damaged ({plain(str(error), 200)})") from None
+        Parameters
+        ----------
+        run
+            The run that this is a covariance of.
+        name
+            A unit.
+        count
+            t, how many axes.
+
+        Returns
+        -------
+        axes
+            ``(t, d)`` orthonormal, on the grid of the noise.
+        information
+            ``(t,)``: nats a spike of the first 1, 2, ... t axes together (see `wna_ray.stc.istac`).
+
+        Raises
+        ------
+        RunError
+            The responses can be negative, the linear part was taken out, the method was matrix-free, or `run` is another.
+        """
+        identity, spec = self._described["identity"], self.spec
+        if identity["run"] != run.fingerprint:
+            raise RunError(f"'{run.directory.url}' is not the run that '{self.directory.url}' is a covariance of")
+        kind: ResponseKind = identity["kind"]
+        if spec.method != "dense" or spec.linear or not is_triggered(kind):
+            raise RunError(
+                f"'{self.directory.url}': informative axes need responses that weigh stimuli (label, confidence, rectified, spikes), with "
+                f"their linear part, and the matrix: method: dense, linear: false (here: {kind}, {spec.method}, linear: {spec.linear})"
+            )
+        if name not in self.names:
+            raise RunError(f"'{self.directory.url}' has no unit {name!r}; it has {', '.join(self.names[:8])}")
+        row = run.names.index(name)
+        unit, variance, n = Residual.of(run, kind, row, linear=False), float(run.stimulus.noise.table.variance), self.sums.images
+        zero = run.points[kind].centre[row] if is_dense(kind) else 0  # what a response of 0 lacks, in steps
+        total = n * (unit.mean + zero)
+        # The stimuli's own products, not their expectation: then the error is that of the spikes alone.
+        products = np.ldexp(self.sums.sums["rxx"][self.names.index(name), 0].astype(np.float64), -unit.fine)
+        products += (unit.mean + zero) * stimulus_products(run)
+        moments, at = run.moments, int(np.searchsorted(run.moments.responses[kind].rows, row))
+        mean = (moments.responses[kind].sum_yx[at] + zero * moments.sum_x) / (total * math.sqrt(variance))
+        return istac(mean, products / (total * variance) - np.outer(mean, mean), count)
+
+
+def _read_axes(data: bytes, units: int) -> pa.Table:
+    """The table of axes from its bytes; `ValueError` where they are none."""
+    said = pq.ParquetFile(pa.BufferReader(data))
+    meta, types = said.metadata, {f.name: f.type for f in said.schema_arrow}
+    parts = [meta.row_group(i).column(j) for i in range(meta.num_row_groups) for j in range(meta.num_columns)]
+    if types != COLUMNS or meta.num_rows > 64 * units or any(p.compression not in ("SNAPPY", "UNCOMPRESSED") for p in parts):
+        raise ValueError("not a table of axes")
+    table = said.read(use_threads=False)
+    table.validate(full=True)
+    return table
 
 
 def open_stc(url: Place | str) -> Stc:

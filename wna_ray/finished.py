@@ -1,0 +1,89 @@
+"""What a finished run directory holds, read from storage alone: nothing is believed that the manifest's digests do not prove."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from wna_ray.archive import from_npy
+from wna_ray.checks import Extent, PassExtent, plain, require_memory
+from wna_ray.errors import RunError
+from wna_ray.rundir import RunDirectory, sha256
+from wna_ray.store import Place
+
+T = TypeVar("T")
+E = TypeVar("E", Extent, PassExtent)
+
+
+class Finished:
+    """Spec, manifest and objects of a finished run directory of either kind.
+
+    Parameters
+    ----------
+    place
+        A path, any fsspec URL, or a `Place`.
+
+    Raises
+    ------
+    RunError
+        There is nothing, it is not finished, or something in it is damaged.
+    """
+
+    def __init__(self, place: Place | str) -> None:
+        self.directory = RunDirectory(place)
+        self._described, self._manifest, self._found = self.directory.finished()
+        if self._manifest["fingerprint"] != self._described["fingerprint"]:
+            raise RunError(f"{self.directory.url}/MANIFEST.json is of another run")
+        self._objects: dict[str, dict[str, Any]] = self._manifest["objects"]
+
+    @property
+    def fingerprint(self) -> str:
+        """What the result is a function of, with N."""
+        return str(self._described["fingerprint"])
+
+    @property
+    def names(self) -> list[str]:
+        """Names of outputs or units, made plain: one line each, and nothing that a terminal would obey."""
+        return [plain(name) for name in self._described["names"]]
+
+    def _expect(self, kind: type[E], otherwise: str) -> E:
+        """How large its objects may be; `RunError` where it is a directory of the other kind."""
+        if not isinstance(self._found, kind):
+            raise RunError(f"'{self.directory.url}' is {otherwise}")
+        return self._found
+
+    def _bytes(self, name: str) -> bytes:
+        """An object, its digest checked."""
+        where, entry = f"{self.directory.url}/{name}", self._objects.get(name)
+        if entry is None:
+            raise RunError(f"{where} is not listed in the manifest: the run was made without it")
+        require_memory(2 * entry["bytes"], where)
+        data = self.directory.store.read(name, most=entry["bytes"])
+        if data is None:
+            raise RunError(f"{where} is missing (wna verify tells what else is)")
+        if sha256(data) != entry["sha256"]:
+            raise RunError(f"{where} is damaged: it is not what the manifest lists")
+        return data
+
+    def _parsed(self, name: str, parse: Callable[[bytes], T]) -> T:
+        """What an object's bytes say; `RunError` where they are not what `parse` expects."""
+        data = self._bytes(name)
+        try:
+            return parse(data)
+        except (ValueError, OSError, pa.ArrowException) as error:  # of bytes in memory: no storage is asked
+            raise RunError(f"{self.directory.url}/{name} is damaged ({plain(str(error), 200)})") from None
+
+    def _array(self, name: str, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> NDArray[Any]:
+        """An array of exactly this shape and type."""
+
+        def parse(data: bytes) -> NDArray[Any]:
+            array = from_npy(data)
+            if array.shape != shape or array.dtype != dtype:
+                raise ValueError(f"{array.dtype} of shape {array.shape}, not {np.dtype(dtype)} of shape {shape}")
+            return array
+
+        return self._parsed(name, parse)
