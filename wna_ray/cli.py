@@ -168,16 +168,23 @@ def plan(
     for r in found.readouts:
         rho2 = r.rho2[np.isfinite(r.rho2)]
         median = float(np.median(rho2)) if rho2.size else 0.0
-        error = np.sqrt(2 * d) / found.images  # sd of one row's rho2 under the null
-        gain = asked.samples * median
-        clear = median > 2 * error
+        if r.estimator == "noise":
+            patches = job.stimulus.patches_an_image
+            error = np.sqrt(2 * d) / (found.images * patches)  # sd of one row's rho2 under the null
+            enough, clear = images_for(0.9, median, d) / patches, median > 2 * error
+        else:
+            known = r.reliability[np.isfinite(r.reliability)]
+            usual = float(np.median(known)) if known.size else 0.0
+            error, clear = np.nan, usual > 0
+            enough = 9 * found.images * (1 - usual) / usual if clear else np.inf  # the noise of a map falls as 1 / N
+        gain = 9 * asked.samples / enough  # signal over noise of a map, both in energy
         table.add_row(
             r.kind,
             str(len(r.names)),
             str(int((r.count > 0).sum())),
-            f"{median:.2e} ± {error:.0e}",
-            f"{gain / (gain + d):.3f}" if clear else "pilot too short to tell",
-            f"{images_for(0.9, median, d):,.0f}" if clear else "-",
+            f"{median:.2e}" + ("" if np.isnan(error) else f" ± {error:.0e}"),
+            f"{gain / (gain + 1):.4f}" if clear else "pilot too short to tell",
+            f"{np.ceil(enough):,.0f}" if clear else "-",
         )
     _console().print(table)
 
