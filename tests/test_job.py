@@ -236,7 +236,8 @@ def test_a_finished_run_reads_back(tmp_path: Path, make_spec: MakeSpec) -> None:
     assert got.map_outputs.shape == (6, 3)
     table = got.classes
     assert table.column_names == [
-        *("response", "name", "kind", "count", "share", "rho2", "p_value", "reliability", "self_label", "self_confidence", "note")
+        *("response", "name", "kind", "count", "share", "rho2", "standard_error", "p_value", "reliability", "split_half"),
+        *("filter_cosine", "self_label", "self_confidence", "note"),
     ]
     assert table["kind"].to_pylist() == ["label"] * 3 + ["logits"] * 3
     assert sum(table["count"].to_pylist()[:3]) == 2000

@@ -142,6 +142,31 @@ def test_the_linear_part_is_noise_to_the_covariance(quadratic: Run, tmp_path: Pa
     assert a / b == pytest.approx(math.sqrt(6.98 / 2.98), rel=0.05)
 
 
+def test_responses_along_the_axes(quadratic: Run, tmp_path: Path) -> None:
+    """Every bin against the images sorted by hand; and the shape: a line along the STA, a parabola along the first axis.
+
+    Along its axis the mean response is p^2 - 0.7 (the other axis's mean), within 5 of its standard errors (25 bins, a bin's own curvature
+    adds h^2 / 12 = 0.005).
+    """
+    found = run_stc(StcSpec(run=quadratic.directory.url, fresh=3, axes=2), str(tmp_path / "stc"), executor="local")
+    rows = found.profiles.to_pylist()
+    x, point = grid(quadratic) / math.sqrt(float(quadratic.stimulus.noise.table.variance)), quadratic.points["activation"]
+    y = (responses(quadratic)[:, 0] + point.centre[0]) * point.step[0]
+    sta = quadratic.readouts[0].bias[0]
+    axes = {None: sta / np.linalg.norm(sta), 0: found.pictures[0].ravel(), 1: found.pictures[1].ravel()}
+    assert len(rows) == 3 * 26
+    for row in rows:
+        inside = np.abs(x @ axes[row["axis"]] - row["projection"]) <= 0.125
+        assert abs(row["count"] - inside.sum()) <= 3, "pictures are float32: an image at an edge may fall on its other side"
+        if row["count"] > 100:
+            assert row["response"] == pytest.approx(y[inside].mean(), abs=0.05)
+            assert row["standard_error"] == pytest.approx(y[inside].std() / math.sqrt(row["count"]), rel=0.1)
+        if row["axis"] == 0 and row["count"] > 30:
+            assert abs(row["response"] - (row["projection"] ** 2 - 0.7)) < 5 * row["standard_error"] + 0.1
+        if row["axis"] is None and row["count"] > 30:
+            assert abs(row["response"] - (2 * row["projection"] + 0.3)) < 5 * row["standard_error"] + 0.1
+
+
 def test_matrix_free_is_the_dense_matrix_to_six_digits(quadratic: Run) -> None:
     """On the same images: C q for a whole basis q, and the eigenvalues of both."""
     unit = Residual.of(quadratic, "activation", 0, linear=True)
@@ -174,7 +199,7 @@ def test_matrix_free_finds_and_tests_the_axes(quadratic: Run, tmp_path: Path) ->
     assert rows[2]["p_value"] > 0.001
     assert found.directory.verify() == []
     assert [RunDirectory(str(tmp_path / "stc" / f"pass-{i:02d}")).verify() for i in (1, 2, 3)] == [[], [], []]
-    assert sum(isinstance(e, RunStarted) for e in events) == 4
+    assert sum(isinstance(e, RunStarted) for e in events) == 5, "three to find, one to test, one for the response along the axes"
 
 
 def test_held_out_p_values_are_uniform_under_the_null(make_spec: MakeSpec, tmp_path: Path) -> None:
@@ -295,7 +320,7 @@ def test_a_killed_driver_of_a_covariance(quadratic: Run, tmp_path: Path) -> None
     process.communicate()
     events: list[Event] = []
     found = run_stc(spec, str(tmp_path / "run"), executor="local", callbacks=[events.append])
-    (started,) = [e for e in events if isinstance(e, RunStarted)]
+    started = next(e for e in events if isinstance(e, RunStarted))
     assert 0 < started.done < 20_000
     assert found.directory.verify() == []
     assert found.axes["p_value"][0].as_py() == 2 / 401
@@ -376,5 +401,12 @@ def test_a_file_that_names_a_run_asks_for_its_covariance(tmp_path: Path) -> None
 def test_a_pass_lies_where_its_parent_does(quadratic: Run, tmp_path: Path) -> None:
     spec = StcSpec(run=quadratic.directory.url, method="matrix-free", axes=2, passes=1)
     run_stc(spec, f"{tmp_path}/stc/", executor="local", single_writer=True)
-    assert sorted(p.name for p in (tmp_path / "stc").iterdir() if p.is_dir()) == ["drivers", "events", "pass-01", "result", "segments"]
+    assert sorted(p.name for p in (tmp_path / "stc").iterdir() if p.is_dir()) == [
+        "drivers",
+        "events",
+        "pass-01",
+        "profile",
+        "result",
+        "segments",
+    ]
     assert Place(f"{tmp_path}/stc") is not None

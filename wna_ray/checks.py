@@ -275,6 +275,7 @@ class _PassShape(_Loose):
     d: Annotated[int, Field(ge=1, le=1 << 40)]
     null: Annotated[int, Field(ge=0, le=1000)]
     columns: Annotated[int, Field(ge=0, le=1 << 20)]
+    bins: Annotated[int, Field(ge=0, le=1 << 10)] = 0
 
 
 class _PassIdentity(_Loose):

@@ -5,8 +5,9 @@ would only add noise to what comes after), and rounded once. Then a pass sums, e
 
     dense   sum r x x'          (d, d) for each unit, and the same for noise of other seeds, which the responses have never seen
     block   sum r (x'q) x       (c, d) for the c columns q of a block: what the matrix above does to them, without the matrix
+    profile sum y by x'q        (c, bins): the mean response along each column, as it is
 
-Both are sums of integers, so merging is exact in any order, and a pass is cut, retried and resumed like any run.
+All are sums of integers, so merging is exact in any order, and a pass is cut, retried and resumed like any run.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ WEIGHT_BITS = 18  # of the standard deviation of r (x'q), as it is rounded
 MOST_WEIGHT = float(1 << 32)  # with which 2^14 products with grid values stay below 2^53
 CHUNK_VALUES = 1 << 22  # grid values turned into float64 at a time (32 MB)
 LEAST_CHUNK = 256  # images at a time, however large they are
+EDGES = np.linspace(-3.25, 3.25, 27)  # of the bins of a profile, in standard deviations of the noise; the outer ones are open
 TILE = 1024  # values of an image at a time, as float64
 
 
@@ -119,7 +121,9 @@ class Pass:
     seeds
         ``dense``: seeds of noise that the responses have never seen.
     block
-        ``block``: ``(d, c)`` whole numbers as float64, columns of length 2^24; one unit only.
+        ``block``, ``profile``: ``(d, c)`` whole numbers as float64, columns of length 2^24; a ``block`` is of one unit only.
+    owners
+        ``profile``: which unit each column of the block belongs to.
     half
         Take the images of even (0) or odd (1) batches only; None: all.
     batch
@@ -132,6 +136,7 @@ class Pass:
     units: tuple[Residual, ...]
     seeds: tuple[int, ...] = ()
     block: Floats | None = None
+    owners: tuple[int, ...] = ()
     half: int | None = None
     batch: int = 1
 
@@ -139,7 +144,8 @@ class Pass:
     def shape(self) -> dict[str, int]:
         """What the shapes of its sums follow from."""
         columns = 0 if self.block is None else self.block.shape[1]
-        return {"units": len(self.units), "d": len(self.units[0].slope), "null": len(self.seeds), "columns": columns}
+        shape = {"units": len(self.units), "d": len(self.units[0].slope), "null": len(self.seeds), "columns": columns}
+        return shape | ({"bins": len(EDGES) + 1} if self.owners else {})
 
 
 def null_seeds(run: str, seed: int, count: int) -> tuple[int, ...]:
@@ -153,7 +159,7 @@ def run_pass(job: Pass, run: Run, start: int, stop: int) -> tuple[PassSums, dict
     d, phase = run.stimulus.pixels, Phases()
     sums, images = PassSums.zeros(**job.shape), 0
     chunk = min(MAX_CHUNK, max(LEAST_CHUNK, CHUNK_VALUES // d))
-    columns = None if job.block is None else np.concatenate([job.units[0].slope[:, None], job.block], axis=1)
+    columns = None if job.block is None or job.owners else np.concatenate([job.units[0].slope[:, None], job.block], axis=1)
     streams = [Stimulus(run.stimulus.spec, s, run.stimulus.offset, run.stimulus.shown, run.stimulus.patches) for s in job.seeds]
     for low, high in run.stored_spans:
         for index in _chunks(max(low, start), min(high, stop), job, chunk):
@@ -165,6 +171,9 @@ def run_pass(job: Pass, run: Run, start: int, stop: int) -> tuple[PassSums, dict
             with phase("noise"):
                 grid = _grid(run.stimulus, index[keep])
             with phase("moments"):
+                if job.owners and job.block is not None:
+                    _profile(sums, _project(grid, job.block), [y[keep] for y in values], job.owners, run)
+                    continue
                 if columns is not None:
                     along = _project(grid, columns)
                     residuals = job.units[0].without(values[0][keep], along[:, 0])[None]
@@ -256,6 +265,15 @@ def _weights(r: Floats, along: Floats, unit: Residual) -> Floats:
     if not np.abs(weights).max(initial=0.0) < MOST_WEIGHT:
         raise NumericsError(f"the weighted projections of unit {unit.row} are too large to be summed exactly; take another response")
     return weights
+
+
+def _profile(sums: dict[str, Ints], along: Floats, values: list[NDArray[np.int64]], owners: tuple[int, ...], run: Run) -> None:
+    """Add images by the bin of their projections on each column; every number is whole, so sums are exact."""
+    edges = np.ldexp(EDGES * math.sqrt(float(run.stimulus.noise.table.variance)), BLOCK_BITS)
+    for column, owner in enumerate(owners):
+        at, y = np.searchsorted(edges, along[:, column]), values[owner]
+        for name, weights in (("count", np.ones_like(y)), ("y", y), ("yy_high", y**2 >> 32), ("yy_low", y**2 & 0xFFFFFFFF)):
+            sums[name][column] += np.bincount(at, weights, len(edges) + 1).astype(np.int64)
 
 
 def _back(grid: NDArray[np.int8], weights: Floats) -> Ints:

@@ -22,7 +22,12 @@ def p_text(p: float) -> str:
 
 
 def draw(
-    names: Sequence[str], axes: pa.Table, pictures: NDArray[np.float32], spectra: NDArray[np.float64] | None, title: str
+    names: Sequence[str],
+    axes: pa.Table,
+    pictures: NDArray[np.float32],
+    spectra: NDArray[np.float64] | None,
+    profiles: pa.Table,
+    title: str,
 ) -> dict[str, bytes]:
     """PNG files by name.
 
@@ -34,12 +39,14 @@ def draw(
         The table of axes, and ``(axes, C, H, W)``.
     spectra
         ``(units, d)`` where all eigenvalues are known.
+    profiles
+        Mean response along the STA and along each axis.
     title
         Response, model, N and noise.
     """
     rows = axes.to_pylist()
     by_unit = {name: [i for i, row in enumerate(rows) if row["unit"] == name] for name in names[:MOST_UNITS]}
-    drawn = {"axes.png": _axes(by_unit, rows, pictures, title)}
+    drawn = {"axes.png": _axes(by_unit, rows, pictures, title), "profiles.png": _profiles(list(by_unit), profiles, title)}
     if spectra is not None:
         drawn["spectra.png"] = _spectra(by_unit, rows, spectra, title)
     return drawn
@@ -98,4 +105,29 @@ def _spectra(by_unit: dict[str, list[int]], rows: list[dict[str, Any]], spectra:
         axis.set_ylabel("eigenvalue (sd of response)", fontsize=7)
         axis.tick_params(labelsize=7)
         axis.spines[["top", "right"]].set_visible(False)
+    return png(figure)
+
+
+def _profiles(names: Sequence[str], profiles: pa.Table, title: str) -> bytes:
+    """Response along each direction, each on its own scale."""
+    rows = profiles.to_pylist()
+    of = {name: [row for row in rows if row["unit"] == name] for name in names}
+    directions = [None, *sorted({row["axis"] for row in rows if row["axis"] is not None})]
+    figure = Figure(figsize=(max(7.5, 1.5 * len(directions) + 0.6), 0.9 + 1.6 * len(names)), layout="constrained")
+    told = "mean, and twice its standard error, by the noise's projection in sd; each on its own scale"
+    figure.suptitle(f"Response along each direction   {title}\n{told}", fontsize=10)
+    panels = figure.subplots(len(names), len(directions), squeeze=False, sharex=True)
+    for i, name in enumerate(names):
+        for axis, direction in zip(panels[i], directions, strict=True):
+            some = [row for row in of[name] if row["axis"] == direction and row["response"] is not None]
+            at = [row["projection"] for row in some]
+            mean = np.array([row["response"] for row in some])
+            error = np.array([row["standard_error"] or 0.0 for row in some])
+            axis.fill_between(at, mean - 2 * error, mean + 2 * error, color="0.8", linewidth=0)
+            axis.plot(at, mean, color="0.2" if direction is not None else "crimson", linewidth=1)
+            axis.tick_params(labelsize=6)
+            axis.spines[["top", "right"]].set_visible(False)
+            if i == 0:
+                axis.set_title("STA" if direction is None else f"axis {direction}", fontsize=8)
+        panels[i, 0].set_ylabel(f"unit {name[:14]}", fontsize=7)
     return png(figure)

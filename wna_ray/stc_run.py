@@ -5,9 +5,11 @@ OUT/                 a pass (see `wna_ray.passes`): spec.json, segments, MANIFES
   axes.parquet       one row an axis: unit, eigenvalue, p-value
   axes.npy           float32 (axes, C, H, W), rows as in axes.parquet, on the grid of the noise
   spectra.npy        dense: float64 (units, d), all eigenvalues
+  profiles.parquet   mean response along the STA and along each axis
   figures/*.png
 OUT/block.npy        matrix-free: the axes that are tested
 OUT/pass-NN/         matrix-free: the passes that found them, each a pass of its own
+OUT/profile/         the pass that measured the response along the axes
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from wna_ray.events import Callback, RunStarted, Stage
 from wna_ray.finished import Finished
 from wna_ray.job import CALL_TRIES, ExecutorName, Told, driving, merge_segments, run_plan
 from wna_ray.memory import BASE_BYTES, available, size
-from wna_ray.passes import BLOCK_BITS, Floats, Pass, Residual, null_seeds, residuals, stimulus_products
+from wna_ray.passes import BLOCK_BITS, EDGES, Floats, Pass, Residual, null_seeds, residuals, stimulus_products
 from wna_ray.responses import is_dense, is_triggered
 from wna_ray.results import Run
 from wna_ray.rundir import BLOCK, MOMENTS, RESULT, RunDirectory, SegmentInfo, pack_moments, sha256, unpack_moments
@@ -42,12 +44,22 @@ from wna_ray.store import Place
 from wna_ray.sums import PassSums, shapes
 
 MOST_DENSE = 4096  # values of an image up to which all of the matrix is kept
+MOST_AXES = 64  # of a unit: the spec sees to it
 COPIES = 6  # of a pass's sums that a machine may hold at a time
 SEGMENTS_BYTES = 1 << 30  # of all segments of a pass together
 FLOPS = 2e10  # a second, of one worker: chooses the default shard
 EDGE_IMAGES = 1 << 16  # whose residuals give the edges of the null spectrum
 
 AXES, PICTURES, SPECTRA = f"{RESULT}/axes.parquet", f"{RESULT}/axes.npy", f"{RESULT}/spectra.npy"
+PROFILES = f"{RESULT}/profiles.parquet"
+PROFILE_COLUMNS = {
+    "unit": pa.string(),
+    "axis": pa.int64(),
+    "projection": pa.float64(),
+    "count": pa.int64(),
+    "response": pa.float64(),
+    "standard_error": pa.float64(),
+}
 COLUMNS = {
     "unit": pa.string(),
     "axis": pa.int64(),
@@ -197,7 +209,7 @@ def _execute(question: Question, directory: RunDirectory, executor: Executor, to
     if spec.method == "dense":
         job = question.a_pass(seeds=null_seeds(question.run.fingerprint, spec.seed, spec.fresh))
         sums, segments = passes.sums(replace(job, fingerprint=fingerprint), directory)
-        result = _dense_result(question, sums.moments, told)
+        found, ends, spectra = _dense_axes(question, sums.moments, told)
     else:
         block = _look_for_axes(question, directory, passes)
         if not directory.store.create(BLOCK, to_npy(block)) and directory.store.read(BLOCK) != to_npy(block):
@@ -207,9 +219,11 @@ def _execute(question: Question, directory: RunDirectory, executor: Executor, to
         job = question.a_pass(block=block, half=1)
         sums, segments = passes.sums(replace(job, fingerprint=fingerprint), directory)
         table = stimulus.noise.table
-        axes = held_out(sums.moments, block, question.units[0].shift, float(table.variance), float(table.moment(4)))
-        result = _result(question, [axes], [(math.nan, math.nan)], None)
+        found = [held_out(sums.moments, block, question.units[0].shift, float(table.variance), float(table.moment(4)))]
+        ends, spectra = [(math.nan, math.nan)], None
+    profiles = _profiles(question, found, passes, directory, fingerprint)
     told(Stage("draw"))
+    result = _result(question, found, ends, spectra, profiles)
     directory.publish(segments, {MOMENTS: pack_moments(sums, fingerprint)} | result, fingerprint, samples)
 
 
@@ -240,19 +254,24 @@ class _Passes:
         self.told(Stage("merge"))
         return merge_segments(job.fingerprint, samples, directory, self.executor, scheduler)
 
-    def block(self, directory: RunDirectory, number: int, block: Floats, parent: str) -> Floats:
-        """What the matrix, of the even batches, does to a block: ``(d, c)``."""
-        place = replace(directory.store.place, url=f"{directory.store.place.url.rstrip('/')}/pass-{number:02d}")
-        inner, job = RunDirectory(place), self.question.a_pass(block=block, half=0)
-        identity = {"of": parent, "number": number, "block": sha256(to_npy(block)), "shape": job.shape}
+    def inner(self, directory: RunDirectory, name: str, job: Pass, parent: str) -> PassSums:
+        """Sums of a pass with a block, in a folder of its own."""
+        assert job.block is not None
+        place = replace(directory.store.place, url=f"{directory.store.place.url.rstrip('/')}/{name}")
+        inner = RunDirectory(place)
+        identity = {"of": parent, "name": name, "block": sha256(to_npy(job.block)), "owners": list(job.owners), "shape": job.shape}
         samples, names = self.question.run.samples, self.question.names
         fingerprint = inner.begin_pass(identity, samples, names, self.asked, self.environment)
-        if inner.manifest() is None:
-            partial, segments = self.sums(replace(job, fingerprint=fingerprint), inner)
-            inner.publish(segments, {MOMENTS: pack_moments(partial, fingerprint)}, fingerprint, samples)
-            sums: PassSums = partial.moments
-        else:
-            sums = Stc(place).sums
+        if inner.manifest() is not None:
+            return Stc(place).sums
+        partial, segments = self.sums(replace(job, fingerprint=fingerprint), inner)
+        inner.publish(segments, {MOMENTS: pack_moments(partial, fingerprint)}, fingerprint, samples)
+        sums: PassSums = partial.moments
+        return sums
+
+    def block(self, directory: RunDirectory, number: int, block: Floats, parent: str) -> Floats:
+        """What the matrix, of the even batches, does to a block: ``(d, c)``."""
+        sums = self.inner(directory, f"pass-{number:02d}", self.question.a_pass(block=block, half=0), parent)
         mean, sd = spread(sums, 0)
         variance = float(self.question.run.stimulus.noise.table.variance)
         image = np.ldexp(sums.sums["rqx"].T, self.question.units[0].shift) / (sums.images * variance * sd)
@@ -277,7 +296,36 @@ def whole(block: Floats) -> Floats:
     return np.asarray(np.rint(np.ldexp(block, BLOCK_BITS)))
 
 
-def _dense_result(question: Question, sums: PassSums, told: Callback) -> dict[str, bytes]:
+def _profiles(question: Question, found: Sequence[Axes], passes: _Passes, directory: RunDirectory, parent: str) -> pa.Table:
+    """Mean response along the STA (no axis number) and along each axis of each unit, by the noise's projection."""
+    run, kind = question.run, question.kind
+    readout = next(r for r in run.readouts if r.kind == kind)
+    columns, owners, axes = list[Floats](), list[int](), list[int | None]()
+    for j, (unit, one) in enumerate(zip(question.units, found, strict=True)):
+        sta = readout.bias[unit.row]
+        columns += [sta / np.linalg.norm(sta), *one.vectors]
+        owners += [j] * (1 + len(one.vectors))
+        axes += [None, *range(len(one.vectors))]
+    block = whole(np.array(columns).T)
+    sums = passes.inner(directory, "profile", question.a_pass(block=block, owners=tuple(owners)), parent).sums
+    middle = np.concatenate([[math.nan], (EDGES[1:] + EDGES[:-1]) / 2, [math.nan]])  # the outer bins are open
+    rows: dict[str, list[Any]] = {name: [] for name in PROFILE_COLUMNS}
+    for i, (owner, axis) in enumerate(zip(owners, axes, strict=True)):
+        row = question.units[owner].row
+        step, zero = (float(run.points[kind].step[row]), run.points[kind].centre[row])
+        for at in range(1, len(EDGES)):
+            n = int(sums["count"][i, at])
+            mean = int(sums["y"][i, at]) / n if n else math.nan
+            square = ((int(sums["yy_high"][i, at]) << 32) + int(sums["yy_low"][i, at])) / n - mean**2 if n else math.nan
+            error = math.sqrt(max(square, 0.0) / (n - 1)) * step if n > 1 else math.nan
+            line = (question.names[owner], axis, float(middle[at]), n, (mean + zero) * step, error)
+            for name, value in zip(rows, line, strict=True):
+                rows[name].append(None if isinstance(value, float) and math.isnan(value) else value)
+    return pa.table({name: pa.array(rows[name], type_) for name, type_ in PROFILE_COLUMNS.items()})
+
+
+def _dense_axes(question: Question, sums: PassSums, told: Callback) -> tuple[list[Axes], list[tuple[float, float]], NDArray[np.float64]]:
+    """Axes, edges of the null spectrum, and all eigenvalues of every unit."""
     spec, variance = question.spec, float(question.run.stimulus.noise.table.variance)
     found, ends, spectra = list[Axes](), list[tuple[float, float]](), list[Floats]()
     for j, unit in enumerate(question.units):
@@ -287,11 +335,15 @@ def _dense_result(question: Question, sums: PassSums, told: Callback) -> dict[st
         spectra.append(np.linalg.eigvalsh(stack[0]))
         weights = sample(residuals(question.run, question.kind, unit, EDGE_IMAGES))
         ends.append(edges(weights, question.d / sums.images))
-    return _result(question, found, ends, np.array(spectra))
+    return found, ends, np.array(spectra)
 
 
 def _result(
-    question: Question, found: Sequence[Axes], ends: Sequence[tuple[float, float]], spectra: NDArray[np.float64] | None
+    question: Question,
+    found: Sequence[Axes],
+    ends: Sequence[tuple[float, float]],
+    spectra: NDArray[np.float64] | None,
+    profiles: pa.Table,
 ) -> dict[str, bytes]:
     """Every object under ``result/`` but the sums."""
     from wna_ray import stc_figures  # matplotlib, only where something is drawn
@@ -304,16 +356,20 @@ def _result(
             for column, entry in zip(rows, line, strict=True):
                 rows[column].append(None if isinstance(entry, float) and math.isnan(entry) else entry)
     table = pa.table({name: pa.array(rows[name], kind) for name, kind in COLUMNS.items()})
-    sink = io.BytesIO()
-    pq.write_table(table, sink)
     pictures = question.run.stimulus.expand(np.concatenate([axes.vectors for axes in found])).astype(np.float32)
-    objects = {AXES: sink.getvalue(), PICTURES: to_npy(pictures)}
+    objects = {AXES: _parquet(table), PROFILES: _parquet(profiles), PICTURES: to_npy(pictures)}
     if spectra is not None:
         objects[SPECTRA] = to_npy(spectra)
     run = question.run
     title = f"{question.kind} of {plain(run.spec.model, 60)}, N = {run.moments.images:,} images of {run.spec.stimulus.kind} noise"
-    drawn = stc_figures.draw(question.names, table, pictures, spectra, title.replace("$", r"\$"))
+    drawn = stc_figures.draw(question.names, table, pictures, spectra, profiles, title.replace("$", r"\$"))
     return objects | {f"{RESULT}/figures/{name}": data for name, data in drawn.items()}
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    return sink.getvalue()
 
 
 class Stc(Finished):
@@ -349,7 +405,12 @@ class Stc(Finished):
     @cached_property
     def axes(self) -> pa.Table:
         """One row an axis: unit, eigenvalue (in standard deviations of the residual response), p-value, share of its variance explained."""
-        return self._parsed(AXES, lambda data: _read_axes(data, len(self.names)))
+        return self._parsed(AXES, lambda data: _read(data, COLUMNS, MOST_AXES * len(self.names)))
+
+    @cached_property
+    def profiles(self) -> pa.Table:
+        """Mean response by the noise's projection, in its standard deviations: along the STA (``axis`` null) and each axis of each unit."""
+        return self._parsed(PROFILES, lambda data: _read(data, PROFILE_COLUMNS, (MOST_AXES + 1) * len(EDGES) * len(self.names)))
 
     @cached_property
     def pictures(self) -> NDArray[np.float32]:
@@ -408,13 +469,13 @@ class Stc(Finished):
         return istac(mean, products / (total * variance) - np.outer(mean, mean), count)
 
 
-def _read_axes(data: bytes, units: int) -> pa.Table:
-    """The table of axes from its bytes; `ValueError` where they are none."""
+def _read(data: bytes, columns: Mapping[str, pa.DataType], most: int) -> pa.Table:
+    """A table from its bytes; `ValueError` where it has other columns, or more rows than there can be."""
     said = pq.ParquetFile(pa.BufferReader(data))
     meta, types = said.metadata, {f.name: f.type for f in said.schema_arrow}
     parts = [meta.row_group(i).column(j) for i in range(meta.num_row_groups) for j in range(meta.num_columns)]
-    if types != COLUMNS or meta.num_rows > 64 * units or any(p.compression not in ("SNAPPY", "UNCOMPRESSED") for p in parts):
-        raise ValueError("not a table of axes")
+    if types != columns or meta.num_rows > most or any(p.compression not in ("SNAPPY", "UNCOMPRESSED") for p in parts):
+        raise ValueError(f"{meta.num_rows} rows of {', '.join(types)}, which are not this covariance's")
     table = said.read(use_threads=False)
     table.validate(full=True)
     return table

@@ -3,6 +3,7 @@
 r, rr_high, rr_low    (m,)            sum of the residual responses of m units; sum of their squares, in two halves of 32 bits
 rxx                   (m, 1 + B, d, d)  sum r x x' with the run's own noise, and with B streams that the responses have never seen
 rqx                   (c, d)          sum r (x'q) x for the c columns q of a block, of one unit
+count, y, yy_high, yy_low   (c, b)    images by their projection x'q, in b bins; sums of the responses of the column's unit, and of squares
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from numpy.typing import NDArray
 from wna_ray.moments import Ints, add
 
 
-def shapes(units: int, d: int, null: int, columns: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of all sums of a pass; one with columns is of a block, else it is dense."""
+def shapes(units: int, d: int, null: int, columns: int, bins: int = 0) -> dict[str, tuple[int, ...]]:
+    """Shapes of all sums of a pass: with bins it is a profile, with columns alone a block, else dense."""
     base: dict[str, tuple[int, ...]] = {"r": (units,), "rr_high": (units,), "rr_low": (units,)}
+    if bins:
+        return base | {name: (columns, bins) for name in ("count", "y", "yy_high", "yy_low")}
     return base | ({"rqx": (columns, d)} if columns else {"rxx": (units, 1 + null, d, d)})
 
 
@@ -43,9 +46,9 @@ class PassSums:
     nonfinite: int = field(default=0, repr=False)
 
     @staticmethod
-    def zeros(units: int, d: int, null: int, columns: int) -> dict[str, Ints]:
+    def zeros(units: int, d: int, null: int, columns: int, bins: int = 0) -> dict[str, Ints]:
         """The sums of no images."""
-        return {name: np.zeros(shape, dtype=np.int64) for name, shape in shapes(units, d, null, columns).items()}
+        return {name: np.zeros(shape, dtype=np.int64) for name, shape in shapes(units, d, null, columns, bins).items()}
 
     @property
     def seen(self) -> int:
