@@ -84,13 +84,14 @@ def contrast(a: Run, b: Run, kind: ResponseKind, name: str, other: str | None = 
     for low, high in _common_spans(a, b):
         parts = [_values(run, kind_, row, low, high) for (run, kind_, _), row in zip(ask, rows, strict=True)]
         both = parts[0][0] & parts[1][0]
-        y = np.stack([values[both] for _, values in parts])
-        n, sums, product = n + y.shape[1], sums + y.sum(axis=1), product + y @ y.T
-        grid = a.stimulus.keep(a.stimulus.noise.grid(low, high)[both]).reshape(y.shape[1], d)
-        total += grid.sum(axis=0)
-        step = max(1, CHUNK_VALUES // d)
-        for at in range(0, y.shape[1], step):
-            maps += y[:, at : at + step] @ grid[at : at + step].astype(np.float64)
+        y = np.stack([values for _, values in parts])
+        n, sums, product = n + int(both.sum()), sums + y[:, both].sum(axis=1), product + y[:, both] @ y[:, both].T
+        step = max(1, CHUNK_VALUES // a.stimulus.noise.pixels)
+        for at in range(0, high - low, step):
+            part = both[at : at + step]
+            grid = a.stimulus.keep(a.stimulus.noise.grid(low + at, low + at + len(part))[part]).reshape(int(part.sum()), d)
+            total += grid.sum(axis=0)
+            maps += y[:, at : at + step][:, part] @ grid.astype(np.float64)
     if n < 2:
         raise RunError(f"'{a.directory.url}' and '{b.directory.url}' count no images in common")
     mean = sums / n
