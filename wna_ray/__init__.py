@@ -19,16 +19,17 @@ if TYPE_CHECKING:
     from wna_ray.job import run
     from wna_ray.results import Run, open_run
     from wna_ray.spec import Spec, StcSpec
-    from wna_ray.stc_run import Stc, open_stc, run_stc
+    from wna_ray.stc_results import Stc, open_stc
+    from wna_ray.stc_run import run_stc
 
 _HOMES = {
     "Run": "wna_ray.results",
     "Spec": "wna_ray.spec",
-    "Stc": "wna_ray.stc_run",
+    "Stc": "wna_ray.stc_results",
     "StcSpec": "wna_ray.spec",
     "WnaError": "wna_ray.errors",
     "open_run": "wna_ray.results",
-    "open_stc": "wna_ray.stc_run",
+    "open_stc": "wna_ray.stc_results",
     "run": "wna_ray.job",
     "run_stc": "wna_ray.stc_run",
 }

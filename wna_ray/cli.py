@@ -38,7 +38,8 @@ from wna_ray.rundir import RESULT, RunDirectory
 from wna_ray.scheduling import fan_in
 from wna_ray.shard import Job
 from wna_ray.spec import Spec, StcSpec, TargetSpec, read_spec
-from wna_ray.stc_run import Question, Stc, run_stc
+from wna_ray.stc_results import Stc
+from wna_ray.stc_run import Question, run_stc
 from wna_ray.store import Place
 
 MOST_ROWS = 40  # of a printed table

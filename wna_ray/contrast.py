@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from wna_ray.analysis import chi_square_p, explained_variance, reliability
 from wna_ray.errors import RunError
-from wna_ray.responses import is_dense
 from wna_ray.results import Run
 from wna_ray.spec import ResponseKind
 
@@ -156,9 +155,5 @@ def _common_spans(a: Run, b: Run) -> list[tuple[int, int]]:
 def _values(run: Run, kind: ResponseKind, row: int, low: int, high: int) -> tuple[NDArray[np.bool_], Floats]:
     """Which of the images ``low ... high - 1`` are counted, and a response to each, in its own units."""
     span = next(span for span in run.stored_spans if span[0] <= low < span[1])
-    stored, part = run.stored_part(*span), slice(low - span[0], high - span[0])
-    values = stored.values[kind][part].astype(np.float64)
-    if is_dense(kind):
-        return stored.counted[part], values[:, row]
-    weight = values[:, 1] if kind == "confidence" else np.ones(len(values))
-    return stored.counted[part], np.where(values[:, 0] == row, weight, 0.0)
+    stored = run.stored_part(*span).part(slice(low - span[0], high - span[0]))
+    return stored.counted, stored.row(kind, row).astype(np.float64)

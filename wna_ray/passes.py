@@ -23,13 +23,12 @@ from numpy.typing import NDArray
 
 from wna_ray.errors import NumericsError, RunError
 from wna_ray.moments import MAX_CHUNK, Ints
-from wna_ray.responses import LIMIT, is_dense
+from wna_ray.responses import LIMIT
 from wna_ray.results import Run
 from wna_ray.shard import Phases
 from wna_ray.spec import ResponseKind
 from wna_ray.stimuli import Stimulus
 from wna_ray.store import Place
-from wna_ray.stored import Stored
 from wna_ray.sums import PassSums
 
 Floats = NDArray[np.float64]
@@ -158,13 +157,13 @@ def run_pass(job: Pass, run: Run, start: int, stop: int) -> tuple[PassSums, dict
     """Sums of the images ``start ... stop - 1``, and seconds by phase (read, noise, moments)."""
     d, phase = run.stimulus.pixels, Phases()
     sums, images = PassSums.zeros(**job.shape), 0
-    chunk = min(MAX_CHUNK, max(LEAST_CHUNK, CHUNK_VALUES // d))
     columns = None if job.block is None or job.owners else np.concatenate([job.units[0].slope[:, None], job.block], axis=1)
     streams = [Stimulus(run.stimulus.spec, s, run.stimulus.offset, run.stimulus.shown, run.stimulus.patches) for s in job.seeds]
     for low, high in run.stored_spans:
-        for index in _chunks(max(low, start), min(high, stop), job, chunk):
+        for index in _chunks(max(low, start), min(high, stop), d, job.batch, job.half):
             with phase("read"):
-                keep, values = _part(run.stored_part(low, high), job, index - low)
+                stored = run.stored_part(low, high).part(index - low)
+                keep, values = stored.counted, [stored.row(job.kind, unit.row) for unit in job.units]
             images += int(keep.sum())
             if not keep.any():
                 continue
@@ -196,20 +195,20 @@ def run_pass(job: Pass, run: Run, start: int, stop: int) -> tuple[PassSums, dict
 
 def residuals(run: Run, kind: ResponseKind, unit: Residual, images: int) -> Floats:
     """Residual responses of the first images that are counted, at most so many."""
-    low, high = run.stored_spans[0]
-    job, found = Pass(run.directory.store.place, "", kind, (unit,)), list[Floats]()
-    for index in _chunks(low, min(high, images), job, min(MAX_CHUNK, max(LEAST_CHUNK, CHUNK_VALUES // run.stimulus.pixels))):
-        keep, values = _part(run.stored_part(low, high), job, index - low)
-        found.append(unit.without(values[0][keep], _project(_grid(run.stimulus, index[keep]), unit.slope[:, None])[:, 0]))
+    (low, high), d, found = run.stored_spans[0], run.stimulus.pixels, list[Floats]()
+    for index in _chunks(low, min(high, images), d):
+        stored = run.stored_part(low, high).part(index - low)
+        along = _project(_grid(run.stimulus, index[stored.counted]), unit.slope[:, None])[:, 0]
+        found.append(unit.without(stored.row(kind, unit.row)[stored.counted], along))
     return np.concatenate(found)
 
 
 def stimulus_products(run: Run) -> Floats:
     """``sum x x'`` over all images that are counted: ``(d, d)`` whole numbers."""
-    d, everything = run.stimulus.pixels, Pass(run.directory.store.place, "", run.spec.responses[0].kind, ())
+    d = run.stimulus.pixels
     total = np.zeros((1, d, d), dtype=np.int64)
     for low, high in run.stored_spans:
-        for index in _chunks(low, high, everything, min(MAX_CHUNK, max(LEAST_CHUNK, CHUNK_VALUES // d))):
+        for index in _chunks(low, high, d):
             keep = run.stored_part(low, high).counted[index - low]
             if keep.any():
                 x = _grid(run.stimulus, index[keep]).astype(np.float64)
@@ -217,22 +216,13 @@ def stimulus_products(run: Run) -> Floats:
     return np.asarray(total[0], dtype=np.float64)
 
 
-def _chunks(start: int, stop: int, job: Pass, chunk: int) -> Iterator[NDArray[np.int64]]:
-    """Numbers of the images that take part, at most `chunk` at a time."""
-    index = np.arange(start, stop)
-    if job.half is not None:
-        index = index[index // job.batch % 2 == job.half]
-    for a in range(0, len(index), chunk):
-        yield index[a : a + chunk]
-
-
-def _part(stored: Stored, job: Pass, at: NDArray[np.int64]) -> tuple[NDArray[np.bool_], list[NDArray[np.int64]]]:
-    """Which of some images are counted, and each unit's responses to all of them; `at` are their places in `stored`."""
-    counted, values = stored.counted[at], stored.values[job.kind][at]
-    if is_dense(job.kind):
-        return counted, [values[:, unit.row].astype(np.int64) for unit in job.units]
-    weight = values[:, 1].astype(np.int64) if job.kind == "confidence" else np.ones(len(values), dtype=np.int64)
-    return counted, [np.where(values[:, 0] == unit.row, weight, 0) for unit in job.units]
+def _chunks(start: int, stop: int, d: int, batch: int = 1, half: int | None = None) -> Iterator[NDArray[np.int64]]:
+    """Numbers of the images of d values that take part, some at a time: all, or those of even (0) or odd (1) batches."""
+    index, step = np.arange(start, stop), min(MAX_CHUNK, max(LEAST_CHUNK, CHUNK_VALUES // d))
+    if half is not None:
+        index = index[index // batch % 2 == half]
+    for a in range(0, len(index), step):
+        yield index[a : a + step]
 
 
 def _grid(stimulus: Stimulus, index: NDArray[np.int64]) -> NDArray[np.int8]:

@@ -6,7 +6,6 @@ maps: no model, no Ray. `wna run` publishes them; `wna report` makes them again.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,15 +13,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.special import softmax
 
 from wna_ray.analysis import Readout, cosine, read_out, read_out_gradient, spearman_brown, variance_maps
-from wna_ray.archive import to_npy
+from wna_ray.archive import to_npy, to_parquet
 from wna_ray.checks import Extent, plain, require_memory
 from wna_ray.errors import RunError
-from wna_ray.finished import Finished
+from wna_ray.finished import Finished, read_parquet, table_of, words_of
 from wna_ray.moments import Moments, Partial
 from wna_ray.responses import FixedPoint, is_dense
 from wna_ray.rundir import MOMENTS, OFFSET, RESULT, Span, pack_moments, responses_name, unpack_moments
@@ -173,11 +171,9 @@ def derive(
     from wna_ray import figures  # matplotlib, only where something is drawn
 
     classes = classes_table(readouts, answers)
-    sink = io.BytesIO()
-    pq.write_table(classes, sink)
     objects = {
         MOMENTS: pack_moments(partial, fingerprint),
-        CLASSES: sink.getvalue(),
+        CLASSES: to_parquet(classes),
         MAP_OUTPUTS: to_npy(answers.outputs),
         BIAS_MAPS: to_npy(_pictures(stimulus, [r.bias for r in readouts])),
         Z_MAPS: to_npy(_pictures(stimulus, [r.z for r in readouts])),
@@ -190,9 +186,7 @@ def derive(
     if answers.filters is not None and np.isfinite(answers.filters).any():
         objects[FILTERS] = to_npy(answers.filters)
     if curve is not None:
-        sink = io.BytesIO()
-        pq.write_table(curve, sink)
-        objects[CURVE] = sink.getvalue()
+        objects[CURVE] = to_parquet(curve)
     drawn = figures.draw(stimulus, [_drawable(r) for r in readouts], moments, _drawable_labels(classes), answers.filters)
     if curve is not None:
         drawn["reliability.png"] = figures.reliability(curve, stimulus)
@@ -201,15 +195,15 @@ def derive(
 
 def reliability_curve(looks: Sequence[tuple[int, list[Readout]]]) -> pa.Table:
     """Reliability of every row at every look: one row a look and response."""
-    columns: dict[str, list[Any]] = {name: [] for name in CURVE_COLUMNS}
-    for samples, readouts in looks:
-        for readout in readouts:
-            k = len(readout.names)
-            columns["samples"] += [samples] * k
-            columns["kind"] += [readout.kind] * k
-            columns["response"] += range(k)
-            columns["reliability"] += [None if np.isnan(r) else float(r) for r in readout.reliability]
-    return pa.table({name: pa.array(columns[name], kind) for name, kind in CURVE_COLUMNS.items()})
+    return table_of(
+        CURVE_COLUMNS,
+        (
+            (samples, readout.kind, row, float(reliable))
+            for samples, readouts in looks
+            for readout in readouts
+            for row, reliable in enumerate(readout.reliability)
+        ),
+    )
 
 
 def _drawable(readout: Readout) -> Readout:
@@ -407,25 +401,14 @@ class Run(Finished):
 
 
 def read_table(data: bytes, extent: Extent, names: list[str]) -> pa.Table:
-    """The table from its bytes; `ValueError` where they are not a table of this run.
-
-    What the file says of itself is looked at before its columns are read, and a word that stands in a million rows is read once.
-    """
-    said = pq.ParquetFile(pa.BufferReader(data))
-    meta, types = said.metadata, {field.name: field.type for field in said.schema_arrow}
-    if meta.num_rows != extent.rows or meta.num_columns != len(COLUMNS) or types != COLUMNS:
-        raise ValueError(f"{meta.num_rows} rows of {meta.num_columns} columns, which are not this run's")
-    parts = [meta.row_group(i).column(j) for i in range(meta.num_row_groups) for j in range(meta.num_columns)]
-    if any(p.compression not in ("SNAPPY", "UNCOMPRESSED") for p in parts) or sum(p.total_uncompressed_size for p in parts) > extent.table:
-        raise ValueError("more values than its rows can have")
-    table = pq.ParquetFile(pa.BufferReader(data), read_dictionary=WORDS).read(use_threads=False)
-    table.validate(full=True)
+    """The table from its bytes; `ValueError` where they are not a table of this run."""
+    table = read_parquet(data, COLUMNS, range(extent.rows, extent.rows + 1), extent.table, WORDS)
     if table["count"].null_count or table["response"].to_pylist() != list(range(len(names))) * len(extent.kinds):
         raise ValueError("rows without numbers")
     expected = {"name": names * len(extent.kinds), "kind": [kind for kind in extent.kinds for _ in names]}
     known = {name: plain(name) for name in names}
     for word in WORDS:
-        found = _words(table[word])
+        found = words_of(table[word])
         if found != expected.get(word, found) or (word == "note" and None in found):
             raise ValueError(f"other values in '{word}' than this run's")
         if word == "self_label" and not set(found) <= {None, *known}:
@@ -437,29 +420,12 @@ def read_table(data: bytes, extent: Extent, names: list[str]) -> pa.Table:
 
 def read_curve(data: bytes, looks: Sequence[int], extent: Extent) -> pa.Table:
     """The curve from its bytes; `ValueError` where they are not one of this run."""
-    said = pq.ParquetFile(pa.BufferReader(data))
-    meta, types = said.metadata, {field.name: field.type for field in said.schema_arrow}
-    parts = [meta.row_group(i).column(j) for i in range(meta.num_row_groups) for j in range(meta.num_columns)]
-    most = extent.most(CURVE)
-    if meta.num_rows != extent.rows * len(looks) or types != CURVE_COLUMNS:
-        raise ValueError(f"{meta.num_rows} rows, which are not this run's")
-    if any(p.compression not in ("SNAPPY", "UNCOMPRESSED") for p in parts) or sum(p.total_uncompressed_size for p in parts) > most:
-        raise ValueError("more values than its rows can have")
-    table = pq.ParquetFile(pa.BufferReader(data), read_dictionary=["kind"]).read(use_threads=False)
-    table.validate(full=True)
+    rows = extent.rows * len(looks)
+    table = read_parquet(data, CURVE_COLUMNS, range(rows, rows + 1), extent.most(CURVE), ["kind"])
     expected = [(n, kind, i) for n in looks for kind in extent.kinds for i in range(extent.outputs)]
-    if list(zip(table["samples"].to_pylist(), _words(table["kind"]), table["response"].to_pylist(), strict=True)) != expected:
+    if list(zip(table["samples"].to_pylist(), words_of(table["kind"]), table["response"].to_pylist(), strict=True)) != expected:
         raise ValueError("other looks than its spec has")
     return table.set_column(1, "kind", pa.array([kind for _, kind, _ in expected], pa.string()))
-
-
-def _words(column: pa.ChunkedArray) -> list[str | None]:
-    """Values of a dictionary column; equal ones are one object."""
-    found: list[str | None] = []
-    for chunk in column.chunks:
-        words = [*chunk.dictionary.to_pylist(), None]
-        found += [words[-1 if i is None else i] for i in chunk.indices.to_pylist()]
-    return found
 
 
 def open_run(url: Place | str) -> Run:

@@ -125,6 +125,10 @@ def _units(value: Any) -> Any:
     return [value] if type(value) is int else value
 
 
+def _names(value: Any) -> Any:
+    return tuple(str(name) for name in value) if isinstance(value, list) else value
+
+
 class TargetSpec(_Frozen):
     """Units inside the network, instead of its output.
 
@@ -327,9 +331,7 @@ class StcSpec(_Written):
 
     run: str = Field(min_length=1)
     response: ResponseKind | None = None
-    units: (
-        Literal["all"] | Annotated[tuple[str, ...], BeforeValidator(lambda v: tuple(str(u) for u in v) if isinstance(v, list) else v)]
-    ) = "all"
+    units: Literal["all"] | Annotated[tuple[str, ...], BeforeValidator(_names)] = "all"
     method: Literal["dense", "matrix-free"] = "dense"
     linear: bool = True
     fresh: int = Field(default=39, ge=0, le=1000)

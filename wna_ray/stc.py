@@ -21,15 +21,14 @@ Rust, Schwartz, Movshon & Simoncelli (2005), Neuron 46:945; Schwartz, Pillow, Ru
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq, minimize
 from scipy.sparse.linalg import eigsh
-from scipy.stats import norm
 
+from wna_ray.analysis import sidak_p
 from wna_ray.sums import PassSums
 
 Floats = NDArray[np.float64]
@@ -240,7 +239,7 @@ def held_out(sums: PassSums, block: Floats, shift: int, variance: float, fourth:
     square = 2 * (variance * size) ** 2 + (fourth - 3 * variance**2) * (block**4).sum(axis=0)  # Var (q'x)^2
     error = np.sqrt(square / n) / (variance * size)
     z = np.abs(values) / error
-    p = -np.expm1(len(z) * np.log1p(-2 * norm.sf(z)))
+    p = sidak_p(z, len(z))
     order = np.argsort(-z, kind="stable")
     return Axes(values[order], _signed((block / np.sqrt(size)).T[order]), p[order], error[order], z[order])
 
@@ -330,7 +329,6 @@ def ridge(sta: Floats, covariance: Floats, images: int, noise: float) -> Floats:
     return np.asarray(np.linalg.solve(covariance + noise / images * np.eye(len(covariance)), np.atleast_2d(sta).T).T.reshape(sta.shape))
 
 
-def sample(residuals: Sequence[float] | Floats, most: int = 1 << 16) -> Floats:
-    """The first of some residuals, in units of their standard deviation: the weights of `edges`."""
-    r = np.asarray(residuals, dtype=np.float64)[:most]
-    return np.asarray((r - r.mean()) / r.std())
+def standardised(residuals: Floats) -> Floats:
+    """Residuals without their mean, in units of their standard deviation: the weights of `edges`."""
+    return np.asarray((residuals - residuals.mean()) / residuals.std())

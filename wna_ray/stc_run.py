@@ -1,20 +1,7 @@
-"""A covariance from spec to manifest: ``run_stc(StcSpec(...), out=...)``, and a finished one opened for reading.
-
-OUT/                 a pass (see `wna_ray.passes`): spec.json, segments, MANIFEST.json, and under result/
-  moments.npz        its sums
-  axes.parquet       one row an axis: unit, eigenvalue, p-value
-  axes.npy           float32 (axes, C, H, W), rows as in axes.parquet, on the grid of the noise
-  spectra.npy        dense: float64 (units, d), all eigenvalues
-  profiles.parquet   mean response along the STA and along each axis
-  figures/*.png
-OUT/block.npy        matrix-free: the axes that are tested
-OUT/pass-NN/         matrix-free: the passes that found them, each a pass of its own
-OUT/profile/         the pass that measured the response along the axes
-"""
+"""A covariance from spec to manifest: ``run_stc(StcSpec(...), out=...)``."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,54 +10,28 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from wna_ray.archive import from_npy, to_npy
-from wna_ray.checks import PassExtent, plain
+from wna_ray.archive import to_npy
 from wna_ray.errors import RunError, SpecError
 from wna_ray.events import Callback, RunStarted, Stage
-from wna_ray.finished import Finished
 from wna_ray.job import CALL_TRIES, ExecutorName, Told, driving, merge_segments, run_plan
 from wna_ray.memory import BASE_BYTES, available, size
-from wna_ray.passes import BLOCK_BITS, EDGES, Floats, Pass, Residual, null_seeds, residuals, stimulus_products
-from wna_ray.responses import is_dense, is_triggered
+from wna_ray.passes import BLOCK_BITS, Floats, Pass, Residual, null_seeds, residuals
 from wna_ray.results import Run
-from wna_ray.rundir import BLOCK, MOMENTS, RESULT, RunDirectory, SegmentInfo, pack_moments, sha256, unpack_moments
+from wna_ray.rundir import BLOCK, MOMENTS, RunDirectory, SegmentInfo, pack_moments, sha256
 from wna_ray.scheduling import MOST_SEGMENTS, Executor, Scheduler, call, plan
 from wna_ray.spec import ResponseKind, StcSpec
-from wna_ray.stc import Axes, Krylov, edges, held_out, istac, matrices, nested_axes, sample, spread
+from wna_ray.stc import Axes, Krylov, edges, held_out, matrices, nested_axes, spread, standardised
+from wna_ray.stc_results import Stc, axes_table, profile_table, result
 from wna_ray.store import Place
 from wna_ray.sums import PassSums, shapes
 
 MOST_DENSE = 4096  # values of an image up to which all of the matrix is kept
-MOST_AXES = 64  # of a unit: the spec sees to it
 COPIES = 6  # of a pass's sums that a machine may hold at a time
 SEGMENTS_BYTES = 1 << 30  # of all segments of a pass together
 FLOPS = 2e10  # a second, of one worker: chooses the default shard
 EDGE_IMAGES = 1 << 16  # whose residuals give the edges of the null spectrum
-
-AXES, PICTURES, SPECTRA = f"{RESULT}/axes.parquet", f"{RESULT}/axes.npy", f"{RESULT}/spectra.npy"
-PROFILES = f"{RESULT}/profiles.parquet"
-PROFILE_COLUMNS = {
-    "unit": pa.string(),
-    "axis": pa.int64(),
-    "projection": pa.float64(),
-    "count": pa.int64(),
-    "response": pa.float64(),
-    "standard_error": pa.float64(),
-}
-COLUMNS = {
-    "unit": pa.string(),
-    "axis": pa.int64(),
-    "eigenvalue": pa.float64(),
-    "standard_error": pa.float64(),
-    "distance": pa.float64(),
-    "p_value": pa.float64(),
-    "explained": pa.float64(),
-    "low_edge": pa.float64(),
-    "high_edge": pa.float64(),
-}
 
 
 def run_stc(
@@ -223,8 +184,10 @@ def _execute(question: Question, directory: RunDirectory, executor: Executor, to
         ends, spectra = [(math.nan, math.nan)], None
     profiles = _profiles(question, found, passes, directory, fingerprint)
     told(Stage("draw"))
-    result = _result(question, found, ends, spectra, profiles)
-    directory.publish(segments, {MOMENTS: pack_moments(sums, fingerprint)} | result, fingerprint, samples)
+    axes = axes_table(question.names, found, ends, stimulus.spec.kind == "gaussian")
+    vectors = np.concatenate([one.vectors for one in found])
+    objects = result(question.run, question.kind, question.names, axes, vectors, spectra, profiles)
+    directory.publish(segments, {MOMENTS: pack_moments(sums, fingerprint)} | objects, fingerprint, samples)
 
 
 @dataclass
@@ -297,31 +260,18 @@ def whole(block: Floats) -> Floats:
 
 
 def _profiles(question: Question, found: Sequence[Axes], passes: _Passes, directory: RunDirectory, parent: str) -> pa.Table:
-    """Mean response along the STA (no axis number) and along each axis of each unit, by the noise's projection."""
+    """Mean response along the STA and along each axis of each unit."""
     run, kind = question.run, question.kind
-    readout = next(r for r in run.readouts if r.kind == kind)
-    columns, owners, axes = list[Floats](), list[int](), list[int | None]()
-    for j, (unit, one) in enumerate(zip(question.units, found, strict=True)):
+    readout, point = next(r for r in run.readouts if r.kind == kind), run.points[kind]
+    vectors, columns = list[Floats](), list[tuple[int, int | None]]()
+    for j, (unit, axes) in enumerate(zip(question.units, found, strict=True)):
         sta = readout.bias[unit.row]
-        columns += [sta / np.linalg.norm(sta), *one.vectors]
-        owners += [j] * (1 + len(one.vectors))
-        axes += [None, *range(len(one.vectors))]
-    block = whole(np.array(columns).T)
-    sums = passes.inner(directory, "profile", question.a_pass(block=block, owners=tuple(owners)), parent).sums
-    middle = np.concatenate([[math.nan], (EDGES[1:] + EDGES[:-1]) / 2, [math.nan]])  # the outer bins are open
-    rows: dict[str, list[Any]] = {name: [] for name in PROFILE_COLUMNS}
-    for i, (owner, axis) in enumerate(zip(owners, axes, strict=True)):
-        row = question.units[owner].row
-        step, zero = (float(run.points[kind].step[row]), run.points[kind].centre[row])
-        for at in range(1, len(EDGES)):
-            n = int(sums["count"][i, at])
-            mean = int(sums["y"][i, at]) / n if n else math.nan
-            square = ((int(sums["yy_high"][i, at]) << 32) + int(sums["yy_low"][i, at])) / n - mean**2 if n else math.nan
-            error = math.sqrt(max(square, 0.0) / (n - 1)) * step if n > 1 else math.nan
-            line = (question.names[owner], axis, float(middle[at]), n, (mean + zero) * step, error)
-            for name, value in zip(rows, line, strict=True):
-                rows[name].append(None if isinstance(value, float) and math.isnan(value) else value)
-    return pa.table({name: pa.array(rows[name], type_) for name, type_ in PROFILE_COLUMNS.items()})
+        vectors += [sta / np.linalg.norm(sta), *axes.vectors]
+        columns += [(j, None), *((j, i) for i in range(len(axes.vectors)))]
+    job = question.a_pass(block=whole(np.array(vectors).T), owners=tuple(owner for owner, _ in columns))
+    sums = passes.inner(directory, "profile", job, parent).sums
+    scale = [(float(point.step[unit.row]), point.centre[unit.row]) for unit in question.units]
+    return profile_table(question.names, columns, sums, scale)
 
 
 def _dense_axes(question: Question, sums: PassSums, told: Callback) -> tuple[list[Axes], list[tuple[float, float]], NDArray[np.float64]]:
@@ -333,154 +283,6 @@ def _dense_axes(question: Question, sums: PassSums, told: Callback) -> tuple[lis
         stack = matrices(sums, j, variance)
         found.append(nested_axes(stack, min(spec.axes, question.d)))
         spectra.append(np.linalg.eigvalsh(stack[0]))
-        weights = sample(residuals(question.run, question.kind, unit, EDGE_IMAGES))
+        weights = standardised(residuals(question.run, question.kind, unit, EDGE_IMAGES))
         ends.append(edges(weights, question.d / sums.images))
     return found, ends, np.array(spectra)
-
-
-def _result(
-    question: Question,
-    found: Sequence[Axes],
-    ends: Sequence[tuple[float, float]],
-    spectra: NDArray[np.float64] | None,
-    profiles: pa.Table,
-) -> dict[str, bytes]:
-    """Every object under ``result/`` but the sums."""
-    from wna_ray import stc_figures  # matplotlib, only where something is drawn
-
-    rows: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-    for name, axes, (low, high) in zip(question.names, found, ends, strict=True):
-        for i, value in enumerate(axes.values):
-            share = value**2 / 2 if question.run.stimulus.spec.kind == "gaussian" else math.nan
-            line = (name, i, value, axes.error[i], axes.distance[i], axes.p_value[i], share, low, high)
-            for column, entry in zip(rows, line, strict=True):
-                rows[column].append(None if isinstance(entry, float) and math.isnan(entry) else entry)
-    table = pa.table({name: pa.array(rows[name], kind) for name, kind in COLUMNS.items()})
-    pictures = question.run.stimulus.expand(np.concatenate([axes.vectors for axes in found])).astype(np.float32)
-    objects = {AXES: _parquet(table), PROFILES: _parquet(profiles), PICTURES: to_npy(pictures)}
-    if spectra is not None:
-        objects[SPECTRA] = to_npy(spectra)
-    run = question.run
-    title = f"{question.kind} of {plain(run.spec.model, 60)}, N = {run.moments.images:,} images of {run.spec.stimulus.kind} noise"
-    drawn = stc_figures.draw(question.names, table, pictures, spectra, profiles, title.replace("$", r"\$"))
-    return objects | {f"{RESULT}/figures/{name}": data for name, data in drawn.items()}
-
-
-def _parquet(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink)
-    return sink.getvalue()
-
-
-class Stc(Finished):
-    """A finished covariance, read from storage alone.
-
-    Parameters
-    ----------
-    place
-        A path, any fsspec URL, or a `Place`.
-
-    Raises
-    ------
-    RunError
-        There is none, it is not finished, or something in it is damaged.
-    """
-
-    def __init__(self, place: Place | str) -> None:
-        super().__init__(place)
-        self._extent = self._expect(PassExtent, "a run, not a covariance of one; open it with wna_ray.open_run")
-
-    @cached_property
-    def spec(self) -> StcSpec:
-        """What was asked."""
-        return StcSpec.parse(self._described["spec"], f"{self.directory.url}/spec.json")
-
-    @cached_property
-    def sums(self) -> PassSums:
-        """The exact sums."""
-        where = f"{self.directory.url}/{MOMENTS}"
-        sums: PassSums = unpack_moments(self._bytes(MOMENTS), self.fingerprint, where, self._extent).moments
-        return sums
-
-    @cached_property
-    def axes(self) -> pa.Table:
-        """One row an axis: unit, eigenvalue (in standard deviations of the residual response), p-value, share of its variance explained."""
-        return self._parsed(AXES, lambda data: _read(data, COLUMNS, MOST_AXES * len(self.names)))
-
-    @cached_property
-    def profiles(self) -> pa.Table:
-        """Mean response by the noise's projection, in its standard deviations: along the STA (``axis`` null) and each axis of each unit."""
-        return self._parsed(PROFILES, lambda data: _read(data, PROFILE_COLUMNS, (MOST_AXES + 1) * len(EDGES) * len(self.names)))
-
-    @cached_property
-    def pictures(self) -> NDArray[np.float32]:
-        """``(axes, C, H, W)`` float32, rows as in `axes`; each of length 1 on the grid of the noise."""
-        return self._parsed(PICTURES, from_npy)
-
-    @cached_property
-    def spectra(self) -> NDArray[np.float64]:
-        """``(units, d)``: all eigenvalues, of a dense covariance."""
-        return self._array(SPECTRA, (len(self.names), self._extent.shape["d"]), np.float64)
-
-    def informative_axes(self, run: Run, name: str, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """iSTAC: the directions in which stimuli that make a unit respond differ most from all, by mean and variance together.
-
-        Parameters
-        ----------
-        run
-            The run that this is a covariance of.
-        name
-            A unit.
-        count
-            t, how many axes.
-
-        Returns
-        -------
-        axes
-            ``(t, d)`` orthonormal, on the grid of the noise.
-        information
-            ``(t,)``: nats a spike of the first 1, 2, ... t axes together (see `wna_ray.stc.istac`).
-
-        Raises
-        ------
-        RunError
-            The responses can be negative, the linear part was taken out, the method was matrix-free, or `run` is another.
-        """
-        identity, spec = self._described["identity"], self.spec
-        if identity["run"] != run.fingerprint:
-            raise RunError(f"'{run.directory.url}' is not the run that '{self.directory.url}' is a covariance of")
-        kind: ResponseKind = identity["kind"]
-        if spec.method != "dense" or spec.linear or not is_triggered(kind):
-            raise RunError(
-                f"'{self.directory.url}': informative axes need responses that weigh stimuli (label, confidence, rectified, spikes), with "
-                f"their linear part, and the matrix: method: dense, linear: false (here: {kind}, {spec.method}, linear: {spec.linear})"
-            )
-        if name not in self.names:
-            raise RunError(f"'{self.directory.url}' has no unit {name!r}; it has {', '.join(self.names[:8])}")
-        row = run.names.index(name)
-        unit, variance, n = Residual.of(run, kind, row, linear=False), float(run.stimulus.noise.table.variance), self.sums.images
-        zero = run.points[kind].centre[row] if is_dense(kind) else 0  # what a response of 0 lacks, in steps
-        total = n * (unit.mean + zero)
-        # The stimuli's own products, not their expectation: then the error is that of the spikes alone.
-        products = np.ldexp(self.sums.sums["rxx"][self.names.index(name), 0].astype(np.float64), -unit.fine)
-        products += (unit.mean + zero) * stimulus_products(run)
-        moments, at = run.moments, int(np.searchsorted(run.moments.responses[kind].rows, row))
-        mean = (moments.responses[kind].sum_yx[at] + zero * moments.sum_x) / (total * math.sqrt(variance))
-        return istac(mean, products / (total * variance) - np.outer(mean, mean), count)
-
-
-def _read(data: bytes, columns: Mapping[str, pa.DataType], most: int) -> pa.Table:
-    """A table from its bytes; `ValueError` where it has other columns, or more rows than there can be."""
-    said = pq.ParquetFile(pa.BufferReader(data))
-    meta, types = said.metadata, {f.name: f.type for f in said.schema_arrow}
-    parts = [meta.row_group(i).column(j) for i in range(meta.num_row_groups) for j in range(meta.num_columns)]
-    if types != columns or meta.num_rows > most or any(p.compression not in ("SNAPPY", "UNCOMPRESSED") for p in parts):
-        raise ValueError(f"{meta.num_rows} rows of {', '.join(types)}, which are not this covariance's")
-    table = said.read(use_threads=False)
-    table.validate(full=True)
-    return table
-
-
-def open_stc(url: Place | str) -> Stc:
-    """Open a finished covariance: ``.axes`` (pyarrow Table), ``.pictures``, ``.spectra`` (numpy), ``.sums``."""
-    return Stc(url)

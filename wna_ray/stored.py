@@ -64,6 +64,18 @@ class Stored:
             values[kind][counted] = some
         return cls(counted, values)
 
+    def row(self, kind: ResponseKind, row: int) -> NDArray[np.int64]:
+        """``(n,)``: the integer response of one row to each image; of one-hot kinds 0 where another row was chosen."""
+        values = self.values[kind]
+        if is_dense(kind):
+            return values[:, row].astype(np.int64)
+        weight = values[:, 1] if kind == "confidence" else 1
+        return np.where(values[:, 0] == row, weight, 0).astype(np.int64)
+
+    def part(self, at: slice | NDArray[np.int64]) -> Stored:
+        """Some of the images."""
+        return Stored(self.counted[at], {kind: values[at] for kind, values in self.values.items()})
+
     @classmethod
     def join(cls, parts: Sequence[Stored]) -> Stored:
         """One after the other."""

@@ -9,8 +9,8 @@ count, y, yy_high, yy_low   (c, b)    images by their projection x'q, in b bins;
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,7 @@ class PassSums:
     images: int
     out_of_range: int
     sums: Mapping[str, Ints]
-    nonfinite: int = field(default=0, repr=False)
+    nonfinite: ClassVar[int] = 0
 
     @staticmethod
     def zeros(units: int, d: int, null: int, columns: int, bins: int = 0) -> dict[str, Ints]:
