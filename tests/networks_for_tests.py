@@ -299,3 +299,22 @@ class Direction(nn.Module):
 def direction() -> nn.Module:
     """One linear unit, of length 1."""
     return Direction()
+
+
+class Seldom(nn.Module):
+    """A convolution that is NaN unless the first pixel is far above 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.before, self.conv = nn.Identity(), nn.Conv2d(1, 2, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # In noise only, so that the geometry (looked for with NaN in an image of zeros) is that of the convolution.
+        gate = (x[:, :1, :1, :1] < 1.7) & (x.isfinite().all(dim=(1, 2, 3), keepdim=True)) & (x.abs().sum(dim=(1, 2, 3), keepdim=True) > 0)
+        return self.conv(torch.where(gate, torch.nan, x)).flatten(1)
+
+
+def seldom() -> nn.Module:
+    """Hardly ever finite."""
+    return Seldom()

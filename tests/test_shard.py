@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
+from typing import Any
 
 import networks_for_tests
 import numpy as np
@@ -96,6 +97,18 @@ def test_nonfinite_outputs_are_counted_apart(make_spec: MakeSpec) -> None:
     assert moments.nonfinite == bad.sum() > 100
     assert (moments.images, moments.seen) == (2000 - bad.sum(), 2000)
     assert moments.sum_x.tolist() == job.stimulus.noise.grid(0, 2000)[~bad].reshape(-1, 16).astype(int).sum(axis=0).tolist()
+
+
+@pytest.mark.parametrize("target", [None, {"layer": "conv", "position": "pooled"}])
+def test_shards_in_which_nothing_is_finite(make_spec: MakeSpec, target: dict[str, Any] | None) -> None:
+    """Hardly an image is: those that are not are counted apart, also where they are all of a shard."""
+    base = {"model": "python:networks_for_tests:seldom", "stimulus": {"shape": [1, 6, 6]}, "responses": ["activation"]}
+    job, network = prepared(make_spec(**base, target=target, numerics={"batch": 8}))
+    parts = [run_shard(job, network, a, a + 8)[0] for a in range(0, 400, 8)]
+    assert {moments.seen for moments in parts} == {8}
+    assert any(moments.images == 0 for moments in parts)
+    finite = job.stimulus.noise.grid(0, 400)[:, 0, 0, 0] / 29 >= np.float32(1.7)
+    assert sum(moments.images for moments in parts) == finite.sum() > 0
 
 
 def test_out_of_range_responses_are_counted_apart(make_spec: MakeSpec) -> None:

@@ -112,6 +112,18 @@ def test_a_damaged_file_is_found(make_spec: MakeSpec, tmp_path: Path) -> None:
     assert RunDirectory(str(copy)).verify() == [f"responses/{victim.name} is missing"]
 
 
+def test_a_shard_in_which_nothing_counts(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """Pooled units that are NaN wherever the first pixel is not far above its mean: whole shards are left out, and kept as such."""
+    base = {"model": "python:networks_for_tests:seldom", "stimulus": {"shape": [1, 6, 6]}, "execution": {"shard": 16, "segments": 4}}
+    target = {"layer": "conv", "position": "pooled"}
+    spec = make_spec(**base, target=target, responses=["activation"], keep_responses=True, samples=256, numerics={"batch": 16})
+    finished = run(spec, str(tmp_path / "run"), executor="local")
+    counted = Stored.join([stored for _, stored in finished.stored()]).counted
+    assert 0 < counted.sum() == finished.moments.images < 20
+    assert not counted.reshape(-1, 16).any(axis=1).all(), "some shards count nothing"
+    assert {k: v.tolist() for k, v in again(finished).arrays().items()} == {k: v.tolist() for k, v in finished.moments.arrays().items()}
+
+
 def test_a_file_of_other_bytes_stops_a_commit(make_spec: MakeSpec, tmp_path: Path) -> None:
     spec = make_spec(keep_responses=True)
     run(spec, str(tmp_path / "run"), executor="local")

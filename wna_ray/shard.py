@@ -397,7 +397,7 @@ def _add(
     with phase("responses"):
         finite = np.asarray(np.isfinite(outputs).all(axis=1))
         answered = outputs if finite.all() else outputs[finite]
-        answers = {r.kind: respond(r, job.points[r.kind], answered.reshape(len(answered) * patches, -1)) for r in job.spec.responses}
+        answers = {r.kind: respond(r, job.points[r.kind], answered.reshape(-1, outputs.shape[1] // patches)) for r in job.spec.responses}
         inside = np.logical_and.reduce([within for _, within in answers.values()])
         within = inside.reshape(len(answered), patches).all(axis=1)
         responses: dict[str, Response] = {kind: response for kind, (response, _) in answers.items()}
@@ -406,7 +406,7 @@ def _add(
         if len(answered) < len(outputs) or not within.all():
             grid, odd = grid[finite][within], odd[finite][within]
         if stored is not None:
-            stored.append(Stored.of(_counted(finite, within), responses))
+            stored.append(Stored.of(_counted(finite, within), responses, patches))
     with phase("moments"):
         total = total.update(job.stimulus.keep(grid), responses, patches)
         if total.odd is not None and odd.any():

@@ -52,12 +52,12 @@ class Stored:
     values: Mapping[str, Ints]
 
     @classmethod
-    def of(cls, counted: NDArray[np.bool_], responses: Mapping[str, Response]) -> Stored:
-        """From the responses of those images that are counted."""
+    def of(cls, counted: NDArray[np.bool_], responses: Mapping[str, Response], patches: int = 1) -> Stored:
+        """From the responses of those images that are counted, each of so many patches."""
         values = {}
         for kind, response in responses.items():
             if isinstance(response, Dense):
-                some = response.values.reshape(int(counted.sum()), -1) if len(response.values) else response.values
+                some = response.values.reshape(int(counted.sum()), patches * response.values.shape[1])
             else:
                 some = np.stack([response.rows, response.weights][: 2 if kind == "confidence" else 1], axis=1)
             values[kind] = np.zeros((len(counted), some.shape[1]), dtype=np.int32)
