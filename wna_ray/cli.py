@@ -377,7 +377,7 @@ def contrast(
     print(title)
     print(
         f"correlation {found.correlation:.4f}: pairing makes errors {1 / np.sqrt(1 - found.correlation):.2f} times smaller; "
-        f"p = {found.p_value:.1e}, reliability {found.reliability:.3f}, rho2 {found.rho2:.2e}"
+        f"p {_p_form('.1e')(found.p_value)}, reliability {found.reliability:.3f}, rho2 {found.rho2:.2e}"
     )
     print(f"written to {to}/")
 

@@ -116,8 +116,9 @@ def _sheet(
                 fontsize=9,
             )
         else:
+            units = _UNITS[readout.kind] if readout.estimator == "noise" else f"mean gradient, {readout.kind} per {{unit}}"
             part.suptitle(
-                f"{readout.kind}{shown}: {_UNITS[readout.kind].format(unit=_unit(stimulus))}; each map on its own symmetric scale",
+                f"{readout.kind}{shown}: {units.format(unit=_unit(stimulus))}; each map on its own symmetric scale",
                 fontsize=9,
             )
         finite = np.abs(pictures[np.isfinite(pictures)])
@@ -197,7 +198,7 @@ def reliability(curve: pa.Table, stimulus: Stimulus) -> bytes:
 def contrast(stimulus: Stimulus, z: Picture, unpaired: Picture, title: str, correlation: float) -> bytes:
     """A paired z-map beside what two independent runs would have shown, on one scale."""
     threshold = z_threshold(stimulus.pixels)
-    limit = min(float(np.abs(z).max()), Z_LIMIT * threshold) or 1.0
+    limit = float(np.abs(z).max()) or 1.0
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     figure.suptitle(f"{title}\noutline: |z| > {threshold:.2f} (p < 0.05, Sidak over {stimulus.pixels:,} values)", fontsize=9)
     axes = figure.subplots(1, 2)
@@ -209,9 +210,9 @@ def contrast(stimulus: Stimulus, z: Picture, unpaired: Picture, title: str, corr
             axis.contour(peak, levels=[threshold], colors="black", linewidths=0.5)
         axis.set_title(name, fontsize=9)
     mappable = ScalarMappable(Normalize(-limit, limit), DIVERGING)
-    figure.colorbar(
-        mappable, ax=axes, shrink=0.8, label="z of the difference", extend="both" if float(np.abs(z).max()) > limit else "neither"
-    )
+    bar = figure.colorbar(mappable, ax=axes, shrink=0.8, label="z of the difference")
+    for level in (-threshold, threshold):
+        bar.ax.axhline(level, color="black", linewidth=0.6)
     return png(figure)
 
 

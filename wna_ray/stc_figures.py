@@ -14,6 +14,7 @@ from wna_ray.figures import DIVERGING, png
 
 MOST_UNITS = 12  # on a sheet
 ALPHA = 0.05
+TICKS = [m * 10.0**e for e in range(-6, 3) for m in (1, 3)]  # of eigenvalues
 
 
 def p_text(p: float) -> str:
@@ -100,6 +101,9 @@ def _spectra(by_unit: dict[str, list[int]], rows: list[dict[str, Any]], spectra:
         for value in taken:
             axis.plot(order[np.abs(values[::-1] - value).argmin()], value, "o", color="crimson", markersize=5, fillstyle="none")
         axis.set_yscale("symlog", linthresh=2 * max(-low, high))
+        marks = [sign * size for size in TICKS for sign in (-1, 1) if values.min() <= sign * size <= values.max() and size > 0.4 * high]
+        axis.set_yticks([0.0, *marks], labels=["0", *(f"{mark:+g}" for mark in marks)], minor=False)
+        axis.yaxis.minorticks_off()
         axis.set_title(f"unit {name[:14]}: {len(taken)} significant, {outside} outside", fontsize=8)
         axis.set_xlabel("rank", fontsize=7)
         axis.set_ylabel("eigenvalue (sd of response)", fontsize=7)
