@@ -235,7 +235,7 @@ def kept(tmp_path: Path, spec: Path) -> Path:
 def test_contrast_of_two_responses(tmp_path: Path, kept: Path) -> None:
     got = wna("contrast", kept, kept, "--kind", "activation", "--name", "0", "--other", "1", "--to", tmp_path / "c")
     assert got.exit_code == 0, got.stderr
-    assert "pairing makes errors" in got.stdout
+    assert "pairing divides errors by" in got.stdout
     assert np.load(tmp_path / "c" / "z_map.npy").shape == (1, 4, 4)
     assert (tmp_path / "c" / "contrast.png").read_bytes().startswith(b"\x89PNG")
     got = wna("contrast", kept, kept, "--kind", "label", "--name", "0")

@@ -376,7 +376,7 @@ def contrast(
         raise StoreError(f"cannot write to '{to}' ({error.strerror}); give another --to") from None
     print(title)
     print(
-        f"correlation {found.correlation:.4f}: pairing makes errors {1 / np.sqrt(1 - found.correlation):.2f} times smaller; "
+        f"correlation {found.correlation:.4f}: pairing divides errors by {1 / np.sqrt(1 - found.correlation):.2f}; "
         f"p {_p_form('.1e')(found.p_value)}, reliability {found.reliability:.3f}, rho2 {found.rho2:.2e}"
     )
     print(f"written to {to}/")
