@@ -32,6 +32,7 @@ SPEC: dict[str, Any] = {
     "model": "python:networks_for_tests:sometimes_nan",
     "stimulus": {"kind": "gaussian", "shape": [1, 4, 4], "space": "input", "scale": 1.0},
     "responses": ["label"],
+    "keep_responses": True,
     "samples": 1500,
     "seed": 7,
     "numerics": {"batch": 64},
