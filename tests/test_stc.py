@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from wna_ray.stc import Krylov, edges, ends, information, istac, nested_axes, ridge, standardised
+from wna_ray.stc import Krylov, edges, ends, information, istac, nested_axes, standardised
 
 Floats = NDArray[np.float64]
 
@@ -171,15 +171,3 @@ def test_istac_weighs_mean_against_variance() -> None:
     everywhere = np.array([information(mean, cov, v[None]) for v in circle])
     assert told[0] == pytest.approx(everywhere.max(), rel=1e-6)
     assert abs(axes[0] @ circle[everywhere.argmax()]) > 1 - 1e-5
-
-
-def test_ridge_frees_the_sta_of_known_correlations() -> None:
-    """cov(y, x) = S w for a linear unit: solved exactly; with a ridge as by hand."""
-    d = 20
-    s = np.exp(-np.abs(np.subtract.outer(np.arange(d), np.arange(d))) / 3)
-    w = axis(d, 9)
-    assert np.allclose(ridge(s @ w, s, 1000, 0.0), w)
-    expected = np.linalg.inv(s + 50 / 1000 * np.eye(d)) @ s @ np.stack([w, -w], axis=1)
-    assert np.allclose(ridge(np.stack([s @ w, -s @ w]), s, 1000, 50.0), expected.T)
-    with pytest.raises(ValueError, match="covariance: expected"):
-        ridge(w, s[:5, :5], 10, 0.0)

@@ -232,7 +232,7 @@ def check_described(described: Mapping[str, Any], where: str) -> Extent:
     same = {
         "samples": spec.samples == found.samples,
         "seed": spec.seed == identity.seed,
-        "stimulus": _without_offset(found.spec["stimulus"]) == _without_offset(identity.stimulus),
+        "stimulus": spec.stimulus.identity() == {key: value for key, value in identity.stimulus.items() if key != "offset"},
         "target": _fits(identity.target, spec, found.names),
         "responses": [r.identity() for r in spec.responses] == identity.responses,
         "gradient_exponent": set(identity.gradient_exponent) == set(kinds if spec.estimator == "gradient" else ())
@@ -306,10 +306,6 @@ def check_evaluation(evaluation: dict[str, Any], where: str) -> None:
     _validated(_Evaluation, evaluation, f"{where} (which is no part of the result)")
     evaluation["dataset"] = plain(evaluation["dataset"], 40)
     evaluation["templates"] = {plain(kind, 40): entry for kind, entry in evaluation["templates"].items()}
-
-
-def _without_offset(stimulus: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in stimulus.items() if key != "offset"}
 
 
 def _validated(model: type[_M], value: Mapping[str, Any], where: str) -> _M:
@@ -398,6 +394,7 @@ class Extent:
             "result/moments.npz": moments,
             "result/bias_maps.npy": pictures + NPY_BYTES,
             "result/z_maps.npy": pictures + NPY_BYTES,
+            "result/whitened_maps.npy": pictures + NPY_BYTES,
             "result/variance_maps.npy": pictures + NPY_BYTES,
             "result/map_outputs.npy": 4 * self.rows * self.outputs + NPY_BYTES,
             "result/filters.npy": 8 * self.outputs * self.d + NPY_BYTES,

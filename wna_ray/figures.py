@@ -46,9 +46,17 @@ def draw(
         zip(zip(classes["kind"].to_pylist(), classes["response"].to_pylist(), strict=True), classes["self_label"].to_pylist(), strict=True)
     )
     pictures = {
-        "bias_maps.png": _sheet(stimulus, readouts, f"Bias maps   {noise}", lambda r: r.bias, _bias_cell(called)),
-        "z_maps.png": _sheet(stimulus, readouts, f"z-maps   {noise}", lambda r: r.z, None),
+        "bias_maps.png": _sheet(stimulus, readouts, f"Bias maps   {noise}", lambda r, i: stimulus.expand(r.bias[i]), _bias_cell(called)),
+        "z_maps.png": _sheet(stimulus, readouts, f"z-maps   {noise}", lambda r, i: stimulus.expand(r.z[i]), None),
     }
+    if stimulus.gain is not None:
+        pictures["whitened_maps.png"] = _sheet(
+            stimulus,
+            readouts,
+            f"Bias maps freed of the noise's correlations   {noise}",
+            lambda r, i: stimulus.whitened(r.bias[i], r.reliability[i]),
+            lambda r, i: f"ridge {(1 - r.reliability[i]) / r.reliability[i]:.2g}\nreliability {r.reliability[i]:.3f}",
+        )
     if filters is not None and np.isfinite(filters).any():
         pictures["filters.png"] = _recovery(stimulus, readouts[0], filters, f"Filters recovered from noise   {noise}")
     one_hot = next((r for r in readouts if not is_dense(r.kind)), None)
@@ -61,7 +69,13 @@ def _noise_text(stimulus: Stimulus, images: int) -> str:
     spec = stimulus.spec
     black = " (0 black, 1 white)" if spec.space == "pixel" else ""
     patches = "" if stimulus.patches_an_image == 1 else f" ({images * stimulus.patches_an_image:,} patches)"
-    return f"N = {images:,} images{patches} of {spec.kind} noise, sd {stimulus.sd:.3g} {_unit(stimulus)}s{black}"
+    return f"N = {images:,} images{patches} of {_kind(stimulus)} noise, sd {stimulus.sd:.3g} {_unit(stimulus)}s{black}"
+
+
+def _kind(stimulus: Stimulus) -> str:
+    kind, spectrum = stimulus.spec.kind, stimulus.spec.spectrum
+    power = "" if spectrum == 1 else f"$^{{{spectrum}}}$"
+    return kind if spectrum is None else f"{kind} 1/f{power}"
 
 
 def _unit(stimulus: Stimulus) -> str:
@@ -92,7 +106,7 @@ def _sheet(
     stimulus: Stimulus,
     readouts: list[Readout],
     title: str,
-    maps: Callable[[Readout], Picture],
+    maps: Callable[[Readout, list[int]], Picture],
     cell: Callable[[Readout, int], str] | None,
 ) -> bytes:
     """One block of maps a response kind. Without `cell` the maps are z: one scale a block, threshold outlined."""
@@ -106,8 +120,7 @@ def _sheet(
     figure.suptitle(title, fontsize=11)
     parts = figure.subfigures(len(blocks), 1, height_ratios=[height * n + 0.45 for n in lines], squeeze=False)
     for (readout, rows), count, part in zip(blocks, lines, parts[:, 0], strict=True):
-        values = maps(readout)
-        pictures = stimulus.expand(values[rows]) if rows else np.zeros((0, *stimulus.shape))
+        pictures = maps(readout, rows) if rows else np.zeros((0, *stimulus.shape))
         axes = part.subplots(count, columns, squeeze=False)
         shown = f"   ({len(rows)} most reliable of {len(readout.names)})" if len(rows) < len(readout.names) else ""
         if cell is None:
@@ -190,7 +203,7 @@ def reliability(curve: pa.Table, stimulus: Stimulus) -> bytes:
     axis.set_ylabel("reliability (squared cosine with the true map)")
     axis.legend(fontsize=8, frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
-    noise = f"{stimulus.spec.kind} noise, sd {stimulus.sd:.3g} {_unit(stimulus)}s"
+    noise = f"{_kind(stimulus)} noise, sd {stimulus.sd:.3g} {_unit(stimulus)}s"
     figure.suptitle(f"Reliability at each look   {noise}\nmedian row, band: middle half of the rows", fontsize=10)
     return png(figure)
 

@@ -16,6 +16,7 @@ from wna_ray.store import MOST_BYTES
 
 BASE_BYTES = 700 << 20  # Python, torch and a small network
 WORKER_PARTIALS = 4  # a shard's total, the chunk that is added to it, their sum, and one that is on its way to the object store
+SPECTRUM_BYTES = 16  # a value of a batch whose noise is filtered: its transform, that filtered, and back
 RESPONSE_COPIES = 4  # a segment's, as they come, joined, as a table, as a file
 DRIVER_PARTIALS = 7  # the merged moments, float64 maps and z-maps, float32 copies, and the objects to write
 
@@ -84,7 +85,8 @@ def needs(job: Job, rows: int, fan_in: int, responses: int = 0) -> Needs:
     """What a run needs whose moments have so many rows, and that keeps so many bytes of responses of a segment."""
     d, batch = job.stimulus.pixels, job.spec.numerics.batch
     partial = rows * d * 8 * moment_sets(job.spec)
-    shard = PENDING_VALUES + 9 * batch * max(job.stimulus.noise.pixels, d * job.stimulus.patches_an_image)
+    each = 9 if job.spec.stimulus.spectrum is None else 9 + SPECTRUM_BYTES
+    shard = PENDING_VALUES + each * batch * max(job.stimulus.noise.pixels, d * job.stimulus.patches_an_image)
     return Needs(
         partial,
         BASE_BYTES + shard + WORKER_PARTIALS * partial + RESPONSE_COPIES * responses,

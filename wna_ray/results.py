@@ -34,6 +34,7 @@ from wna_ray.stored import Stored, unpack
 CLASSES, MAP_OUTPUTS, FILTERS = f"{RESULT}/classes.parquet", f"{RESULT}/map_outputs.npy", f"{RESULT}/filters.npy"
 CURVE = f"{RESULT}/reliability.parquet"
 BIAS_MAPS, Z_MAPS, VARIANCE_MAPS = (f"{RESULT}/{name}.npy" for name in ("bias_maps", "z_maps", "variance_maps"))
+WHITENED_MAPS = f"{RESULT}/whitened_maps.npy"
 
 COLUMNS = {
     "response": pa.int64(),
@@ -98,8 +99,9 @@ def map_images(stimulus: Stimulus, readouts: list[Readout]) -> NDArray[np.float3
     every map at the same size, whatever its units). Rows without a map are NaN.
     """
     maps = np.concatenate([r.bias for r in readouts])
+    seen = maps if stimulus.gain is None else stimulus.expand(maps).reshape(len(maps), -1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        maps *= MAP_CONTRAST * stimulus.sd / np.sqrt(np.square(maps).mean(axis=1, keepdims=True))
+        maps *= MAP_CONTRAST * stimulus.sd / np.sqrt(np.square(seen).mean(axis=1, keepdims=True))
     return (stimulus.shown_offset + stimulus.place(maps)).astype(np.float32)
 
 
@@ -178,6 +180,8 @@ def derive(
         BIAS_MAPS: to_npy(_pictures(stimulus, [r.bias for r in readouts])),
         Z_MAPS: to_npy(_pictures(stimulus, [r.z for r in readouts])),
     }
+    if stimulus.gain is not None:
+        objects[WHITENED_MAPS] = to_npy(np.concatenate([stimulus.whitened(r.bias, r.reliability) for r in readouts]).astype(np.float32))
     moments = partial.moments
     one_hot = [r for r in readouts if not is_dense(r.kind)]
     if moments.sum_xx.size and one_hot:
@@ -304,6 +308,11 @@ class Run(Finished):
     def z_maps(self) -> NDArray[np.float32]:
         """``(R, C, H, W)`` float32, rows as in `classes`."""
         return self._array(Z_MAPS, (self._extent.rows, *self._extent.shape))
+
+    @cached_property
+    def whitened_maps(self) -> NDArray[np.float32]:
+        """``(R, C, H, W)`` float32, rows as in `classes`: freed of the noise's correlations; `RunError` unless ``stimulus.spectrum``."""
+        return self._array(WHITENED_MAPS, (self._extent.rows, *self._extent.shape))
 
     @cached_property
     def variance_maps(self) -> NDArray[np.float32]:

@@ -92,11 +92,10 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """Everything that can change a result, as plain JSON values."""
         spec = self.spec
-        stimulus = spec.stimulus.model_dump(mode="json", exclude={"offset"})
         identity: dict[str, Any] = {
             "stream": STREAM,
             "seed": spec.seed,
-            "stimulus": stimulus | {"offset": self.stimulus.offset_digest},
+            "stimulus": spec.stimulus.identity() | {"offset": self.stimulus.offset_digest},
             "model": {
                 "source": self.source,
                 "digest": self.digest,
@@ -130,9 +129,10 @@ class Job:
 
 
 def stimulus_of(spec: Spec, offset: NDArray[np.float32], field: Field | None) -> Stimulus:
-    """The noise as images, whole or as units see it."""
-    where = () if field is None else (field.shown, field.patches)
-    return Stimulus(spec.stimulus, spec.seed, offset, *where)
+    """The noise as images, whole or as units see it. Of correlated noise all that is shown is kept: each value depends on all others."""
+    if field is None:
+        return Stimulus(spec.stimulus, spec.seed, offset)
+    return Stimulus(spec.stimulus, spec.seed, offset, field.shown, field.patches if spec.stimulus.spectrum is None else None)
 
 
 class Network:

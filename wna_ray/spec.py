@@ -52,6 +52,8 @@ class StimulusSpec(_Frozen):
         Side, in pixels, of the square cells that share one value (1: white noise).
     density
         ``sparse`` only: share of cells that differ from the offset.
+    spectrum
+        ``gaussian`` only: values correlate over space; amplitudes fall as ``1 / f^spectrum`` (natural images: about 1). White by default.
     space
         Where the noise lives: ``pixel`` ([0, 1], before the model's own normalisation) or ``input`` (what the network
         itself is fed).
@@ -63,6 +65,7 @@ class StimulusSpec(_Frozen):
     scale: float = Field(gt=1e-30, lt=1e30)
     cell: int = Field(default=1, ge=1)
     density: float | None = None
+    spectrum: float | None = Field(default=None, gt=0, le=3)
     space: Literal["pixel", "input"] = "pixel"
 
     @model_validator(mode="after")
@@ -75,7 +78,13 @@ class StimulusSpec(_Frozen):
             raise ValueError(f"offset: {self.offset} is not finite, or beyond 1e30")
         if self.cell > max(self.shape[1:]):
             raise ValueError(f"cell: {self.cell} pixels are more than the image's {self.shape[1]} x {self.shape[2]}")
+        if self.spectrum is not None and self.kind != "gaussian":
+            raise ValueError(f"spectrum: only gaussian noise keeps its distribution where it is filtered, {self.kind} noise does not")
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """What decides a result, as plain JSON values: all but the offset, whose digest does; white noise needs no word for it."""
+        return self.model_dump(mode="json", exclude={"offset"} | ({"spectrum"} if self.spectrum is None else set()))
 
 
 class ResponseSpec(_Frozen):
@@ -411,6 +420,10 @@ class Spec(_Written):
             raise ValueError(f"stop.response: {self.stop.response} is none of the responses ({', '.join(kinds)})")
         if self.target is not None and self.target.position == "pooled" and self.stimulus.cell > 1:
             raise ValueError("target.position: pooled needs noise of single pixels; leave stimulus.cell out")
+        if self.moments.second and self.stimulus.spectrum is not None:
+            raise ValueError("moments.second: variances of single values say nothing where values correlate; leave stimulus.spectrum out")
+        if self.target is not None and self.target.position == "pooled" and self.stimulus.spectrum is not None:
+            raise ValueError("target.position: pooled needs patches of white noise; leave stimulus.spectrum out, or take centre")
         return self
 
     @property
@@ -437,6 +450,8 @@ class Spec(_Written):
             raise ValueError(
                 f"estimator: the mean gradient is the map for gaussian noise only (Stein's identity), not {self.stimulus.kind}"
             )
+        if self.stimulus.spectrum is not None:
+            raise ValueError("estimator: gradient has the map of white noise; leave stimulus.spectrum out")
         if self.target is not None and self.target.position == "pooled":
             raise ValueError("estimator: gradient has no pooled positions; take target.position: centre or mean")
         if self.moments.second or self.keep_responses:

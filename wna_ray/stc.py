@@ -310,25 +310,6 @@ def _climb(mean: Floats, covariance: Floats, found: Floats, start: Floats) -> Fl
     return unit(np.asarray(best.x))
 
 
-def ridge(sta: Floats, covariance: Floats, images: int, noise: float) -> Floats:
-    """STA freed of known correlations of the stimulus, against the noise that this amplifies: ``(S + noise / N)^-1 sta``.
-
-    Parameters
-    ----------
-    sta
-        ``(k, d)``: ``cov(y, x)``.
-    covariance
-        ``(d, d)``: S of the stimulus, as it was designed; never a sample's, whose inverse would add its own errors.
-    images
-        N.
-    noise
-        Ridge, in units of the stimulus's variance; 0 whitens fully.
-    """
-    if covariance.shape != (sta.shape[-1],) * 2:
-        raise ValueError(f"covariance: expected {(sta.shape[-1],) * 2}, got {covariance.shape}")
-    return np.asarray(np.linalg.solve(covariance + noise / images * np.eye(len(covariance)), np.atleast_2d(sta).T).T.reshape(sta.shape))
-
-
 def standardised(residuals: Floats) -> Floats:
     """Residuals without their mean, in units of their standard deviation: the weights of `edges`."""
     return np.asarray((residuals - residuals.mean()) / residuals.std())

@@ -119,7 +119,7 @@ class Patches:
 
 @dataclass(frozen=True)
 class Stimulus:
-    """Images ``offset + scale * unit * grid``, addressable by index.
+    """Images ``offset + scale * unit * grid``, addressable by index; where there is a spectrum, the grid is filtered first.
 
     Attributes
     ----------
@@ -209,8 +209,69 @@ class Stimulus:
     @property
     def range(self) -> tuple[float, float]:
         """Smallest and largest value that a stimulus can take."""
-        low, high = self.noise.table.range
+        low, high = (end * self._swing for end in self.noise.table.range)
         return float(self.offset.min()) + self.unit * low, float(self.offset.max()) + self.unit * high
+
+    @cached_property
+    def gain(self) -> NDArray[np.float64] | None:
+        """``(h, w // 2 + 1)``: amplitude of the filter at each frequency, ``f^-spectrum`` up to a factor; None for white noise.
+
+        The mean of its square over all h * w frequencies is 1, so every value of the noise keeps its variance. The mean of an image
+        (f = 0) has the amplitude of the lowest other frequency.
+        """
+        if self.spec.spectrum is None:
+            return None
+        h, w = self.noise.shape[1:]
+        frequency = np.hypot(np.fft.fftfreq(h)[:, None], np.fft.fftfreq(w))
+        frequency[0, 0] = min(frequency[frequency > 0], default=1.0)
+        gain = frequency**-self.spec.spectrum
+        return np.asarray((gain / np.sqrt(np.square(gain).mean()))[:, : w // 2 + 1])
+
+    @cached_property
+    def _swing(self) -> float:
+        """Largest value of the filtered grid for values of at most 1."""
+        return 1.0 if self.gain is None else float(np.abs(np.fft.irfft2(self.gain, s=self.noise.shape[1:])).sum())
+
+    def filtered(self, values: torch.Tensor, ridge: float | NDArray[np.float64] | None = None) -> torch.Tensor:
+        """White values ``(n, C, h, w)`` on the whole grid with the noise's spectrum: each channel convolved with its symmetric kernel.
+
+        Parameters
+        ----------
+        ridge
+            ``(n,)``: the inverse instead, ``gain / (gain^2 + ridge)`` at each frequency.
+        """
+        if self.gain is None:
+            return values
+        gain = torch.from_numpy(self.gain).to(values.device)
+        if ridge is not None:
+            gain = gain / (gain.square() + torch.as_tensor(ridge, device=values.device).reshape(-1, 1, 1, 1))
+        found: torch.Tensor = torch.fft.irfft2(torch.fft.rfft2(values) * gain.to(values.dtype), s=values.shape[2:])
+        return found
+
+    def whitened(self, maps: NDArray[np.float64], reliability: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Maps on the grid freed of the noise's correlations, against the error that this amplifies.
+
+        With S the covariance of the stimulus, of unit variance, S^(1/2) the filter and a a map on the grid, the regression of the
+        response on the stimulus is ``S^(-1/2) a``, and with a ridge ``(S + ridge)^-1 S^(1/2) a``. The ridge that errs least is noise over
+        signal (in each value, for a true map that is white), ``(1 - R) / R`` for a map of reliability R (Hoerl & Kennard 1970,
+        Technometrics 12:55). S is what the noise was made with, never a sample's.
+
+        Parameters
+        ----------
+        maps
+            ``(k, d)``.
+        reliability
+            ``(k,)``.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(k, C, H, W)``: response units per stimulus unit, where `maps` are; NaN where nothing is reliable.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ridge = np.where(reliability > 0, (1 - reliability) / reliability, np.nan)
+        values = torch.from_numpy(maps.reshape(-1, *self.grid_shape))
+        return self._expand(self.filtered(values, ridge), self.shape).numpy()
 
     @property
     def offset_digest(self) -> str:
@@ -228,15 +289,17 @@ class Stimulus:
         Returns
         -------
         torch.Tensor
-            ``(n, C, H, W)`` float32 on `device`: what is shown. One product and one sum a value, each rounded to float32, so every
-            IEEE device gives the same bits.
+            ``(n, C, H, W)`` float32 on `device`: what is shown. Of white noise it is one product and one sum a value, each rounded to
+            float32, so every IEEE device gives the same bits.
         """
-        values = torch.from_numpy(grid).to(device).to(torch.float32).mul_(np.float32(self.unit).item())
+        values = self.filtered(torch.from_numpy(grid).to(device).to(torch.float32)).mul_(np.float32(self.unit).item())
         return self._expand(values, self.shown_shape).add_(torch.tensor(self.shown_offset, device=device))
 
     def expand(self, maps: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Maps on the grid ``(k, d)`` as pictures ``(k, C, H, W)`` of a patch: each cell's value over all its pixels."""
-        return self._expand(torch.from_numpy(maps.reshape(-1, *self.grid_shape)), self.shape).numpy()
+        """Maps on the grid ``(k, d)`` as pictures ``(k, C, H, W)`` of a patch, as the noise itself: filtered, each cell's value over all
+        its pixels. Means of the grid become means of images; z stay of variance 1, but correlate as the noise does.
+        """
+        return self._expand(self.filtered(torch.from_numpy(maps.reshape(-1, *self.grid_shape))), self.shape).numpy()
 
     def place(self, maps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Maps ``(k, d)`` as pictures of all that is shown: in the middle one of the patches, zero elsewhere."""
