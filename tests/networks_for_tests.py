@@ -318,3 +318,19 @@ class Seldom(nn.Module):
 def seldom() -> nn.Module:
     """Hardly ever finite."""
     return Seldom()
+
+
+class Ripples(nn.Module):
+    """Two fast waves: their gradients change from image to image, but no direction of the noise bends them on average."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("axes", 40 * quadratic_axes(16)[:2].float(), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(x.flatten(1) @ self.axes.T)
+
+
+def ripples() -> nn.Module:
+    """Their average Hessian is zero (below 1e-300)."""
+    return Ripples()

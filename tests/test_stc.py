@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from wna_ray.stc import Krylov, edges, ends, information, istac, nested_axes, standardised
+from wna_ray.stc import Krylov, edges, ends_of, information, istac, nested_axes, standardised
 
 Floats = NDArray[np.float64]
 
@@ -113,7 +113,7 @@ def test_ends_of_a_large_matrix() -> None:
     random = np.random.default_rng(5)
     matrix = random.standard_normal((300, 300))
     matrix += matrix.T
-    values, vectors = ends(matrix)
+    values, vectors = ends_of(matrix)
     expected = np.linalg.eigvalsh(matrix)
     assert np.allclose(values, expected[[0, -1]], rtol=1e-9)
     assert np.allclose(matrix @ vectors.T, values * vectors.T, atol=1e-6)

@@ -133,7 +133,8 @@ def plan(
         passes = 1 if asked.method == "dense" else asked.passes + 1
         print(f"{spec}: covariance of {question.kind} of '{run_of.directory.url}', {asked.method}; units {', '.join(question.names[:12])}")
         print(f"noise     {run_of.spec.stimulus.kind}, d = {question.d:,} values, {streams} streams of {run_of.samples:,} images")
-        print(f"work      {passes} pass{'es' * (passes > 1)} without a forward pass; sums of {in_bytes(question.sum_bytes)} each")
+        network = "without a forward pass" if question.held is None else "with a forward and a backward pass an image"
+        print(f"work      {passes} pass{'es' * (passes > 1)} {network}; sums of {in_bytes(question.sum_bytes)} each")
         return
     found = pilot(asked, pilot_images, workers)
     job, cut = found.introduction.job, found.plan

@@ -7,7 +7,7 @@ black-box path, and where weights are at hand it needs fewer images by about d o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -56,19 +56,17 @@ def add_gradients(job: Job, network: Network, start: int, stop: int, phase: Phas
         n = min(batch, stop - a)
         with phase("forward"):  # and back
             found = [
-                (
-                    response,
-                    outputs[:n],
-                    [np.rint(np.ldexp(g[:n], -e)) for g, e in zip(gradients, job.gradients[response.kind], strict=True)],
-                )
-                for response, outputs, gradients in _batch(job.spec, job.stimulus, network, grid)
+                (response, outputs[:n], _steps(rows, job.gradients[response.kind], n))
+                for response, outputs, rows in _batch(job.spec, job.stimulus, network, grid)
             ]
         with phase("moments"):
-            finite = np.logical_and.reduce([np.isfinite(values).all(axis=1) for _, y, rows in found for values in (y, *rows)])
+            gradients = [g for _, _, rows in found for g in rows]
+            finite = np.logical_and.reduce(
+                [*(np.isfinite(y).all(axis=1) for _, y, _ in found), *(np.isfinite(g).all(axis=1) for g in gradients)]
+            )
             outputs = np.where(finite[:, None], found[0][1], 0.0).astype(np.float32)
             answers = {response.kind: respond(response, job.points[response.kind], outputs) for response, _, _ in found}
-            small = [np.abs(np.where(finite[:, None], g, 0.0)).max(axis=1) <= GRADIENT_LIMIT for _, _, rows in found for g in rows]
-            counted = np.logical_and.reduce([finite, *small, *(within for _, within in answers.values())])
+            counted = np.logical_and.reduce([finite, *map(_small, gradients), *(within for _, within in answers.values())])
             part = job.no_images().update(
                 job.stimulus.keep(grid[:n][counted]), {kind: response.keep(counted) for kind, (response, _) in answers.items()}
             )
@@ -83,10 +81,35 @@ def add_gradients(job: Job, network: Network, start: int, stop: int, phase: Phas
     return total
 
 
+def gradients_of(
+    job: Job, network: Network, grid: NDArray[np.int8], n: int, response: ResponseSpec, rows: Sequence[int]
+) -> tuple[list[Floats], NDArray[np.bool_]]:
+    """Gradients of some rows of one response to the first n images of a batch, each ``(n, d)`` whole steps; and which images count."""
+    _, outputs, found = next(_batch(_only(job.spec, response), job.stimulus, network, grid, rows))
+    whole = _steps(found, [job.gradients[response.kind][row] for row in rows], n)
+    return whole, np.logical_and.reduce([np.isfinite(outputs[:n]).all(axis=1), *(_small(g) for g in whole)])
+
+
+def _only(spec: Spec, response: ResponseSpec) -> Spec:
+    """The same spec with one response only."""
+    return spec.model_copy(update={"responses": (response,)})
+
+
+def _steps(gradients: Iterable[Floats], exponents: Sequence[int], n: int) -> list[Floats]:
+    """Gradients of the first n images, in whole steps of 2^exponent."""
+    return [np.rint(np.ldexp(g[:n], -e)) for g, e in zip(gradients, exponents, strict=True)]
+
+
+def _small(whole: Floats) -> NDArray[np.bool_]:
+    """Which images have a finite gradient, within the limit of the exact sums."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray((np.abs(whole) <= GRADIENT_LIMIT).all(axis=1))
+
+
 def _batch(
-    spec: Spec, stimulus: Stimulus, network: Network, grid: NDArray[np.int8]
+    spec: Spec, stimulus: Stimulus, network: Network, grid: NDArray[np.int8], some: Sequence[int] | None = None
 ) -> Iterator[tuple[ResponseSpec, NDArray[np.float32], Iterator[Floats]]]:
-    """For each response: the outputs ``(n, k)`` of a batch, and row by row its gradients ``(n, d)``, response per stimulus unit.
+    """For each response: the outputs ``(n, k)`` of a batch, and of all or some rows the gradients ``(n, d)``, response per stimulus unit.
 
     Raises
     ------
@@ -102,7 +125,7 @@ def _batch(
         raise ModelError(f"estimator: gradient, but {spec.model} cannot be differentiated ({reason}); take estimator: noise") from None
 
     def rows(answers: torch.Tensor) -> Iterator[Floats]:
-        for row in range(answers.shape[1]):
+        for row in range(answers.shape[1]) if some is None else some:
             (gradient,) = torch.autograd.grad(answers[:, row].sum(), x, retain_graph=True)
             yield _on_grid(stimulus, gradient)
 

@@ -107,14 +107,18 @@ def driving(
     address: str | None,
     single_writer: bool,
     callbacks: Sequence[Callback],
+    held: Spec | None = None,
 ) -> Iterator[tuple[RunDirectory, Executor, Told]]:
-    """Directory, executor and listeners of a run; stops and failures are told to all, and end the executor."""
+    """Directory, executor and listeners of a run; stops and failures are told to all, and end the executor.
+
+    `held` is the spec whose network the workers hold, where it is not `spec` itself.
+    """
     directory = RunDirectory(Place(out, spec.execution.endpoint, single_writer))
     if executor == "ray" and out.startswith("memory:"):
         raise SpecError(f"out: '{out}' is in this process's memory, where Ray's workers cannot write; use --executor local")
     with contextlib.ExitStack() as stack:
         told = Told(directory, callbacks, spec.samples if isinstance(spec, Spec) else None)
-        runner = make_executor(spec, executor, workers, address)
+        runner = make_executor(held or spec, executor, workers, address)
         stack.callback(runner.close)
         stack.enter_context(_stop_on_sigterm(told.how_to_go_on))  # after Ray has started, which sets a handler of its own
         if executor == "ray":

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -142,9 +142,13 @@ class Pass:
     @property
     def shape(self) -> dict[str, int]:
         """What the shapes of its sums follow from."""
-        columns = 0 if self.block is None else self.block.shape[1]
-        shape = {"units": len(self.units), "d": len(self.units[0].slope), "null": len(self.seeds), "columns": columns}
-        return shape | ({"bins": len(EDGES) + 1} if self.owners else {})
+        return pass_shape(len(self.units), len(self.units[0].slope), self.seeds, self.block, self.owners)
+
+
+def pass_shape(units: int, d: int, seeds: Sequence[int], block: Floats | None, owners: Sequence[int]) -> dict[str, int]:
+    """What the shapes of a pass's sums follow from."""
+    shape = {"units": units, "d": d, "null": len(seeds), "columns": 0 if block is None else block.shape[1]}
+    return shape | ({"bins": len(EDGES) + 1} if owners else {})
 
 
 def null_seeds(run: str, seed: int, count: int) -> tuple[int, ...]:
@@ -153,12 +157,17 @@ def null_seeds(run: str, seed: int, count: int) -> tuple[int, ...]:
     return tuple(int.from_bytes(word[:8], "little") for word in words)
 
 
+def streams_of(stimulus: Stimulus, seeds: Sequence[int]) -> list[Stimulus]:
+    """The same stimulus with noise of other seeds."""
+    return [replace(stimulus, seed=seed) for seed in seeds]
+
+
 def run_pass(job: Pass, run: Run, start: int, stop: int) -> tuple[PassSums, dict[str, float]]:
     """Sums of the images ``start ... stop - 1``, and seconds by phase (read, noise, moments)."""
     d, phase = run.stimulus.pixels, Phases()
     sums, images = PassSums.zeros(**job.shape), 0
     columns = None if job.block is None or job.owners else np.concatenate([job.units[0].slope[:, None], job.block], axis=1)
-    streams = [Stimulus(run.stimulus.spec, s, run.stimulus.offset, run.stimulus.shown, run.stimulus.patches) for s in job.seeds]
+    streams = streams_of(run.stimulus, job.seeds)
     for low, high in run.stored_spans:
         for index in _chunks(max(low, start), min(high, stop), d, job.batch, job.half):
             with phase("read"):
@@ -171,7 +180,7 @@ def run_pass(job: Pass, run: Run, start: int, stop: int) -> tuple[PassSums, dict
                 grid = _grid(run.stimulus, index[keep])
             with phase("moments"):
                 if job.owners and job.block is not None:
-                    _profile(sums, _project(grid, job.block), [y[keep] for y in values], job.owners, run)
+                    profile(sums, grid, job.block, [y[keep] for y in values], job.owners, run.stimulus)
                     continue
                 if columns is not None:
                     along = _project(grid, columns)
@@ -257,9 +266,17 @@ def _weights(r: Floats, along: Floats, unit: Residual) -> Floats:
     return weights
 
 
-def _profile(sums: dict[str, Ints], along: Floats, values: list[NDArray[np.int64]], owners: tuple[int, ...], run: Run) -> None:
-    """Add images by the bin of their projections on each column; every number is whole, so sums are exact."""
-    edges = np.ldexp(EDGES * math.sqrt(float(run.stimulus.noise.table.variance)), BLOCK_BITS)
+def profile(
+    sums: dict[str, Ints],
+    grid: NDArray[np.int8],
+    block: Floats,
+    values: Sequence[NDArray[np.int64]],
+    owners: Sequence[int],
+    stimulus: Stimulus,
+) -> None:
+    """Add images ``(n, d)``, with the responses of each unit, by the bin of their projections on each column; all numbers are whole."""
+    along = _project(grid, block)
+    edges = np.ldexp(EDGES * math.sqrt(float(stimulus.noise.table.variance)), BLOCK_BITS)
     for column, owner in enumerate(owners):
         at, y = np.searchsorted(edges, along[:, column]), values[owner]
         for name, weights in (("count", np.ones_like(y)), ("y", y), ("yy_high", y**2 >> 32), ("yy_low", y**2 & 0xFFFFFFFF)):

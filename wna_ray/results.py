@@ -271,6 +271,11 @@ class Run(Finished):
         """Fixed point of each kind of response: what an integer of the moments, or of a kept response, is worth."""
         return {kind: FixedPoint.parse(point) for kind, point in self._described["identity"]["fixed_point"].items()}
 
+    @property
+    def gradient_exponents(self) -> dict[str, tuple[int, ...]]:
+        """log2 of the step of each row's gradient, by kind of response; empty without ``estimator: gradient``."""
+        return {kind: tuple(e) for kind, e in self._described["identity"].get("gradient_exponent", {}).items()}
+
     @cached_property
     def stimulus(self) -> Stimulus:
         """The noise: any stimulus of the run can be made again from it."""

@@ -311,12 +311,15 @@ class _Written(_Frozen):
 
 
 class StcSpec(_Written):
-    """Spike-triggered covariance of a finished run, from its kept responses and regenerated noise.
+    """Spike-triggered covariance of a finished run, from its kept responses and regenerated noise; or, of a run of gradients, the average
+    Hessian, through its network.
 
     Attributes
     ----------
     run
-        The run directory: a path or any fsspec URL. It was made with ``keep_responses: true``.
+        The run directory: a path or any fsspec URL. It was made with ``keep_responses: true``, or with ``estimator: gradient``.
+    model
+        Of a run of gradients: the URI of its model. A run directory may be anybody's, so no model is loaded because it says so.
     response
         Which of its responses; the first by default.
     units
@@ -335,10 +338,11 @@ class StcSpec(_Written):
     seed
         Of the fresh noise, and of the first block.
     numerics, execution
-        See their classes.
+        See their classes. A run of gradients brings its own numerics.
     """
 
     run: str = Field(min_length=1)
+    model: str | None = None
     response: ResponseKind | None = None
     units: Literal["all"] | Annotated[tuple[str, ...], BeforeValidator(_names)] = "all"
     method: Literal["dense", "matrix-free"] = "dense"
@@ -484,9 +488,9 @@ def read_yaml(path: str | Path, changes: Mapping[str, Any] | None = None) -> dic
 
 
 def read_spec(path: str | Path, changes: Mapping[str, Any] | None = None) -> Spec | StcSpec:
-    """The spec of a YAML file: of a run, or (where it names a run and no model) of the covariance of one."""
+    """The spec of a YAML file: of a run, or (where it names a run) of the covariance of one."""
     data = read_yaml(path, changes)
-    return (StcSpec if "run" in data and "model" not in data else Spec).parse(data, str(path))
+    return (StcSpec if "run" in data else Spec).parse(data, str(path))
 
 
 def _keys(model: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:

@@ -57,6 +57,11 @@ def matrices(sums: PassSums, unit: int, variance: float) -> Floats:
     return np.asarray(found)
 
 
+def symmetric(found: Floats) -> Floats:
+    """The symmetric parts of a stack of matrices."""
+    return np.asarray((found + found.swapaxes(-1, -2)) / 2)
+
+
 def edges(weights: Floats, ratio: float) -> tuple[float, float]:
     """Ends of the spectrum of ``(1/N) sum r_i x_i x_i'`` for responses that ignore the noise, as d and N grow together.
 
@@ -121,7 +126,7 @@ class Axes:
         return int(np.argmin(passed))
 
 
-def ends(matrix: Floats) -> tuple[Floats, Floats]:
+def ends_of(matrix: Floats) -> tuple[Floats, Floats]:
     """Lowest and highest eigenvalue ``(2,)`` of a symmetric matrix, and their vectors ``(2, d)``."""
     if len(matrix) <= DENSE_EIGEN:
         values, vectors = np.linalg.eigh(matrix)
@@ -148,8 +153,8 @@ def nested_axes(found: Floats, most: int) -> Axes:
     work = found.copy()
     values, vectors, p_values, distance = list[float](), list[Floats](), list[float](), list[float]()
     for _ in range(min(most, found.shape[1])):
-        (low, high), (down, up) = ends(work[0])
-        null = np.array([ends(matrix)[0] for matrix in work[1:]]).reshape(-1, 2)
+        (low, high), (down, up) = ends_of(work[0])
+        null = np.array([ends_of(matrix)[0] for matrix in work[1:]]).reshape(-1, 2)
         beyond = (1 + np.array([(null[:, 0] <= low).sum(), (null[:, 1] >= high).sum()])) / (1 + len(null))
         size = np.array([-low, high])
         usual = np.abs(null).mean(axis=0) if len(null) else np.ones(2)

@@ -29,6 +29,7 @@ def draw(
     spectra: NDArray[np.float64] | None,
     profiles: pa.Table,
     title: str,
+    gradient: bool = False,
 ) -> dict[str, bytes]:
     """PNG files by name.
 
@@ -44,21 +45,26 @@ def draw(
         Mean response along the STA and along each axis.
     title
         Response, model, N and noise.
+    gradient
+        Whether it is the average Hessian, from gradients.
     """
+    matrix = "average Hessian, by gradients" if gradient else "covariance"
     rows = axes.to_pylist()
     by_unit = {name: [i for i, row in enumerate(rows) if row["unit"] == name] for name in names[:MOST_UNITS]}
-    drawn = {"axes.png": _axes(by_unit, rows, pictures, title), "profiles.png": _profiles(list(by_unit), profiles, title)}
+    drawn = {
+        "axes.png": _axes(by_unit, rows, pictures, f"Axes of the {matrix}   {title}"),
+        "profiles.png": _profiles(list(by_unit), profiles, title),
+    }
     if spectra is not None:
-        drawn["spectra.png"] = _spectra(by_unit, rows, spectra, title)
+        null = "with fresh noise" if gradient else "if the response ignores the noise (Marchenko & Pastur)"
+        drawn["spectra.png"] = _spectra(by_unit, rows, spectra, f"Eigenvalues of the {matrix}   {title}\nband: where they lie {null}")
     return drawn
 
 
 def _axes(by_unit: dict[str, list[int]], rows: list[dict[str, Any]], pictures: NDArray[np.float32], title: str) -> bytes:
     columns = max(len(some) for some in by_unit.values())
     figure = Figure(figsize=(max(7.5, 1.25 * columns + 1), 0.8 + 1.75 * len(by_unit)), layout="constrained")
-    figure.suptitle(
-        f"Axes of the covariance   {title}\nλ: eigenvalue in sd of the response; red frame: p ≤ {ALPHA} after those before it", fontsize=10
-    )
+    figure.suptitle(f"{title}\nλ: eigenvalue in sd of the response; red frame: p ≤ {ALPHA} after those before it", fontsize=10)
     panels = figure.subplots(len(by_unit), columns, squeeze=False)
     for line, (name, some) in zip(panels, by_unit.items(), strict=True):
         for axis in line:
@@ -84,15 +90,13 @@ def _spectra(by_unit: dict[str, list[int]], rows: list[dict[str, Any]], spectra:
     columns = min(4, len(by_unit))
     lines = -(-len(by_unit) // columns)
     figure = Figure(figsize=(max(7.5, 3.2 * columns), 0.9 + 2.5 * lines), layout="constrained")
-    figure.suptitle(
-        f"Eigenvalues of the covariance   {title}\nband: where they lie if the response ignores the noise (Marchenko & Pastur)", fontsize=10
-    )
+    figure.suptitle(title, fontsize=10)
     panels = figure.subplots(lines, columns, squeeze=False)
     for axis in panels.flat[len(by_unit) :]:
         axis.set_axis_off()
     for axis, (name, some), values in zip(panels.flat, by_unit.items(), spectra, strict=False):
         first = rows[some[0]]
-        low, high = first["low_edge"], first["high_edge"]
+        low, high = (0.0, 0.0) if first["low_edge"] is None else (first["low_edge"], first["high_edge"])
         order = np.arange(1, len(values) + 1)
         axis.axhspan(low, high, color="0.88")
         axis.plot(order, values[::-1], ".", color="0.35", markersize=3)
@@ -100,7 +104,7 @@ def _spectra(by_unit: dict[str, list[int]], rows: list[dict[str, Any]], spectra:
         outside = int(((values < low) | (values > high)).sum())
         for value in taken:
             axis.plot(order[np.abs(values[::-1] - value).argmin()], value, "o", color="crimson", markersize=5, fillstyle="none")
-        axis.set_yscale("symlog", linthresh=2 * max(-low, high))
+        axis.set_yscale("symlog", linthresh=2 * max(-low, high) or 1e-3 * float(np.abs(values).max()) or 1.0)
         marks = [sign * size for size in TICKS for sign in (-1, 1) if values.min() <= sign * size <= values.max() and size > 0.4 * high]
         axis.set_yticks([0.0, *marks], labels=["0", *(f"{mark:+g}" for mark in marks)], minor=False)
         axis.yaxis.minorticks_off()

@@ -121,7 +121,8 @@ def result(
     if spectra is not None:
         objects[SPECTRA] = to_npy(spectra)
     title = f"{kind} of {plain(run.spec.model, 60)}, N = {run.moments.images:,} images of {run.spec.stimulus.kind} noise"
-    drawn = stc_figures.draw(names, axes, pictures, spectra, profiles, title.replace("$", r"\$"))
+    gradient = run.spec.estimator == "gradient"
+    drawn = stc_figures.draw(names, axes, pictures, spectra, profiles, title.replace("$", r"\$"), gradient)
     return objects | {f"{RESULT}/figures/{name}": data for name, data in drawn.items()}
 
 
@@ -203,10 +204,11 @@ class Stc(Finished):
         if identity["run"] != run.fingerprint:
             raise RunError(f"'{run.directory.url}' is not the run that '{self.directory.url}' is a covariance of")
         kind: ResponseKind = identity["kind"]
-        if spec.method != "dense" or spec.linear or not is_triggered(kind):
+        if spec.method != "dense" or spec.linear or not is_triggered(kind) or spec.model is not None:
             raise RunError(
                 f"'{self.directory.url}': informative axes need responses that weigh stimuli (label, confidence, rectified, spikes), with "
-                f"their linear part, and the matrix: method: dense, linear: false (here: {kind}, {spec.method}, linear: {spec.linear})"
+                f"their linear part, and the matrix, of a run that kept its answers: method: dense, linear: false "
+                f"(here: {kind}, {spec.method}, linear: {spec.linear}{', by gradients' * (spec.model is not None)})"
             )
         if name not in self.names:
             raise RunError(f"'{self.directory.url}' has no unit {name!r}; it has {', '.join(self.names[:8])}")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,17 +21,22 @@ from wna_ray.passes import BLOCK_BITS, Floats, Pass, Residual, null_seeds, resid
 from wna_ray.results import Run
 from wna_ray.rundir import BLOCK, MOMENTS, RunDirectory, SegmentInfo, pack_moments, sha256
 from wna_ray.scheduling import MOST_SEGMENTS, Executor, Scheduler, call, plan
-from wna_ray.spec import ResponseKind, StcSpec
-from wna_ray.stc import Axes, Krylov, edges, held_out, matrices, nested_axes, spread, standardised
+from wna_ray.shard import Device
+from wna_ray.spec import ResponseKind, Spec, StcSpec
+from wna_ray.stc import Axes, Krylov, edges, ends_of, held_out, matrices, nested_axes, spread, standardised
 from wna_ray.stc_results import Stc, axes_table, profile_table, result
 from wna_ray.store import Place
 from wna_ray.sums import PassSums, shapes
+from wna_ray.twin import Bend, TwinPass, hessians
+from wna_ray.worker import Introduction
 
 MOST_DENSE = 4096  # values of an image up to which all of the matrix is kept
 COPIES = 6  # of a pass's sums that a machine may hold at a time
 SEGMENTS_BYTES = 1 << 30  # of all segments of a pass together
 FLOPS = 2e10  # a second, of one worker: chooses the default shard
 EDGE_IMAGES = 1 << 16  # whose residuals give the edges of the null spectrum
+
+_Unit = TypeVar("_Unit", Residual, Bend)
 
 
 def run_stc(
@@ -46,7 +51,7 @@ def run_stc(
 ) -> Stc:
     """Take the covariance of a finished run, or go on with it where it stopped; arguments as for `wna_ray.run`."""
     question = Question.of(spec)
-    with driving(spec, out, executor, workers, address, single_writer, callbacks) as (directory, runner, told):
+    with driving(spec, out, executor, workers, address, single_writer, callbacks, question.held) as (directory, runner, told):
         _execute(question, directory, runner, told)
         told.finish()
     return Stc(directory.store.place)
@@ -61,14 +66,14 @@ class Question:
     spec, run
         What was asked, of which run.
     kind, names, units
-        Which responses, of which units, and how they become residuals.
+        Which responses, of which units, and how they (or their gradients) are freed of what is linear.
     """
 
     spec: StcSpec
     run: Run
     kind: ResponseKind
     names: tuple[str, ...]
-    units: tuple[Residual, ...]
+    units: tuple[Residual | Bend, ...]
 
     @classmethod
     def of(cls, spec: StcSpec) -> Question:
@@ -77,13 +82,23 @@ class Question:
         Raises
         ------
         SpecError
-            It has no such response or unit, or too many values for a dense matrix, or does not fit into memory.
+            It has no such response or unit, or too many values for a dense matrix, or does not fit into memory; or its model was not
+            given, where gradients need it.
         RunError
             There is no such run, it is not finished, or its responses were not kept.
         """
         run = Run(Place(spec.run, spec.execution.endpoint))
         where = f"run: '{run.directory.url}'"
-        _ = run.stored_spans
+        gradient = run.spec.estimator == "gradient"
+        if gradient and spec.model is None:
+            raise SpecError(
+                f"{where} was made by gradients, so its covariance needs the network once more; give model: {run.spec.model} "
+                "(if you trust it)"
+            )
+        if not gradient:
+            if spec.model is not None:
+                raise SpecError(f"model: {where} was made by answers, which were kept; only runs with estimator: gradient need their model")
+            _ = run.stored_spans
         kinds = [r.kind for r in run.spec.responses]
         kind = spec.response or kinds[0]
         if kind not in kinds:
@@ -101,7 +116,10 @@ class Question:
             raise SpecError(f"method: dense is for up to {MOST_DENSE:,} values an image, but {where} has {d:,}; take matrix-free")
         if spec.method == "matrix-free" and len(names) != 1:
             raise SpecError(f"units: matrix-free takes one unit at a time, got {len(names)}; give units: [{names[0]}]")
-        units = tuple(Residual.of(run, kind, run.names.index(name), spec.linear) for name in names)
+        if spec.method == "matrix-free" and gradient:
+            raise SpecError(f"method: matrix-free works on kept responses, but {where} was made by gradients; take dense")
+        unit: type[Residual | Bend] = Bend if gradient else Residual
+        units = tuple(unit.of(run, kind, run.names.index(name), spec.linear) for name in names)
         question = cls(spec, run, kind, names, units)
         need, there = BASE_BYTES + COPIES * question.sum_bytes, available()
         if there is not None and need > there:
@@ -133,20 +151,40 @@ class Question:
         """Everything that can change a result, as plain JSON values."""
         spec = self.spec
         free = {"axes": spec.axes, "passes": spec.passes} if spec.method == "matrix-free" else {"fresh": spec.fresh}
-        return {
-            "run": self.run.fingerprint,
-            "samples": self.run.samples,
-            "kind": self.kind,
-            "units": [u.row for u in self.units],
-            "method": spec.method,
-            "linear": spec.linear,
-            "seed": str(spec.seed),
-            "shape": self.shape,
-        } | free
+        twin = {"estimator": "gradient"} if self.held is not None else {}
+        return (
+            twin
+            | {
+                "run": self.run.fingerprint,
+                "samples": self.run.samples,
+                "kind": self.kind,
+                "units": [u.row for u in self.units],
+                "method": spec.method,
+                "linear": spec.linear,
+                "seed": str(spec.seed),
+                "shape": self.shape,
+            }
+            | free
+        )
 
-    def a_pass(self, **how: Any) -> Pass:
-        """A pass of this question; its fingerprint comes with its directory."""
-        return Pass(self.run.directory.store.place, "", self.kind, self.units, batch=self.run.spec.numerics.batch, **how)
+    @cached_property
+    def held(self) -> Spec | None:
+        """Of a run of gradients, the spec whose network the workers hold: the run's, with the model and the execution of this one."""
+        if self.spec.model is None:
+            return None
+        return self.run.spec.model_copy(update={"model": self.spec.model, "execution": self.spec.execution})
+
+    def twin(self, executor: Executor) -> Introduction | None:
+        """The job of a run of gradients, as the workers find it again; `RunError` where it is another."""
+        if self.held is None:
+            return None
+        introduction: Introduction = call(executor, CALL_TRIES, "introduce")
+        if introduction.job.fingerprint != self.run.fingerprint:
+            raise RunError(
+                f"model: {self.spec.model} is not, bit for bit, the network that '{self.run.directory.url}' was made with; take the same "
+                "weights, machine type and library versions, or make the run again here"
+            )
+        return introduction
 
 
 def _execute(question: Question, directory: RunDirectory, executor: Executor, told: Told) -> None:
@@ -166,9 +204,9 @@ def _execute(question: Question, directory: RunDirectory, executor: Executor, to
                 "need not be a direction that the unit sees; confirm with gaussian noise"
             )
         )
-    passes = _Passes(question, executor, told, environment, asked)
+    passes = _Passes(question, executor, told, environment, asked, question.twin(executor))
     if spec.method == "dense":
-        job = question.a_pass(seeds=null_seeds(question.run.fingerprint, spec.seed, spec.fresh))
+        job = passes.a_pass(seeds=null_seeds(question.run.fingerprint, spec.seed, spec.fresh))
         sums, segments = passes.sums(replace(job, fingerprint=fingerprint), directory)
         found, ends, spectra = _dense_axes(question, sums.moments, told)
     else:
@@ -177,10 +215,11 @@ def _execute(question: Question, directory: RunDirectory, executor: Executor, to
             raise RunError(
                 f"{directory.url}/{BLOCK} holds other axes than this machine finds in the same sums; start elsewhere, with another --out"
             )
-        job = question.a_pass(block=block, half=1)
+        job = passes.a_pass(block=block, half=1)
         sums, segments = passes.sums(replace(job, fingerprint=fingerprint), directory)
         table = stimulus.noise.table
-        found = [held_out(sums.moments, block, question.units[0].shift, float(table.variance), float(table.moment(4)))]
+        (unit,) = _all(Residual, question.units)
+        found = [held_out(sums.moments, block, unit.shift, float(table.variance), float(table.moment(4)))]
         ends, spectra = [(math.nan, math.nan)], None
     profiles = _profiles(question, found, passes, directory, fingerprint)
     told(Stage("draw"))
@@ -199,8 +238,16 @@ class _Passes:
     told: Callback
     environment: Mapping[str, Any]
     asked: Mapping[str, Any]
+    twin: Introduction | None
 
-    def sums(self, job: Pass, directory: RunDirectory) -> tuple[Any, list[SegmentInfo]]:
+    def a_pass(self, **how: Any) -> Pass | TwinPass:
+        """A pass of this question; its fingerprint comes with its directory."""
+        question, place = self.question, self.question.run.directory.store.place
+        if self.twin is not None:
+            return TwinPass(place, "", question.kind, _all(Bend, question.units), self.twin.job, **how)
+        return Pass(place, "", question.kind, _all(Residual, question.units), batch=question.run.spec.numerics.batch, **how)
+
+    def sums(self, job: Pass | TwinPass, directory: RunDirectory) -> tuple[Any, list[SegmentInfo]]:
         """Sums of a pass over all images, from its segments and what is missing of them."""
         run, execution, samples = self.question.run.spec, self.question.spec.execution, self.question.run.samples
         d, columns = self.question.d, job.shape["columns"]
@@ -208,16 +255,23 @@ class _Passes:
         moments = 8 * sum(math.prod(s) for s in shapes(**job.shape).values())
         gaps = directory.gaps(samples)
         seconds = run.numerics.batch * (flops / FLOPS + d * (1 + len(job.seeds)) / 2e8)
+        if self.twin is not None:
+            seconds += self.twin.batch_seconds
         segments = execution.segments or max(1, min(MOST_SEGMENTS, SEGMENTS_BYTES // moments))
         cut = plan(gaps, samples, run.numerics.batch, 1, moments, self.executor.wanted, seconds, execution.shard, segments)
         done = samples - sum(b - a for a, b in gaps)
-        self.told(RunStarted(directory.url, job.fingerprint, samples, done, cut.shards, self.executor.workers, "cpu"))
+        self.told(RunStarted(directory.url, job.fingerprint, samples, done, cut.shards, self.executor.workers, self.device))
         scheduler = Scheduler(self.executor, execution.attempts, self.told, moments)
         run_plan(cut, self.executor.share(job), job.fingerprint, samples, samples, execution.attempts, directory, scheduler)
         self.told(Stage("merge"))
         return merge_segments(job.fingerprint, samples, directory, self.executor, scheduler)
 
-    def inner(self, directory: RunDirectory, name: str, job: Pass, parent: str) -> PassSums:
+    @property
+    def device(self) -> Device:
+        """Where workers compute."""
+        return "cpu" if self.twin is None else self.twin.job.device
+
+    def inner(self, directory: RunDirectory, name: str, job: Pass | TwinPass, parent: str) -> PassSums:
         """Sums of a pass with a block, in a folder of its own."""
         assert job.block is not None
         place = replace(directory.store.place, url=f"{directory.store.place.url.rstrip('/')}/{name}")
@@ -234,10 +288,11 @@ class _Passes:
 
     def block(self, directory: RunDirectory, number: int, block: Floats, parent: str) -> Floats:
         """What the matrix, of the even batches, does to a block: ``(d, c)``."""
-        sums = self.inner(directory, f"pass-{number:02d}", self.question.a_pass(block=block, half=0), parent)
+        (unit,) = _all(Residual, self.question.units)
+        sums = self.inner(directory, f"pass-{number:02d}", self.a_pass(block=block, half=0), parent)
         mean, sd = spread(sums, 0)
         variance = float(self.question.run.stimulus.noise.table.variance)
-        image = np.ldexp(sums.sums["rqx"].T, self.question.units[0].shift) / (sums.images * variance * sd)
+        image = np.ldexp(sums.sums["rqx"].T, unit.shift) / (sums.images * variance * sd)
         return np.asarray(image - mean / sd * block)
 
 
@@ -268,7 +323,7 @@ def _profiles(question: Question, found: Sequence[Axes], passes: _Passes, direct
         sta = readout.bias[unit.row]
         vectors += [sta / np.linalg.norm(sta), *axes.vectors]
         columns += [(j, None), *((j, i) for i in range(len(axes.vectors)))]
-    job = question.a_pass(block=whole(np.array(vectors).T), owners=tuple(owner for owner, _ in columns))
+    job = passes.a_pass(block=whole(np.array(vectors).T), owners=tuple(owner for owner, _ in columns))
     sums = passes.inner(directory, "profile", job, parent).sums
     scale = [(float(point.step[unit.row]), point.centre[unit.row]) for unit in question.units]
     return profile_table(question.names, columns, sums, scale)
@@ -280,9 +335,25 @@ def _dense_axes(question: Question, sums: PassSums, told: Callback) -> tuple[lis
     found, ends, spectra = list[Axes](), list[tuple[float, float]](), list[Floats]()
     for j, unit in enumerate(question.units):
         told(Stage(f"axes of {question.names[j]} ({j + 1} of {len(question.units)})"))
-        stack = matrices(sums, j, variance)
+        stack = matrices(sums, j, variance) if isinstance(unit, Residual) else hessians(sums, j, unit, question.run.stimulus.unit)
         found.append(nested_axes(stack, min(spec.axes, question.d)))
         spectra.append(np.linalg.eigvalsh(stack[0]))
+        if isinstance(unit, Bend):
+            ends.append(_usual_ends(stack[1:]))
+            continue
         weights = standardised(residuals(question.run, question.kind, unit, EDGE_IMAGES))
         ends.append(edges(weights, question.d / sums.images))
     return found, ends, np.array(spectra)
+
+
+def _usual_ends(null: NDArray[np.float64]) -> tuple[float, float]:
+    """Where the spectra of null matrices ``(B, d, d)`` end, on average; NaN where there are none."""
+    if not len(null):
+        return math.nan, math.nan
+    low, high = np.mean([ends_of(matrix)[0] for matrix in null], axis=0)
+    return float(low), float(high)
+
+
+def _all(kind: type[_Unit], units: Sequence[Residual | Bend]) -> tuple[_Unit, ...]:
+    """The units, which are all of one kind."""
+    return tuple(unit for unit in units if isinstance(unit, kind))

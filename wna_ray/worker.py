@@ -30,6 +30,7 @@ from wna_ray.shard import Device, Job, Network, check_canary, resolve, run_shard
 from wna_ray.spec import Spec, StcSpec
 from wna_ray.store import Place
 from wna_ray.stored import Stored
+from wna_ray.twin import TwinPass, run_twin_pass
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,13 @@ class Worker:
         seen: dict[str, int] = {r.kind: len(moments.responses[r.kind].rows) for r in self._spec.responses if not is_dense(r.kind)}
         return None, Introduction(job, seconds, seen, environment(self._device))
 
-    def shard(self, job: Job | Pass, start: int, stop: int) -> tuple[Partial, dict[str, float]]:
+    def shard(self, job: Job | Pass | TwinPass, start: int, stop: int) -> tuple[Partial, dict[str, float]]:
         """Moments of a shard (and its responses, where they are kept), or sums of a later pass; and seconds by phase."""
         if isinstance(job, Pass):
             sums, seconds = run_pass(job, self._opened(job.source), start, stop)
+            return Partial(start, stop, sums), seconds
+        if isinstance(job, TwinPass):
+            sums, seconds = run_twin_pass(job, self._trusted_network(job.job), start, stop)
             return Partial(start, stop, sums), seconds
         stored: list[Stored] | None = [] if job.spec.keep_responses else None
         moments, seconds = run_shard(job, self._trusted_network(job), start, stop, stored)
