@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -249,10 +250,15 @@ def test_covariance_of_a_run(tmp_path: Path, kept: Path) -> None:
     planned = wna("plan", path)
     assert planned.exit_code == 0
     assert "4 streams of 2,000 images" in planned.stdout
+    told = re.search(r"spectrum  \S+: without any axis from (-[\d.]+) to \+([\d.]+) sd", planned.stdout)
+    assert told is not None, planned.stdout
+    low, high = (float(end) for end in told.groups())
+    assert (-low, high) == pytest.approx([2 * math.sqrt(16 / 2000)] * 2, rel=0.3)  # to the first order in d / N
     got = wna("run", path, "--out", tmp_path / "stc", "--executor", "local")
     assert got.exit_code == 0, got.stderr
     assert "Axes of the covariance, 2,000 images" in got.stdout
     assert "% moments" in got.stderr, "a pass has no forward pass"
+    assert "by gradients" not in got.stdout
     for figure in ("axes.png", "spectra.png"):
         assert (tmp_path / "stc" / "result" / "figures" / figure).read_bytes().startswith(b"\x89PNG")
     assert wna("status", tmp_path / "stc").exit_code == 0
@@ -262,6 +268,19 @@ def test_covariance_of_a_run(tmp_path: Path, kept: Path) -> None:
     refused = wna("report", tmp_path / "stc")
     assert refused.exit_code != 0
     assert "is a covariance, not a run" in refused.stderr
+
+
+def test_average_hessian_of_a_run(tmp_path: Path, spec: Path) -> None:
+    relus = ("--set", "model=python:networks_for_tests:relus", "--set", "responses=[activation]", "--set", "estimator=gradient")
+    assert wna("run", spec, "--out", tmp_path / "run", "--executor", "local", *relus).exit_code == 0
+    path = tmp_path / "hessian.yaml"
+    path.write_text(f"run: {tmp_path / 'run'}\nmodel: python:networks_for_tests:relus\nfresh: 3\naxes: 2\n")
+    planned = wna("plan", path)
+    assert "1 pass with a forward and a backward pass an image" in planned.stdout
+    assert "spectrum" not in planned.stdout
+    got = wna("run", path, "--out", tmp_path / "hessian", "--executor", "local")
+    assert got.exit_code == 0, got.stderr
+    assert "% forward" in got.stderr
 
 
 def test_a_plan_says_where_units_look(spec: Path) -> None:

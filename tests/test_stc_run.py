@@ -19,7 +19,7 @@ from test_job import start
 from wna_ray import StcSpec, open_run, open_stc, run, run_stc
 from wna_ray.errors import RunError, SpecError
 from wna_ray.events import Event, RunStarted, ShardDone, Stage
-from wna_ray.passes import BLOCK_BITS, Pass, Residual, null_seeds, run_pass
+from wna_ray.passes import BLOCK_BITS, Pass, Residual, null_seeds, run_pass, strongest
 from wna_ray.results import Run
 from wna_ray.rundir import RunDirectory
 from wna_ray.spec import Spec, read_spec
@@ -59,7 +59,7 @@ def test_sums_against_a_naive_loop(quadratic: Run) -> None:
     everything = grid(quadratic)
     mean = responses(quadratic)[:, 0].mean()
     slope = everything.T @ (responses(quadratic)[:, 0] - mean) / len(everything) / float(quadratic.stimulus.noise.table.variance)
-    r = np.ldexp(y - mean - x @ slope, unit.fine)
+    r = np.ldexp(y - mean - x @ (slope * quadratic.readouts[0].reliability[0]), unit.fine)
     assert np.abs(sums.sums["r"][0] - r.sum()) < 4001
     assert sums.squares(0) == pytest.approx(np.square(r).sum(), rel=1e-4)
     for i, seed in enumerate([None, *seeds]):
@@ -76,6 +76,62 @@ def test_residuals_fit_their_integers(quadratic: Run) -> None:
     r = unit(responses(quadratic)[:, 0], grid(quadratic))
     assert 2**10 < r.std() < np.abs(r).max() <= 2**23
     assert np.array_equal(r, np.rint(r))
+
+
+def test_clipped_residuals(quadratic: Run, tmp_path: Path) -> None:
+    """By hand: at most 1.5 standard deviations of the response; the axes stay, and the test with them."""
+    unit = Residual.of(quadratic, "activation", 0, linear=True)
+    short = Residual.of(quadratic, "activation", 0, linear=True, clip=1.5)
+    y, x = responses(quadratic)[:, 0], grid(quadratic)
+    most = math.ceil(1.5 * y.std() * 2.0**unit.fine)
+    assert short.limit == most
+    assert np.array_equal(short(y, x), np.clip(unit(y, x), -most, most))
+    assert 0.01 < (np.abs(short(y, x)) == most).mean() < 0.2
+    found = run_stc(StcSpec(run=quadratic.directory.url, axes=3, clip=1.5), str(tmp_path / "stc"), executor="local")
+    truth = networks_for_tests.quadratic_axes(16).numpy()
+    assert (np.abs((found.pictures[:2].reshape(2, 16) * truth[:2]).sum(axis=1)) > 0.99).all()
+    assert [p <= 0.05 for p in found.axes["p_value"].to_pylist()] == [True, True, False]
+
+
+def test_a_map_that_is_all_noise_is_not_taken_out(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """The linear part is shrunk by its reliability: of a deaf unit next to nothing is left."""
+    spec = make_spec(model="python:networks_for_tests:deaf", responses=["activation"], keep_responses=True, samples=600)
+    deaf = run(spec, str(tmp_path / "deaf"), executor="local")
+    for row in range(2):
+        known = deaf.readouts[0].reliability[row]
+        slope = Residual.of(deaf, "activation", row, linear=True)
+        expected = known * (deaf.readouts[0].bias[row] / deaf.points["activation"].step[row]) * deaf.stimulus.unit
+        assert np.ldexp(slope.slope, -slope.coarse) == pytest.approx(expected, abs=1e-4 * np.abs(expected).max() + 1e-12)
+        assert known < 0.5
+
+
+def test_the_strongest_images(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """Of even batches, furthest from the mean first, against a sort of all."""
+    finished = run(make_spec(keep_responses=True, responses=["logits"]), str(tmp_path / "run"), executor="local")
+    y, x = responses(finished, "logits")[:, 1], grid(finished)
+    even = np.arange(2000) // 64 % 2 == 0
+    order = sorted(np.flatnonzero(even), key=lambda i: -abs(y[i] - y.mean()))[:5]
+    assert np.array_equal(strongest(finished, "logits", 1, 5), x[order])
+    assert len(strongest(finished, "logits", 1, 3000)) == even.sum()
+
+
+def test_heavy_tails_hide_an_axis_that_clipping_shows(tmp_path: Path) -> None:
+    """d = 784 values, 3,000 images, of which half are looked at (c = 0.52): the axis of a squared projection is inside the spectrum of the
+    noise, which a few images stretch, and stands out where residuals are clipped: with a squared cosine of 0.36 in theory for many values.
+    """
+    stimulus = {"kind": "gaussian", "shape": [1, 28, 28], "space": "input", "scale": 1.0}
+    asked = {"model": "python:networks_for_tests:squared", "responses": ["activation"], "keep_responses": True, "seed": 3}
+    spec = Spec.parse(asked | {"stimulus": stimulus, "samples": 3000, "numerics": {"batch": 50}})
+    run(spec, str(tmp_path / "run"), executor="local")
+    axis, p = networks_for_tests.quadratic_axes(784)[0].numpy(), {}
+    for clip in (None, 2.0):
+        ask = StcSpec(run=str(tmp_path / "run"), method="matrix-free", axes=4, passes=16, clip=clip)
+        found = run_stc(ask, str(tmp_path / f"{clip}"), executor="local")
+        cosines = np.square(found.pictures.reshape(-1, 784) @ axis)
+        p[clip] = found.axes["p_value"].to_pylist()[0]
+        assert (cosines.max() > 0.25) == (clip is not None), cosines
+        assert (cosines.max() < 0.2) == (clip is None), cosines
+    assert p[2.0] < 1e-12
 
 
 def test_any_cut_of_a_pass_gives_the_same_sums(quadratic: Run) -> None:
@@ -394,7 +450,7 @@ def test_a_file_that_names_a_run_asks_for_its_covariance(tmp_path: Path) -> None
     assert isinstance(spec, StcSpec)
     assert (spec.units, spec.fresh, spec.axes) == (("3", "x"), 19, 3)
     path.write_text("run: x\nfres: 19\n")
-    with pytest.raises(SpecError, match="fres: unknown key; known here are run, response, units"):
+    with pytest.raises(SpecError, match="fres: unknown key; known here are run, model, response, units"):
         read_spec(path)
 
 

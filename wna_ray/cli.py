@@ -135,6 +135,8 @@ def plan(
         print(f"noise     {run_of.spec.stimulus.kind}, d = {question.d:,} values, {streams} streams of {run_of.samples:,} images")
         network = "without a forward pass" if question.held is None else "with a forward and a backward pass an image"
         print(f"work      {passes} pass{'es' * (passes > 1)} {network}; sums of {in_bytes(question.sum_bytes)} each")
+        for name, (low, high) in list(question.null_edges().items())[:12]:
+            print(f"spectrum  {name}: without any axis from {low:+.3g} to {high:+.3g} sd of the response, so weaker axes hide in it")
         return
     found = pilot(asked, pilot_images, workers)
     job, cut = found.introduction.job, found.plan

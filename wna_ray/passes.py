@@ -1,7 +1,8 @@
 """Later passes over a finished run: its kept responses, paired with noise made again. No network, no forward pass.
 
-A response is first freed of its linear part, ``r = y - mean y - b'x`` with the run's own STA b (which explains that part, and
-would only add noise to what comes after), and rounded once. Then a pass sums, exactly,
+A response is first freed of its linear part, ``r = y - mean y - R b'x`` with the run's own STA b (which explains that part, and
+would only add noise to what comes after), shrunk by its reliability R, so that a map that is all noise adds none. It may be clipped: one
+image of response r alone has an eigenvalue of r d / N, so a few large ones fill the spectrum. Rounded once, a pass sums, exactly,
 
     dense   sum r x x'          (d, d) for each unit, and the same for noise of other seeds, which the responses have never seen
     block   sum r (x'q) x       (c, d) for the c columns q of a block: what the matrix above does to them, without the matrix
@@ -46,7 +47,7 @@ TILE = 1024  # values of an image at a time, as float64
 
 @dataclass(frozen=True)
 class Residual:
-    """How the integer response y of a unit becomes its residual ``rint(2^fine * (y - mean - 2^-coarse * x'slope))``.
+    """How the integer response y of a unit becomes its residual ``rint(2^fine * (y - mean - 2^-coarse * x'slope))``, at most `limit`.
 
     Attributes
     ----------
@@ -60,6 +61,8 @@ class Residual:
         Exponents. The residual is at most 2^23 in size, whatever the image.
     size
         log2 of the response's standard deviation, in steps of the residual.
+    limit
+        Largest size of a residual: those beyond are clipped.
     """
 
     row: int
@@ -68,10 +71,19 @@ class Residual:
     coarse: int
     fine: int
     size: int
+    limit: float = float(LIMIT)
 
     @classmethod
-    def of(cls, run: Run, kind: ResponseKind, row: int, linear: bool) -> Residual:
-        """From the moments of a run; `RunError` where the unit has no response to speak of."""
+    def of(cls, run: Run, kind: ResponseKind, row: int, linear: bool, clip: float | None = None) -> Residual:
+        """From the moments of a run; `RunError` where the unit has no response to speak of.
+
+        Parameters
+        ----------
+        linear
+            Take the linear part out.
+        clip
+            Largest size of a residual, in standard deviations of the response.
+        """
         moments, name = run.moments, run.names[row]
         sums, n, variance = moments.responses[kind], moments.images, float(run.stimulus.noise.table.variance)
         at = int(np.searchsorted(sums.rows, row))
@@ -82,14 +94,17 @@ class Residual:
         mean = int(sums.sum_y[at]) / n
         slope = np.zeros(moments.sum_x.size)
         if linear:
-            slope = (sums.sum_yx[at] - mean * moments.sum_x) / (n * variance)
+            shrink = float(next(r for r in run.readouts if r.kind == kind).reliability[row])
+            slope = shrink * (sums.sum_yx[at] - mean * moments.sum_x) / (n * variance)
         largest = float(np.abs(slope).max())
         coarse = SLOPE_BITS - math.frexp(largest)[1] if largest else 0
         slope = np.rint(np.ldexp(slope, coarse))
         lowest, highest = run.stimulus.noise.table.range
         bound = float(sums.peak[at]) + abs(mean) + float(np.ldexp(np.abs(slope).sum() * max(-lowest, highest), -coarse)) + 1
         fine = math.frexp(LIMIT / bound)[1] - 1
-        return cls(row, mean, slope, coarse, fine, math.frexp(math.sqrt(sums.variation(n)[at] / n))[1] + fine)
+        sd = math.sqrt(sums.variation(n)[at] / n)
+        limit = LIMIT if clip is None else min(LIMIT, math.ceil(math.ldexp(clip * sd, fine)))
+        return cls(row, mean, slope, coarse, fine, math.frexp(sd)[1] + fine, float(limit))
 
     @property
     def shift(self) -> int:
@@ -102,7 +117,8 @@ class Residual:
 
     def without(self, y: NDArray[np.int64], linear: Floats) -> Floats:
         """The same, where ``x'slope (n,)`` is known."""
-        return np.asarray(np.rint(np.ldexp(y - self.mean - np.ldexp(linear, -self.coarse), self.fine)))
+        whole = np.rint(np.ldexp(y - self.mean - np.ldexp(linear, -self.coarse), self.fine))
+        return np.asarray(np.clip(whole, -self.limit, self.limit))
 
 
 @dataclass(frozen=True)
@@ -210,6 +226,21 @@ def residuals(run: Run, kind: ResponseKind, unit: Residual, images: int) -> Floa
         along = _project(_grid(run.stimulus, index[stored.counted]), unit.slope[:, None])[:, 0]
         found.append(unit.without(stored.row(kind, unit.row)[stored.counted], along))
     return np.concatenate(found)
+
+
+def strongest(run: Run, kind: ResponseKind, row: int, count: int) -> Floats:
+    """The images of even batches with the responses furthest from the mean, at most so many: ``(c, d)`` grid values, furthest first."""
+    at, size, batch = np.zeros(0, dtype=np.int64), np.zeros(0), run.spec.numerics.batch
+    sums = run.moments.responses[kind]
+    mean = int(sums.sum_y[np.searchsorted(sums.rows, row)]) / run.moments.images
+    for low, stored in run.stored():
+        index = np.arange(low, low + len(stored.counted))
+        taken = stored.counted & (index // batch % 2 == 0)
+        at = np.concatenate([at, index[taken]])
+        size = np.concatenate([size, np.abs(stored.row(kind, row)[taken] - mean)])
+        best = np.argsort(-size, kind="stable")[:count]
+        at, size = at[best], size[best]
+    return np.array([_grid(run.stimulus, at[i : i + 1])[0] for i in range(len(at))], dtype=np.float64).reshape(len(at), run.stimulus.pixels)
 
 
 def stimulus_products(run: Run) -> Floats:

@@ -329,6 +329,9 @@ class StcSpec(_Written):
         any d, without the matrix: found on the even batches of images, tested on the odd ones.
     linear
         Take the linear part out of the responses first (the STA explains it, here it would be noise).
+    clip
+        Count residual responses beyond so many standard deviations of the response as that many. Rare large ones fill the spectrum with
+        single images, and hide all axes where d is not small beside N: without clipping where it is not given.
     fresh
         ``dense``: how many streams of fresh noise the responses are paired with. The smallest p-value is 2 / (fresh + 1).
     axes
@@ -347,6 +350,7 @@ class StcSpec(_Written):
     units: Literal["all"] | Annotated[tuple[str, ...], BeforeValidator(_names)] = "all"
     method: Literal["dense", "matrix-free"] = "dense"
     linear: bool = True
+    clip: float | None = Field(default=None, gt=0, le=1e6)
     fresh: int = Field(default=39, ge=0, le=1000)
     axes: int = Field(default=8, ge=1, le=64)
     passes: int = Field(default=6, ge=1, le=64)

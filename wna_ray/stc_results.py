@@ -204,11 +204,11 @@ class Stc(Finished):
         if identity["run"] != run.fingerprint:
             raise RunError(f"'{run.directory.url}' is not the run that '{self.directory.url}' is a covariance of")
         kind: ResponseKind = identity["kind"]
-        if spec.method != "dense" or spec.linear or not is_triggered(kind) or spec.model is not None:
+        if spec.method != "dense" or spec.linear or not is_triggered(kind) or spec.model is not None or spec.clip is not None:
             raise RunError(
                 f"'{self.directory.url}': informative axes need responses that weigh stimuli (label, confidence, rectified, spikes), with "
-                f"their linear part, and the matrix, of a run that kept its answers: method: dense, linear: false "
-                f"(here: {kind}, {spec.method}, linear: {spec.linear}{', by gradients' * (spec.model is not None)})"
+                f"their linear part, and the matrix, of a run that kept its answers: method: dense, linear: false, no clip "
+                f"(here: {kind}, {spec.method}, linear: {spec.linear}, clip: {spec.clip}{', by gradients' * (spec.model is not None)})"
             )
         if name not in self.names:
             raise RunError(f"'{self.directory.url}' has no unit {name!r}; it has {', '.join(self.names[:8])}")

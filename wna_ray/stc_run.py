@@ -17,7 +17,7 @@ from wna_ray.errors import RunError, SpecError
 from wna_ray.events import Callback, RunStarted, Stage
 from wna_ray.job import CALL_TRIES, ExecutorName, Told, driving, merge_segments, run_plan
 from wna_ray.memory import BASE_BYTES, available, size
-from wna_ray.passes import BLOCK_BITS, Floats, Pass, Residual, null_seeds, residuals
+from wna_ray.passes import BLOCK_BITS, Floats, Pass, Residual, null_seeds, residuals, strongest
 from wna_ray.results import Run
 from wna_ray.rundir import BLOCK, MOMENTS, RunDirectory, SegmentInfo, pack_moments, sha256
 from wna_ray.scheduling import MOST_SEGMENTS, Executor, Scheduler, call, plan
@@ -116,10 +116,14 @@ class Question:
             raise SpecError(f"method: dense is for up to {MOST_DENSE:,} values an image, but {where} has {d:,}; take matrix-free")
         if spec.method == "matrix-free" and len(names) != 1:
             raise SpecError(f"units: matrix-free takes one unit at a time, got {len(names)}; give units: [{names[0]}]")
+        if spec.clip is not None and gradient:
+            raise SpecError(f"clip: is for answers, but {where} was made by gradients; leave it out")
         if spec.method == "matrix-free" and gradient:
             raise SpecError(f"method: matrix-free works on kept responses, but {where} was made by gradients; take dense")
-        unit: type[Residual | Bend] = Bend if gradient else Residual
-        units = tuple(unit.of(run, kind, run.names.index(name), spec.linear) for name in names)
+        rows = [run.names.index(name) for name in names]
+        units = tuple(
+            Bend.of(run, kind, row, spec.linear) if gradient else Residual.of(run, kind, row, spec.linear, spec.clip) for row in rows
+        )
         question = cls(spec, run, kind, names, units)
         need, there = BASE_BYTES + COPIES * question.sum_bytes, available()
         if there is not None and need > there:
@@ -146,6 +150,20 @@ class Question:
         """Bytes of these sums."""
         return 8 * sum(math.prod(s) for s in shapes(**self.shape).values())
 
+    def null_edges(self) -> dict[str, tuple[float, float]]:
+        """Where the spectrum of each unit's matrix would end if the response ignored the noise, from the first responses alone.
+
+        Empty for a run of gradients, where this is told by fresh noise only. Nothing is made again, so the linear part is still in.
+        """
+        images = self.run.moments.images // (2 if self.spec.method == "matrix-free" else 1)
+        stored = next(self.run.stored())[1].part(slice(EDGE_IMAGES)) if self.held is None else None
+        found = {}
+        for name, unit in zip(self.names, _all(Residual, self.units), strict=False):
+            assert stored is not None
+            y = stored.row(self.kind, unit.row)[stored.counted]
+            found[name] = edges(standardised(unit.without(y, np.zeros(len(y)))), self.d / max(1, images))
+        return found
+
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Everything that can change a result, as plain JSON values."""
@@ -161,6 +179,7 @@ class Question:
                 "units": [u.row for u in self.units],
                 "method": spec.method,
                 "linear": spec.linear,
+                "clip": spec.clip,
                 "seed": str(spec.seed),
                 "shape": self.shape,
             }
@@ -300,7 +319,10 @@ def _look_for_axes(question: Question, directory: RunDirectory, passes: _Passes)
     """The strongest axes in a few passes over the even batches, as a block of whole numbers."""
     spec, parent = question.spec, directory.spec()["fingerprint"]
     columns = question.shape["columns"]
-    krylov = Krylov(np.random.default_rng(spec.seed).standard_normal((question.d, columns)))
+    start = np.random.default_rng(spec.seed).standard_normal((question.d, columns))
+    images = strongest(question.run, question.kind, question.units[0].row, columns)
+    start[:, : len(images)] = images.T  # several times nearer to an axis than chance
+    krylov = Krylov(start)
     for number in range(1, spec.passes + 1):
         if not krylov.next.shape[1]:
             break  # the space is whole
