@@ -89,7 +89,7 @@ def _axes(by_unit: dict[str, list[int]], rows: list[dict[str, Any]], pictures: N
 def _spectra(by_unit: dict[str, list[int]], rows: list[dict[str, Any]], spectra: NDArray[np.float64], title: str) -> bytes:
     columns = min(4, len(by_unit))
     lines = -(-len(by_unit) // columns)
-    figure = Figure(figsize=(max(7.5, 3.2 * columns), 0.9 + 2.5 * lines), layout="constrained")
+    figure = Figure(figsize=(max(10.0, 3.2 * columns), 0.9 + 2.5 * lines), layout="constrained")
     figure.suptitle(title, fontsize=10)
     panels = figure.subplots(lines, columns, squeeze=False)
     for axis in panels.flat[len(by_unit) :]:
