@@ -102,15 +102,26 @@ def test_bundled_accuracy_is_the_recorded_one(wna_data: Path) -> None:
 
 
 def test_torchvision_with_random_weights() -> None:
-    torch.manual_seed(5)
-    model = load("torchvision:squeezenet1_1")
+    model = load("torchvision:squeezenet1_1?seed=5")
     torch.manual_seed(5)
     own, x = torchvision.models.squeezenet1_1().eval(), noise(2, 3, 64, 64)
     assert torch.equal(model.module(x), own(x))
     assert not model.module.training
     assert model.normalise == NormaliseSpec(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))  # ImageNet's
     assert (len(model.names), model.names[0], model.names[999]) == (1000, "tench", "toilet tissue")
-    assert model.source == "torchvision:squeezenet1_1"
+    assert model.source == "torchvision:squeezenet1_1?seed=5"
+    torch.manual_seed(6)
+    before = torch.get_rng_state()
+    assert load("torchvision:squeezenet1_1").digest == load("torchvision:squeezenet1_1?seed=0").digest != model.digest
+    assert torch.equal(torch.get_rng_state(), before), "whoever loads a model keeps their own random numbers"
+
+
+def test_the_bundled_network_untrained() -> None:
+    trained, one, two = (load(f"bundled:mnist-cnn{which}") for which in ("", "?seed=1", "?seed=2"))
+    assert len({trained.digest, one.digest, two.digest}) == 3
+    assert one.digest == load("bundled:mnist-cnn?seed=1").digest
+    assert [tuple(p.shape) for p in one.module.parameters()] == [tuple(p.shape) for p in trained.module.parameters()]
+    assert (one.names, one.shape, one.normalise) == (trained.names, trained.shape, trained.normalise)
 
 
 def test_torchvision_with_a_file(wna_data: Path) -> None:
@@ -125,8 +136,7 @@ def test_torchvision_with_a_file(wna_data: Path) -> None:
 
 def test_timm() -> None:
     timm = pytest.importorskip("timm")
-    torch.manual_seed(5)
-    model = load("timm:mobilenetv3_small_050")
+    model = load("timm:mobilenetv3_small_050?seed=5")
     torch.manual_seed(5)
     own, x = timm.create_model("mobilenetv3_small_050").eval(), noise(2, 3, 64, 64)
     assert torch.equal(model.module(x), own(x))
@@ -217,8 +227,7 @@ def test_layer_is_the_network_cut_there(layer: str, depth: int, size: int) -> No
 
 
 def test_layer_before_an_in_place_activation() -> None:
-    torch.manual_seed(5)
-    model = load("torchvision:squeezenet1_1?layer=features.0")
+    model = load("torchvision:squeezenet1_1?layer=features.0&seed=5")
     torch.manual_seed(5)
     own, x = torchvision.models.squeezenet1_1().eval(), noise(1, 3, 32, 32)
     expected, got = own.features[0](x).flatten(1), model.module(x)
@@ -244,6 +253,9 @@ def test_weights_that_name_a_torchvision_entry_are_no_path() -> None:
         ("bundled:mnist-cnn?layer", ("'?layer'", "key=value")),
         ("bundled:mnist", ("'mnist'", "mnist-cnn")),
         ("bundled:mnist-cnn?wieghts=a.pt", ("'wieghts'", "weights, layer")),
+        ("bundled:mnist-cnn?seed=-1", ("seed=-1", "from 0 to 2^63 - 1")),
+        ("bundled:mnist-cnn?seed=1&weights=a.pt", ("seed=1", "has weights already")),
+        ("torchvision:alexnet?seed=0&weights=IMAGENET1K_V1", ("seed=0", "has weights already")),
         ("bundled:mnist-cnn?layer=conv", ("'conv'", "conv1", "conv2")),
         ("bundled:mnist-cnn?weights=no/such.pt", ("no file 'no/such.pt'", "safetensors")),
         ("bundled:mnist-cnn?weights=/", ("cannot read '/'",)),

@@ -8,7 +8,8 @@
 
 To each may be added ``weights=PATH`` (safetensors, or a state dict that ``torch.load(weights_only=True)`` reads; not
 for export) and ``layer=NAME`` (take that module's output, flattened, instead of the network's). A relative PATH
-is relative to the working directory; PATH may be any fsspec URL.
+is relative to the working directory; PATH may be any fsspec URL. ``seed=N`` (bundled, torchvision, timm) is the same network untrained:
+its weights are drawn anew, and are the same on every machine with the same torch. Without weights and seed, N is 0.
 """
 
 from __future__ import annotations
@@ -111,13 +112,16 @@ def load(uri: str) -> Model:
         The message lists what would do.
     """
     parsed = ModelURI.parse(uri)
-    model = {
+    make = {
         "bundled": _bundled,
         "torchvision": _torchvision,
         "timm": _timm,
         "python": _python,
         "export": _export,
-    }[parsed.scheme](parsed)
+    }[parsed.scheme]
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(_seed(parsed) or 0)
+        model = make(parsed)
     module = model.module
     if parsed.weights_path is not None:
         if parsed.scheme == "export":
@@ -134,6 +138,18 @@ def load(uri: str) -> Model:
     name = "" if parsed.scheme == "export" else parsed.name
     source = f"{parsed.scheme}:{name}" + ("?" + "&".join(f"{k}={v}" for k, v in sorted(kept.items())) if kept else "")
     return Model(module, source, digest, names, model.normalise, model.shape)
+
+
+def _seed(uri: ModelURI) -> int | None:
+    """The seed of an untrained network; None where none is given. Functions of ``python:`` read theirs themselves."""
+    text = uri.options.get("seed") if uri.scheme != "python" else None
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) >= 1 << 63:
+        raise ModelError(f"model: seed={text} in {uri.scheme}:{uri.name} is no whole number from 0 to 2^63 - 1")
+    if uri.options.get("weights") or uri.options.get("pretrained", "false").lower() != "false":
+        raise ModelError(f"model: seed={text} draws weights for {uri.scheme}:{uri.name}, which has weights already; leave one of them out")
+    return int(text)
 
 
 def state_digest(module: nn.Module) -> str:
@@ -165,12 +181,13 @@ def _known_options(uri: ModelURI, *known: str) -> None:
 
 
 def _bundled(uri: ModelURI) -> Model:
-    _known_options(uri)
+    _known_options(uri, "seed")
     if uri.name not in BUNDLED:
         raise ModelError(f"model: no bundled model '{uri.name}'; bundled are {', '.join(BUNDLED)}")
     module = BUNDLED[uri.name]()
-    data = files("wna_ray").joinpath("bundled", f"{uri.name}.safetensors").read_bytes()
-    module.load_state_dict(safetensors.torch.load(data))
+    if "seed" not in uri.options:
+        data = files("wna_ray").joinpath("bundled", f"{uri.name}.safetensors").read_bytes()
+        module.load_state_dict(safetensors.torch.load(data))
     names = tuple(str(digit) for digit in range(10))
     identity = NormaliseSpec(mean=(0.0,), std=(1.0,))  # trained on pixels in [0, 1] as they are
     return Model(module, "", "", names, identity, BUNDLED_SHAPES[uri.name])
@@ -179,7 +196,7 @@ def _bundled(uri: ModelURI) -> Model:
 def _torchvision(uri: ModelURI) -> Model:
     import torchvision
 
-    _known_options(uri)
+    _known_options(uri, "seed")
     known = torchvision.models.list_models(module=torchvision.models)
     if uri.name not in known:
         raise ModelError(f"model: torchvision has no classifier '{uri.name}'; near it are {near(uri.name, known)}")
@@ -209,7 +226,7 @@ def _timm(uri: ModelURI) -> Model:
         import timm
     except ImportError:
         raise ModelError("model: timm: models need the package timm; pip install 'wna-ray[timm]'") from None
-    _known_options(uri, "pretrained")
+    _known_options(uri, "pretrained", "seed")
     if uri.name not in timm.list_models():
         raise ModelError(f"model: timm has no model '{uri.name}'; near it are {near(uri.name, timm.list_models())}")
     pretrained = uri.options.get("pretrained", "false").lower()
