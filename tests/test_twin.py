@@ -42,7 +42,7 @@ def test_sums_against_a_naive_loop(make_spec: MakeSpec, tmp_path: Path) -> None:
     spec = make_spec(model=RELUS, estimator="gradient", responses=["activation"], samples=400)
     finished, (job, network) = run(spec, str(tmp_path / "run"), executor="local"), prepared(spec)
     bends = tuple(Bend.of(finished, "activation", row, linear=True) for row in range(2))
-    asked = TwinPass(finished.directory.store.place, "", "activation", bends, job, seeds=(11,))
+    asked = TwinPass("", "activation", bends, job, seeds=(11,))
     sums, _ = run_twin_pass(asked, network, 64, 200)
     assert (sums.images, sums.out_of_range) == (136, 0)
     fresh = replace(job.stimulus, seed=11)
@@ -102,7 +102,7 @@ def test_rectifiers_have_a_hessian(make_spec: MakeSpec, tmp_path: Path) -> None:
     size = np.linalg.norm(w, axis=1)
     truth = np.einsum("kj,jd,je->kde", a * norm.pdf(b / size) / size, w, w)
     bends = tuple(Bend.of(finished, "activation", row, linear=True) for row in range(2))
-    asked = TwinPass(finished.directory.store.place, "", "activation", bends, job)
+    asked = TwinPass("", "activation", bends, job)
     parts = [run_twin_pass(asked, network, low, low + 320)[0] for low in range(0, 6400, 320)]
     for row, bend in enumerate(bends):
         maps = np.array([hessians(part, row, bend, job.stimulus.unit)[0] * bend.sd for part in parts]) / job.stimulus.sd**2
@@ -155,7 +155,7 @@ def test_the_nested_test_is_true_for_gradients(make_spec: MakeSpec) -> None:
     for seed in range(250):
         job = replace(first, spec=spec.model_copy(update={"seed": seed}))
         bends = tuple(Bend(row, np.zeros(16), job.gradients["activation"][row], 1.0) for row in range(2))
-        asked = TwinPass(None, "", "activation", bends, job, seeds=null_seeds("", seed, 19))  # type: ignore[arg-type]
+        asked = TwinPass("", "activation", bends, job, seeds=null_seeds("", seed, 19))
         sums, _ = run_twin_pass(asked, network, 0, 256)
         for row, bend in enumerate(bends):
             rejected += bool(nested_axes(hessians(sums, row, bend, job.stimulus.unit), 1).p_value[0] <= 0.1)

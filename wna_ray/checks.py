@@ -345,6 +345,8 @@ class Extent:
         Numbers of images after which it may have ended.
     field
         Where the units look; None where the network's output is asked.
+    filtered
+        Whether the noise has a spectrum.
     """
 
     samples: int
@@ -358,6 +360,7 @@ class Extent:
     whole: tuple[int, int, int]
     looks: tuple[int, ...]
     field: UnitField | None = None
+    filtered: bool = False
 
     @classmethod
     def of(cls, spec: Spec, names: list[str], field: UnitField | None = None) -> Extent:
@@ -376,6 +379,7 @@ class Extent:
             spec.stimulus.shape,
             spec.looks,
             field,
+            spec.stimulus.spectrum is not None,
         )
 
     @property
@@ -424,7 +428,8 @@ class Extent:
         """Memory that making the result again takes from so many bytes of moments; measured, to about a tenth."""
         pixels = math.prod(self.shape)
         maps, pictures, drawn = (8 * n for n in (self.rows * self.d, self.rows * pixels, min(self.rows, 30 * len(self.kinds)) * pixels))
-        return (20 * maps + 23 * moments + 15 * pictures + 23 * drawn) // 10 + 24 * self.rows * self.outputs
+        whitened = 15 * maps if self.filtered else 0
+        return (whitened + 20 * maps + 23 * moments + 15 * pictures + 23 * drawn) // 10 + 24 * self.rows * self.outputs
 
     def check(self, moments: Moments | PassSums) -> None:
         """`ValueError` where no images can have such moments."""

@@ -16,6 +16,7 @@ from wna_ray.store import MOST_BYTES
 
 BASE_BYTES = 700 << 20  # Python, torch and a small network
 WORKER_PARTIALS = 4  # a shard's total, the chunk that is added to it, their sum, and one that is on its way to the object store
+WHITENED_PARTIALS = 2  # maps freed of correlations: float64, and as they are written
 SPECTRUM_BYTES = 16  # a value of a batch whose noise is filtered: its transform, that filtered, and back
 RESPONSE_COPIES = 4  # a segment's, as they come, joined, as a table, as a file
 DRIVER_PARTIALS = 7  # the merged moments, float64 maps and z-maps, float32 copies, and the objects to write
@@ -91,7 +92,7 @@ def needs(job: Job, rows: int, fan_in: int, responses: int = 0) -> Needs:
         partial,
         BASE_BYTES + shard + WORKER_PARTIALS * partial + RESPONSE_COPIES * responses,
         (fan_in + 1) * partial + 2 * responses,
-        BASE_BYTES + DRIVER_PARTIALS * partial,
+        BASE_BYTES + (DRIVER_PARTIALS + WHITENED_PARTIALS * (job.spec.stimulus.spectrum is not None)) * partial,
     )
 
 

@@ -261,10 +261,17 @@ class _Passes:
 
     def a_pass(self, **how: Any) -> Pass | TwinPass:
         """A pass of this question; its fingerprint comes with its directory."""
-        question, place = self.question, self.question.run.directory.store.place
+        question = self.question
         if self.twin is not None:
-            return TwinPass(place, "", question.kind, _all(Bend, question.units), self.twin.job, **how)
-        return Pass(place, "", question.kind, _all(Residual, question.units), batch=question.run.spec.numerics.batch, **how)
+            return TwinPass("", question.kind, _all(Bend, question.units), self.twin.job, **how)
+        return Pass(
+            question.run.directory.store.place,
+            "",
+            question.kind,
+            _all(Residual, question.units),
+            batch=question.run.spec.numerics.batch,
+            **how,
+        )
 
     def sums(self, job: Pass | TwinPass, directory: RunDirectory) -> tuple[Any, list[SegmentInfo]]:
         """Sums of a pass over all images, from its segments and what is missing of them."""

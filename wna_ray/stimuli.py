@@ -232,19 +232,19 @@ class Stimulus:
         """Largest value of the filtered grid for values of at most 1."""
         return 1.0 if self.gain is None else float(np.abs(np.fft.irfft2(self.gain, s=self.noise.shape[1:])).sum())
 
-    def filtered(self, values: torch.Tensor, ridge: float | NDArray[np.float64] | None = None) -> torch.Tensor:
+    def filtered(self, values: torch.Tensor, ridge: float | None = None) -> torch.Tensor:
         """White values ``(n, C, h, w)`` on the whole grid with the noise's spectrum: each channel convolved with its symmetric kernel.
 
         Parameters
         ----------
         ridge
-            ``(n,)``: the inverse instead, ``gain / (gain^2 + ridge)`` at each frequency.
+            The inverse instead, ``gain / (gain^2 + ridge)`` at each frequency.
         """
         if self.gain is None:
             return values
         gain = torch.from_numpy(self.gain).to(values.device)
         if ridge is not None:
-            gain = gain / (gain.square() + torch.as_tensor(ridge, device=values.device).reshape(-1, 1, 1, 1))
+            gain = gain / (gain.square() + float(ridge))
         found: torch.Tensor = torch.fft.irfft2(torch.fft.rfft2(values) * gain.to(values.dtype), s=values.shape[2:])
         return found
 
@@ -270,8 +270,7 @@ class Stimulus:
         """
         with np.errstate(divide="ignore", invalid="ignore"):
             ridge = np.where(reliability > 0, (1 - reliability) / reliability, np.nan)
-        values = torch.from_numpy(maps.reshape(-1, *self.grid_shape))
-        return self._expand(self.filtered(values, ridge), self.shape).numpy()
+        return self._pictures(maps, ridge)
 
     @property
     def offset_digest(self) -> str:
@@ -299,7 +298,16 @@ class Stimulus:
         """Maps on the grid ``(k, d)`` as pictures ``(k, C, H, W)`` of a patch, as the noise itself: filtered, each cell's value over all
         its pixels. Means of the grid become means of images; z stay of variance 1, but correlate as the noise does.
         """
-        return self._expand(self.filtered(torch.from_numpy(maps.reshape(-1, *self.grid_shape))), self.shape).numpy()
+        return self._pictures(maps)
+
+    def _pictures(self, maps: NDArray[np.float64], ridge: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        values = torch.from_numpy(maps.reshape(-1, *self.grid_shape))
+        if self.gain is None:
+            return self._expand(values, self.shape).numpy()
+        out = np.empty((len(maps), *self.shape))
+        for i, picture in enumerate(out):  # one at a time: a transform takes several times the memory of what it transforms
+            picture[:] = self._expand(self.filtered(values[i : i + 1], None if ridge is None else ridge[i]), self.shape)[0].numpy()
+        return out
 
     def place(self, maps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Maps ``(k, d)`` as pictures of all that is shown: in the middle one of the patches, zero elsewhere."""

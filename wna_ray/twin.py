@@ -26,7 +26,6 @@ from wna_ray.results import Run
 from wna_ray.shard import Job, Network, Phases
 from wna_ray.spec import ResponseKind
 from wna_ray.stc import symmetric
-from wna_ray.store import Place
 from wna_ray.sums import PassSums
 
 LEAST_LEFT = 1e-4  # share of a response's variance beyond its linear part under which there is nothing to explain
@@ -83,7 +82,6 @@ class TwinPass:
         The run's, as its network's workers found it again.
     """
 
-    source: Place
     fingerprint: str
     kind: ResponseKind
     units: tuple[Bend, ...]
