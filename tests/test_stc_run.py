@@ -134,6 +134,18 @@ def test_heavy_tails_hide_an_axis_that_clipping_shows(tmp_path: Path) -> None:
     assert p[2.0] < 1e-12
 
 
+def test_axes_of_few_answers_get_no_p_value(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """Spikes of 2 % of 4,000 images are 40 in the half that tests: too few for a normal approximation; of half of them, enough."""
+    for quantile, deserved in ((0.98, False), (0.5, True)):
+        spikes = {"kind": "spikes", "quantile": quantile}
+        spec = make_spec(model="python:networks_for_tests:direction", responses=[spikes], keep_responses=True, samples=4000)
+        run(spec, str(tmp_path / f"{quantile}"), executor="local")
+        ask = StcSpec(run=str(tmp_path / f"{quantile}"), method="matrix-free", axes=2, passes=2)
+        found = run_stc(ask, str(tmp_path / f"stc-{quantile}"), executor="local")
+        assert [p is not None for p in found.axes["p_value"].to_pylist()] == [deserved] * 2
+        assert None not in found.axes["distance"].to_pylist()
+
+
 def test_any_cut_of_a_pass_gives_the_same_sums(quadratic: Run) -> None:
     unit = Residual.of(quadratic, "activation", 0, linear=True)
     for how in ({"seeds": (5,)}, {"block": np.rint(np.eye(16)[:, :3] * 2.0**BLOCK_BITS), "half": 1}):
@@ -269,7 +281,7 @@ def test_held_out_p_values_are_uniform_under_the_null(make_spec: MakeSpec, tmp_p
     alarms = 0
     for a in range(0, 64_000, 128):
         sums, _ = run_pass(job, finished, a, a + 128)
-        alarms += held_out(sums, block, unit.shift, float(table.variance), float(table.moment(4))).p_value[0] <= 0.05
+        alarms += held_out(sums, block, unit.shift, float(table.variance), float(table.moment(4)), 128).p_value[0] <= 0.05
     assert abs(alarms / 500 - 0.05) < 4 * math.sqrt(0.05 * 0.95 / 500), alarms
 
 

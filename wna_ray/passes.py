@@ -243,6 +243,16 @@ def strongest(run: Run, kind: ResponseKind, row: int, count: int) -> Floats:
     return np.array([_grid(run.stimulus, at[i : i + 1])[0] for i in range(len(at))], dtype=np.float64).reshape(len(at), run.stimulus.pixels)
 
 
+def effective_images(run: Run, kind: ResponseKind, unit: Residual) -> float:
+    """``(sum r^2)^2 / sum r^4``: how many images of equal weight the responses are worth, with their linear part still in."""
+    square = fourth = 0.0
+    for _, stored in run.stored():
+        y = stored.row(kind, unit.row)[stored.counted]
+        r = np.square(unit.without(y, np.zeros(len(y))) / 2.0**unit.size)
+        square, fourth = square + float(r.sum()), fourth + float(np.square(r).sum())
+    return square**2 / fourth if fourth else 0.0
+
+
 def stimulus_products(run: Run) -> Floats:
     """``sum x x'`` over all images that are counted: ``(d, d)`` whole numbers."""
     d = run.stimulus.pixels

@@ -17,7 +17,7 @@ from wna_ray.errors import RunError, SpecError
 from wna_ray.events import Callback, RunStarted, Stage
 from wna_ray.job import CALL_TRIES, ExecutorName, Told, driving, merge_segments, run_plan
 from wna_ray.memory import BASE_BYTES, available, size
-from wna_ray.passes import BLOCK_BITS, Floats, Pass, Residual, null_seeds, residuals, strongest
+from wna_ray.passes import BLOCK_BITS, Floats, Pass, Residual, effective_images, null_seeds, residuals, strongest
 from wna_ray.results import Run
 from wna_ray.rundir import BLOCK, MOMENTS, RunDirectory, SegmentInfo, pack_moments, sha256
 from wna_ray.scheduling import MOST_SEGMENTS, Executor, Scheduler, call, plan
@@ -238,7 +238,8 @@ def _execute(question: Question, directory: RunDirectory, executor: Executor, to
         sums, segments = passes.sums(replace(job, fingerprint=fingerprint), directory)
         table = stimulus.noise.table
         (unit,) = _all(Residual, question.units)
-        found = [held_out(sums.moments, block, unit.shift, float(table.variance), float(table.moment(4)))]
+        effective = effective_images(question.run, question.kind, unit) / 2  # in the half that tests
+        found = [held_out(sums.moments, block, unit.shift, float(table.variance), float(table.moment(4)), effective)]
         ends, spectra = [(math.nan, math.nan)], None
     profiles = _profiles(question, found, passes, directory, fingerprint)
     told(Stage("draw"))
