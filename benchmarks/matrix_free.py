@@ -27,6 +27,7 @@ from torch import nn
 from wna_ray import Spec, StcSpec, open_stc, run, run_stc
 from wna_ray.progress import ProgressPrinter
 from wna_ray.stc import edges
+from wna_ray.stc_figures import p_text
 
 SHAPE = (3, 224, 224)
 D = 3 * 224 * 224
@@ -132,7 +133,8 @@ def main() -> None:
         print(f"MobileNet-V2's forward pass: {1e3 * forward:.2f} ms an image, so a pass costs {each / forward:.3f} of it")
         for row in rows:
             print(
-                f"  eigenvalue {row['eigenvalue']:+.4f} +- {row['standard_error']:.4f}, {row['distance']:.1f} sd, p = {row['p_value']:.2g}"
+                f"  eigenvalue {row['eigenvalue']:+.4f} +- {row['standard_error']:.4f}, {row['distance']:.1f} sd, "
+                f"p {p_text(row['p_value'])}"
             )
         print(f"cosine of the first axis with the planted one: {abs(float(picture @ np.asarray(Planted().axis))):.3f}")
     print(f"peak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
