@@ -26,6 +26,7 @@ from wna_ray.spec import Spec, read_spec
 from wna_ray.stc import held_out, matrices, spread
 from wna_ray.stimuli import Stimulus
 from wna_ray.store import Place
+from wna_ray.sums import PassSums
 
 MakeSpec = Callable[..., Spec]
 QUADRATIC = {"model": "python:networks_for_tests:quadratic", "responses": ["activation"], "keep_responses": True}
@@ -144,6 +145,11 @@ def test_axes_of_few_answers_get_no_p_value(make_spec: MakeSpec, tmp_path: Path)
         found = run_stc(ask, str(tmp_path / f"stc-{quantile}"), executor="local")
         assert [p is not None for p in found.axes["p_value"].to_pylist()] == [deserved] * 2
         assert None not in found.axes["distance"].to_pylist()
+    rare = Residual.of(open_run(str(tmp_path / "0.98")), "spikes", 0, linear=False)
+    block = np.rint(np.ldexp(np.eye(16)[:, :2], BLOCK_BITS))
+    silent = held_out(PassSums(10, 0, PassSums.zeros(1, 16, 0, 2)), block, rare.shift, 1.0, 3.0, 0.0)
+    assert np.isnan(silent.p_value).all(), "a half in which the response never varied"
+    assert np.array_equal(silent.vectors, np.eye(16)[:2])
 
 
 def test_any_cut_of_a_pass_gives_the_same_sums(quadratic: Run) -> None:

@@ -43,8 +43,8 @@ FEWEST_GRADIENTS = 2000
 skewness of 1 the largest of 784 values is then called significant in 5.6 % of null maps (second order of Edgeworth's series at z = 4)."""
 RESOLUTION = 4
 """Steps of the fixed point in one standard deviation under which a dense row is called too coarse to judge."""
-KURTOSIS_ERROR = 0.02
-"""Largest relative error of Var(||z||^2) from the noise's kurtosis at which a row still gets a p-value."""
+KURTOSIS_ERROR, TAIL_ERROR = 0.02, 0.1
+"""Largest relative errors of Var(||z||^2), and of the chance to pass the threshold, from the noise's kurtosis (see `fewest_images`)."""
 
 
 def explained_variance(z_squared: Floats, d: int, images: int) -> Floats:
@@ -55,6 +55,17 @@ def explained_variance(z_squared: Floats, d: int, images: int) -> Floats:
     not clipped.
     """
     return (z_squared - d) / images
+
+
+def fewest_images(excess_kurtosis: float, d: int) -> float:
+    """Effective images under which a row gets no p-value: 30, and more where the noise's kurtosis moves what its sums are compared with.
+
+    The whole map: Var(||z||^2), by less than `KURTOSIS_ERROR`. The largest value, of noise with heavy tails (sparse): the chance to pass
+    `z_threshold`, by less than `TAIL_ERROR` (first order of Edgeworth's series, ``k (x^3 - 3 x) / (24 n)`` times density over tail).
+    """
+    level = z_threshold(d)
+    tail = excess_kurtosis * (level**3 - 3 * level) / 24 * float(norm.pdf(level) / norm.sf(level))
+    return max(FEWEST, abs(excess_kurtosis) / (2 * KURTOSIS_ERROR), tail / TAIL_ERROR)
 
 
 def chi_square_p(z_squared: Floats, d: int) -> Floats:
@@ -197,7 +208,7 @@ def read_out(
         # The kurtosis of A is the noise's, divided by (sum c^2)^2 / sum c^4 with c = y - mean y, which is at least this.
         effective = variation / largest**2
     z_squared = np.square(z).sum(axis=1)
-    few = max(FEWEST, abs(table.excess_kurtosis) / (2 * KURTOSIS_ERROR))
+    few = fewest_images(table.excess_kurtosis, d)
     coarse = is_rounded(kind) * n * RESOLUTION**2  # others are not rounded to their own size
     if kind == "spikes":
         count = total.astype(np.int64)

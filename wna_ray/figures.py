@@ -86,7 +86,7 @@ def _bias_cell(called: dict[tuple[str, int], str | None]) -> Callable[[Readout, 
     def text(readout: Readout, row: int) -> str:
         label = called[readout.kind, row]
         said = f'called "{label}"\n' if label is not None else ""
-        return f"{said}reliability {readout.reliability[row]:.3f}"
+        return f"{said}reliability {readout.reliability[row]:.3f}" + (f"\n{readout.note[row]}" if readout.note[row] else "")
 
     return text
 
@@ -124,14 +124,16 @@ def _sheet(
         axes = part.subplots(count, columns, squeeze=False)
         shown = f"   ({len(rows)} most reliable of {len(readout.names)})" if len(rows) < len(readout.names) else ""
         if cell is None:
+            strongest = "; of the channels the strongest" if stimulus.shape[0] > 1 else ""
             part.suptitle(
-                f"{readout.kind}{shown}: z; outline: |z| > {threshold:.2f} (p < 0.05, Sidak over {stimulus.pixels:,} values)",
+                f"{readout.kind}{shown}: z{strongest}; outline: |z| > {threshold:.2f} (p < 0.05, Sidak over {stimulus.pixels:,} values)",
                 fontsize=9,
             )
         else:
             units = _UNITS[readout.kind] if readout.estimator == "noise" else f"mean gradient, {readout.kind} per {{unit}}"
             part.suptitle(
-                f"{readout.kind}{shown}: {units.format(unit=_unit(stimulus))}; each map on its own symmetric scale",
+                f"{readout.kind}{shown}: {units.format(unit=_unit(stimulus))}; each map on its own symmetric scale"
+                + (", grey is zero" if stimulus.shape[0] == 3 else ""),
                 fontsize=9,
             )
         finite = np.abs(pictures[np.isfinite(pictures)])
@@ -140,13 +142,13 @@ def _sheet(
         for axis in axes.flat[len(rows) :]:
             axis.set_axis_off()
         for axis, row, picture in zip(axes.flat, rows, pictures, strict=False):
-            limit = _show(axis, picture, common)
+            limit = _show(axis, np.full_like(picture, np.nan) if readout.note[row] == "constant" else picture, common)
             axis.set_title(readout.names[row][:16], fontsize=9)
-            if not np.isfinite(picture).all():
+            if readout.note[row] == "constant" or not np.isfinite(picture).all():
                 axis.text(0.5, 0.5, readout.note[row] or "no map", ha="center", va="center", fontsize=8, transform=axis.transAxes)
             elif cell is None:
                 peak = np.abs(picture).max(axis=0)
-                if threshold < peak.max() and peak.min() < threshold:
+                if threshold < peak.max() and peak.min() < threshold and not readout.note[row]:
                     axis.contour(peak, levels=[threshold], colors="black", linewidths=0.5)
                 axis.set_xlabel(_p_text(readout, row), fontsize=7)
             else:

@@ -144,7 +144,7 @@ def cluster_test(z: Floats, sd: float, threshold: float = CLUSTER_THRESHOLD, dra
     """Find the clusters of a smoothed map, and compare their sizes with the largest clusters of simulated null maps.
 
     Random field theory's formula for cluster sizes (Chauvin et al. 2005) calls up to 8 % of null maps of 28 x 28 significant at the
-    5 % level; here the null is known and can be drawn, so the level holds exactly.
+    5 % level; here the null is known and can be drawn, so the level holds.
 
     Parameters
     ----------

@@ -243,6 +243,9 @@ def held_out(sums: PassSums, block: Floats, shift: int, variance: float, fourth:
         Images of equal weight that the responses are worth: with fewer than `FEWEST_HELD_OUT` p is NaN.
     """
     mean, sd = spread(sums, 0)
+    if not sd > 0:  # in the half that tests the response never varied
+        nothing = np.full(block.shape[1], np.nan)
+        return Axes(nothing, _signed((block / np.sqrt(np.square(block).sum(axis=0))).T), nothing, nothing, nothing)
     n, size = sums.images, np.square(block).sum(axis=0)
     product = np.ldexp((block.T * sums.sums["rqx"]).sum(axis=1), shift)
     values = product / (n * variance * size * sd) - mean / sd
