@@ -56,6 +56,7 @@ def draw(
             f"Bias maps freed of the noise's correlations   {noise}",
             lambda r, i: stimulus.whitened(r.bias[i], r.reliability[i]),
             lambda r, i: f"ridge {(1 - r.reliability[i]) / r.reliability[i]:.2g}\nreliability {r.reliability[i]:.3f}",
+            "(S + ridge)$^{-1}$ times the average that bias_maps.png shows, S the noise's correlations, per {unit}",
         )
     if filters is not None and np.isfinite(filters).any():
         pictures["filters.png"] = _recovery(stimulus, readouts[0], filters, f"Filters recovered from noise   {noise}")
@@ -69,10 +70,11 @@ def _noise_text(stimulus: Stimulus, images: int) -> str:
     spec = stimulus.spec
     black = " (0 black, 1 white)" if spec.space == "pixel" else ""
     patches = "" if stimulus.patches_an_image == 1 else f" ({images * stimulus.patches_an_image:,} patches)"
-    return f"N = {images:,} images{patches} of {_kind(stimulus)} noise, sd {stimulus.sd:.3g} {_unit(stimulus)}s{black}"
+    return f"N = {images:,} images{patches} of {noise_kind(stimulus)} noise, sd {stimulus.sd:.3g} {_unit(stimulus)}s{black}"
 
 
-def _kind(stimulus: Stimulus) -> str:
+def noise_kind(stimulus: Stimulus) -> str:
+    """Family and spectrum of the noise."""
     kind, spectrum = stimulus.spec.kind, stimulus.spec.spectrum
     power = "" if spectrum == 1 else f"$^{{{spectrum}}}$"
     return kind if spectrum is None else f"{kind} 1/f{power}"
@@ -108,8 +110,11 @@ def _sheet(
     title: str,
     maps: Callable[[Readout, list[int]], Picture],
     cell: Callable[[Readout, int], str] | None,
+    told: str | None = None,
 ) -> bytes:
-    """One block of maps a response kind. Without `cell` the maps are z: one scale a block, threshold outlined."""
+    """One block of maps a response kind; `told` is what they are, and in which units, where it is not the average. Without `cell` the maps
+    are z: one scale a block, threshold outlined.
+    """
     threshold = z_threshold(stimulus.pixels)
     blocks = [(r, _chosen(r)) for r in readouts]
     lines = [max(1, -(-len(rows) // COLUMNS)) for _, rows in blocks]
@@ -130,9 +135,10 @@ def _sheet(
                 fontsize=9,
             )
         else:
-            units = _UNITS[readout.kind] if readout.estimator == "noise" else f"mean gradient, {readout.kind} per {{unit}}"
+            units = told or (_UNITS[readout.kind] if readout.estimator == "noise" else f"mean gradient, {readout.kind} per {{unit}}")
+            units = units.replace("{unit}", _unit(stimulus))
             part.suptitle(
-                f"{readout.kind}{shown}: {units.format(unit=_unit(stimulus))}; each map on its own symmetric scale"
+                f"{readout.kind}{shown}: {units}; each map on its own symmetric scale"
                 + (", grey is zero" if stimulus.shape[0] == 3 else ""),
                 fontsize=9,
             )
@@ -205,7 +211,7 @@ def reliability(curve: pa.Table, stimulus: Stimulus) -> bytes:
     axis.set_ylabel("reliability (squared cosine with the true map)")
     axis.legend(fontsize=8, frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
-    noise = f"{_kind(stimulus)} noise, sd {stimulus.sd:.3g} {_unit(stimulus)}s"
+    noise = f"{noise_kind(stimulus)} noise, sd {stimulus.sd:.3g} {_unit(stimulus)}s"
     figure.suptitle(f"Reliability at each look   {noise}\nmedian row, band: middle half of the rows", fontsize=10)
     return png(figure)
 

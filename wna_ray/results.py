@@ -229,18 +229,7 @@ def _pictures(stimulus: Stimulus, maps: list[NDArray[np.float64]]) -> NDArray[np
 
 
 class Run(Finished):
-    """A finished run, read from storage alone.
-
-    Parameters
-    ----------
-    place
-        A path, any fsspec URL, or a `Place`.
-
-    Raises
-    ------
-    RunError
-        There is no run, it is not finished, or something in it is damaged.
-    """
+    """A finished run, read from storage alone; opened, and refused, as `Finished` says."""
 
     def __init__(self, place: Place | str) -> None:
         super().__init__(place)

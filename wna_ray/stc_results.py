@@ -114,31 +114,21 @@ def result(
     profiles: pa.Table,
 ) -> dict[str, bytes]:
     """Every object under ``result/`` but the sums."""
-    from wna_ray import stc_figures  # matplotlib, only where something is drawn
+    from wna_ray import figures, stc_figures  # matplotlib, only where something is drawn
 
     pictures = run.stimulus.expand(vectors).astype(np.float32)
     objects = {AXES: to_parquet(axes), PROFILES: to_parquet(profiles), PICTURES: to_npy(pictures)}
     if spectra is not None:
         objects[SPECTRA] = to_npy(spectra)
-    title = f"{kind} of {plain(run.spec.model, 60)}, N = {run.moments.images:,} images of {run.spec.stimulus.kind} noise"
+    model = plain(run.spec.model, 60).replace("$", r"\$")
+    title = f"{kind} of {model}, N = {run.moments.images:,} images of {figures.noise_kind(run.stimulus)} noise"
     gradient = run.spec.estimator == "gradient"
-    drawn = stc_figures.draw(names, axes, pictures, spectra, profiles, title.replace("$", r"\$"), gradient)
+    drawn = stc_figures.draw(names, axes, pictures, spectra, profiles, title, gradient)
     return objects | {f"{RESULT}/figures/{name}": data for name, data in drawn.items()}
 
 
 class Stc(Finished):
-    """A finished covariance, read from storage alone.
-
-    Parameters
-    ----------
-    place
-        A path, any fsspec URL, or a `Place`.
-
-    Raises
-    ------
-    RunError
-        There is none, it is not finished, or something in it is damaged.
-    """
+    """A finished covariance, read from storage alone; opened, and refused, as `Finished` says."""
 
     def __init__(self, place: Place | str) -> None:
         super().__init__(place)
@@ -198,7 +188,8 @@ class Stc(Finished):
         Raises
         ------
         RunError
-            The responses can be negative, the linear part was taken out, the method was matrix-free, or `run` is another.
+            The responses can be negative, the linear part was taken out, residuals were clipped, the method was matrix-free, the run was
+            made by gradients, or `run` is another.
         """
         identity, spec = self._described["identity"], self.spec
         if identity["run"] != run.fingerprint:
