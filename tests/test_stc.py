@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from wna_ray.stc import Krylov, edges, ends_of, information, istac, nested_axes, standardised
+from wna_ray.stc import Krylov, edges, ends_of, information, istac, nested_axes, null_edges
 
 Floats = NDArray[np.float64]
 
@@ -34,7 +34,10 @@ def test_equal_weights_have_marchenko_and_pasturs_edges(ratio: float) -> None:
 
 def test_small_ratios_have_the_semicircles_edges() -> None:
     """With d / N -> 0 the matrix is Wigner's: edges at +- 2 sqrt(c), corrections of order c E[r^3]."""
-    r = standardised(np.random.default_rng(0).standard_normal(10_000))
+    r = np.random.default_rng(0).standard_normal(10_000)
+    r = (r - r.mean()) / r.std()
+    assert null_edges(3 * r + 5, 0.1) == pytest.approx(edges(r, 0.1)), "in units of their own"
+    assert np.isnan(null_edges(np.ones(9), 0.1)).all()
     low, high = edges(r, 1e-6)
     assert (low, high) == (pytest.approx(-2e-3, rel=3e-3), pytest.approx(2e-3, rel=3e-3))
 

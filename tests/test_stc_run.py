@@ -152,6 +152,21 @@ def test_axes_of_few_answers_get_no_p_value(make_spec: MakeSpec, tmp_path: Path)
     assert np.array_equal(silent.vectors, np.eye(16)[:2])
 
 
+def test_a_half_without_answers(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """One batch of 64 leaves no odd half to test on; one spike of an odd batch leaves no even half to look in."""
+    base = {"model": "python:networks_for_tests:direction", "keep_responses": True}
+    run(make_spec(**base, responses=["activation"], samples=64), str(tmp_path / "one"), executor="local")
+    ask = {"method": "matrix-free", "axes": 2, "passes": 2}
+    found = run_stc(StcSpec.parse(ask | {"run": str(tmp_path / "one")}), str(tmp_path / "stc"), executor="local")
+    assert found.axes["p_value"].null_count == found.axes["eigenvalue"].null_count == 2
+    spikes = make_spec(**base, responses=[{"kind": "spikes", "threshold": 3.8}], samples=2000)
+    rare = run(spikes, str(tmp_path / "rare"), executor="local")
+    at = np.flatnonzero(responses(rare, "spikes")[:, 0])
+    assert (at // 64 % 2).tolist() == [1], "one spike, of an odd batch"
+    with pytest.raises(RunError, match="in its even batches 0 never varied"):
+        run_stc(StcSpec.parse(ask | {"run": str(tmp_path / "rare"), "linear": False}), str(tmp_path / "none"), executor="local")
+
+
 def test_any_cut_of_a_pass_gives_the_same_sums(quadratic: Run) -> None:
     unit = Residual.of(quadratic, "activation", 0, linear=True)
     for how in ({"seeds": (5,)}, {"block": np.rint(np.eye(16)[:, :3] * 2.0**BLOCK_BITS), "half": 1}):

@@ -106,6 +106,7 @@ def test_rectifiers_have_a_hessian(make_spec: MakeSpec, tmp_path: Path) -> None:
     parts = [run_twin_pass(asked, network, low, low + 320)[0] for low in range(0, 6400, 320)]
     for row, bend in enumerate(bends):
         maps = np.array([hessians(part, row, bend, job.stimulus.unit)[0] * bend.sd for part in parts]) / job.stimulus.sd**2
+        assert np.array_equal(maps, maps.swapaxes(1, 2)), "a Hessian is symmetric, as sums of g x' are not"
         mean, error = maps.mean(axis=0), maps.std(axis=0, ddof=1) / math.sqrt(len(maps))
         assert (np.abs(mean - truth[row]) / error).max() < 6, row
         assert np.linalg.norm(mean - truth[row]) < 0.1 * np.linalg.norm(truth[row])

@@ -21,6 +21,7 @@ Rust, Schwartz, Movshon & Simoncelli (2005), Neuron 46:945; Schwartz, Pillow, Ru
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,8 +42,10 @@ DENSE_EIGEN = 256  # matrices up to this size are taken apart whole; of larger o
 
 def spread(sums: PassSums, unit: int) -> tuple[float, float]:
     """Mean and standard deviation of a unit's residual responses."""
-    mean = int(sums.sums["r"][unit]) / sums.images
-    return mean, float(np.sqrt(sums.squares(unit) / sums.images - mean**2))
+    n, total = sums.images, int(sums.sums["r"][unit])
+    if not n:
+        return 0.0, 0.0
+    return total / n, math.sqrt(n * sums.squares(unit) - total**2) / n  # whole numbers: exactly 0 where nothing varies
 
 
 def matrices(sums: PassSums, unit: int, variance: float) -> Floats:
@@ -323,6 +326,7 @@ def _climb(mean: Floats, covariance: Floats, found: Floats, start: Floats) -> Fl
     return unit(np.asarray(best.x))
 
 
-def standardised(residuals: Floats) -> Floats:
-    """Residuals without their mean, in units of their standard deviation: the weights of `edges`."""
-    return np.asarray((residuals - residuals.mean()) / residuals.std())
+def null_edges(residuals: Floats, ratio: float) -> tuple[float, float]:
+    """`edges` for a sample of residuals, in units of their standard deviation; NaN where they never vary."""
+    sd = float(residuals.std()) if residuals.size else 0.0
+    return edges((residuals - residuals.mean()) / sd, ratio) if sd else (float("nan"), float("nan"))

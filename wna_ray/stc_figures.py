@@ -77,7 +77,8 @@ def _axes(by_unit: dict[str, list[int]], rows: list[dict[str, Any]], pictures: N
             limit = float(np.abs(picture).max()) or 1.0
             axis.imshow(picture, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
             p, out = rows[i]["p_value"], rows[i]["distance"]
-            axis.set_title(f"λ = {rows[i]['eigenvalue']:+.3f}", fontsize=8)
+            value = rows[i]["eigenvalue"]
+            axis.set_title("λ not known" if value is None else f"λ = {value:+.3f}", fontsize=8)
             far = "" if out is None else f"\n{out:.0f} sd out"
             axis.set_xlabel("not tested" if p is None else f"p {p_text(p)}{far}", fontsize=7)
             if p is not None and p <= ALPHA:

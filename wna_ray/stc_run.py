@@ -23,7 +23,7 @@ from wna_ray.rundir import BLOCK, MOMENTS, RunDirectory, SegmentInfo, pack_momen
 from wna_ray.scheduling import MOST_SEGMENTS, Executor, Scheduler, call, plan
 from wna_ray.shard import Device
 from wna_ray.spec import ResponseKind, Spec, StcSpec
-from wna_ray.stc import Axes, Krylov, edges, ends_of, held_out, matrices, nested_axes, spread, standardised
+from wna_ray.stc import Axes, Krylov, ends_of, held_out, matrices, nested_axes, null_edges, spread
 from wna_ray.stc_results import Stc, axes_table, profile_table, result
 from wna_ray.store import Place
 from wna_ray.sums import PassSums, shapes
@@ -161,7 +161,7 @@ class Question:
         for name, unit in zip(self.names, _all(Residual, self.units), strict=False):
             assert stored is not None
             y = stored.row(self.kind, unit.row)[stored.counted]
-            found[name] = edges(standardised(unit.without(y, np.zeros(len(y)))), self.d / max(1, images))
+            found[name] = null_edges(unit.without(y, np.zeros(len(y))), self.d / max(1, images))
         return found
 
     @cached_property
@@ -318,6 +318,9 @@ class _Passes:
         (unit,) = _all(Residual, self.question.units)
         sums = self.inner(directory, f"pass-{number:02d}", self.a_pass(block=block, half=0), parent)
         mean, sd = spread(sums, 0)
+        if not sd:
+            name = self.question.names[0]
+            raise RunError(f"'{self.question.run.directory.url}': in its even batches {name} never varied; take a run of more images")
         variance = float(self.question.run.stimulus.noise.table.variance)
         image = np.ldexp(sums.sums["rqx"].T, unit.shift) / (sums.images * variance * sd)
         return np.asarray(image - mean / sd * block)
@@ -371,8 +374,7 @@ def _dense_axes(question: Question, sums: PassSums, told: Callback) -> tuple[lis
         if isinstance(unit, Bend):
             ends.append(_usual_ends(stack[1:]))
             continue
-        weights = standardised(residuals(question.run, question.kind, unit, EDGE_IMAGES))
-        ends.append(edges(weights, question.d / sums.images))
+        ends.append(null_edges(residuals(question.run, question.kind, unit, EDGE_IMAGES), question.d / sums.images))
     return found, ends, np.array(spectra)
 
 

@@ -72,6 +72,6 @@ class PassSums:
         images, _, out_of_range = (int(n) for n in flat["counts"])
         return cls(images, out_of_range, {name: array for name, array in flat.items() if name != "counts"})
 
-    def squares(self, unit: int) -> float:
-        """Sum of r^2 of a unit, rounded once."""
-        return float((int(self.sums["rr_high"][unit]) << 32) + int(self.sums["rr_low"][unit]))
+    def squares(self, unit: int) -> int:
+        """Sum of r^2 of a unit, exactly."""
+        return (int(self.sums["rr_high"][unit]) << 32) + int(self.sums["rr_low"][unit])
