@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
@@ -350,3 +351,10 @@ class Squared(nn.Module):
 def squared() -> nn.Module:
     """No average tells anything about it."""
     return Squared()
+
+
+def layered() -> nn.Module:
+    """A convolution, a rectifier, and three linear logits, with names to stimulate; for images of 1 x 4 x 4."""
+    torch.manual_seed(3)
+    parts = {"maps": nn.Conv2d(1, 3, 3), "relu": nn.ReLU(), "flat": nn.Flatten(), "hidden": nn.Linear(12, 5), "logits": nn.Linear(5, 3)}
+    return nn.Sequential(OrderedDict(parts))

@@ -11,7 +11,8 @@ import yaml
 from pydantic import ValidationError
 
 from wna_ray.errors import SpecError
-from wna_ray.spec import ExecutionSpec, MomentsSpec, NormaliseSpec, NumericsSpec, ResponseSpec, Spec, StimulusSpec, canonical, read_spec
+from wna_ray.spec import ExecutionSpec, MomentsSpec, NormaliseSpec, NumericsSpec, ResponseSpec, Spec, StimulusSpec, canonical
+from wna_ray.specs import read_spec
 
 JOBS = Path(__file__).parents[1] / "jobs"
 EXAMPLE = """

@@ -22,7 +22,8 @@ from wna_ray.events import Event, RunStarted, ShardDone, Stage
 from wna_ray.passes import BLOCK_BITS, Pass, Residual, null_seeds, run_pass, strongest
 from wna_ray.results import Run
 from wna_ray.rundir import RunDirectory
-from wna_ray.spec import Spec, read_spec
+from wna_ray.spec import Spec
+from wna_ray.specs import read_spec
 from wna_ray.stc import held_out, matrices, spread
 from wna_ray.stimuli import Stimulus
 from wna_ray.store import Place

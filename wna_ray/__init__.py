@@ -12,7 +12,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Run", "Spec", "Stc", "StcSpec", "WnaError", "__version__", "open_run", "open_stc", "run", "run_stc"]
+__all__ = [
+    "Run",
+    "Spec",
+    "Stc",
+    "StcSpec",
+    "TrialSpec",
+    "Trials",
+    "WnaError",
+    "__version__",
+    "open_run",
+    "open_stc",
+    "open_trials",
+    "run",
+    "run_stc",
+    "run_trials",
+]
 
 if TYPE_CHECKING:
     from wna_ray.errors import WnaError
@@ -21,17 +36,24 @@ if TYPE_CHECKING:
     from wna_ray.spec import Spec, StcSpec
     from wna_ray.stc_results import Stc, open_stc
     from wna_ray.stc_run import run_stc
+    from wna_ray.trial_results import Trials, open_trials
+    from wna_ray.trial_run import run_trials
+    from wna_ray.trial_spec import TrialSpec
 
 _HOMES = {
     "Run": "wna_ray.results",
     "Spec": "wna_ray.spec",
     "Stc": "wna_ray.stc_results",
     "StcSpec": "wna_ray.spec",
+    "TrialSpec": "wna_ray.trial_spec",
+    "Trials": "wna_ray.trial_results",
     "WnaError": "wna_ray.errors",
     "open_run": "wna_ray.results",
     "open_stc": "wna_ray.stc_results",
+    "open_trials": "wna_ray.trial_results",
     "run": "wna_ray.job",
     "run_stc": "wna_ray.stc_run",
+    "run_trials": "wna_ray.trial_run",
 }
 
 

@@ -29,7 +29,9 @@ from wna_ray.shard import stimulus_of
 from wna_ray.spec import ResponseKind, Spec
 from wna_ray.stimuli import Box
 from wna_ray.stored import most_bytes, width
-from wna_ray.sums import PassSums, shapes
+from wna_ray.sums import PassSums, shapes, trial_shapes
+from wna_ray.trial_spec import MOST_CONDITIONS, TrialSpec
+from wna_ray.trials import conditions
 from wna_ray.units import Field as UnitField
 
 MOST_JSON = 16 << 20
@@ -296,6 +298,48 @@ def check_pass(described: Mapping[str, Any], where: str) -> PassExtent:
     return PassExtent(found.samples, found.identity.shape.model_dump())
 
 
+class _TrialShape(_Loose):
+    conditions: Annotated[int, Field(ge=1, le=MOST_CONDITIONS)]
+    classes: Annotated[int, Field(ge=1, le=MOST_NAMES)]
+    responses: Annotated[int, Field(ge=1, le=MOST_NAMES)]
+    gammas: Annotated[int, Field(ge=0, le=MOST_CONDITIONS)]
+    d: Annotated[int, Field(ge=0, le=1 << 40)]
+    signals: Annotated[int, Field(ge=0, le=1 << 40)]
+
+
+class _TrialIdentity(_Loose):
+    shape: _TrialShape
+    classes: Annotated[list[Annotated[str, Field(max_length=MOST_NAME)]], Field(min_length=1, max_length=MOST_NAMES)]
+    correct: Annotated[list[Annotated[int, Field(ge=-1, le=MOST_NAMES)]], Field(min_length=1, max_length=MOST_NAMES)]
+
+
+class _TrialsDescribed(_Loose):
+    identity: _TrialIdentity
+    samples: Annotated[int, Field(ge=1, le=1 << 40)]
+    names: Annotated[list[Annotated[str, Field(max_length=MOST_NAME)]], Field(min_length=1, max_length=MOST_NAMES)]
+    spec: dict[str, Any]
+
+
+def check_trials(described: Mapping[str, Any], where: str) -> TrialExtent:
+    """Types and consistency of the ``spec.json`` of a run of trials; how large its objects may be."""
+    found = _validated(_TrialsDescribed, described, where)
+    shape, identity = found.identity.shape, found.identity
+    try:
+        spec = TrialSpec.parse(found.spec, where)
+        expected = conditions(spec, found.names)
+    except (SpecError, ValueError) as error:
+        raise RunError(plain(str(error).splitlines()[0], 300)) from None
+    same = {
+        "names": shape.responses == len(found.names),
+        "classes": shape.classes == len(identity.classes) == len(identity.correct) and max(identity.correct) < shape.responses,
+        "conditions": shape.conditions == len(expected),
+        "moments": (shape.gammas, shape.d > 0, shape.signals > 0) == (len(spec.gammas) * spec.moments, spec.moments, spec.moments),
+    }
+    if not all(same.values()):
+        raise RunError(f"{where} is damaged: its spec and its identity differ in {', '.join(k for k, v in same.items() if not v)}")
+    return TrialExtent(found.samples, shape.model_dump())
+
+
 def check_manifest(manifest: Mapping[str, Any], where: str) -> None:
     """Types and names of ``MANIFEST.json``."""
     _validated(_Manifest, manifest, where)
@@ -492,6 +536,56 @@ class PassExtent:
         expected, found = shapes(**self.shape), {name: array.shape for name, array in moments.sums.items()}
         if found != expected:
             raise ValueError(f"sums of shapes {found}, not {expected}")
+
+
+@dataclass(frozen=True)
+class TrialExtent:
+    """How large the objects of a run of trials may be.
+
+    Attributes
+    ----------
+    samples
+        N.
+    shape
+        Conditions, classes, responses, and what moments are kept of (see `wna_ray.sums`).
+    """
+
+    samples: int
+    shape: Mapping[str, int]
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of trials after which it may have ended."""
+        return (self.samples,)
+
+    @property
+    def cells(self) -> int:
+        """Numbers of trials that are told: by condition, class and response."""
+        return self.shape["conditions"] * self.shape["classes"] * self.shape["responses"]
+
+    def most(self, name: str) -> int:
+        """Most bytes that an object can have."""
+        sums = 8 * sum(math.prod(s) for s in trial_shapes(**self.shape).values()) + ARCHIVE_BYTES
+        known = {"spec.json": MOST_JSON, "environment.json": MOST_JSON, "result/moments.npz": sums, "result/trials.parquet": self.table}
+        return sums if name.startswith("segments/") else known.get(name, MOST_OTHER)
+
+    @property
+    def table(self) -> int:
+        """Most bytes of the table of conditions, packed or not."""
+        return (1 << 20) + 512 * self.shape["conditions"]
+
+    def check(self, moments: PassSums) -> None:
+        """`ValueError` where no trials can have such sums."""
+        expected, found = trial_shapes(**self.shape), {name: array.shape for name, array in moments.sums.items()}
+        if found != expected:
+            raise ValueError(f"sums of shapes {found}, not {expected}")
+        n, answers = moments.images, moments.sums["answers"]
+        noise, by_signal = (moments.sums.get(name, np.zeros(0, dtype=np.int64)) for name in ("noise", "by_signal"))
+        if not (_within(answers, n, 0) and _within(noise, 127 * n) and _within(by_signal, n, 0)) or (answers.sum(axis=(1, 2)) != n).any():
+            raise ValueError("sums that no trials can have")
+
+
+AnyExtent = Extent | PassExtent | TrialExtent
 
 
 def _within(values: NDArray[np.int64], most: int, least: int | None = None) -> bool:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +28,7 @@ from wna_ray.contrast import contrast as compare
 from wna_ray.driver import SILENT_SECONDS, latest
 from wna_ray.errors import RunError, SpecError, StoreError, WnaError
 from wna_ray.fetch import fetch as download
+from wna_ray.inprocess import InProcessExecutor
 from wna_ray.job import image_bytes, pilot, row_bytes, segment_bytes
 from wna_ray.job import run as run_job
 from wna_ray.memory import Machine, available, check, expected_rows, needs
@@ -35,12 +36,18 @@ from wna_ray.memory import size as in_bytes
 from wna_ray.progress import ProgressPrinter, duration
 from wna_ray.results import Run
 from wna_ray.rundir import RESULT, RunDirectory
-from wna_ray.scheduling import fan_in
+from wna_ray.scheduling import call, fan_in
 from wna_ray.shard import Job
-from wna_ray.spec import Spec, StcSpec, TargetSpec, read_spec
+from wna_ray.spec import StcSpec, TargetSpec
+from wna_ray.specs import AnySpec, read_spec
 from wna_ray.stc_results import Stc
 from wna_ray.stc_run import Question, run_stc
 from wna_ray.store import Place
+from wna_ray.trial_results import Trials
+from wna_ray.trial_run import TrialQuestion, run_trials
+from wna_ray.trial_spec import TrialSpec
+from wna_ray.trials import conditions
+from wna_ray.worker import Introduction
 
 MOST_ROWS = 40  # of a printed table
 
@@ -89,7 +96,7 @@ def _told(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _load(path: Path, changes: list[str] | None) -> Spec | StcSpec:
+def _load(path: Path, changes: list[str] | None) -> AnySpec:
     values = {}
     for change in changes or []:
         key, equals, value = change.partition("=")
@@ -137,6 +144,9 @@ def plan(
         print(f"work      {passes} pass{'es' * (passes > 1)} {network}; sums of {in_bytes(question.sum_bytes)} each")
         for name, (low, high) in list(question.null_edges().items())[:12]:
             print(f"spectrum  {name}: without any axis from {low:+.3g} to {high:+.3g} sd of the response, so weaker axes hide in it")
+        return
+    if isinstance(asked, TrialSpec):
+        _plan_trials(spec, asked)
         return
     found = pilot(asked, pilot_images, workers)
     job, cut = found.introduction.job, found.plan
@@ -193,6 +203,24 @@ def plan(
     _console().print(table)
 
 
+def _plan_trials(path: Path, asked: TrialSpec) -> None:
+    """What trials would take: conditions, forward passes, time of one worker here, bytes."""
+    question = TrialQuestion.of(asked)
+    executor = InProcessExecutor(question.shown)
+    try:
+        introduction: Introduction = call(executor, 1, "introduce")
+    finally:
+        executor.close()
+    count = len(conditions(asked, introduction.job.names))
+    cells = count * len(question.classes) * len(introduction.job.names)
+    seconds = question.samples * count * introduction.batch_seconds / asked.numerics.batch
+    print(f"{path}: {asked.model}, {len(introduction.job.names)} answers, on {introduction.job.device}")
+    print(f"signals   {len(question.signals.labels):,} images of {len(question.classes)} classes, {asked.repeats:,} times each")
+    print(f"work      {question.samples:,} trials x {count:,} conditions = {question.samples * count:,} forward passes")
+    print(f"counts    {in_bytes(8 * cells)}")
+    print(f"time      about {duration(seconds)} for one worker here")
+
+
 @app.command()
 @_told
 def run(
@@ -213,17 +241,15 @@ def run(
     printer = ProgressPrinter()
     how: dict[str, Any] = {"executor": executor.value, "workers": workers, "address": address, "single_writer": single_writer}
     try:
-        finished = (
-            run_stc(asked, out, callbacks=[printer], **how)
-            if isinstance(asked, StcSpec)
-            else run_job(asked, out, callbacks=[printer], **how)
-        )
+        if isinstance(asked, StcSpec):
+            show: Callable[[], None] = partial(_print_axes, run_stc(asked, out, callbacks=[printer], **how))
+        elif isinstance(asked, TrialSpec):
+            show = partial(_print_trials, run_trials(asked, out, callbacks=[printer], **how))
+        else:
+            show = partial(_print_result, run_job(asked, out, callbacks=[printer], **how))
     finally:
         printer.close()
-    if isinstance(finished, Stc):
-        _print_axes(finished)
-    else:
-        _print_result(finished)
+    show()
 
 
 @app.command()
@@ -404,6 +430,23 @@ def _print_axes(finished: Stc) -> None:
         },
         finished.axes.to_pylist()[:MOST_ROWS],
     )
+    console = _console()
+    console.print(table)
+    console.print(f"figures: {finished.directory.url}/{RESULT}/figures/")
+
+
+def _print_trials(finished: Trials) -> None:
+    """The table of conditions, pooled over targets and classes, and where the figures are."""
+    pooled = finished.pooled
+    rows = pooled.to_pylist()
+    trials = finished.answers[0].sum()
+    table = Table(box=SIMPLE, title=f"{finished.spec.model}: {trials:,} trials in each of {len(finished.conditions):,} conditions")
+    table.title_justify = "left"
+    if len(rows) > MOST_ROWS:
+        table.caption = f"the first {MOST_ROWS} of {len(rows)} rows; all conditions are in {RESULT}/trials.parquet"
+    forms: dict[str, Callable[[Any], str]] = dict.fromkeys(("transform", "attack", "layer", "profile"), plain)
+    forms |= dict.fromkeys(("gamma", "weight", "strength"), _form("g")) | dict.fromkeys(("correct", "moved", "kept"), _form(".4f"))
+    _fill(table, pooled, {name: forms[name] for name in pooled.column_names}, rows[:MOST_ROWS])
     console = _console()
     console.print(table)
     console.print(f"figures: {finished.directory.url}/{RESULT}/figures/")

@@ -12,7 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 DatasetName = Literal["mnist", "fashion-mnist"]
+SHAPES: dict[str, tuple[int, int, int]] = {"mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28)}
 _CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
+
+
+def class_names(name: DatasetName) -> tuple[str, ...]:
+    """Names of the classes of a data set, in the order of its labels."""
+    return tuple(str(i) for i in range(10))
 
 
 class NotAtHand(Exception):

@@ -70,7 +70,12 @@ def _noise_text(stimulus: Stimulus, images: int) -> str:
     spec = stimulus.spec
     black = " (0 black, 1 white)" if spec.space == "pixel" else ""
     patches = "" if stimulus.patches_an_image == 1 else f" ({images * stimulus.patches_an_image:,} patches)"
-    return f"N = {images:,} images{patches} of {noise_kind(stimulus)} noise, sd {stimulus.sd:.3g} {_unit(stimulus)}s{black}"
+    return f"N = {images:,} images{patches} of {noise_text(stimulus)}{black}"
+
+
+def noise_text(stimulus: Stimulus) -> str:
+    """Family, spectrum and size of the noise."""
+    return f"{noise_kind(stimulus)} noise, sd {stimulus.sd:.3g} {_unit(stimulus)}s"
 
 
 def noise_kind(stimulus: Stimulus) -> str:

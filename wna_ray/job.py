@@ -28,8 +28,10 @@ from wna_ray.rundir import RunDirectory, SegmentInfo
 from wna_ray.scheduling import TICK_SECONDS, Executor, PayloadLost, Plan, Scheduler, call, fan_in, plan, segment_images
 from wna_ray.shard import Job
 from wna_ray.spec import Spec, StcSpec, StopSpec
+from wna_ray.specs import AnySpec
 from wna_ray.store import Place
 from wna_ray.stored import width
+from wna_ray.trial_spec import TrialSpec
 from wna_ray.worker import Introduction
 
 ExecutorName = Literal["ray", "local"]
@@ -100,7 +102,7 @@ def run(
 
 @contextlib.contextmanager
 def driving(
-    spec: Spec | StcSpec,
+    spec: AnySpec,
     out: str,
     executor: ExecutorName,
     workers: int | None,
@@ -118,7 +120,9 @@ def driving(
         raise SpecError(f"out: '{out}' is in this process's memory, where Ray's workers cannot write; use --executor local")
     with contextlib.ExitStack() as stack:
         told = Told(directory, callbacks, spec.samples if isinstance(spec, Spec) else None)
-        runner = make_executor(held or spec, executor, workers, address)
+        holder = held or spec
+        assert not isinstance(holder, TrialSpec), "trials are shown to the network of a run"
+        runner = make_executor(holder, executor, workers, address)
         stack.callback(runner.close)
         stack.enter_context(_stop_on_sigterm(told.how_to_go_on))  # after Ray has started, which sets a handler of its own
         if executor == "ray":

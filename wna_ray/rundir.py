@@ -30,12 +30,13 @@ from wna_ray.checks import (
     FOLDERS,
     MOST_JSON,
     MOST_OTHER,
+    AnyExtent,
     Extent,
-    PassExtent,
     check_described,
     check_evaluation,
     check_manifest,
     check_pass,
+    check_trials,
     parse_json,
     plain,
     require_memory,
@@ -47,7 +48,8 @@ from wna_ray.spec import canonical
 from wna_ray.store import Place, Store
 from wna_ray.sums import PassSums
 
-FORMAT, PASS_FORMAT = "wna-run/1", "wna-pass/1"
+FORMAT, PASS_FORMAT, TRIALS_FORMAT = "wna-run/1", "wna-pass/1", "wna-trials/1"
+FORMATS = (FORMAT, PASS_FORMAT, TRIALS_FORMAT)
 SPEC, ENVIRONMENT, OFFSET, BLOCK, MANIFEST = "spec.json", "environment.json", "offset.npy", "block.npy", "MANIFEST.json"
 SEGMENTS, RESULT, RESPONSES = "segments", "result", "responses"
 MOMENTS = f"{RESULT}/moments.npz"
@@ -88,12 +90,12 @@ def pack_moments(partial: Partial, fingerprint: str, responses: Mapping[str, Any
     return pack(header if responses is None else header | {"responses": responses}, moments.arrays())
 
 
-def unpack_moments(data: bytes, fingerprint: str, where: str, extent: Extent | PassExtent | None = None) -> Partial:
+def unpack_moments(data: bytes, fingerprint: str, where: str, extent: AnyExtent | None = None) -> Partial:
     """Read a partial back, checked against digest, fingerprint, and (where it is given) what the run's spec allows."""
     return _unpack_moments(data, fingerprint, where, extent)[0]
 
 
-def _unpack_moments(data: bytes, fingerprint: str, where: str, extent: Extent | PassExtent | None) -> tuple[Partial, dict[str, Any]]:
+def _unpack_moments(data: bytes, fingerprint: str, where: str, extent: AnyExtent | None) -> tuple[Partial, dict[str, Any]]:
     header, arrays = unpack(data, where)
     if header.get("format") != FORMAT or header.get("fingerprint") != fingerprint:
         raise RunError(f"{where} belongs to another run (its fingerprint is {str(header.get('fingerprint'))[:12]}...); move it away")
@@ -161,14 +163,16 @@ class RunDirectory:
         """What ``spec.json`` says, its fingerprint checked; `RunError` where there is no run."""
         return self.describe()[0]
 
-    def describe(self) -> tuple[dict[str, Any], Extent | PassExtent]:
+    def describe(self) -> tuple[dict[str, Any], AnyExtent]:
         """What ``spec.json`` says, and how large the run's objects may be."""
         spec = self.read_json(SPEC)
         if spec is None:
             raise RunError(f"no run at '{self.url}' (it has no {SPEC}); give the --out of a run")
         where = f"{self.url}/{SPEC}"
-        if spec.get("format") not in (FORMAT, PASS_FORMAT):
-            raise RunError(f"{where}: format {plain(str(spec.get('format')), 40)!r}, but this version reads {FORMAT!r} and {PASS_FORMAT!r}")
+        if spec.get("format") not in FORMATS:
+            raise RunError(
+                f"{where}: format {plain(str(spec.get('format')), 40)!r}, but this version reads {', '.join(map(repr, FORMATS))}"
+            )
         digest = spec.pop("digest", None)
         try:
             if sha256(canonical(spec.get("identity")).encode()) != spec.get("fingerprint"):
@@ -192,11 +196,17 @@ class RunDirectory:
         self._begin(wanted, environment, job.offset if job.offset.size > 1 else None)
 
     def begin_pass(
-        self, identity: Mapping[str, Any], samples: int, names: Sequence[str], spec: Mapping[str, Any], environment: Mapping[str, Any]
+        self,
+        identity: Mapping[str, Any],
+        samples: int,
+        names: Sequence[str],
+        spec: Mapping[str, Any],
+        environment: Mapping[str, Any],
+        kind: str = PASS_FORMAT,
     ) -> str:
-        """Make this a pass over kept responses, or make sure that it is; gives its fingerprint."""
+        """Make this a pass over kept responses (or a run of trials), or make sure that it is; gives its fingerprint."""
         fingerprint = sha256(canonical(identity).encode())
-        wanted = {"format": PASS_FORMAT, "fingerprint": fingerprint, "identity": identity, "samples": samples, "names": list(names)}
+        wanted = {"format": kind, "fingerprint": fingerprint, "identity": identity, "samples": samples, "names": list(names)}
         self._begin(wanted | {"spec": spec}, environment, None)
         return fingerprint
 
@@ -275,7 +285,7 @@ class RunDirectory:
         if not self.store.create(name, data) and self.store.read(name) != data:
             raise RunError(f"{self.url}/{name} exists with other content; is another job writing to this run?")
 
-    def read_segment(self, name: str, fingerprint: str, extent: Extent | PassExtent | None = None) -> tuple[Partial, SegmentInfo]:
+    def read_segment(self, name: str, fingerprint: str, extent: AnyExtent | None = None) -> tuple[Partial, SegmentInfo]:
         """A segment, checked: digest, fingerprint, the range in its name, and (where it is given) what the run's spec allows."""
         where, size = f"{self.url}/{name}", self.store.size(name) or 0
         require_memory(2 * size, where)
@@ -322,7 +332,7 @@ class RunDirectory:
             check_manifest(manifest, f"{self.url}/{MANIFEST}")
         return manifest
 
-    def finished(self) -> tuple[dict[str, Any], dict[str, Any], Extent | PassExtent]:
+    def finished(self) -> tuple[dict[str, Any], dict[str, Any], AnyExtent]:
         """Spec and manifest of a finished run, each checked and fit for the other, and how large its objects may be.
 
         Raises
@@ -394,7 +404,7 @@ class RunDirectory:
             return None
         return f"{name} is damaged: SHA-256 {digest.hexdigest()[:12]}...; {MANIFEST} says {entry['sha256'][:12]}..."
 
-    def _verify_sums(self, fingerprint: str, manifest: Mapping[str, Any], extent: Extent | PassExtent) -> list[str]:
+    def _verify_sums(self, fingerprint: str, manifest: Mapping[str, Any], extent: AnyExtent) -> list[str]:
         """Add the segments up again and compare with the result: the counts and every sum."""
         objects, total = manifest["objects"], None
         sizes = [entry["bytes"] for name, entry in listed(manifest).items() if name == MOMENTS or _SEGMENT.fullmatch(name)]
@@ -409,8 +419,10 @@ class RunDirectory:
         return []
 
 
-def _extent(spec: Mapping[str, Any], where: str) -> Extent | PassExtent:
-    return check_pass(spec, where) if spec["format"] == PASS_FORMAT else check_described(spec, where)
+def _extent(spec: Mapping[str, Any], where: str) -> AnyExtent:
+    if spec["format"] == PASS_FORMAT:
+        return check_pass(spec, where)
+    return check_trials(spec, where) if spec["format"] == TRIALS_FORMAT else check_described(spec, where)
 
 
 def listed(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -7,9 +7,9 @@ the fingerprint is taken there.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
@@ -491,27 +491,20 @@ def read_yaml(path: str | Path, changes: Mapping[str, Any] | None = None) -> dic
     return data
 
 
-def read_spec(path: str | Path, changes: Mapping[str, Any] | None = None) -> Spec | StcSpec:
-    """The spec of a YAML file: of a run, or (where it names a run) of the covariance of one."""
-    data = read_yaml(path, changes)
-    return (StcSpec if "run" in data else Spec).parse(data, str(path))
-
-
 def _keys(model: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:
     """Keys that a spec knows at a place."""
-    places: dict[str, type[BaseModel]] = {
-        "target": TargetSpec,
-        "stimulus": StimulusSpec,
-        "stop": StopSpec,
-        "responses": ResponseSpec,
-        "moments": MomentsSpec,
-        "numerics": NumericsSpec,
-        "normalise": NormaliseSpec,
-        "execution": ExecutionSpec,
-    }
-    if model is StcSpec:
-        places["numerics"] = PassNumerics
-    return list(places.get(str(where[0]) if where else "", model).model_fields)
+    for part in where:
+        nested = _models(model.model_fields[part].annotation) if isinstance(part, str) and part in model.model_fields else ()
+        model = next(iter(nested), model)
+    return list(model.model_fields)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Models that a field's type is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
 
 
 def _set(data: dict[str, Any], key: str, value: Any, source: str) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from wna_ray.errors import CanaryError, NumericsError
 from wna_ray.events import Committed
 from wna_ray.gradients import linear_filters
+from wna_ray.microstimulation import Activity, measure
 from wna_ray.moments import Partial
 from wna_ray.passes import Pass, run_pass
 from wna_ray.responses import is_dense
@@ -30,6 +32,7 @@ from wna_ray.shard import Device, Job, Network, check_canary, resolve, run_shard
 from wna_ray.spec import Spec, StcSpec
 from wna_ray.store import Place
 from wna_ray.stored import Stored
+from wna_ray.trials import TrialJob, run_trials
 from wna_ray.twin import TwinPass, run_twin_pass
 
 
@@ -88,13 +91,16 @@ class Worker:
         seen: dict[str, int] = {r.kind: len(moments.responses[r.kind].rows) for r in self._spec.responses if not is_dense(r.kind)}
         return None, Introduction(job, seconds, seen, environment(self._device))
 
-    def shard(self, job: Job | Pass | TwinPass, start: int, stop: int) -> tuple[Partial, dict[str, float]]:
-        """Moments of a shard (and its responses, where they are kept), or sums of a later pass; and seconds by phase."""
+    def shard(self, job: Job | Pass | TwinPass | TrialJob, start: int, stop: int) -> tuple[Partial, dict[str, float]]:
+        """Moments of a shard (and its responses, where kept), sums of a later pass, or counts of trials; and seconds by phase."""
         if isinstance(job, Pass):
             sums, seconds = run_pass(job, self._opened(job.source), start, stop)
             return Partial(start, stop, sums), seconds
         if isinstance(job, TwinPass):
             sums, seconds = run_twin_pass(job, self._trusted_network(job.job), start, stop)
+            return Partial(start, stop, sums), seconds
+        if isinstance(job, TrialJob):
+            sums, seconds = run_trials(job, self._trusted_network(job.job), start, stop)
             return Partial(start, stop, sums), seconds
         stored: list[Stored] | None = [] if job.spec.keep_responses else None
         moments, seconds = run_shard(job, self._trusted_network(job), start, stop, stored)
@@ -123,6 +129,18 @@ class Worker:
         outputs = np.concatenate([network(x[a : a + batch]) for a in range(0, len(x), batch)])
         patches = outputs.reshape(len(images), -1, len(job.names))
         return None, patches[:, job.stimulus.middle_patch]
+
+    def activity(
+        self, job: Job, layers: Sequence[str], images: NDArray[np.uint8], classes: NDArray[np.int64], noise: int
+    ) -> tuple[None, dict[str, Activity]]:
+        """What the units of some layers do by themselves: for images ``(n, C, H, W)`` of known classes, and for so many images of noise."""
+        network, batch = self._trusted_network(job), self._spec.numerics.batch
+        shown = (
+            (torch.from_numpy(images[a : a + batch]).to(network.device).float() / 255, classes[a : a + batch])
+            for a in range(0, len(images), batch)
+        )
+        fresh = (job.stimulus.images(job.stimulus.noise.grid(a, a + batch), network.device) for a in range(0, noise, batch))
+        return None, measure(network, layers, shown, fresh, len(job.names))
 
     def filters(self, job: Job) -> tuple[None, NDArray[np.float64]]:
         """The filters ``(k, d)`` of units that are linear; NaN for others."""

@@ -1,0 +1,19 @@
+"""Which kind of spec a YAML file is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wna_ray.spec import Spec, StcSpec, read_yaml
+from wna_ray.trial_spec import TrialSpec
+
+AnySpec = Spec | StcSpec | TrialSpec
+
+
+def read_spec(path: str | Path, changes: Mapping[str, Any] | None = None) -> AnySpec:
+    """The spec of a YAML file: of trials where it names ``signals``, of the covariance of a run where it names a ``run``, else of a run."""
+    data = read_yaml(path, changes)
+    kind = TrialSpec if "signals" in data else StcSpec if "run" in data else Spec
+    return kind.parse(data, str(path))

@@ -1,0 +1,201 @@
+"""Pictures of trials: how answers change with the signal's weight, under attack, and while units are stimulated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
+
+from wna_ray.figures import DIVERGING, png
+from wna_ray.trial_spec import TrialSpec
+
+Row = dict[str, Any]
+SOURCES = {
+    "map": "bias map",
+    "mean": "mean training image",
+    "permuted": "bias map, pixels shuffled",
+    "random": "random direction",
+    "fgsm": "FGSM (white box)",
+    "fgsm-untargeted": "FGSM, untargeted: errors",
+}
+PROFILES = {"class-mean": "class mean", "sta": "STA", "sham": "sham (shuffled)"}
+
+
+def draw(
+    spec: TrialSpec, table: pa.Table, names: Sequence[str], classes: Sequence[str], answers: NDArray[np.int64], noise: str
+) -> dict[str, bytes]:
+    """PNG files by name.
+
+    Parameters
+    ----------
+    table
+        One row a condition.
+    names, classes
+        Of the responses, and of the signals' classes.
+    answers
+        ``(c, s, k)``.
+    noise
+        What the noise is, in words.
+    """
+    rows = table.to_pylist()
+    title = f"{rows[0]['trials']:,} trials a condition, signals from {spec.signals.dataset} ({spec.signals.split})" + (
+        f"; {noise}" if min(spec.gammas) < 1 else ""
+    )
+    drawn = {}
+    if spec.attack is not None:
+        drawn["attack.png"] = _attack(spec, rows, title)
+    if spec.stimulate is not None:
+        drawn["microstimulation.png"] = _stimulation(spec, rows, title)
+    if spec.attack is None and spec.stimulate is None:
+        if len(spec.gammas) > 1:
+            drawn["psychometric.png"] = _psychometric(spec, rows, answers, names, classes, title)
+        if len(spec.transforms) > 1:
+            drawn["transforms.png"] = _transforms(spec, rows, title)
+    return drawn
+
+
+def _share(rows: Sequence[Row], of: str, among: str) -> float:
+    """Pooled share of trials; NaN where there are none."""
+    whole = sum(row[among] or 0 for row in rows)
+    return sum(row[of] or 0 for row in rows) / whole if whole else float("nan")
+
+
+def _shares(axis: Axes, label: str) -> None:
+    axis.set_ylim(-0.02, 1.02)
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axis.set_ylabel(label)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _attack(spec: TrialSpec, rows: Sequence[Row], title: str) -> bytes:
+    """Success by weight, one panel a signal weight (and transform), one line a source; the band spans the targets."""
+    assert spec.attack is not None
+    panels = [(g, t) for g in spec.gammas for t in spec.transforms]
+    figure = Figure(figsize=(5.2 * len(panels) + 1.6, 4.3), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axis, (gamma, transform) in zip(axes, panels, strict=True):
+        here = [row for row in rows if (row["gamma"], row["transform"]) == (gamma, transform)]
+        for i, source in enumerate(spec.attack.by):
+            mine = [row for row in here if row["attack"] == source]
+            if source == "fgsm-untargeted":
+                error = [1 - _share([row for row in mine if row["weight"] == w], "correct", "trials") for w in spec.attack.weights]
+                axis.plot(spec.attack.weights, error, "--", color=f"C{i}", label=SOURCES[source], marker="o", markersize=3)
+                continue
+            curves = np.array(
+                [[row["moved"] / row["others"] for row in mine if row["weight"] == w and row["others"]] for w in spec.attack.weights]
+            )
+            axis.plot(spec.attack.weights, curves.mean(axis=1), color=f"C{i}", label=SOURCES[source], marker="o", markersize=3)
+            low, high = np.quantile(curves, (0.25, 0.75), axis=1)
+            axis.fill_between(spec.attack.weights, low, high, color=f"C{i}", alpha=0.12, linewidth=0)
+        axis.set_title(_base(gamma, transform), fontsize=10)
+        axis.set_xlabel(
+            {"mix": "weight w of the template, (1 - w) stimulus + w template", "l2": "length of the step (L2, pixel units)"}.get(
+                spec.attack.form, "length of the step (Linf, pixel units)"
+            )
+        )
+        _shares(axis, "share of trials that get the target")
+        axis.label_outer()
+    axes[-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.suptitle(
+        f"Attack: signals of other classes that are given the target's label\n{title}\n"
+        "line: mean over targets; band: middle half of the targets",
+        fontsize=9,
+    )
+    return png(figure)
+
+
+def _base(gamma: float, transform: str) -> str:
+    what = {0.0: "noise alone", 1.0: "images alone"}.get(gamma, f"images in noise, gamma = {gamma:g}")
+    return what if transform == "none" else f"{what}, {transform}"
+
+
+def _stimulation(spec: TrialSpec, rows: Sequence[Row], title: str) -> bytes:
+    """One panel a layer and profile: psychometric curves by strength, or, with one signal weight, answers by strength."""
+    assert spec.stimulate is not None
+    layers, sources, strengths = spec.stimulate.layers, spec.stimulate.by, spec.stimulate.strengths
+    figure = Figure(figsize=(4.2 * len(sources) + 1.4, 3.2 * len(layers) + 0.9), layout="constrained")
+    grid = figure.subplots(len(layers), len(sources), squeeze=False, sharex=True, sharey=True)
+    along_gamma = len(spec.gammas) > 1
+    norm = TwoSlopeNorm(0, min(min(strengths), -1e-9), max(max(strengths), 1e-9))
+    mappable = ScalarMappable(norm, DIVERGING)
+    for (i, j), axis in np.ndenumerate(grid):
+        here = [row for row in rows if (row["layer"], row["profile"]) == (layers[i], sources[j])]
+        if along_gamma:
+            for s in strengths:
+                curve = [_share([r for r in here if (r["gamma"], r["strength"]) == (g, s)], "kept", "own") for g in spec.gammas]
+                axis.plot(
+                    spec.gammas, curve, color=mappable.to_rgba(np.array(s)) if s else "black", linewidth=1.6, zorder=3 if s == 0 else 2
+                )
+            axis.set_xlabel("signal weight gamma")
+        else:
+            for label, of, among in (("signals of the class itself", "kept", "own"), ("signals of other classes", "moved", "others")):
+                curve = [_share([r for r in here if r["strength"] == s], of, among) for s in strengths]
+                axis.plot(strengths, curve, marker="o", markersize=3, label=label)
+            axis.set_xlabel(
+                "strength" + {"sd": " (sd of the layer's activity)", "max": " (of the strongest unit)"}.get(spec.stimulate.unit, "")
+            )
+            axis.legend(fontsize=8, frameon=False)
+        axis.set_title(f"{layers[i]}: {PROFILES[sources[j]]}", fontsize=10)
+        axis.set_facecolor("0.96")
+        _shares(axis, "answers: the class\nwhose profile it is")
+        axis.label_outer()
+    if along_gamma:
+        unit = {"sd": "sd of the layer's activity", "max": "of the strongest unit", "activity": "times the mean activity"}[
+            spec.stimulate.unit
+        ]
+        figure.colorbar(mappable, ax=grid, shrink=0.8, label=f"strength ({unit}); black: none")
+    own = "signals of the class itself; " if along_gamma else ""
+    figure.suptitle(f"Microstimulation: {own}pooled over {len({r['profile_class'] for r in rows})} classes\n{title}", fontsize=9)
+    return png(figure)
+
+
+def _psychometric(
+    spec: TrialSpec, rows: Sequence[Row], answers: NDArray[np.int64], names: Sequence[str], classes: Sequence[str], title: str
+) -> bytes:
+    """Share of right answers by signal weight, and how often each answer is given."""
+    shown = [i for i, row in enumerate(rows) if row["transform"] == spec.transforms[0]]
+    figure = Figure(figsize=(10.5, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    given = answers[shown].sum(axis=1) / answers[shown].sum(axis=(1, 2))[:, None]
+    known = [(c, names.index(name)) for c, name in enumerate(classes) if name in names]
+    for c, k in known[:10]:
+        total = answers[shown, c].sum(axis=1)
+        left.plot(spec.gammas, answers[shown, c, k] / np.maximum(total, 1), color=f"C{k % 10}", linewidth=1, label=classes[c])
+    left.plot(spec.gammas, [rows[i]["correct"] / rows[i]["trials"] for i in shown], color="black", linewidth=2, label="all")
+    left.set_xlabel("signal weight gamma")
+    left.set_title("right answers, by class of the signal", fontsize=10)
+    _shares(left, "share of trials")
+    left.legend(fontsize=7, frameon=False, ncols=2)
+    most = np.argsort(-given.max(axis=0), kind="stable")[:10]
+    for k in sorted(most.tolist()):
+        right.plot(spec.gammas, given[:, k], color=f"C{k % 10}", linewidth=1, label=names[k])
+    right.set_xlabel("signal weight gamma")
+    right.set_title("answers given, whatever the signal", fontsize=10)
+    _shares(right, "share of trials")
+    right.legend(fontsize=7, frameon=False, ncols=2)
+    figure.suptitle(f"Signals in noise\n{title}", fontsize=9)
+    return png(figure)
+
+
+def _transforms(spec: TrialSpec, rows: Sequence[Row], title: str) -> bytes:
+    """Right answers by transform."""
+    figure = Figure(figsize=(7.5, 0.36 * len(spec.transforms) * len(spec.gammas) + 1.4), layout="constrained")
+    axis = figure.subplots()
+    labels = [row["transform"] if len(spec.gammas) == 1 else f"{row['transform']}, gamma {row['gamma']:g}" for row in rows]
+    shares = [row["correct"] / row["trials"] for row in rows]
+    bars = axis.barh(labels[::-1], shares[::-1], color="0.45")
+    axis.bar_label(bars, [f"{share:.4f}" for share in shares[::-1]], fontsize=8, padding=3)
+    axis.set_xlim(0, 1.08)
+    axis.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axis.set_xlabel("right answers")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"Transformed signals\n{title}", fontsize=9)
+    return png(figure)

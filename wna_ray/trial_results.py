@@ -1,0 +1,177 @@
+"""The result of trials: what is made of their counts, and a finished run of them opened for reading.
+
+OUT/                 a run: spec.json, segments, MANIFEST.json, and under result/
+  moments.npz        the exact counts (see `wna_ray.sums`)
+  trials.parquet     one row a condition: what was done, and how often the answer was right, or the one aimed at
+  figures/*.png
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from wna_ray.archive import to_parquet
+from wna_ray.checks import TrialExtent, plain
+from wna_ray.finished import Finished, table_of
+from wna_ray.rundir import MOMENTS, RESULT, unpack_moments
+from wna_ray.store import Place
+from wna_ray.sums import PassSums
+from wna_ray.trial_spec import TrialSpec
+from wna_ray.trials import Condition, TrialJob, conditions
+
+TRIALS = f"{RESULT}/trials.parquet"
+COLUMNS = {
+    "gamma": pa.float64(),
+    "transform": pa.string(),
+    "attack": pa.string(),
+    "target": pa.string(),
+    "weight": pa.float64(),
+    "layer": pa.string(),
+    "profile": pa.string(),
+    "profile_class": pa.string(),
+    "strength": pa.float64(),
+    "trials": pa.int64(),
+    "correct": pa.int64(),
+    "others": pa.int64(),
+    "moved": pa.int64(),
+    "own": pa.int64(),
+    "kept": pa.int64(),
+}
+
+
+def summary(asked: Sequence[Condition], names: Sequence[str], correct: NDArray[np.int64], answers: NDArray[np.int64]) -> pa.Table:
+    """One row a condition.
+
+    Parameters
+    ----------
+    names
+        Of the responses.
+    correct
+        ``(s,)``: the response that names each class; -1 where none does.
+    answers
+        ``(c, s, k)``.
+
+    Returns
+    -------
+    pyarrow.Table
+        What was done (null where nothing), and counts. ``trials``, ``correct``: all trials, and those whose answer names the signal's
+        class. Where a response is aimed at (the target of an attack, the class of a profile): ``others``, trials of all other classes,
+        and ``moved``, those of them that got it; ``own``, trials of its own class, and ``kept``, those of them that got it.
+    """
+
+    def line(condition: Condition, counts: NDArray[np.int64]) -> tuple[Any, ...]:
+        aim = condition.target if condition.target is not None else condition.profile_class
+        named = correct >= 0
+        right = int(counts[named, correct[named]].sum())
+        aimed: tuple[int | None, ...] = (None, None, None, None)
+        if aim is not None:
+            own = correct == aim
+            aimed = (int(counts[~own].sum()), int(counts[~own, aim].sum()), int(counts[own].sum()), int(counts[own, aim].sum()))
+        attack = condition.attack
+        return (
+            condition.gamma,
+            condition.transform,
+            attack,
+            None if condition.target is None else names[condition.target],
+            None if attack is None else condition.weight,
+            condition.layer,
+            condition.profile,
+            None if condition.profile_class is None else names[condition.profile_class],
+            None if condition.layer is None else condition.strength,
+            int(counts.sum()),
+            right,
+            *aimed,
+        )
+
+    return table_of(COLUMNS, (line(condition, counts) for condition, counts in zip(asked, answers, strict=True)))
+
+
+def result(asked: TrialJob, classes: Sequence[str], sums: PassSums) -> dict[str, bytes]:
+    """Every object under ``result/`` but the counts."""
+    from wna_ray import figures, trial_figures  # matplotlib, only where something is drawn
+
+    names = [plain(name) for name in asked.job.names]
+    table = summary(asked.conditions, names, asked.correct, sums.sums["answers"])
+    noise = figures.noise_text(asked.job.stimulus)
+    drawn = trial_figures.draw(asked.spec, table, names, [plain(name) for name in classes], sums.sums["answers"], noise)
+    return {TRIALS: to_parquet(table)} | {f"{RESULT}/figures/{name}": data for name, data in drawn.items()}
+
+
+class Trials(Finished):
+    """A finished run of trials, read from storage alone; opened, and refused, as `Finished` says."""
+
+    def __init__(self, place: Place | str) -> None:
+        super().__init__(place)
+        self._extent = self._expect(TrialExtent, "no run of trials; open it with wna_ray.open_run or open_stc")
+
+    @cached_property
+    def spec(self) -> TrialSpec:
+        """What was asked."""
+        return TrialSpec.parse(self._described["spec"], f"{self.directory.url}/spec.json")
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the signals' classes, in the order of the counts."""
+        return [plain(name) for name in self._described["identity"]["classes"]]
+
+    @cached_property
+    def correct(self) -> NDArray[np.int64]:
+        """``(s,)``: the response that names each class; -1 where none does."""
+        return np.array(self._described["identity"]["correct"], dtype=np.int64)
+
+    @cached_property
+    def conditions(self) -> list[Condition]:
+        """What was done in each condition, in the order of the counts."""
+        return conditions(self.spec, self._described["names"])
+
+    @cached_property
+    def sums(self) -> PassSums:
+        """The exact counts."""
+        where = f"{self.directory.url}/{MOMENTS}"
+        sums: PassSums = unpack_moments(self._bytes(MOMENTS), self.fingerprint, where, self._extent).moments
+        return sums
+
+    @property
+    def answers(self) -> NDArray[np.int64]:
+        """``(c, s, k)``: trials by condition, class of the signal, and response."""
+        return self.sums.sums["answers"]
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """One row a condition (see `summary`), made again from the counts."""
+        return summary(self.conditions, self.names, self.correct, self.answers)
+
+    @property
+    def pooled(self) -> pa.Table:
+        """The same, pooled over targets and classes (see `pooled`)."""
+        return pooled(self.table)
+
+
+def pooled(table: pa.Table) -> pa.Table:
+    """Conditions pooled over targets, or over the classes of profiles.
+
+    Returns
+    -------
+    pyarrow.Table
+        ``correct``: share of right answers. ``moved``: of trials of other classes, the share that got the answer that is aimed at;
+        ``kept``: of trials of its own class. Null where nothing is aimed at.
+    """
+    keys = ["gamma", "transform", "attack", "weight", "layer", "profile", "strength"]
+    counts = ["trials", "correct", "others", "moved", "own", "kept"]
+    summed = table.group_by(keys, use_threads=False).aggregate([(name, "sum") for name in counts])
+    for of, among in (("correct", "trials"), ("moved", "others"), ("kept", "own")):
+        whole = summed[f"{among}_sum"].to_pylist()
+        shares = [n / all_ if all_ else None for n, all_ in zip(summed[f"{of}_sum"].to_pylist(), whole, strict=True)]
+        summed = summed.append_column(of, pa.array(shares, pa.float64()))
+    return summed.select([*keys, "correct", "moved", "kept"])
+
+
+def open_trials(url: Place | str) -> Trials:
+    """Open a finished run of trials: ``.table`` (pyarrow Table), ``.answers`` (numpy: condition, class, response), ``.conditions``."""
+    return Trials(url)
