@@ -90,8 +90,9 @@ def test_wilson_is_scipys() -> None:
 
 
 def test_half_point_of_a_normal_curve_and_its_error() -> None:
-    """Answers rise as Phi((x - .37) / .2): over 2,000 experiments the mean crossing is .37 within four standard errors and .002 for the straight
-    line between levels .05 apart, and the errors are the spread (the spread's own error is 1.6 %)."""
+    """Answers rise as Phi((x - .37) / .2), 2,000 experiments. The mean crossing is .37 within four standard errors, and .002 for the
+    straight line between levels .05 apart; the errors are the spread, whose own error is 1.6 %.
+    """
     levels = np.linspace(0, 1, 21)
     random = RANDOM(4)
     counts = random.binomial(500, norm.cdf((levels - 0.37) / 0.2), (2000, 21))
