@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
-import pyarrow as pa
 import typer
 import yaml
 from rich.box import SIMPLE
@@ -35,22 +34,20 @@ from wna_ray.memory import Machine, available, check, expected_rows, needs
 from wna_ray.memory import size as in_bytes
 from wna_ray.opened import AnyRun, open_any
 from wna_ray.progress import ProgressPrinter, duration
+from wna_ray.report import written
 from wna_ray.results import Run
 from wna_ray.rundir import RESULT, RunDirectory
 from wna_ray.scheduling import call, fan_in
 from wna_ray.shard import Job
 from wna_ray.spec import StcSpec, TargetSpec
 from wna_ray.specs import AnySpec, read_spec
-from wna_ray.stc_results import Stc
 from wna_ray.stc_run import Question, run_stc
 from wna_ray.store import Place
-from wna_ray.trial_results import Trials
+from wna_ray.tables import p_form, tables_of
 from wna_ray.trial_run import TrialQuestion, run_trials
 from wna_ray.trial_spec import TrialSpec
 from wna_ray.trials import conditions
 from wna_ray.worker import Introduction
-
-MOST_ROWS = 40  # of a printed table
 
 app = typer.Typer(
     help="White-noise analysis of neural networks: what does a network expect to see?",
@@ -364,12 +361,14 @@ def verify(url: RunURL, endpoint: Endpoint = None) -> None:
 def report(
     url: RunURL,
     to: Annotated[Path | None, typer.Option(help="local folder for tables and figures; default: report-NAME here")] = None,
+    html: Annotated[bool, typer.Option("--html", help="instead one page, report.html: it needs no network and no script")] = False,
     endpoint: Endpoint = None,
 ) -> None:
     """Make tables and figures again from a run alone: no Ray, no model. (Of a covariance: those that are stored, their digests checked.)"""
     finished = open_any(Place(url, endpoint))
     folder = to or Path(f"report-{url.rstrip('/').rpartition('/')[2]}")
-    for name, data in finished.derive().items():
+    made = {"report.html": written(finished)} if html else finished.derive()
+    for name, data in made.items():
         target = folder / name.removeprefix(f"{RESULT}/")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -377,7 +376,7 @@ def report(
         except OSError as error:
             raise StoreError(f"cannot write '{target}' ({error.strerror}); give another --to") from None
     _print_any(finished)
-    print(f"written to {folder}/")
+    print(f"written to {folder}/{'report.html' * html}")
 
 
 @app.command()
@@ -407,88 +406,17 @@ def contrast(
     print(title)
     print(
         f"correlation {found.correlation:.4f}: pairing divides errors by {1 / np.sqrt(1 - found.correlation):.2f}; "
-        f"p {_p_form('.1e')(found.p_value)}, reliability {found.reliability:.3f}, rho2 {found.rho2:.2e}"
+        f"p {p_form('.1e')(found.p_value)}, reliability {found.reliability:.3f}, rho2 {found.rho2:.2e}"
     )
     print(f"written to {to}/")
 
 
 def _print_any(finished: AnyRun) -> None:
-    """The table of a finished run of any kind."""
-    if isinstance(finished, Stc):
-        _print_axes(finished)
-    elif isinstance(finished, Trials):
-        _print_trials(finished)
-    else:
-        _print_result(finished)
-
-
-def _print_axes(finished: Stc) -> None:
-    """The table of axes, and where the figures are."""
-    table = Table(box=SIMPLE, title=f"Axes of the covariance, {finished.sums.images:,} images", title_justify="left")
-    _fill(
-        table,
-        finished.axes,
-        {
-            "unit": plain,
-            "axis": str,
-            "eigenvalue": _form("+.4f"),
-            "standard_error": _form(".4f"),
-            "distance": _form(".1f"),
-            "p_value": _p_form(".2g"),
-            "explained": _form(".4f"),
-            "low_edge": _form("+.4f"),
-            "high_edge": _form("+.4f"),
-        },
-        finished.axes.to_pylist()[:MOST_ROWS],
-    )
+    """The tables of a finished run of any kind, the classifier's accuracies where there are any, and where the figures are."""
     console = _console()
-    console.print(table)
-    console.print(f"figures: {finished.directory.url}/{RESULT}/figures/")
-
-
-def _print_trials(finished: Trials) -> None:
-    """The table of conditions, pooled over targets and classes, and where the figures are."""
-    pooled = finished.pooled
-    rows = pooled.to_pylist()
-    trials = finished.answers[0].sum()
-    table = Table(box=SIMPLE, title=f"{finished.spec.model}: {trials:,} trials in each of {len(finished.conditions):,} conditions")
-    table.title_justify, table.min_width = "left", 80
-    if len(rows) > MOST_ROWS:
-        table.caption = f"the first {MOST_ROWS} of {len(rows)} rows; all conditions are in {RESULT}/trials.parquet"
-    forms: dict[str, Callable[[Any], str]] = dict.fromkeys(("transform", "attack", "layer", "profile"), plain)
-    forms |= dict.fromkeys(("gamma", "weight", "strength"), _form("g")) | dict.fromkeys(("correct", "moved", "kept"), _form(".4f"))
-    _fill(table, pooled, {name: forms[name] for name in pooled.column_names}, rows[:MOST_ROWS])
-    console = _console()
-    console.print(table)
-    if finished.spec.moments:
-        console.print(_detection_table(finished.detection))
-    console.print(f"figures: {finished.directory.url}/{RESULT}/figures/")
-
-
-def _detection_table(detection: pa.Table) -> Table:
-    """Sensitivity and criterion by signal weight, of responses that name a class; of the first weights where there are many."""
-    forms: dict[str, Callable[[Any], str]] = {"gamma": _form("g"), "response": plain, "hits": _form(","), "false_alarms": _form(",")}
-    forms |= dict.fromkeys(("d_prime", "d_prime_error", "criterion", "criterion_error"), _form(".3f"))
-    forms |= dict.fromkeys(("reliability", "steadiness"), _form(".3f")) | {"note": str}
-    rows = [row for row in detection.to_pylist() if row["d_prime"] is not None]
-    table = Table(box=SIMPLE, title="Each class against the others, and the classification image of its answer", title_justify="left")
-    if len(rows) > MOST_ROWS:
-        table.caption = f"the first {MOST_ROWS} of {len(rows)} rows; all are in {RESULT}/detection.parquet"
-    _fill(table, detection, forms, rows[:MOST_ROWS])
-    return table
-
-
-def _print_result(finished: Run) -> None:
-    """The table, the classifier's accuracies where there are any, and where the figures are."""
-    moments, spec = finished.moments, finished.spec
-    apart = (
-        f", {moments.nonfinite:,} not finite and {moments.out_of_range:,} out of range left out" if moments.seen > moments.images else ""
-    )
-    table = Table(box=SIMPLE, title=f"{spec.model}: N = {moments.images:,} images{apart}", title_justify="left")
-    print_classes(finished.classes, table)
-    console = _console()
-    console.print(table)
-    scored = finished.directory.read_json("evaluation/classifier.json")
+    for table in tables_of(finished):
+        console.print(table)
+    scored = finished.directory.read_json("evaluation/classifier.json") if isinstance(finished, Run) else None
     if scored is not None:
         console.print(
             f"As classifiers of {scored['dataset']} ({scored['images']:,} test images; chance {scored['chance']:.2f}, "
@@ -498,39 +426,6 @@ def _print_result(finished: Run) -> None:
             accuracy = entry["accuracy"]
             console.print(f"  {kind:<14} correlation {accuracy['correlation']:.3f}   dot product {accuracy['dot']:.3f}")
     console.print(f"figures: {finished.directory.url}/{RESULT}/figures/")
-
-
-def print_classes(classes: pa.Table, table: Table, most: int = MOST_ROWS) -> None:
-    """Fill a table with one row a response; only the most reliable ones where there are many, and no columns that are empty."""
-    forms: dict[str, Callable[[Any], str]] = {
-        "kind": str,
-        "name": str,
-        "count": _form(","),
-        "share": _form(".4f"),
-        "rho2": _form(".2e"),
-        "p_value": _p_form(".1e"),
-        "reliability": _form(".3f"),
-        "split_half": _form(".3f"),
-        "filter_cosine": _form(".4f"),
-        "self_label": str,
-        "self_confidence": _form(".2f"),
-        "note": str,
-    }
-    rows = classes.to_pylist()
-    if len(rows) > most:
-        rows = sorted(rows, key=lambda r: -(r["reliability"] or -1.0))[:most]
-        table.caption = f"the {most} most reliable of {classes.num_rows} rows; all are in {RESULT}/classes.parquet"
-    _fill(table, classes, forms, rows)
-
-
-def _fill(table: Table, values: pa.Table, forms: Mapping[str, Callable[[Any], str]], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Fill a table with rows, each column in its form; without the columns that are empty."""
-    shown = {column: form for column, form in forms.items() if values[column].null_count < values.num_rows}
-    for column in shown:
-        side: Literal["left", "right"] = "left" if column in ("kind", "name", "note", "unit") else "right"
-        table.add_column(column, justify=side, no_wrap=True, max_width=18 if column in ("name", "self_label", "unit") else None)
-    for row in rows:
-        table.add_row(*("-" if row[column] is None else form(row[column]) for column, form in shown.items()))
 
 
 def _console() -> Console:
@@ -552,14 +447,6 @@ def _seen_by_units(target: TargetSpec, job: Job) -> str:
         else f"shown as {height} x {width}: {whole / (height * width):.3g} times fewer pixels"
     )
     return f"{count}{pooled} see {h} x {w} pixels of {c} channel{'s' * (c > 1)}; {shown}"
-
-
-def _p_form(form: str) -> Callable[[Any], str]:
-    return lambda p: "<1e-300" if p < 1e-300 else format(p, form)
-
-
-def _form(form: str) -> Callable[[Any], str]:
-    return lambda value: format(value, form)
 
 
 def _parse_size(text: str) -> int:
