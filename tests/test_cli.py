@@ -265,9 +265,13 @@ def test_covariance_of_a_run(tmp_path: Path, kept: Path) -> None:
     assert wna("verify", tmp_path / "stc").exit_code == 0
     assert wna("fetch", tmp_path / "stc", tmp_path / "copy").exit_code == 0
     assert wna("verify", tmp_path / "copy").exit_code == 0
-    refused = wna("report", tmp_path / "stc")
-    assert refused.exit_code != 0
-    assert "is a covariance, not a run" in refused.stderr
+    told = wna("report", tmp_path / "stc", "--to", tmp_path / "again")
+    assert told.exit_code == 0, told.stderr
+    assert "Axes of the covariance, 2,000 images" in told.stdout
+    stored, again = tmp_path / "stc" / "result", tmp_path / "again"
+    assert {p.relative_to(again): p.read_bytes() for p in again.rglob("*.*")} == {
+        p.relative_to(stored): p.read_bytes() for p in stored.rglob("*.*")
+    }
 
 
 def test_average_hessian_of_a_run(tmp_path: Path, spec: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 from wna_ray import trial_run
 from wna_ray.datasets import Split
@@ -182,6 +183,34 @@ def test_a_run_and_its_directory(tmp_path: Path) -> None:
     assert {str(p) for p in changed} <= {"run/environment.json"}
     with pytest.raises(RunError, match=r"gammas: \[0.0,0.5,1.0\] -> \[0.0,0.25\]"):
         run_trials(spec(moments=True, gammas=[0, 0.25]), str(tmp_path / "run"), executor="local")
+
+
+def test_classification_images_of_a_run(tmp_path: Path) -> None:
+    """The stored objects are those of the stored sums, and can be made again from the run alone, to the byte."""
+    done = run_trials(
+        spec(model="python:networks_for_tests:linear", moments=True, gammas=[0.2, 0]), str(tmp_path / "run"), executor="local"
+    )
+    images, noise, counts = done.classification_images(), done.sums.sums["noise"][0], done.answers[0]
+    yes, no = counts.astype(float), counts.sum(axis=1, keepdims=True) - counts.astype(float)
+    share = (yes + 0.5) / (yes + no + 1)
+    weight = np.where((yes > 0) & (no > 0), (yes + no) * norm.pdf(norm.ppf(share)), 0)
+    naive = np.zeros((3, 16))
+    for k in range(3):
+        for s in range(3):
+            if weight[s, k]:
+                rest = noise[s].sum(axis=0) - noise[s, k]
+                naive[k] += weight[s, k] / weight[:, k].sum() * (noise[s, k] / yes[s, k] - rest / no[s, k])
+    np.testing.assert_allclose(images[0].reshape(3, 16), naive * done.stimulus.unit, atol=1e-12)
+    rows = done.detection.to_pylist()
+    assert [(row["gamma"], row["response"], row["signal"]) for row in rows] == [(g, k, k) for g in (0.2, 0) for k in "012"]
+    assert [row["hits"] for row in rows] == done.answers.diagonal(axis1=1, axis2=2).ravel().tolist()
+    assert [row["steadiness"] for row in rows[:3]] == pytest.approx([1, 1, 1])
+    stored = {f"result/{p.relative_to(tmp_path / 'run' / 'result')}": p for p in (tmp_path / "run" / "result").rglob("*.*")}
+    assert {name: p.read_bytes() for name, p in stored.items()} == open_trials(str(tmp_path / "run")).derive()
+    assert "result/figures/classification_images.png" in stored
+    without = run_trials(spec(), str(tmp_path / "plain"), executor="local")
+    with pytest.raises(RunError, match="does not say moments: true"):
+        _ = without.detected
 
 
 def test_what_is_committed_is_not_computed_again(tmp_path: Path) -> None:

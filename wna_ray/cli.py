@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,6 +33,7 @@ from wna_ray.job import image_bytes, pilot, row_bytes, segment_bytes
 from wna_ray.job import run as run_job
 from wna_ray.memory import Machine, available, check, expected_rows, needs
 from wna_ray.memory import size as in_bytes
+from wna_ray.opened import AnyRun, open_any
 from wna_ray.progress import ProgressPrinter, duration
 from wna_ray.results import Run
 from wna_ray.rundir import RESULT, RunDirectory
@@ -251,14 +252,14 @@ def run(
     how: dict[str, Any] = {"executor": executor.value, "workers": workers, "address": address, "single_writer": single_writer}
     try:
         if isinstance(asked, StcSpec):
-            show: Callable[[], None] = partial(_print_axes, run_stc(asked, out, callbacks=[printer], **how))
+            finished: AnyRun = run_stc(asked, out, callbacks=[printer], **how)
         elif isinstance(asked, TrialSpec):
-            show = partial(_print_trials, run_trials(asked, out, callbacks=[printer], **how))
+            finished = run_trials(asked, out, callbacks=[printer], **how)
         else:
-            show = partial(_print_result, run_job(asked, out, callbacks=[printer], **how))
+            finished = run_job(asked, out, callbacks=[printer], **how)
     finally:
         printer.close()
-    show()
+    _print_any(finished)
 
 
 @app.command()
@@ -404,8 +405,8 @@ def report(
     to: Annotated[Path | None, typer.Option(help="local folder for tables and figures; default: report-NAME here")] = None,
     endpoint: Endpoint = None,
 ) -> None:
-    """Make tables and figures again from a run alone: no Ray, no model."""
-    finished = Run(Place(url, endpoint))
+    """Make tables and figures again from a run alone: no Ray, no model. (Of a covariance: those that are stored, their digests checked.)"""
+    finished = open_any(Place(url, endpoint))
     folder = to or Path(f"report-{url.rstrip('/').rpartition('/')[2]}")
     for name, data in finished.derive().items():
         target = folder / name.removeprefix(f"{RESULT}/")
@@ -414,7 +415,7 @@ def report(
             target.write_bytes(data)
         except OSError as error:
             raise StoreError(f"cannot write '{target}' ({error.strerror}); give another --to") from None
-    _print_result(finished)
+    _print_any(finished)
     print(f"written to {folder}/")
 
 
@@ -450,6 +451,16 @@ def contrast(
     print(f"written to {to}/")
 
 
+def _print_any(finished: AnyRun) -> None:
+    """The table of a finished run of any kind."""
+    if isinstance(finished, Stc):
+        _print_axes(finished)
+    elif isinstance(finished, Trials):
+        _print_trials(finished)
+    else:
+        _print_result(finished)
+
+
 def _print_axes(finished: Stc) -> None:
     """The table of axes, and where the figures are."""
     table = Table(box=SIMPLE, title=f"Axes of the covariance, {finished.sums.images:,} images", title_justify="left")
@@ -480,7 +491,7 @@ def _print_trials(finished: Trials) -> None:
     rows = pooled.to_pylist()
     trials = finished.answers[0].sum()
     table = Table(box=SIMPLE, title=f"{finished.spec.model}: {trials:,} trials in each of {len(finished.conditions):,} conditions")
-    table.title_justify = "left"
+    table.title_justify, table.min_width = "left", 80
     if len(rows) > MOST_ROWS:
         table.caption = f"the first {MOST_ROWS} of {len(rows)} rows; all conditions are in {RESULT}/trials.parquet"
     forms: dict[str, Callable[[Any], str]] = dict.fromkeys(("transform", "attack", "layer", "profile"), plain)
@@ -488,6 +499,8 @@ def _print_trials(finished: Trials) -> None:
     _fill(table, pooled, {name: forms[name] for name in pooled.column_names}, rows[:MOST_ROWS])
     console = _console()
     console.print(table)
+    if finished.spec.moments:
+        console.print(_detection_table(finished.detection))
     console.print(f"figures: {finished.directory.url}/{RESULT}/figures/")
 
 
@@ -510,6 +523,19 @@ def _print_networks(networks: Mapping[str, TrainedNetwork], out: str) -> None:
     console = _console()
     console.print(table)
     console.print(f"curves: {out.rstrip('/')}/curves.png; as models: trained:{out.rstrip('/')}/{next(iter(networks))}")
+
+
+def _detection_table(detection: pa.Table) -> Table:
+    """Sensitivity and criterion by signal weight, of responses that name a class; of the first weights where there are many."""
+    forms: dict[str, Callable[[Any], str]] = {"gamma": _form("g"), "response": plain, "hits": _form(","), "false_alarms": _form(",")}
+    forms |= dict.fromkeys(("d_prime", "d_prime_error", "criterion", "criterion_error"), _form(".3f"))
+    forms |= dict.fromkeys(("reliability", "steadiness"), _form(".3f")) | {"note": str}
+    rows = [row for row in detection.to_pylist() if row["d_prime"] is not None]
+    table = Table(box=SIMPLE, title="Each class against the others, and the classification image of its answer", title_justify="left")
+    if len(rows) > MOST_ROWS:
+        table.caption = f"the first {MOST_ROWS} of {len(rows)} rows; all are in {RESULT}/detection.parquet"
+    _fill(table, detection, forms, rows[:MOST_ROWS])
+    return table
 
 
 def _print_result(finished: Run) -> None:

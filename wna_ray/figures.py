@@ -153,7 +153,7 @@ def _sheet(
         for axis in axes.flat[len(rows) :]:
             axis.set_axis_off()
         for axis, row, picture in zip(axes.flat, rows, pictures, strict=False):
-            limit = _show(axis, np.full_like(picture, np.nan) if readout.note[row] == "constant" else picture, common)
+            limit = show(axis, np.full_like(picture, np.nan) if readout.note[row] == "constant" else picture, common)
             axis.set_title(readout.names[row][:16], fontsize=9)
             if readout.note[row] == "constant" or not np.isfinite(picture).all():
                 axis.text(0.5, 0.5, readout.note[row] or "no map", ha="center", va="center", fontsize=8, transform=axis.transAxes)
@@ -193,7 +193,7 @@ def _recovery(stimulus: Stimulus, readout: Readout, filters: Picture, title: str
         line, column = divmod(i, columns)
         for axis, picture in zip(axes[2 * line : 2 * line + 2, column], (truth[i], found[i]), strict=True):
             axis.set_axis_on()
-            _show(axis, picture, None)
+            show(axis, picture, None)
         axes[2 * line, column].set_title(f"unit {readout.names[row]}", fontsize=8)
         axes[2 * line + 1, column].set_xlabel(f"{cosines[row]:.4f}" if np.isfinite(cosines[row]) else readout.note[row], fontsize=7)
     return png(figure)
@@ -230,7 +230,7 @@ def contrast(stimulus: Stimulus, z: Picture, unpaired: Picture, title: str, corr
     axes = figure.subplots(1, 2)
     names = (f"paired (responses correlate: {correlation:.3f})", "as two independent runs would show it")
     for axis, picture, name in zip(axes, (z, unpaired), names, strict=True):
-        _show(axis, picture, limit)
+        show(axis, picture, limit)
         peak = np.abs(picture).max(axis=0)
         if threshold < peak.max() and peak.min() < threshold:
             axis.contour(peak, levels=[threshold], colors="black", linewidths=0.5)
@@ -257,7 +257,7 @@ def _p_text(readout: Readout, row: int) -> str:
     return "p < 1e-300" if p < 1e-300 else f"p = {p:.2g}"
 
 
-def _show(axis: Axes, picture: Picture, limit: float | None) -> float:
+def show(axis: Axes, picture: Picture, limit: float | None) -> float:
     """Draw one map ``(C, H, W)``: one channel in diverging colours, three as light around grey, else the strongest."""
     axis.set_xticks([])
     axis.set_yticks([])

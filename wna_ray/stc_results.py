@@ -15,6 +15,7 @@ OUT/profile/         the pass that measured the response along the axes
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -40,6 +41,7 @@ MOST_AXES = 64  # of a unit: the spec sees to it
 
 AXES, PICTURES, SPECTRA = f"{RESULT}/axes.parquet", f"{RESULT}/axes.npy", f"{RESULT}/spectra.npy"
 PROFILES = f"{RESULT}/profiles.parquet"
+FIGURE = re.compile(rf"{RESULT}/figures/[a-z0-9_-]{{1,60}}\.png")
 PROFILE_COLUMNS = {
     "unit": pa.string(),
     "axis": pa.int64(),
@@ -165,6 +167,11 @@ class Stc(Finished):
     def spectra(self) -> NDArray[np.float64]:
         """``(units, d)``: all eigenvalues, of a dense covariance."""
         return self._array(SPECTRA, (len(self.names), self._extent.shape["d"]), np.float64)
+
+    def derive(self) -> dict[str, bytes]:
+        """Every result object as it is stored, its digest checked: axes come from passes over the noise, not from the last sums alone."""
+        known = {MOMENTS, AXES, PICTURES, SPECTRA, PROFILES}
+        return {name: self._bytes(name) for name in self._objects if name in known or FIGURE.fullmatch(name)}
 
     def informative_axes(self, run: Run, name: str, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """iSTAC: the directions in which stimuli that make a unit respond differ most from all, by mean and variance together.

@@ -14,7 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from wna_ray.figures import DIVERGING, png
+from wna_ray.analysis import z_threshold
+from wna_ray.figures import DIVERGING, noise_text, png, show
+from wna_ray.stimuli import Stimulus
+from wna_ray.trial_detection import Detected
 from wna_ray.trial_spec import TrialSpec
 
 Row = dict[str, Any]
@@ -198,4 +201,121 @@ def _transforms(spec: TrialSpec, rows: Sequence[Row], title: str) -> bytes:
     axis.set_xlabel("right answers")
     axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"Transformed signals\n{title}", fontsize=9)
+    return png(figure)
+
+
+def draw_images(
+    spec: TrialSpec,
+    stimulus: Stimulus,
+    found: Detected,
+    detection: pa.Table,
+    names: Sequence[str],
+    classes: Sequence[str],
+    answers: NDArray[np.int64],
+) -> dict[str, bytes]:
+    """PNG files of what the noise of trials tells, by name; `detection` is the table of the same."""
+    drawn = {"sensitivity.png": _sensitivity(spec, detection.to_pylist(), names, answers)}
+    if answers.shape[1:] == (2, 2):
+        drawn["classification_images.png"] = _two_by_two(spec, stimulus, found, detection.to_pylist(), names, classes, answers)
+    else:
+        drawn["classification_images.png"] = _by_response(spec, stimulus, found, detection.to_pylist(), names, answers)
+    return drawn
+
+
+def _heading(spec: TrialSpec, stimulus: Stimulus, answers: NDArray[np.int64], what: str) -> str:
+    level = z_threshold(stimulus.pixels)
+    return (
+        f"{what}\n{answers[0].sum():,} trials a signal weight, signals from {spec.signals.dataset} ({spec.signals.split}); "
+        f"{noise_text(stimulus)}\nred: more light there; each picture on its own symmetric scale, in pixel units; "
+        f"outline: |z| > {level:.2f} (p < 0.05, Sidak over {stimulus.pixels:,} values)"
+    )
+
+
+def _picture(axis: Axes, stimulus: Stimulus, image: NDArray[np.float64], z: NDArray[np.float64] | None, told: str) -> None:
+    """One map on the noise grid, ``(d,)``, outlined where its z is beyond the threshold."""
+    limit = show(axis, stimulus.expand(image[None])[0], None)
+    if np.isnan(limit):
+        axis.text(0.5, 0.5, "no trials", ha="center", va="center", fontsize=8, transform=axis.transAxes)
+    elif z is not None:
+        peak, level = np.abs(stimulus.expand(z[None])[0]).max(axis=0), z_threshold(stimulus.pixels)
+        if peak.min() < level < peak.max():
+            axis.contour(peak, levels=[level], colors="black", linewidths=0.5)
+    axis.set_xlabel(told if np.isnan(limit) else f"\u00b1{limit:.2g}{told and chr(10)}{told}", fontsize=7)
+
+
+def _two_by_two(
+    spec: TrialSpec,
+    stimulus: Stimulus,
+    found: Detected,
+    rows: Sequence[Row],
+    names: Sequence[str],
+    classes: Sequence[str],
+    answers: NDArray[np.int64],
+) -> bytes:
+    """A line a signal weight: mean noise of the four cells, and the images of the second response by both weightings."""
+    figure = Figure(figsize=(10.4, 1.95 * len(spec.gammas) + 1.1), layout="constrained")
+    grid = figure.subplots(len(spec.gammas), 6, squeeze=False)
+    for g, line in enumerate(grid):
+        of_row = rows[g * 2 + 1]
+        for c, (s, k) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
+            _picture(line[c], stimulus, found.cells[g, s, k], None, f"{answers[g, s, k]:,} trials")
+            if g == 0:
+                line[c].set_title(f'signal "{classes[s]}"\nanswer "{names[k]}"', fontsize=8)
+        for axis, images, kind in ((line[4], found.standard[g], "standard_"), (line[5], found.optimal[g], "")):
+            reliable = of_row[f"{kind}reliability"]
+            told = images.note[1] or f"reliability {reliable:.3f}"
+            _picture(axis, stimulus, images.image[1], images.z[1], told)
+        if g == 0:
+            line[4].set_title(f'image of "{names[1]}"\nstandard', fontsize=8)
+            line[5].set_title(f'image of "{names[1]}"\noptimal', fontsize=8)
+        told = "" if of_row["d_prime"] is None else f"\nd' = {of_row['d_prime']:.2f} \u00b1 {of_row['d_prime_error']:.2f}"
+        line[0].set_ylabel(f"gamma {spec.gammas[g]:g}{told}", fontsize=8)
+    figure.suptitle(_heading(spec, stimulus, answers, "Mean noise by signal and answer, and classification images"), fontsize=9)
+    return png(figure)
+
+
+def _by_response(
+    spec: TrialSpec, stimulus: Stimulus, found: Detected, rows: Sequence[Row], names: Sequence[str], answers: NDArray[np.int64]
+) -> bytes:
+    """A line a signal weight, a column a response (the first ten that were given most)."""
+    shown = np.sort(np.argsort(-answers.sum(axis=(0, 1)), kind="stable")[:10])
+    figure = Figure(figsize=(1.25 * len(shown) + 1.2, 1.85 * len(spec.gammas) + 1.1), layout="constrained")
+    grid = figure.subplots(len(spec.gammas), len(shown), squeeze=False)
+    for g, line in enumerate(grid):
+        for axis, k in zip(line, shown, strict=True):
+            row = rows[g * len(names) + int(k)]
+            said = "" if row["d_prime"] is None else f"\nd' {row['d_prime']:.2f}"
+            _picture(
+                axis, stimulus, found.optimal[g].image[k], found.optimal[g].z[k], (row["note"] or f"rel. {row['reliability']:.3f}") + said
+            )
+            if g == 0:
+                axis.set_title(names[k][:12], fontsize=9)
+        line[0].set_ylabel(f"gamma {spec.gammas[g]:g}", fontsize=8)
+    figure.suptitle(_heading(spec, stimulus, answers, "Classification images of the answers, optimally weighted over signals"), fontsize=9)
+    return png(figure)
+
+
+def _sensitivity(spec: TrialSpec, rows: Sequence[Row], names: Sequence[str], answers: NDArray[np.int64]) -> bytes:
+    """d' and criterion by signal weight, with standard errors."""
+    figure = Figure(figsize=(9.5, 4.0), layout="constrained")
+    axes = figure.subplots(1, 2)
+    chosen = list(dict.fromkeys(row["response"] for row in rows if row["d_prime"] is not None))[:10]
+    if len(names) == 2:
+        chosen = chosen[-1:]
+    for axis, value, label in ((axes[0], "d_prime", "d'"), (axes[1], "criterion", "criterion (positive: the answer is withheld)")):
+        for i, name in enumerate(chosen):
+            mine = sorted((row for row in rows if row["response"] == name), key=lambda row: row["gamma"])
+            x, y, error = ([row[key] for row in mine] for key in ("gamma", value, f"{value}_error"))
+            axis.errorbar(x, y, error, color=f"C{i}", marker="o", markersize=3, linewidth=1, label=name)
+        axis.axhline(0, color="0.6", linewidth=0.6)
+        axis.set_xlabel("signal weight gamma")
+        axis.set_ylabel(label)
+        axis.spines[["top", "right"]].set_visible(False)
+    if chosen:
+        axes[1].legend(fontsize=7, frameon=False, ncols=2, title="answer", title_fontsize=7)
+    figure.suptitle(
+        f"How well each class is told from the others\n{answers[0].sum():,} trials a signal weight, signals from {spec.signals.dataset} "
+        f"({spec.signals.split}); bars: standard errors",
+        fontsize=9,
+    )
     return png(figure)

@@ -3,6 +3,8 @@
 OUT/                 a run: spec.json, segments, MANIFEST.json, and under result/
   moments.npz        the exact counts (see `wna_ray.sums`)
   trials.parquet     one row a condition: what was done, and how often the answer was right, or the one aimed at
+  detection.parquet  with moments, one row a signal weight and response: sensitivity, criterion, how reliable its image is
+  classification_images.npy, classification_z_maps.npy   the same, float32 (g, k, C, H, W), optimally weighted
   figures/*.png
 """
 
@@ -16,16 +18,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from wna_ray.archive import to_parquet
+from wna_ray.archive import to_npy, to_parquet
 from wna_ray.checks import TrialExtent, plain
+from wna_ray.datasets import SHAPES
+from wna_ray.errors import RunError
 from wna_ray.finished import Finished, table_of
 from wna_ray.rundir import MOMENTS, RESULT, unpack_moments
+from wna_ray.stimuli import Stimulus
 from wna_ray.store import Place
 from wna_ray.sums import PassSums
+from wna_ray.trial_detection import Detected, detect, detection_table
 from wna_ray.trial_spec import TrialSpec
-from wna_ray.trials import Condition, TrialJob, conditions
+from wna_ray.trials import Condition, conditions
 
-TRIALS = f"{RESULT}/trials.parquet"
+TRIALS, DETECTION = f"{RESULT}/trials.parquet", f"{RESULT}/detection.parquet"
+IMAGES, Z_MAPS = f"{RESULT}/classification_images.npy", f"{RESULT}/classification_z_maps.npy"
 COLUMNS = {
     "gamma": pa.float64(),
     "transform": pa.string(),
@@ -92,15 +99,43 @@ def summary(asked: Sequence[Condition], names: Sequence[str], correct: NDArray[n
     return table_of(COLUMNS, (line(condition, counts) for condition, counts in zip(asked, answers, strict=True)))
 
 
-def result(asked: TrialJob, classes: Sequence[str], sums: PassSums) -> dict[str, bytes]:
-    """Every object under ``result/`` but the counts."""
+def result(
+    spec: TrialSpec,
+    stimulus: Stimulus,
+    asked: Sequence[Condition],
+    names: Sequence[str],
+    classes: Sequence[str],
+    correct: NDArray[np.int64],
+    sums: PassSums,
+) -> dict[str, bytes]:
+    """Every object under ``result/`` but the counts.
+
+    Parameters
+    ----------
+    stimulus
+        The noise.
+    asked
+        The conditions.
+    names, classes
+        Of the responses, and of the signals' classes.
+    correct
+        ``(s,)``: the response that names each class; -1 where none does.
+    """
     from wna_ray import figures, trial_figures  # matplotlib, only where something is drawn
 
-    names = [plain(name) for name in asked.job.names]
-    table = summary(asked.conditions, names, asked.correct, sums.sums["answers"])
-    noise = figures.noise_text(asked.job.stimulus)
-    drawn = trial_figures.draw(asked.spec, table, names, [plain(name) for name in classes], sums.sums["answers"], noise)
-    return {TRIALS: to_parquet(table)} | {f"{RESULT}/figures/{name}": data for name, data in drawn.items()}
+    names, classes = [plain(name) for name in names], [plain(name) for name in classes]
+    answers = sums.sums["answers"]
+    table = summary(asked, names, correct, answers)
+    objects = {TRIALS: to_parquet(table)}
+    drawn = trial_figures.draw(spec, table, names, classes, answers, figures.noise_text(stimulus))
+    if spec.moments:
+        found = detect(sums.sums["noise"], answers, stimulus)
+        detection = detection_table(spec.gammas, names, classes, correct, answers, found)
+        objects[DETECTION] = to_parquet(detection)
+        for name, maps in ((IMAGES, [g.image for g in found.optimal]), (Z_MAPS, [g.z for g in found.optimal])):
+            objects[name] = to_npy(np.stack([stimulus.expand(m) for m in maps]).astype(np.float32))
+        drawn |= trial_figures.draw_images(spec, stimulus, found, detection, names, classes, answers)
+    return objects | {f"{RESULT}/figures/{name}": data for name, data in drawn.items()}
 
 
 class Trials(Finished):
@@ -151,6 +186,33 @@ class Trials(Finished):
     def pooled(self) -> pa.Table:
         """The same, pooled over targets and classes (see `pooled`)."""
         return pooled(self.table)
+
+    @cached_property
+    def stimulus(self) -> Stimulus:
+        """The noise, without its offset, which no map of it needs."""
+        shown = self.spec.shown(SHAPES[self.spec.signals.dataset], 1)
+        return Stimulus(shown.stimulus, shown.seed, np.zeros((1, 1, 1), dtype=np.float32))
+
+    @cached_property
+    def detected(self) -> Detected:
+        """Classification images; `RunError` where the spec did not say ``moments: true``."""
+        if not self.spec.moments:
+            raise RunError(f"'{self.directory.url}' has no classification images: its spec does not say moments: true")
+        return detect(self.sums.sums["noise"], self.answers, self.stimulus)
+
+    @cached_property
+    def detection(self) -> pa.Table:
+        """Sensitivity and criterion, one row a signal weight and response (see `wna_ray.trial_detection.detection_table`)."""
+        return detection_table(self.spec.gammas, self.names, self.classes, self.correct, self.answers, self.detected)
+
+    def classification_images(self, z: bool = False) -> NDArray[np.float64]:
+        """``(g, k, C, H, W)``: optimally weighted classification images by signal weight and response, in pixel units, or their z."""
+        return np.stack([self.stimulus.expand(found.z if z else found.image) for found in self.detected.optimal])
+
+    def derive(self) -> dict[str, bytes]:
+        """Every result object, made again from the counts."""
+        made = result(self.spec, self.stimulus, self.conditions, self.names, self.classes, self.correct, self.sums)
+        return {MOMENTS: self._bytes(MOMENTS)} | made
 
 
 def pooled(table: pa.Table) -> pa.Table:

@@ -158,7 +158,7 @@ def _execute(
     emit(Stage("merge"))
     partial, infos = merge_segments(fingerprint, samples, directory, executor, scheduler)
     emit(Stage("draw"))
-    objects = result(asked, identity["classes"], partial.moments)
+    objects = result(spec, asked.job.stimulus, asked.conditions, asked.job.names, identity["classes"], asked.correct, partial.moments)
     directory.publish(infos, {MOMENTS: pack_moments(partial, fingerprint)} | objects, fingerprint, samples)
 
 
