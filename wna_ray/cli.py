@@ -1,10 +1,10 @@
-"""The command line: ``wna plan | run | status | fetch | verify | report``."""
+"""The command line: ``wna plan | run | train | status | fetch | verify | report``."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import wraps
@@ -44,6 +44,10 @@ from wna_ray.specs import AnySpec, read_spec
 from wna_ray.stc_run import Question, run_stc
 from wna_ray.store import Place
 from wna_ray.tables import p_form, tables_of
+from wna_ray.train_run import told
+from wna_ray.train_run import train as train_networks
+from wna_ray.train_spec import TrainSpec
+from wna_ray.trained import TrainedNetwork
 from wna_ray.trial_run import TrialQuestion, run_trials
 from wna_ray.trial_spec import TrialSpec
 from wna_ray.trials import conditions
@@ -95,6 +99,11 @@ def _told(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _load(path: Path, changes: list[str] | None) -> AnySpec:
+    return read_spec(path, _values(changes))
+
+
+def _values(changes: list[str] | None) -> dict[str, Any]:
+    """What ``--set KEY=VALUE`` says."""
     values = {}
     for change in changes or []:
         key, equals, value = change.partition("=")
@@ -104,7 +113,7 @@ def _load(path: Path, changes: list[str] | None) -> AnySpec:
             values[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise SpecError(f"--set {change}: the value is not YAML ({str(error).splitlines()[0]})") from None
-    return read_spec(path, values)
+    return values
 
 
 def _version(value: bool) -> None:
@@ -248,6 +257,36 @@ def run(
     finally:
         printer.close()
     _print_any(finished)
+
+
+@app.command()
+@_told
+def train(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="YAML file, such as jobs/train-mnist.yaml", show_default=False)],
+    out: Annotated[str, typer.Option(help="directory of the networks: a path or any fsspec URL; the same command again resumes")],
+    executor: Annotated[
+        ExecutorChoice, typer.Option(help="ray: a task a network on a cluster or this machine; local: one by one, in this process")
+    ] = ExecutorChoice.ray,
+    workers: Annotated[int | None, typer.Option(min=1, help="most networks at a time; default one a CPU")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray address; default: the job's cluster, RAY_ADDRESS, or a new local one")] = None,
+    single_writer: Annotated[
+        bool, typer.Option("--single-writer", help="use a storage that ignores conditional writes; only one driver may run")
+    ] = False,
+    changes: Changes = None,
+    endpoint: Endpoint = None,
+) -> None:
+    """Train the networks of a spec (or go on with them); each is then a model, trained:OUT/seed-N."""
+    networks = train_networks(
+        TrainSpec.load(spec, _values(changes)),
+        out,
+        executor=executor.value,
+        workers=workers,
+        address=address,
+        endpoint=endpoint,
+        single_writer=single_writer,
+        callbacks=[lambda event: print(told(event), file=sys.stderr, flush=True)],
+    )
+    _print_networks(networks, out)
 
 
 @app.command()
@@ -426,6 +465,27 @@ def _print_any(finished: AnyRun) -> None:
             accuracy = entry["accuracy"]
             console.print(f"  {kind:<14} correlation {accuracy['correlation']:.3f}   dot product {accuracy['dot']:.3f}")
     console.print(f"figures: {finished.directory.url}/{RESULT}/figures/")
+
+
+def _print_networks(networks: Mapping[str, TrainedNetwork], out: str) -> None:
+    """The table of trained networks: their accuracies in percent, and what the trigger of a poisoned one does."""
+    table = Table(box=SIMPLE, title=f"{out}: {next(iter(networks.values())).name}, accuracy in %", title_justify="left")
+    poisoned = any(network.attack for network in networks.values())
+    for column in ("network", "epoch", "training", "held out", "test", *(("trigger", "moved", "of others") if poisoned else ()), "seconds"):
+        table.add_column(column, justify="left" if column == "network" else "right")
+    for name, network in networks.items():
+        a, attack, poison = network.accuracy, network.attack, network.poison
+        cells = [name, str(network.epoch), *("-" if x is None else f"{100 * x:.2f}" for x in (a.train, a.validation, a.test))]
+        if poisoned:
+            shares: tuple[str, ...] = ("-", "-", "-")
+            if attack is not None and poison is not None:
+                parts = ((attack.moved, attack.patched), (attack.others_moved, attack.others_patched))
+                shares = (f"{poison.source} -> {poison.target}", *(f"{100 * m / n:.1f}" if n else "-" for m, n in parts))
+            cells += shares
+        table.add_row(*cells, f"{network.seconds:.0f}")
+    console = _console()
+    console.print(table)
+    console.print(f"curves: {out.rstrip('/')}/curves.png; as models: trained:{out.rstrip('/')}/{next(iter(networks))}")
 
 
 def _console() -> Console:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import socket
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,7 +52,7 @@ class Split:
     images: NDArray[np.float32]
     labels: NDArray[np.int64]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of shapes, pixels and labels."""
         total = hashlib.sha256()

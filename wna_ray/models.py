@@ -5,9 +5,10 @@
     timm:NAME?pretrained=true                     any timm model (needs the extra: pip install 'wna-ray[timm]')
     python:package.module:factory?key=value       your own function that returns a torch.nn.Module
     export:model.pt2                              a program saved by torch.export
+    trained:runs/cnn/seed-0                       a network that wna train has trained; pixels in [0, 1] as they are
 
-To each may be added ``weights=PATH`` (safetensors, or a state dict that ``torch.load(weights_only=True)`` reads; not
-for export) and ``layer=NAME`` (take that module's output, flattened, instead of the network's). A relative PATH
+To each may be added ``weights=PATH`` (safetensors, or a state dict that ``torch.load(weights_only=True)`` reads; not for export and
+trained, which have their own) and ``layer=NAME`` (take that module's output, flattened, instead of the network's). A relative PATH
 is relative to the working directory; PATH may be any fsspec URL. ``seed=N`` (bundled, torchvision, timm) is the same network untrained:
 its weights are drawn anew, and are the same on every machine with the same torch. Without weights and seed, N is 0.
 """
@@ -32,13 +33,13 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from wna_ray import networks
+from wna_ray import networks, trained
 from wna_ray.errors import ModelError, near
 from wna_ray.exported import Refused, load_exported
 from wna_ray.spec import NormaliseSpec
 from wna_ray.units import Tap
 
-SCHEMES = ("bundled", "torchvision", "timm", "python", "export")
+SCHEMES = ("bundled", "torchvision", "timm", "python", "export", "trained")
 BUNDLED: dict[str, Callable[[], nn.Module]] = {"mnist-cnn": networks.mnist_cnn}
 BUNDLED_SHAPES = {"mnist-cnn": (1, 28, 28)}
 
@@ -54,7 +55,7 @@ class Model:
     module
         Takes ``(n, C, H, W)``, gives ``(n, k)`` (or anything that flattens to it).
     source
-        The URI without paths of weights: what the network is, apart from its numbers.
+        The URI without paths: what the network is, apart from its numbers.
     digest
         SHA-256 of the state dict (names, dtypes, shapes, bytes), or of the exported file.
     names
@@ -118,14 +119,16 @@ def load(uri: str) -> Model:
         "timm": _timm,
         "python": _python,
         "export": _export,
+        "trained": _trained,
     }[parsed.scheme]
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(_seed(parsed) or 0)
         model = make(parsed)
     module = model.module
     if parsed.weights_path is not None:
-        if parsed.scheme == "export":
-            raise ModelError(f"model: '{uri}': an exported program holds its own weights; leave weights= out")
+        if parsed.scheme in ("export", "trained"):
+            what = "an exported program" if parsed.scheme == "export" else "a trained network"
+            raise ModelError(f"model: '{uri}': {what} holds its own weights; leave weights= out")
         _load_weights(module, parsed.weights_path)
     if parsed.scheme != "export":  # an exported program is fixed; torch refuses .eval() on it
         module.eval()
@@ -135,7 +138,7 @@ def load(uri: str) -> Model:
     if (layer := parsed.options.get("layer")) is not None:
         module, names = _Layer(module, layer), ()
     kept = {k: v for k, v in parsed.options.items() if k != "weights" or parsed.weights_path is None}
-    name = "" if parsed.scheme == "export" else parsed.name
+    name = model.source if parsed.scheme in ("export", "trained") else parsed.name  # never a path
     source = f"{parsed.scheme}:{name}" + ("?" + "&".join(f"{k}={v}" for k, v in sorted(kept.items())) if kept else "")
     return Model(module, source, digest, names, model.normalise, model.shape)
 
@@ -283,11 +286,36 @@ def _export(uri: ModelURI) -> Model:
     return Model(module, "", hashlib.sha256(data).hexdigest())
 
 
-def read_file(path: str, what: str) -> bytes:
-    """Read a file from a path or an fsspec URL; `ModelError` where there is none."""
+def _trained(uri: ModelURI) -> Model:
+    _known_options(uri)
+    folder = uri.name.rstrip("/")
+    path = f"{folder}/{trained.DESCRIPTION}"
+    data = read_file(path, f"the {trained.DESCRIPTION} of a network that wna train has trained (DIR/seed-N)", trained.MOST_DESCRIPTION)
+    try:
+        described = trained.describe(data)
+        module = described.untrained()
+    except ValueError as reason:
+        raise ModelError(f"model: '{path}' does not describe a trained network ({reason})") from None
+    path = f"{folder}/{trained.WEIGHTS}"
+    weights = read_file(path, f"the weights that belong to {trained.DESCRIPTION}", trained.most_bytes(module))
+    if hashlib.sha256(weights).hexdigest() != described.objects["weights.safetensors"]:
+        raise ModelError(f"model: '{path}' is damaged or of another network: its SHA-256 is not the one in {trained.DESCRIPTION}")
+    try:
+        trained.fill(module, weights)
+    except ValueError as reason:
+        raise ModelError(f"model: '{path}' holds {reason}; expected those of {described.name}") from None
+    identity = NormaliseSpec(mean=(0.0,) * described.shape[0], std=(1.0,) * described.shape[0])
+    return Model(module, described.name, "", described.classes, identity, described.shape)
+
+
+def read_file(path: str, what: str, most: int | None = None) -> bytes:
+    """Read a file from a path or an fsspec URL; `ModelError` where there is none, or it has more than `most` bytes."""
     try:
         with fsspec.open(path, "rb") as file:
-            return bytes(file.read())
+            data = bytes(file.read() if most is None else file.read(most + 1))
+            if most is not None and len(data) > most:
+                raise ModelError(f"model: '{path}' has more than the {most:,} bytes of {what}")
+            return data
     except FileNotFoundError:
         raise ModelError(f"model: no file '{path}'; expected {what}") from None
     except (OSError, ValueError, ImportError) as error:

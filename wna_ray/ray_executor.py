@@ -98,7 +98,7 @@ class RayExecutor:
         self._gone: set[str] = set()  # nodes that were there once
         self._losses = 0  # actors lost since a call last ended well
         self._alone_since = self._followed = time.monotonic()
-        self._started = _connect(address, workers, spec.numerics.threads)
+        self._started = connect(address, workers, spec.numerics.threads)
         try:
             self.device: Device = self._choose_device(local=self._started and not (address or os.environ.get("RAY_ADDRESS")))
             self._follow()
@@ -353,7 +353,7 @@ def _first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _connect(address: str | None, workers: int | None, threads: int) -> bool:
+def connect(address: str | None, workers: int | None, threads: int) -> bool:
     """Join the cluster that is meant, or start a local one; returns whether this process must end it."""
     if ray.is_initialized():
         return False

@@ -228,7 +228,7 @@ class RunDirectory:
         found = self.spec()
         keep = ("samples", "identity")
         old, new = ({k: d.get(k) for k in keep} | {"stop": d["spec"].get("stop")} for d in (found, wanted))
-        changes = list(_differences(old, new))
+        changes = list(differences(old, new))
         if changes:
             derived = ("identity.canary", "identity.fixed_point")  # they follow from the rest and the machine
             told = [c for c in changes if not c[0].startswith(derived)] or [
@@ -448,10 +448,11 @@ def tiling_faults(manifest: Mapping[str, Any]) -> list[str]:
     return faults
 
 
-def _differences(old: Any, new: Any, path: str = "") -> Iterable[tuple[str, str, str]]:
+def differences(old: Any, new: Any, path: str = "") -> Iterable[tuple[str, str, str]]:
+    """Where two trees of JSON values differ: dotted path, old and new value, in short."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
-            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
     elif old != new:
         yield path, _short(old), _short(new)
 

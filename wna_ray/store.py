@@ -186,6 +186,17 @@ class Store:
         self._patiently("write", name, put)
         self.written += len(data)
 
+    def discard(self, name: str) -> None:
+        """Delete an object that nobody needs any more; where that is not permitted, it stays."""
+        path = self._path(name)
+
+        def remove() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path) if self._local else self._fs.rm_file(path)
+
+        with contextlib.suppress(StoreError):
+            self._patiently("delete", name, remove)
+
     def list(self, prefix: str = "") -> dict[str, int]:
         """Names (below the URL) and sizes of all objects in a folder. Symbolic links are named, never followed."""
         root = self._path(prefix) if prefix else self._root
