@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from wna_ray.errors import SpecError
 from wna_ray.spec import ExecutionSpec, MomentsSpec, NormaliseSpec, NumericsSpec, ResponseSpec, Spec, StimulusSpec, canonical
 from wna_ray.specs import read_spec
+from wna_ray.train_spec import TrainSpec
 
 JOBS = Path(__file__).parents[1] / "jobs"
 EXAMPLE = """
@@ -75,9 +76,15 @@ def test_the_least_spec_fills_in_the_rest() -> None:
 @pytest.mark.parametrize("path", sorted(set(JOBS.glob("*.yaml")) - {JOBS / "rayjob.yaml", JOBS / "runtime_env.yaml"}), ids=lambda p: p.name)
 def test_jobs_are_specs(path: Path) -> None:
     data = yaml.safe_load(path.read_text())
-    spec = read_spec(path)
-    asked = spec.model_dump(include={"model", "samples", "run"}, exclude_none=True)
+    spec = TrainSpec.load(path) if "network" in data else read_spec(path)
+    asked = spec.model_dump(include={"model", "samples", "run", "network", "dataset"}, exclude_none=True)
     assert asked == {key: data[key] for key in asked}
+
+
+def test_a_training_job_is_not_run() -> None:
+    path = JOBS / "train-mnist.yaml"
+    with pytest.raises(SpecError, match=rf"train-mnist.yaml: a training job .*wna train {re.escape(str(path))}$"):
+        read_spec(path)
 
 
 @pytest.mark.parametrize("text", [EXAMPLE, FULL], ids=["example", "full"])

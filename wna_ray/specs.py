@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wna_ray.errors import SpecError
 from wna_ray.spec import Spec, StcSpec, read_yaml
 from wna_ray.trial_spec import TrialSpec
 
@@ -15,5 +16,7 @@ AnySpec = Spec | StcSpec | TrialSpec
 def read_spec(path: str | Path, changes: Mapping[str, Any] | None = None) -> AnySpec:
     """The spec of a YAML file: of trials where it names ``signals``, of the covariance of a run where it names a ``run``, else of a run."""
     data = read_yaml(path, changes)
+    if "network" in data:
+        raise SpecError(f"{path}: a training job (it names a network); start it by: wna train {path}")
     kind = TrialSpec if "signals" in data else StcSpec if "run" in data else Spec
     return kind.parse(data, str(path))
