@@ -353,6 +353,8 @@ def evaluate(spec: Spec, finished: Run, emit: Callback) -> None:
         scored = {score: classifier.classify(maps, test, score) for score in classifier.SCORES}
         report["templates"][kind] = {
             "accuracy": {score: s.accuracy for score, s in scored.items()},
+            "interval": {score: s.interval for score, s in scored.items()},
+            "shuffled": dict(zip(("mean", "sd"), classifier.shuffled(maps, test, "correlation"), strict=True)),
             "confusion": {score: s.confusion.tolist() for score, s in scored.items()},
         }
         s = scored["correlation"]
