@@ -1,0 +1,156 @@
+"""Figures of the paper: curves, dots by seed, and sheets of pictures. Each says N, units and scale in its title."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import ArrayLike, NDArray
+
+from wna_ray.figures import DIVERGING, png, show
+
+Pictures = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve: its name, its points, and how it is drawn."""
+
+    label: str
+    x: ArrayLike
+    y: ArrayLike
+    style: str = "-o"
+    color: str | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves over one pair of axes; shares are shown in percent."""
+
+    title: str
+    lines: Sequence[Line]
+    x: str
+    y: str
+    log: bool = False
+    shares: bool = True
+
+
+def curves(panels: Sequence[Panel], title: str, columns: int = 2) -> bytes:
+    """Panels side by side, one legend below them all."""
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.7 * columns + 0.4, 3.5 * rows + 1.5), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    handles: dict[str, object] = {}
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        for i, line in enumerate(panel.lines):
+            drawn = axis.plot(line.x, line.y, line.style, color=line.color or f"C{i}", markersize=3.5, label=line.label)
+            handles.setdefault(line.label, drawn[0])
+        axis.set_title(panel.title, fontsize=10)
+        axis.set_xlabel(panel.x)
+        axis.set_ylabel(panel.y)
+        if panel.log:
+            axis.set_xscale("log")
+        if panel.shares:
+            axis.set_ylim(-0.02, 1.02)
+            axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in list(axes.flat)[len(panels) :]:
+        axis.set_visible(False)
+    if len(handles) > 1:
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), frameon=False, fontsize=9)  # type: ignore[arg-type]
+    figure.suptitle(title, fontsize=10)
+    return png(figure)
+
+
+def dots(
+    groups: Mapping[str, Sequence[float]], title: str, x: str, marks: Mapping[str, float] | None = None, shares: bool = True
+) -> bytes:
+    """One row a group, one dot a network, a bar at their mean; dashed lines at `marks`, their names at the top."""
+    figure = Figure(figsize=(8.8, 0.34 * len(groups) + 1.7), layout="constrained")
+    axis = figure.subplots()
+    for i, values in enumerate(groups.values()):
+        axis.plot(values, [i] * len(values), "o", color="C0", markersize=6, alpha=0.65, markeredgewidth=0)
+        if len(values) > 1:
+            axis.plot([float(np.mean(values))] * 2, [i - 0.3, i + 0.3], color="C0", linewidth=2.2)
+    for i, (name, value) in enumerate((marks or {}).items()):
+        axis.axvline(value, color=f"C{i + 1}", linestyle="--", linewidth=1.1, label=name)
+    axis.set_yticks(range(len(groups)), list(groups))
+    axis.set_ylim(len(groups) - 0.4, -0.6)
+    axis.set_xlabel(x)
+    if shares:
+        axis.set_xlim(left=0)
+        axis.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axis.grid(axis="y", color="0.92")
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    if marks:
+        figure.legend(loc="outside lower center", ncols=min(4, len(marks)), frameon=False, fontsize=9)
+    axis.set_title(title, fontsize=10)
+    return png(figure)
+
+
+def sheet(
+    rows: Mapping[str, Pictures], names: Sequence[str], title: str, grey: bool = False, told: Mapping[str, Sequence[str]] | None = None
+) -> bytes:
+    """Pictures ``(k, C, H, W)``, one line of them a row.
+
+    Parameters
+    ----------
+    names
+        One a column.
+    grey
+        Pictures in [0, 1] as they are; else each in its own diverging scale around 0.
+    told
+        A line under each picture, by row.
+    """
+    k = len(names)
+    figure = Figure(figsize=(1.02 * k + 1.5, (1.25 if told else 1.12) * len(rows) + 0.85), layout="constrained")
+    axes = figure.subplots(len(rows), k, squeeze=False)
+    for line, (label, pictures) in zip(axes, rows.items(), strict=True):
+        for i, (axis, picture) in enumerate(zip(line, pictures, strict=True)):
+            if grey:
+                _light(axis, picture)
+            else:
+                show(axis, np.asarray(picture, dtype=np.float64), None)
+            for spine in axis.spines.values():
+                spine.set_visible(False)
+            if told is not None and label in told:
+                axis.set_xlabel(told[label][i], fontsize=7, labelpad=2)
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+    for axis, name in zip(axes[0], names, strict=True):
+        axis.set_title(str(name)[:14], fontsize=9)
+    figure.suptitle(title, fontsize=10)
+    if not grey:
+        bar = figure.colorbar(
+            ScalarMappable(Normalize(-1, 1), DIVERGING), ax=axes, location="right", shrink=min(1.0, 1.6 / len(rows)), aspect=14, pad=0.01
+        )
+        bar.set_ticks([-1, 0, 1], labels=["-max", "0", "+max"], fontsize=7)
+        bar.set_label("each map in its own scale", fontsize=7)
+    return png(figure)
+
+
+def _light(axis: Axes, picture: Pictures) -> None:
+    axis.set_xticks([])
+    axis.set_yticks([])
+    if not np.isfinite(picture).all():
+        axis.set_facecolor("0.92")
+        axis.set_box_aspect(picture.shape[1] / picture.shape[2])
+    elif len(picture) == 3:
+        axis.imshow(np.clip(picture.transpose(1, 2, 0), 0, 1), interpolation="nearest")
+    else:
+        axis.imshow(picture[0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+
+
+def unit_scaled(pictures: Pictures) -> Pictures:
+    """Each picture ``(k, C, H, W)`` scaled to [0, 1] by its own extremes, as the authors show them."""
+    flat = pictures.reshape(len(pictures), -1)
+    low, high = flat.min(axis=1, keepdims=True), flat.max(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(((flat - low) / (high - low)).reshape(pictures.shape))

@@ -1,0 +1,70 @@
+"""What an experiment is, and how its numbers are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from wna_ray.page import Figure, Number, Table, Verdict
+from wna_ray.paper.found import Found
+
+
+@dataclass(frozen=True)
+class Made:
+    """What came out of an experiment: the parts of its section in the report."""
+
+    verdict: Verdict
+    text: tuple[str, ...]
+    numbers: tuple[Number, ...]
+    figures: tuple[Figure, ...]
+    tables: tuple[Table, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One row of the paper's table.
+
+    Attributes
+    ----------
+    id, title, question
+        As its section is headed.
+    make
+        Reads finished runs and networks; raises `wna_ray.paper.found.Missing` where one is not there.
+    """
+
+    id: str
+    title: str
+    question: str
+    make: Callable[[Found], Made]
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """A share, in percent."""
+    return f"{100 * value:.{digits}f} %"
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Mean and standard deviation of shares over networks, in percent."""
+    if len(values) == 1:
+        return percent(values[0], digits)
+    return f"{100 * np.mean(values):.{digits}f} ± {100 * np.std(values, ddof=1):.{digits}f} % ({len(values)} seeds)"
+
+
+def judged(*right: bool) -> Verdict:
+    """All of it found again, some of it, or none."""
+    return Verdict.REPRODUCED if all(right) else Verdict.PARTLY if any(right) else Verdict.NOT
+
+
+def same(right: bool) -> Verdict:
+    """Whether one number is what it should be."""
+    return Verdict.REPRODUCED if right else Verdict.NOT
+
+
+def entropy(counts: Sequence[int] | np.ndarray) -> float:  # type: ignore[type-arg]
+    """Bits of a distribution of labels."""
+    share = np.asarray(counts, dtype=np.float64)
+    share = share[share > 0] / share.sum()
+    return float(-(share * np.log2(share)).sum()) + 0.0

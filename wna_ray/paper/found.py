@@ -1,0 +1,118 @@
+"""Networks and runs of the paper's directory, opened for reading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wna_ray.classifier import Score, Scored, classify
+from wna_ray.datasets import DatasetName, NotAtHand, Split, load
+from wna_ray.errors import RunError
+from wna_ray.opened import AnyRun, open_any
+from wna_ray.results import Run
+from wna_ray.rundir import RESULT
+from wna_ray.sweep import open_sweep
+from wna_ray.store import Place, Store
+from wna_ray.train_run import read_network
+from wna_ray.trained import TrainedNetwork
+from wna_ray.trial_results import Trials
+
+Maps = NDArray[np.float64]
+
+
+class Missing(Exception):
+    """Something that an experiment reads is not there; the message says what, in a sentence."""
+
+
+class Found:
+    """What lies in a paper's directory.
+
+    Parameters
+    ----------
+    out
+        The directory.
+    why
+        Why a step could not be done, by its name, for those that could not.
+    """
+
+    def __init__(self, out: str | Path, why: Mapping[str, str] | None = None) -> None:
+        self.out, self.why = Path(out), dict(why or {})
+        self.read: set[str] = set()
+        """Names of steps that were asked for, since it was last emptied."""
+
+    def _path(self, step: str) -> str:
+        self.read.add(step)
+        if step in self.why:
+            raise Missing(f"{step} could not be made: {self.why[step]}")
+        return str(self.out / step)
+
+    def networks(self, name: str) -> dict[str, TrainedNetwork]:
+        """The networks of a training job, by name."""
+        path = Path(self._path(f"nets/{name}"))
+        try:
+            store = Store(Place(str(path)))
+            return {folder.name: read_network(store, folder.name) for folder in sorted(path.glob("*/")) if (folder / "network.json").exists()}
+        except RunError as reason:
+            raise Missing(str(reason)) from None
+
+    def any(self, name: str) -> AnyRun:
+        """A finished run of any kind."""
+        try:
+            return open_any(self._path(f"runs/{name}"))
+        except RunError as reason:
+            raise Missing(str(reason)) from None
+
+    def members(self, name: str) -> dict[str, AnyRun]:
+        """The finished runs of a sweep, by their paths."""
+        try:
+            return open_sweep(self._path(f"runs/{name}")).members
+        except RunError as reason:
+            raise Missing(str(reason)) from None
+
+    def runs(self, name: str) -> dict[str, Run]:
+        """The same, where all are runs of noise."""
+        return {path: run for path, run in self.members(name).items() if isinstance(run, Run)}
+
+    def trials(self, name: str) -> dict[str, Trials]:
+        """The same, where all are runs of trials."""
+        return {path: run for path, run in self.members(name).items() if isinstance(run, Trials)}
+
+
+def figure(run: AnyRun, name: str) -> bytes:
+    """One of a run's own figures, PNG."""
+    return run._bytes(f"{RESULT}/figures/{name}.png")
+
+
+@cache
+def data(name: DatasetName, train: bool) -> Split:
+    """A split of a data set; `Missing` where it is not at hand."""
+    try:
+        return load(name, train, download=True)
+    except NotAtHand as reason:
+        raise Missing(str(reason)) from None
+
+
+def maps(run: Run, kind: str) -> Maps:
+    """Bias maps ``(k, C, H, W)`` of a kind of response, float64; NaN where there is none."""
+    return run.stimulus.expand(next(r.bias for r in run.readouts if r.kind == kind))
+
+
+def counts(run: Run) -> NDArray[np.int64]:
+    """``(k,)``: how often each label was given."""
+    return next(r.count for r in run.readouts if r.kind == "label")
+
+
+def label_means(run: Run) -> Maps:
+    """Mean stimulus of each label ``(k, C, H, W)``: offset, grand mean of the noise, and bias map."""
+    moments = run.moments
+    grand = run.stimulus.expand((moments.sum_x / moments.images * run.stimulus.unit)[None])[0]
+    return maps(run, "label") + grand + run.stimulus.offset
+
+
+def scored(templates: Maps, dataset: DatasetName, score: Score) -> Scored:
+    """How templates classify the test images of a data set."""
+    return classify(templates, data(dataset, False), score)

@@ -1,0 +1,81 @@
+"""E4: binary classification images, as in human psychophysics."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from wna_ray.analysis import cosine
+from wna_ray.models import load
+from wna_ray.page import Figure, Number
+from wna_ray.paper import charts
+from wna_ray.paper.experiment import Experiment, Made, judged, percent, same, spread
+from wna_ray.paper.found import Found, figure
+from wna_ray.trial_results import Trials
+
+
+def _image(trials: Trials, gamma: float) -> np.ndarray:  # type: ignore[type-arg]
+    """``(C, H, W)``: the optimally weighted classification image of the second answer."""
+    return trials.classification_images()[list(trials.spec.gammas).index(gamma), 1]
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:  # type: ignore[type-arg]
+    return float(cosine((a - a.mean()).reshape(1, -1), (b - b.mean()).reshape(1, -1))[0])
+
+
+def binary(found: Found) -> Made:
+    """E4."""
+    members = found.trials("psychometric")
+    networks = found.networks("binary-56")
+    gammas = members["cnn-0/zero"].spec.gammas
+    first = members["cnn-0/uniform"]
+    # The truth of the linear observer: the weights of its second answer minus those of the first.
+    module = load(members["logistic/zero"].spec.model).module
+    weights = np.subtract(*module.get_submodule("fc").weight.detach().double().numpy()[::-1])
+    linear = [_correlation(_image(members["logistic/zero"], g), weights) for g in gammas]
+    bias = {path: [float(t.answers[i].sum(axis=0).max() / t.answers[i].sum()) for i in range(len(gammas))] for path, t in members.items()}
+    grows = all(np.all(np.diff(v) >= -0.02) for path, v in bias.items() if path.startswith("cnn") and path.endswith("uniform"))
+    steady = [_correlation(_image(members[f"cnn-{i}/zero"], 0.3), _image(members[f"cnn-{i}/zero"], 0.0)) for i in range(3)]
+    right = [n.accuracy.test for n in networks.values()]
+    pictures = {
+        f"{name}, {noise}": np.stack([_image(members[f"{name}/{noise}"], g) for g in gammas])
+        for name in ("cnn-0", "cnn-1", "cnn-2", "logistic")
+        for noise in ("uniform", "zero")
+    }
+    panels = [
+        charts.Panel(
+            noise,
+            [charts.Line(path.split("/")[0], gammas, v) for path, v in bias.items() if path.endswith(f"/{key}")],
+            "gamma: weight of the signal",
+            "largest share of one answer",
+        )
+        for key, noise in (("uniform", "U[0, 1] (paper)"), ("zero", "U[-1, 1]"))
+    ]
+    return Made(
+        judged(min(linear) >= 0.98, grows, min(steady) >= 0.5),
+        (
+            "Fives and sixes in ever stronger noise. As the signal fades the network gives nearly every trial one answer, as the authors found; the "
+            "noise of those few that got the other still draws the same image. Answers are cut at .5 (the authors cut at 1, and lose up to a tenth "
+            "of their trials, D4), sums are pooled (D7), and the four averages are weighted by what each tells (Murray et al. 2002).",
+            "A logistic regression is the oracle: its classification image must be its weights. With the paper's noise of mean one half it gives a single "
+            "answer, and has no image; with noise of mean zero it has.",
+        ),
+        (
+            Number("linear observer: correlation of its image with its weights, worst gamma", f"{min(linear):.4f}", "at least .98", same(min(linear) >= 0.98)),
+            Number("test accuracy, five against six", spread(right, 2), "98.38 % (threshold 1.0)"),
+            Number("one answer's share at gamma .3 and 0, seed 0", f"{percent(bias['cnn-0/uniform'][0])}, {percent(bias['cnn-0/uniform'][-1])}", "67.5 %, 99.98 %", same(grows)),
+            Number("same image at gamma .3 and 0 (correlation, mean zero)", " / ".join(f"{r:.2f}" for r in steady), "same shape, by eye", same(min(steady) >= 0.5)),
+        ),
+        (
+            Figure(
+                charts.sheet(pictures, [f"gamma {g:g}" for g in gammas], f"Classification images of the answer 'six', from the noise alone\n{first.answers[0].sum():,} trials a gamma (logistic {members['logistic/zero'].answers[0].sum():,}); grey: only one answer"),
+                "Red: light there makes the network answer six. Rows: networks and noise; columns: weight of the signal.",
+                "Classification images of four observers by gamma",
+            ),
+            Figure(charts.curves(panels, f"Share of the commoner answer, {first.answers[0].sum():,} trials a gamma"), "The response bias grows as the signal fades.", "Share of the commoner answer by gamma"),
+            Figure(figure(first, "classification_images"), f"Averages by signal and answer, seed 0, the paper's noise. N = {first.answers[0].sum():,} trials a gamma.", "Four averages and classification images by gamma"),
+            Figure(figure(members["cnn-0/zero"], "sensitivity"), "d' and criterion by gamma, seed 0, noise of mean zero.", "Sensitivity and criterion by gamma"),
+        ),
+    )
+
+
+EXPERIMENTS = (Experiment("e04", "E4 Classification images", "Which noise makes a network say six instead of five?", binary),)
