@@ -193,9 +193,9 @@ def slow(k: str = "10", d: str = "784") -> nn.Module:
     return Slow(int(k), int(d))
 
 
-def linear(k: str = "3") -> nn.Module:
+def linear(k: str = "3", seed: str = "0") -> nn.Module:
     """Three linear logits."""
-    return Linear(int(k))
+    return Linear(int(k), seed=int(seed))
 
 
 def threshold() -> nn.Module:

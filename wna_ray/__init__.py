@@ -17,15 +17,19 @@ __all__ = [
     "Spec",
     "Stc",
     "StcSpec",
+    "Sweep",
+    "SweepSpec",
     "TrialSpec",
     "Trials",
     "WnaError",
     "__version__",
     "open_run",
     "open_stc",
+    "open_sweep",
     "open_trials",
     "run",
     "run_stc",
+    "run_sweep",
     "run_trials",
 ]
 
@@ -36,6 +40,9 @@ if TYPE_CHECKING:
     from wna_ray.spec import Spec, StcSpec
     from wna_ray.stc_results import Stc, open_stc
     from wna_ray.stc_run import run_stc
+    from wna_ray.sweep import Sweep, open_sweep
+    from wna_ray.sweep_run import run_sweep
+    from wna_ray.sweep_spec import SweepSpec
     from wna_ray.trial_results import Trials, open_trials
     from wna_ray.trial_run import run_trials
     from wna_ray.trial_spec import TrialSpec
@@ -45,14 +52,18 @@ _HOMES = {
     "Spec": "wna_ray.spec",
     "Stc": "wna_ray.stc_results",
     "StcSpec": "wna_ray.spec",
+    "Sweep": "wna_ray.sweep",
+    "SweepSpec": "wna_ray.sweep_spec",
     "TrialSpec": "wna_ray.trial_spec",
     "Trials": "wna_ray.trial_results",
     "WnaError": "wna_ray.errors",
     "open_run": "wna_ray.results",
     "open_stc": "wna_ray.stc_results",
+    "open_sweep": "wna_ray.sweep",
     "open_trials": "wna_ray.trial_results",
     "run": "wna_ray.job",
     "run_stc": "wna_ray.stc_run",
+    "run_sweep": "wna_ray.sweep_run",
     "run_trials": "wna_ray.trial_run",
 }
 

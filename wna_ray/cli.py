@@ -29,26 +29,28 @@ from wna_ray.errors import RunError, SpecError, StoreError, WnaError
 from wna_ray.fetch import fetch as download
 from wna_ray.inprocess import InProcessExecutor
 from wna_ray.job import image_bytes, pilot, row_bytes, segment_bytes
-from wna_ray.job import run as run_job
 from wna_ray.memory import Machine, available, check, expected_rows, needs
 from wna_ray.memory import size as in_bytes
 from wna_ray.opened import AnyRun, open_any
 from wna_ray.progress import ProgressPrinter, duration
 from wna_ray.report import written
 from wna_ray.results import Run
-from wna_ray.rundir import RESULT, RunDirectory
+from wna_ray.rundir import MOST_FAULTS, RESULT, RunDirectory
 from wna_ray.scheduling import call, fan_in
 from wna_ray.shard import Job
-from wna_ray.spec import StcSpec, TargetSpec
-from wna_ray.specs import AnySpec, read_spec
-from wna_ray.stc_run import Question, run_stc
+from wna_ray.spec import Spec, StcSpec, TargetSpec
+from wna_ray.specs import AnySpec
+from wna_ray.stc_run import Question
 from wna_ray.store import Place
-from wna_ray.tables import p_form, tables_of
+from wna_ray.sweep import Sweep, SweepDirectory, is_sweep
+from wna_ray.sweep_run import SweepPrinter, run_any, run_sweep
+from wna_ray.sweep_spec import SweepSpec, read_asked
+from wna_ray.tables import members_table, p_form, tables_of
 from wna_ray.train_run import told
 from wna_ray.train_run import train as train_networks
 from wna_ray.train_spec import TrainSpec
 from wna_ray.trained import TrainedNetwork
-from wna_ray.trial_run import TrialQuestion, run_trials
+from wna_ray.trial_run import TrialQuestion
 from wna_ray.trial_spec import TrialSpec
 from wna_ray.trials import conditions
 from wna_ray.worker import Introduction
@@ -60,6 +62,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+MOST_SHOWN = 10  # members of a sweep that are at work
+
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="YAML file, such as those in jobs/", show_default=False)]
 RunURL = Annotated[str, typer.Argument(metavar="URL", help="run directory: a path or any fsspec URL", show_default=False)]
 Changes = Annotated[
@@ -69,6 +73,7 @@ Workers = Annotated[
     int | None,
     typer.Option(help="Ray workers to ask for; default one a GPU, else one for every numerics.threads CPUs, as machines come and go"),
 ]
+Full = Annotated[bool, typer.Option("--full", help="first make the changes that the file keeps under full: (the paper's size, say)")]
 Endpoint = Annotated[str | None, typer.Option(help="URL of the S3 server, where it is not AWS; default: AWS_ENDPOINT_URL")]
 
 
@@ -98,8 +103,8 @@ def _told(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _load(path: Path, changes: list[str] | None) -> AnySpec:
-    return read_spec(path, _values(changes))
+def _load(path: Path, changes: list[str] | None, full: bool = False) -> AnySpec | SweepSpec:
+    return read_asked(path, _values(changes), full)
 
 
 def _values(changes: list[str] | None) -> dict[str, Any]:
@@ -135,12 +140,16 @@ def plan(
     workers: Annotated[int, typer.Option(min=1, help="workers on one machine")] = 1,
     memory: Annotated[str | None, typer.Option(metavar="SIZE", help="of that machine, such as 64GB; default: as this one")] = None,
     changes: Changes = None,
+    full: Full = False,
 ) -> None:
-    """Say what a run would take and give: shards, bytes, memory, time, expected reliability (from a pilot).
+    """Say what a run would take and give: shards, bytes, memory, time, expected reliability (from a pilot). Of a sweep: its members.
 
     What does not fit into the memory of the machine is refused, as by `wna run`; Ray keeps 30 % of it as object store.
     """
-    asked = _load(spec, changes)
+    asked = _load(spec, changes, full)
+    if isinstance(asked, SweepSpec):
+        _plan_sweep(spec, asked)
+        return
     if isinstance(asked, StcSpec):
         question = Question.of(asked)
         run_of, streams = question.run, 1 + asked.fresh if asked.method == "dense" else 1
@@ -210,6 +219,26 @@ def plan(
     _console().print(table)
 
 
+def _plan_sweep(path: Path, asked: SweepSpec) -> None:
+    """The members of a sweep, and how many images they take together."""
+    axes = " x ".join(f"{len(values)} {axis}" for axis, values in asked.axes.items())
+    print(f"{path}: a sweep of {len(asked.members):,} runs ({axes})")
+    for name, member in asked.members.items():
+        print(f"{name:<30} {_in_short(member)}")
+    images = sum(member.samples for member in asked.members.values() if isinstance(member, Spec))
+    if images:
+        print(f"{images:,} images in all; wna plan of a file without sweep: times one run")
+
+
+def _in_short(spec: AnySpec) -> str:
+    if isinstance(spec, StcSpec):
+        return f"covariance of the run '{spec.run}', {spec.method}"
+    if isinstance(spec, TrialSpec):
+        return f"{spec.model}, {spec.signals.dataset}, {spec.repeats:,} x each signal, {len(spec.gammas)} gammas"
+    s = spec.stimulus
+    return f"{spec.model}, {s.kind} noise of scale {s.scale:g} around {s.offset}, {spec.samples:,} images, seed {spec.seed}"
+
+
 def _plan_trials(path: Path, asked: TrialSpec) -> None:
     """What trials would take: conditions, forward passes, time of one worker here, bytes."""
     question = TrialQuestion.of(asked)
@@ -242,18 +271,21 @@ def run(
         bool, typer.Option("--single-writer", help="use a storage that ignores conditional writes; only one driver may run")
     ] = False,
     changes: Changes = None,
+    full: Full = False,
+    one_by_one: Annotated[
+        bool, typer.Option("--one-by-one", help="of a sweep: give each member in turn all workers; for few members that are large")
+    ] = False,
 ) -> None:
-    """Run a spec (or go on with it), and publish maps, statistics and figures."""
-    asked = _load(spec, changes)
+    """Run a spec (or go on with it), and publish maps, statistics and figures. Of a sweep: all members, as many at once as fit."""
+    asked = _load(spec, changes, full)
     printer = ProgressPrinter()
     how: dict[str, Any] = {"executor": executor.value, "workers": workers, "address": address, "single_writer": single_writer}
     try:
-        if isinstance(asked, StcSpec):
-            finished: AnyRun = run_stc(asked, out, callbacks=[printer], **how)
-        elif isinstance(asked, TrialSpec):
-            finished = run_trials(asked, out, callbacks=[printer], **how)
-        else:
-            finished = run_job(asked, out, callbacks=[printer], **how)
+        if isinstance(asked, SweepSpec):
+            inner = [printer] if one_by_one else []
+            _print_sweep(run_sweep(asked, out, one_by_one=one_by_one, callbacks=[SweepPrinter()], member_callbacks=inner, **how))
+            return
+        finished = run_any(asked, out, callbacks=[printer], **how)
     finally:
         printer.close()
     _print_any(finished)
@@ -273,11 +305,12 @@ def train(
         bool, typer.Option("--single-writer", help="use a storage that ignores conditional writes; only one driver may run")
     ] = False,
     changes: Changes = None,
+    full: Full = False,
     endpoint: Endpoint = None,
 ) -> None:
     """Train the networks of a spec (or go on with them); each is then a model, trained:OUT/seed-N."""
     networks = train_networks(
-        TrainSpec.load(spec, _values(changes)),
+        TrainSpec.load(spec, _values(changes), full),
         out,
         executor=executor.value,
         workers=workers,
@@ -292,7 +325,10 @@ def train(
 @app.command()
 @_told
 def status(url: RunURL, endpoint: Endpoint = None) -> None:
-    """Say how far a run is, from its directory alone (exit code 0: finished, 3: not finished)."""
+    """Say how far a run or a sweep is, from its directory alone (exit code 0: finished, 3: not finished)."""
+    if is_sweep(Place(url, endpoint)):
+        _sweep_status(url, SweepDirectory(Place(url, endpoint)))
+        return
     directory = RunDirectory(Place(url, endpoint))
     described = directory.spec()
     samples = described["samples"]
@@ -314,6 +350,27 @@ def status(url: RunURL, endpoint: Endpoint = None) -> None:
             print(f"  and {len(gaps) - 10} more ranges")
     if not gaps:
         print("  all images are in, the result is not published yet")
+    raise typer.Exit(3)
+
+
+def _sweep_status(url: str, directory: SweepDirectory) -> None:
+    """How many members of a sweep are done, and how far those are that have begun."""
+    names = [member.name for member in directory.describe().members]
+    if directory.is_published():
+        print(f"{url}: finished, {len(directory.published().members):,} members")
+        return
+    states = {name: directory.state(name) for name in names}
+    done = sum(state.finished for state in states.values())
+    print(f"{url}: {done:,} of {len(names):,} members done")
+    begun = {name: state for name, state in states.items() if state.samples is not None and not state.finished}
+    for name, state in list(begun.items())[:MOST_SHOWN]:
+        said = plain(str((state.driver or {}).get("state", "no driver yet")))
+        reason = plain(str((state.driver or {}).get("reason", "")), 200)
+        print(f"  {name}: {state.done:,} of {state.samples:,} images committed; {said}{': ' * bool(reason)}{reason}")
+    if len(begun) > MOST_SHOWN:
+        print(f"  and {len(begun) - MOST_SHOWN} more that have begun")
+    if done == len(names):
+        print("  all members are done, the sweep is not published yet")
     raise typer.Exit(3)
 
 
@@ -381,7 +438,10 @@ def fetch(
 @app.command()
 @_told
 def verify(url: RunURL, endpoint: Endpoint = None) -> None:
-    """Prove a finished run: every digest, the tiling of [0, N), the counts, and the sum of all segments."""
+    """Prove a finished run: every digest, the tiling of [0, N), the counts, and the sum of all segments. Of a sweep: of every member."""
+    if is_sweep(Place(url, endpoint)):
+        _verify_sweep(url, SweepDirectory(Place(url, endpoint)))
+        return
     directory = RunDirectory(Place(url, endpoint))
     faults = directory.verify()
     if faults:
@@ -395,6 +455,16 @@ def verify(url: RunURL, endpoint: Endpoint = None) -> None:
     )
 
 
+def _verify_sweep(url: str, directory: SweepDirectory) -> None:
+    found = directory.verify()
+    faults = [f"{name}{': ' * bool(name)}{fault}" for name, some in found.items() for fault in some]
+    if faults:
+        rest = [f"and {len(faults) - MOST_FAULTS} more faults"] if len(faults) > MOST_FAULTS else []
+        raise RunError(f"'{url}' is not whole:\n" + "\n".join(f"  {fault}" for fault in faults[:MOST_FAULTS] + rest))
+    samples = sum(done.samples for done in directory.published().members)
+    print(f"{url}: whole. {len(found) - 1:,} members, each as published and whole by itself; {samples:,} images in all")
+
+
 @app.command()
 @_told
 def report(
@@ -403,9 +473,25 @@ def report(
     html: Annotated[bool, typer.Option("--html", help="instead one page, report.html: it needs no network and no script")] = False,
     endpoint: Endpoint = None,
 ) -> None:
-    """Make tables and figures again from a run alone: no Ray, no model. (Of a covariance: those that are stored, their digests checked.)"""
-    finished = open_any(Place(url, endpoint))
+    """Make tables and figures again from a run alone: no Ray, no model. (Of a covariance: those that are stored, their digests checked.)
+
+    Of a sweep: of every member, each in a folder of its own.
+    """
     folder = to or Path(f"report-{url.rstrip('/').rpartition('/')[2]}")
+    if is_sweep(Place(url, endpoint)):
+        sweep = Sweep(Place(url, endpoint))
+        for name, member in sweep.members.items():
+            _write_report(member, folder / name, html)
+        _print_sweep(sweep)
+        print(f"written to {folder}/{next(iter(sweep.members))}/{'report.html' * html} and so on")
+        return
+    finished = open_any(Place(url, endpoint))
+    _write_report(finished, folder, html)
+    _print_any(finished)
+    print(f"written to {folder}/{'report.html' * html}")
+
+
+def _write_report(finished: AnyRun, folder: Path, html: bool) -> None:
     made = {"report.html": written(finished)} if html else finished.derive()
     for name, data in made.items():
         target = folder / name.removeprefix(f"{RESULT}/")
@@ -414,8 +500,6 @@ def report(
             target.write_bytes(data)
         except OSError as error:
             raise StoreError(f"cannot write '{target}' ({error.strerror}); give another --to") from None
-    _print_any(finished)
-    print(f"written to {folder}/{'report.html' * html}")
 
 
 @app.command()
@@ -465,6 +549,13 @@ def _print_any(finished: AnyRun) -> None:
             accuracy = entry["accuracy"]
             console.print(f"  {kind:<14} correlation {accuracy['correlation']:.3f}   dot product {accuracy['dot']:.3f}")
     console.print(f"figures: {finished.directory.url}/{RESULT}/figures/")
+
+
+def _print_sweep(sweep: Sweep) -> None:
+    """One row a member, and where they are."""
+    console = _console()
+    console.print(members_table(sweep))
+    console.print(f"each a run of its own: {sweep.url}/{next(iter(sweep.members))}")
 
 
 def _print_networks(networks: Mapping[str, TrainedNetwork], out: str) -> None:

@@ -44,17 +44,22 @@ CLASSIFIER = "evaluation/classifier.json"
 
 def make_executor(spec: Spec | StcSpec, executor: ExecutorName, workers: int | None = None, address: str | None = None) -> Executor:
     """An executor by name; Ray is imported only for ``ray``."""
-    if workers is not None and workers < 1:
-        raise SpecError(f"workers: {workers} is not a number of workers; give 1 or more")
+    check_executor(executor, workers, address)
     if executor == "local":
-        if address is not None or workers not in (None, 1):
-            raise SpecError("executor: local has one worker and no address; leave --workers and --address out, or use ray")
         return InProcessExecutor(spec)
-    if executor != "ray":
-        raise SpecError(f"executor: '{executor}' is unknown; use ray or local")
     from wna_ray.ray_executor import RayExecutor
 
     return RayExecutor(spec, workers, address)
+
+
+def check_executor(executor: ExecutorName, workers: int | None = None, address: str | None = None) -> None:
+    """`SpecError` where there is no such executor."""
+    if workers is not None and workers < 1:
+        raise SpecError(f"workers: {workers} is not a number of workers; give 1 or more")
+    if executor not in ("ray", "local"):
+        raise SpecError(f"executor: '{executor}' is unknown; use ray or local")
+    if executor == "local" and (address is not None or workers not in (None, 1)):
+        raise SpecError("executor: local has one worker and no address; leave --workers and --address out, or use ray")
 
 
 def run(
@@ -116,8 +121,7 @@ def driving(
     `held` is the spec whose network the workers hold, where it is not `spec` itself.
     """
     directory = RunDirectory(Place(out, spec.execution.endpoint, single_writer))
-    if executor == "ray" and out.startswith("memory:"):
-        raise SpecError(f"out: '{out}' is in this process's memory, where Ray's workers cannot write; use --executor local")
+    check_reachable(out, executor)
     with contextlib.ExitStack() as stack:
         told = Told(directory, callbacks, spec.samples if isinstance(spec, Spec) else None)
         holder = held or spec
@@ -137,6 +141,12 @@ def driving(
         except BaseException as error:
             told.close("failed", str(error))
             raise
+
+
+def check_reachable(out: str, executor: ExecutorName) -> None:
+    """`SpecError` where workers could not write."""
+    if executor == "ray" and out.startswith("memory:"):
+        raise SpecError(f"out: '{out}' is in this process's memory, where Ray's workers cannot write; use --executor local")
 
 
 class Told:

@@ -305,9 +305,9 @@ class _Written(_Frozen):
             raise SpecError("\n".join(lines)) from None
 
     @classmethod
-    def load(cls, path: str | Path, changes: Mapping[str, Any] | None = None) -> Self:
+    def load(cls, path: str | Path, changes: Mapping[str, Any] | None = None, full: bool = False) -> Self:
         """Read a YAML file (see `read_yaml`)."""
-        return cls.parse(read_yaml(path, changes), str(path))
+        return cls.parse(read_yaml(path, changes, full), str(path))
 
 
 class StcSpec(_Written):
@@ -466,8 +466,8 @@ class Spec(_Written):
             raise ValueError("estimator: gradient keeps neither second moments nor single responses; leave them out")
 
 
-def read_yaml(path: str | Path, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Read the YAML file of a spec.
+def read_yaml(path: str | Path, changes: Mapping[str, Any] | None = None, full: bool = False) -> dict[str, Any]:
+    """Read the YAML file of a spec. Its key ``full``, where it has one, is no part of the spec.
 
     Parameters
     ----------
@@ -475,6 +475,8 @@ def read_yaml(path: str | Path, changes: Mapping[str, Any] | None = None) -> dic
         The file. A relative ``stimulus.offset`` or ``weights=`` path stays relative to the working directory.
     changes
         ``{"stimulus.scale": 0.5}``: dotted keys set after reading.
+    full
+        First make the changes that the file keeps under ``full`` (dotted keys: what its full size is).
     """
     try:
         data = yaml.safe_load(Path(path).read_text())
@@ -486,9 +488,18 @@ def read_yaml(path: str | Path, changes: Mapping[str, Any] | None = None) -> dic
         raise SpecError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(data, dict):
         raise SpecError(f"{path}: expected a mapping (model:, stimulus:, samples:, ...), got {type(data).__name__}")
-    for key, value in (changes or {}).items():
-        _set(data, key, value, str(path))
+    larger = data.pop("full", None)
+    if full and not isinstance(larger, dict):
+        raise SpecError(f"--full: {path} does not say what its full size is; give it a key full: {{samples: ...}}, or leave --full out")
+    apply(data, larger if full else {}, f"{path}: full")
+    apply(data, changes or {}, "--set")
     return data
+
+
+def apply(data: dict[str, Any], changes: Mapping[str, Any], told: str) -> None:
+    """Make changes of dotted keys in nested mappings; `told` is what an error calls them."""
+    for key, value in changes.items():
+        _set(data, str(key), value, told)
 
 
 def _keys(model: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:
@@ -507,13 +518,13 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models(part)
 
 
-def _set(data: dict[str, Any], key: str, value: Any, source: str) -> None:
+def _set(data: dict[str, Any], key: str, value: Any, told: str) -> None:
     *path, last = key.split(".")
     node = data
     for part in path:
         node = node.setdefault(part, {})
         if not isinstance(node, dict):
-            raise SpecError(f"--set {key}: '{part}' is not a mapping in {source}")
+            raise SpecError(f"{told} {key}: '{part}' is not a mapping")
     node[last] = value
 
 

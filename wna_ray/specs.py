@@ -14,9 +14,13 @@ AnySpec = Spec | StcSpec | TrialSpec
 
 
 def read_spec(path: str | Path, changes: Mapping[str, Any] | None = None) -> AnySpec:
-    """The spec of a YAML file: of trials where it names ``signals``, of the covariance of a run where it names a ``run``, else of a run."""
-    data = read_yaml(path, changes)
+    """The spec of a YAML file that asks for one run (see `parse_spec`)."""
+    return parse_spec(read_yaml(path, changes), str(path))
+
+
+def parse_spec(data: Mapping[str, Any], source: str) -> AnySpec:
+    """The spec of a mapping: of trials where it names ``signals``, of the covariance of a run where it names a ``run``, else of a run."""
     if "network" in data:
-        raise SpecError(f"{path}: a training job (it names a network); start it by: wna train {path}")
+        raise SpecError(f"{source}: a training job (it names a network); start it by: wna train {source}")
     kind = TrialSpec if "signals" in data else StcSpec if "run" in data else Spec
-    return kind.parse(data, str(path))
+    return kind.parse(data, source)

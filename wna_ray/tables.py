@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 from rich.box import SIMPLE
 from rich.table import Table
@@ -14,6 +15,7 @@ from wna_ray.opened import AnyRun
 from wna_ray.results import Run
 from wna_ray.rundir import RESULT
 from wna_ray.stc_results import Stc
+from wna_ray.sweep import Sweep
 from wna_ray.trial_results import Trials
 
 MOST_ROWS = 40  # of a printed table
@@ -26,6 +28,26 @@ def tables_of(finished: AnyRun) -> list[Table]:
     if isinstance(finished, Trials):
         return [_conditions(finished), *([_detection(finished.detection)] if finished.spec.moments else [])]
     return [_classes(finished)]
+
+
+def members_table(sweep: Sweep) -> Table:
+    """One row a member: what it is, and of runs of noise how reliable their maps are."""
+    table = Table(box=SIMPLE, title=f"{sweep.url}: {len(sweep.members):,} members", title_justify="left")
+    for column in ("member", "kind", "images", "responses", "median reliability", "fingerprint"):
+        table.add_column(column, justify="right" if column in ("images", "median reliability") else "left", no_wrap=True)
+    for name, member in list(sweep.members.items())[:MOST_ROWS]:
+        images = f"{(member.moments if isinstance(member, Run) else member.sums).images:,}"
+        reliable = "-"
+        if isinstance(member, Run):
+            kind, responses = "noise", ", ".join(r.kind for r in member.spec.responses)
+            medians = [np.nanmedian(r.reliability) for r in member.readouts if np.isfinite(r.reliability).any()]
+            reliable = ", ".join(f"{median:.3f}" for median in medians) or "-"
+        else:
+            kind, responses = ("covariance", str(member.spec.response or "-")) if isinstance(member, Stc) else ("trials", "label")
+        table.add_row(name, kind, images, responses, reliable, member.fingerprint[:12])
+    if len(sweep.members) > MOST_ROWS:
+        table.caption = f"the first {MOST_ROWS} of {len(sweep.members):,} members"
+    return table
 
 
 def _axes(finished: Stc) -> Table:

@@ -1,0 +1,322 @@
+"""A sweep from spec to `SWEEP.json`: ``run_sweep(SweepSpec(...), out=...)``.
+
+On Ray each member is one task that does the whole run in its process, so a hundred small runs fill a cluster without a hundred starts of
+it. A few huge runs are the other case: one by one, each spread over the whole cluster as it would be alone. Neither changes a byte.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from wna_ray.errors import RunError, Stopped, WnaError
+from wna_ray.events import Callback
+from wna_ray.job import ExecutorName, _stop_on_sigterm, check_executor, check_reachable, run
+from wna_ray.opened import AnyRun
+from wna_ray.progress import duration
+from wna_ray.spec import StcSpec
+from wna_ray.specs import AnySpec
+from wna_ray.stc_run import run_stc
+from wna_ray.store import Place
+from wna_ray.sweep import Sweep, SweepDirectory
+from wna_ray.sweep_spec import SweepSpec
+from wna_ray.trial_run import run_trials
+from wna_ray.trial_spec import TrialSpec
+
+LOSSES = 3  # times that the worker of one member may die
+LOOK_SECONDS = 5.0  # between looks at whether anything runs at all
+MOST_FAILED = 20  # members that the last error names
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SweepStarted:
+    """The work begins (or goes on): `done` of the members are finished already."""
+
+    url: str
+    members: int
+    done: int
+
+
+@dataclass(frozen=True)
+class MemberStarted:
+    """A member begins, or goes on."""
+
+    name: str
+    host: str
+
+
+@dataclass(frozen=True)
+class MemberDone:
+    """A member is finished, with so many images (or trials)."""
+
+    name: str
+    samples: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class MemberFailed:
+    """A member ended with an error; the others go on."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class MemberLost:
+    """The worker of a member died; the member goes on elsewhere."""
+
+    name: str
+    reason: str
+
+
+SweepEvent = SweepStarted | MemberStarted | MemberDone | MemberFailed | MemberLost
+
+
+class SweepPrinter:
+    """Prints one line as each member begins and ends.
+
+    Parameters
+    ----------
+    stream
+        Where to; standard error by default.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._begin = time.monotonic()
+        self._members = self._before = self._done = self._failed = self._samples = 0
+
+    def __call__(self, event: SweepEvent) -> None:
+        print(self._text(event), file=self._stream, flush=True)
+
+    def _text(self, event: SweepEvent) -> str:
+        if isinstance(event, SweepStarted):
+            self._members, self._before, self._begin = event.members, event.done, time.monotonic()
+            before = f", {event.done:,} were finished before" if event.done else ""
+            return f"sweep in {event.url}: {event.members:,} members{before}"
+        if isinstance(event, MemberStarted):
+            return f"{event.name}: begins on {event.host}"
+        if isinstance(event, MemberLost):
+            return f"{event.name}: its worker died ({event.reason}); it goes on elsewhere"
+        if isinstance(event, MemberFailed):
+            self._failed += 1
+            return f"{event.name}: failed: {event.reason.splitlines()[0]}; {self._count()}"
+        self._done += 1
+        self._samples += event.samples
+        return f"{event.name}: done, {event.samples:,} images in {duration(event.seconds)}; {self._count()}"
+
+    def _count(self) -> str:
+        """``3 of 8 members done, 1 failed, 20,000 images/s, 5 min left``."""
+        seconds = max(time.monotonic() - self._begin, 1e-9)
+        parts = [f"{self._before + self._done:,} of {self._members:,} members done"]
+        parts += [f"{self._failed:,} failed"] if self._failed else []
+        left = self._members - self._before - self._done - self._failed
+        if self._done:
+            parts.append(f"{self._samples / seconds:,.0f} images/s")
+            parts += [f"{duration(left * seconds / self._done)} left"] if left else []
+        return ", ".join(parts)
+
+
+def run_any(spec: AnySpec, out: str, **how: Any) -> AnyRun:
+    """Run a spec of any kind, or go on with it; arguments as for `wna_ray.run`."""
+    if isinstance(spec, StcSpec):
+        return run_stc(spec, out, **how)
+    return run_trials(spec, out, **how) if isinstance(spec, TrialSpec) else run(spec, out, **how)
+
+
+def run_sweep(
+    spec: SweepSpec,
+    out: str,
+    *,
+    executor: ExecutorName = "ray",
+    workers: int | None = None,
+    address: str | None = None,
+    single_writer: bool = False,
+    one_by_one: bool = False,
+    callbacks: Sequence[Callable[[SweepEvent], None]] = (),
+    member_callbacks: Sequence[Callback] = (),
+) -> Sweep:
+    """Run the members of a sweep, or go on with them.
+
+    Parameters
+    ----------
+    spec
+        What to do.
+    out
+        Directory of the sweep: a path or any fsspec URL. The same call again resumes; another sweep there is refused.
+    executor
+        ``ray``: each member is a task of as many CPUs as its forward pass has threads, and of one GPU where the cluster has any; as many at
+        once as fit. ``local``: one after the other in this process.
+    workers
+        Most members at a time; one by one, workers of each member.
+    address, single_writer
+        As for a run.
+    one_by_one
+        Give each member in turn the whole cluster. For members that are large: they are cut into shards for all workers, and what each
+        takes to begin and to merge is waited for.
+    callbacks
+        Called with what happens to members.
+    member_callbacks
+        Called with the events of each run, where these happen in this process: one by one.
+
+    Returns
+    -------
+    Sweep
+        The finished sweep.
+
+    Raises
+    ------
+    RunError
+        Members failed, all others are finished; or the directory holds something else.
+    """
+    check_executor(executor, workers, address)
+    check_reachable(out, executor)
+    endpoint = next(iter(spec.members.values())).execution.endpoint
+    directory = SweepDirectory(Place(out, endpoint, single_writer))
+    directory.store.require_conditions()
+    directory.begin(spec)
+    if directory.is_published():
+        return Sweep(directory.store.place)
+    waiting = {name: member for name, member in spec.members.items() if not _is_over(directory, name)}
+    done, failed, started = len(spec.members) - len(waiting), dict[str, str](), False
+
+    def last_words() -> str:
+        return f"stopped; {done} of {len(spec.members)} members are done in '{directory.url}'. The same command goes on from there"
+
+    def tell(event: SweepEvent) -> None:
+        for callback in callbacks:
+            callback(event)
+
+    tell(SweepStarted(directory.url, len(spec.members), done))
+    try:
+        if executor == "ray":
+            from wna_ray.ray_executor import connect  # sets what Ray reads when it is imported
+
+            started = connect(address, workers, max(member.numerics.threads for member in spec.members.values()))
+        with _stop_on_sigterm(last_words):  # after Ray has started, which sets a handler of its own
+            if executor == "ray" and not one_by_one:
+                events = _on_ray(directory, waiting, workers)
+            else:
+                how = {"executor": executor, "workers": workers, "address": address, "callbacks": member_callbacks}
+                events = (event for name, member in waiting.items() for event in run_member(directory.member(name), name, member, how))
+            for event in events:
+                done += isinstance(event, MemberDone)
+                if isinstance(event, MemberFailed):
+                    failed[event.name] = event.reason
+                tell(event)
+    except (KeyboardInterrupt, Stopped):
+        raise Stopped(last_words()) from None
+    finally:
+        if started:
+            import ray
+
+            ray.shutdown()
+    if failed:
+        shown = "\n".join(f"  {name}: {reason}" for name, reason in list(failed.items())[:MOST_FAILED])
+        rest = f"\n  and {len(failed) - MOST_FAILED} more" if len(failed) > MOST_FAILED else ""
+        raise RunError(
+            f"{len(failed)} of {len(spec.members)} members failed; all others are finished in '{directory.url}':\n{shown}{rest}\n"
+            "Mend the cause and run the same command again: only these are missing"
+        )
+    directory.publish(spec)
+    return Sweep(directory.store.place)
+
+
+def _is_over(directory: SweepDirectory, name: str) -> bool:
+    """Whether nothing of a member is left to do; one whose driver ended between its manifest and its last words is looked at again."""
+    state = directory.state(name)
+    return state.finished and state.driver is not None and state.driver.get("state") == "finished"
+
+
+def run_member(place: Place, name: str, spec: AnySpec, how: Mapping[str, Any]) -> Iterator[SweepEvent]:
+    """Run one member, saying what happens; an error is told, a stop is raised."""
+    yield MemberStarted(name, socket.gethostname())
+    begin = time.monotonic()
+    try:
+        finished = run_any(spec, place.url, single_writer=place.single_writer, **how)
+    except Stopped:
+        raise
+    except WnaError as error:
+        yield MemberFailed(name, str(error))
+    except Exception as error:  # a bug, of a model perhaps: the other members may not have it
+        _log.exception("member %s", name)
+        yield MemberFailed(name, f"{type(error).__name__}: {error}")
+    else:
+        samples = finished.directory.manifest()
+        yield MemberDone(name, samples["samples"] if samples is not None else 0, time.monotonic() - begin)
+
+
+def _on_ray(directory: SweepDirectory, members: Mapping[str, AnySpec], workers: int | None) -> Iterator[SweepEvent]:
+    """Each member a task that streams what happens. One whose worker dies begins again, from its segments.
+
+    All tasks are handed to Ray at once, which runs as many as fit, and tells an autoscaler what would fit if there were more machines.
+    """
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    gpus = bool(ray.cluster_resources().get("GPU"))  # type: ignore[no-untyped-call]
+    task: Any = ray.remote(run_member)
+    options: dict[str, Any] = {"max_retries": 0, "num_returns": "streaming", "scheduling_strategy": "SPREAD"}
+    waiting, at_work, running, losses = list(members), dict[Any, str](), set[str](), dict[str, int]()
+    patience, heard = max((m.execution.patience for m in members.values()), default=0.0), time.monotonic()
+    try:
+        while waiting or at_work:
+            while waiting and (workers is None or len(at_work) < workers):
+                name = waiting.pop(0)
+                needs = options | _needs(members[name], gpus)
+                at_work[task.options(**needs).remote(directory.member(name), name, members[name], LOCALLY)] = name
+            ready: list[Any] = ray.wait(list(at_work), num_returns=1, timeout=LOOK_SECONDS)[0]
+            if not ready:
+                if not running and time.monotonic() - heard > patience:
+                    raise WnaError(
+                        f"no member has begun for {patience:.0f} s (execution.patience): the cluster has no room for "
+                        f"{_needs(members[next(iter(at_work.values()))], gpus)}. Run the same command again when there is room"
+                    )
+                continue
+            stream, heard = ready[0], time.monotonic()
+            name = at_work[stream]
+            try:
+                event: SweepEvent = ray.get(next(stream))
+                if isinstance(event, MemberStarted):
+                    running.add(name)
+                yield event
+                continue
+            except StopIteration:
+                pass
+            except RayTaskError as error:
+                if isinstance(error.cause, Stopped):  # its machine is going away
+                    yield _lost(name, "it was told to stop", losses, waiting)
+                else:
+                    yield MemberFailed(name, str(error.cause if isinstance(error.cause, WnaError) else error))
+            except RayError as error:
+                yield _lost(name, (str(error).splitlines() or [type(error).__name__])[0], losses, waiting)
+            del at_work[stream]
+            running.discard(name)
+    finally:
+        for stream in at_work:
+            ray.cancel(stream, force=True)
+
+
+LOCALLY = {"executor": "local"}
+
+
+def _needs(spec: AnySpec, gpus: bool) -> dict[str, int]:
+    """What Ray must keep free for a member."""
+    wanted = spec.numerics.device
+    return {"num_cpus": spec.numerics.threads} | ({"num_gpus": 1} if wanted == "cuda" or (wanted == "auto" and gpus) else {})
+
+
+def _lost(name: str, reason: str, losses: dict[str, int], waiting: list[str]) -> SweepEvent:
+    """Put a member whose worker died back in front, unless that happened too often."""
+    losses[name] = losses.get(name, 0) + 1
+    if losses[name] > LOSSES:
+        return MemberFailed(name, f"its worker died {losses[name]} times ({reason}); mend the cause (memory?)")
+    waiting.insert(0, name)
+    return MemberLost(name, reason)
