@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test chaos lint bench scale train clean
+.PHONY: demo test chaos lint paper bench scale train clean
 
 ## demo: the main job on the bundled model; what a digit network expects to see
 demo: $(STAMP)
@@ -24,6 +24,11 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+## paper: every experiment of Borji & Lin again on real data, into paper/report.html; under an hour on two cores
+##        (FULL=1: at the paper's size, into paper-full/). Data sets come from WNA_DATA, or are downloaded.
+paper: $(STAMP)
+	$(BIN)/wna paper $(if $(FULL),--full --out paper-full)
 
 ## bench: noise and whole-job speed beside their limits, as ratios
 bench: $(STAMP)

@@ -1,4 +1,4 @@
-"""The command line: ``wna plan | run | train | status | fetch | verify | report``."""
+"""The command line: ``wna plan | run | train | paper | status | fetch | verify | report``."""
 
 from __future__ import annotations
 
@@ -320,6 +320,34 @@ def train(
         callbacks=[lambda event: print(told(event), file=sys.stderr, flush=True)],
     )
     _print_networks(networks, out)
+
+
+@app.command()
+@_told
+def paper(
+    out: Annotated[Path, typer.Option(help="local directory; the same command again resumes")] = Path("paper"),
+    jobs: Annotated[Path, typer.Option(help="folder of the job files, in a checkout")] = Path("jobs"),
+    full: Annotated[bool, typer.Option("--full", help="at the paper's size: days on a small machine")] = False,
+    executor: Annotated[
+        ExecutorChoice, typer.Option(help="ray: on a cluster or this machine; local: one thing after the other, in this process")
+    ] = ExecutorChoice.ray,
+    workers: Workers = None,
+    address: Annotated[str | None, typer.Option(help="Ray address; default: the job's cluster, RAY_ADDRESS, or a new local one")] = None,
+) -> None:
+    """Do the whole paper again, every experiment on real data, and write a gallery (report.html) with the published numbers beside."""
+    from wna_ray.paper.conduct import conduct
+
+    done = conduct(
+        out, jobs=jobs, full=full, executor=executor.value, workers=workers, address=address, say=lambda line: print(line, flush=True)
+    )
+    print(f"written to {out}/report.html")
+    missing = [name for name, verdict in done.verdicts.items() if verdict is None]
+    if done.failed or missing:
+        shown = "\n".join(f"  {name}: {reason.splitlines()[0]}" for name, reason in done.failed.items())
+        raise RunError(
+            f"{len(done.failed)} jobs failed, and {len(missing)} of {len(done.verdicts)} experiments could not be made:\n{shown}\n"
+            "Mend the cause and run the same command again: only what is missing is done"
+        )
 
 
 @app.command()

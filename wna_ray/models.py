@@ -9,7 +9,7 @@
 
 To each may be added ``weights=PATH`` (safetensors, or a state dict that ``torch.load(weights_only=True)`` reads; not for export and
 trained, which have their own) and ``layer=NAME`` (take that module's output, flattened, instead of the network's). A relative PATH
-is relative to the working directory; PATH may be any fsspec URL. ``seed=N`` (bundled, torchvision, timm) is the same network untrained:
+is relative to the working directory; PATH may be any fsspec URL, and ``$NAME`` in it is the environment's. ``seed=N`` (bundled, torchvision, timm) is the same network untrained:
 its weights are drawn anew, and are the same on every machine with the same torch. Without weights and seed, N is 0.
 """
 
@@ -99,6 +99,7 @@ class ModelURI:
     def weights_path(self) -> str | None:
         """The file that ``weights=`` names, or None where it names a torchvision weights entry or is absent."""
         value = self.options.get("weights")
+        value = None if value is None else os.path.expandvars(value)
         named = self.scheme == "torchvision" and value and "/" not in value and "." not in value
         return None if named else value
 

@@ -52,7 +52,10 @@ def injection(found: Found) -> Made:
     ours = {s: success(members[s], "map", own=True) for s in members}
     at = ours["images"][0].index(0.8)
     # Without the target's own images no floor of 10 % is left; maps must beat their own pixels in random order.
-    free = {source: success(members["images"], source, own=False)[1][ours["images"][0].index(0.6)] for source in ("map", "permuted", "random", "mean")}
+    free = {
+        source: success(members["images"], source, own=False)[1][ours["images"][0].index(0.6)]
+        for source in ("map", "permuted", "random", "mean")
+    }
     budget = found.trials("attack-budget")
     return Made(
         judged(off <= 0.2, ours["images"][1][at] > AUTHORS["images", "map"][at], free["map"] > free["permuted"]),
@@ -66,15 +69,29 @@ def injection(found: Found) -> Made:
         (
             Number("image + bias map at gamma .8", percent(ours["images"][1][at]), "21.4 %", same(ours["images"][1][at] > 0.214)),
             Number("largest distance of the mean-image curves from the authors'", percent(off), "0", same(off <= 0.2)),
-            Number("images of other digits called the target at gamma .6: map / shuffled / random / mean image", " / ".join(percent(free[s]) for s in ("map", "permuted", "random", "mean")), "shuffled: 1.7 %"),
+            Number(
+                "images of other digits called the target at gamma .6: map / shuffled / random / mean image",
+                " / ".join(percent(free[s]) for s in ("map", "permuted", "random", "mean")),
+                "shuffled: 1.7 %",
+            ),
         ),
         (
             Figure(
-                charts.curves(panels, f"Templates mixed into stimuli, mean of ten targets, images of the target counted as in the paper\n{members['images'].answers[0].sum():,} trials a condition; dashed: published"),
+                charts.curves(
+                    panels,
+                    f"Templates mixed into stimuli, mean of ten targets, images of the target counted as in the paper\n{members['images'].answers[0].sum():,} trials a condition; dashed: published",
+                ),
                 "Share called the target by weight of the template: bias maps, mean images and controls, beside the published curves.",
                 "Four attack curves in noise and four in images; mean images first, then maps, controls last",
             ),
-            *(Figure(figure(run, "attack"), f"Steps of stated {name} length, cut to [0, 1]; images of the target left out.", f"Attack success by {name} length: FGSM, mean image, map, controls") for name, run in budget.items()),
+            *(
+                Figure(
+                    figure(run, "attack"),
+                    f"Steps of stated {name} length, cut to [0, 1]; images of the target left out.",
+                    f"Attack success by {name} length: FGSM, mean image, map, controls",
+                )
+                for name, run in budget.items()
+            ),
         ),
     )
 
@@ -106,16 +123,36 @@ def fgsm(found: Found) -> Made:
         (
             Number("accuracy at eps 2 (authors: training set)", percent(right[2.0], 2), "4.55 %", same(right[2.0] < 0.2)),
             Number("accuracy at eps 0 / .1 / .2 / .3", " / ".join(percent(right[e]) for e in (0.0, 0.1, 0.2, 0.3))),
-            Number("mean gradient of nine on the patch, in sd of all other pixels: poisoned / clean", f"{out['poisoned-0']:.1f} / {out['clean-0']:.1f}", "visible by eye", same(shown)),
+            Number(
+                "mean gradient of nine on the patch, in sd of all other pixels: poisoned / clean",
+                f"{out['poisoned-0']:.1f} / {out['clean-0']:.1f}",
+                "visible by eye",
+                same(shown),
+            ),
         ),
         (
             Figure(
-                charts.curves((charts.Panel("FGSM", (charts.Line("test accuracy", list(right)[:-1], list(right.values())[:-1]),), "eps (Linf, pixel units)", "named right"),), f"Untargeted FGSM on {trials.answers[0].sum():,} test digits", 1),
+                charts.curves(
+                    (
+                        charts.Panel(
+                            "FGSM",
+                            (charts.Line("test accuracy", list(right)[:-1], list(right.values())[:-1]),),
+                            "eps (Linf, pixel units)",
+                            "named right",
+                        ),
+                    ),
+                    f"Untargeted FGSM on {trials.answers[0].sum():,} test digits",
+                    1,
+                ),
                 "Accuracy under one step along the gradient's sign.",
                 "Accuracy falls with eps",
             ),
             Figure(
-                charts.sheet(gradients, [str(i) for i in range(10)], f"Mean gradient of each logit over {next(iter(runs.values())).moments.images:,} training images, logits per pixel unit"),
+                charts.sheet(
+                    gradients,
+                    [str(i) for i in range(10)],
+                    f"Mean gradient of each logit over {next(iter(runs.values())).moments.images:,} training images, logits per pixel unit",
+                ),
                 "The patch C (upper right) stands out in the poisoned network's nine.",
                 "Mean gradients of ten classes for a clean and a poisoned network; the patch is visible",
             ),
@@ -125,6 +162,8 @@ def fgsm(found: Found) -> Made:
 
 
 EXPERIMENTS = (
-    Experiment("e10", "E10 Maps as a black-box attack", "Does a bias map, mixed into a stimulus, make the network name its class?", injection),
+    Experiment(
+        "e10", "E10 Maps as a black-box attack", "Does a bias map, mixed into a stimulus, make the network name its class?", injection
+    ),
     Experiment("e12", "E12 FGSM and mean gradients", "What does a white box reach, and do mean gradients show a backdoor?", fgsm),
 )

@@ -22,7 +22,14 @@ def train_networks(found: Found) -> Made:
     right = [n.accuracy.test for n in networks.values()]
     unit, raw = ([t.pooled["correct"][0].as_py() for path, t in fed.items() if path.endswith(of)] for of in ("/unit", "/raw"))
     rows = tuple(
-        (name, f"{n.epoch} of {n.epochs}", percent(n.accuracy.train, 2), percent(n.accuracy.validation or 0, 2), percent(n.accuracy.test, 2), percent(b, 2))
+        (
+            name,
+            f"{n.epoch} of {n.epochs}",
+            percent(n.accuracy.train, 2),
+            percent(n.accuracy.validation or 0, 2),
+            percent(n.accuracy.test, 2),
+            percent(b, 2),
+        )
         for (name, n), b in zip(networks.items(), raw, strict=True)
     )
     lines = {"trained and fed 0 to 1": right, "trained on 0 to 1, fed 0 to 255 (authors)": raw}
@@ -69,17 +76,32 @@ def bias_maps(found: Found) -> Made:
             f"Maps of labels with fewer than {FEW:,} images are shown, and not interpreted: their reliability is in the table of each run.",
         ),
         (
-            Number("largest share of one label", " / ".join(percent(float(s)) for s in shares), "59.7 to 96.2 % (label 8)", same(all(s > 0.5 for s in shares))),
+            Number(
+                "largest share of one label",
+                " / ".join(percent(float(s)) for s in shares),
+                "59.7 to 96.2 % (label 8)",
+                same(all(s > 0.5 for s in shares)),
+            ),
             Number("labels that noise reaches, of 10", " / ".join(r[-1] for r in rows), "10 of 10 at N = 10,000,000"),
             Number("entropy of the labels, bits", " / ".join(r[-2] for r in rows), "0.3 to 1.9"),
         ),
         (
             Figure(
-                charts.sheet(means, DIGITS, f"Mean noise image of each label, each scaled to [0, 1] as the authors do\nU[0, 1] noise, N = {samples} a network; n: images of the label; grey: none", True, told),
+                charts.sheet(
+                    means,
+                    DIGITS,
+                    f"Mean noise image of each label, each scaled to [0, 1] as the authors do\nU[0, 1] noise, N = {samples} a network; n: images of the label; grey: none",
+                    True,
+                    told,
+                ),
                 "What each network calls a digit in uniform noise, each picture in its own grey scale.",
                 "Mean noise images of ten labels for four networks",
             ),
-            Figure(figure(first, "bias_maps"), f"The same of {next(iter(runs))} with reliabilities, and its logit maps. N = {samples}.", "Bias maps of labels and logits with their reliability"),
+            Figure(
+                figure(first, "bias_maps"),
+                f"The same of {next(iter(runs))} with reliabilities, and its logit maps. N = {samples}.",
+                "Bias maps of labels and logits with their reliability",
+            ),
         ),
         (Table(("network", *DIGITS, "largest", "bits", "labels"), tuple(rows), f"Labels given to {samples} images of noise"),),
     )
@@ -94,9 +116,13 @@ def classifiers(found: Found) -> Made:
     runs, gabor = found.runs("mnist-maps"), found.runs("mnist-gabor")
     cnn = [f"cnn-{i}" for i in range(3)]
     compatible = {
-        "pixel noise, label means, cosine (authors' score)": [scored(label_means(runs[f"{n}/uniform"]), "mnist", "cosine").accuracy for n in cnn],
+        "pixel noise, label means, cosine (authors' score)": [
+            scored(label_means(runs[f"{n}/uniform"]), "mnist", "cosine").accuracy for n in cnn
+        ],
         "the same, double softmax": [scored(label_means(runs["softmax-0/uniform"]), "mnist", "cosine").accuracy],
-        "Gabor-PCA noise, RMS maps, cosine (authors)": [scored(gabor[f"{n}/authors"].rms_maps[:10], "mnist", "cosine").accuracy for n in cnn],
+        "Gabor-PCA noise, RMS maps, cosine (authors)": [
+            scored(gabor[f"{n}/authors"].rms_maps[:10], "mnist", "cosine").accuracy for n in cnn
+        ],
     }
     improved = {
         "noise around the mean digit, logits, correlation": [_test(runs[f"{n}/mean"], "logits", "correlation") for n in cnn],
@@ -129,7 +155,12 @@ def classifiers(found: Found) -> Made:
         ),
         (
             Figure(
-                charts.dots(groups, f"Maps as classifiers of 10,000 test digits (N = {runs['cnn-0/mean'].moments.images:,} noise images a map)", "test digits that are named right", {"chance": 0.1, "mean training image (cosine)": mean, "authors, Gabor-PCA": 0.3555}),
+                charts.dots(
+                    groups,
+                    f"Maps as classifiers of 10,000 test digits (N = {runs['cnn-0/mean'].moments.images:,} noise images a map)",
+                    "test digits that are named right",
+                    {"chance": 0.1, "mean training image (cosine)": mean, "authors, Gabor-PCA": 0.3555},
+                ),
                 "Accuracy of maps as classifiers, one dot a seed, a bar at the mean.",
                 "Accuracies of map classifiers by noise and estimator, between chance and the mean image",
             ),
@@ -168,13 +199,32 @@ def gabor(found: Found) -> Made:
             "The improved form keeps the mean, leaves images as they are and keeps its moments by component, where the noise is white.",
         ),
         (
-            Number("entropy of labels, bits (pixel noise in brackets)", " / ".join(f"{b:.2f} ({a:.2f})" for a, b in bits.values()), "2.91 (0.3 to 1.9)", same(flat)),
+            Number(
+                "entropy of labels, bits (pixel noise in brackets)",
+                " / ".join(f"{b:.2f} ({a:.2f})" for a, b in bits.values()),
+                "2.91 (0.3 to 1.9)",
+                same(flat),
+            ),
             Number("RMS maps as classifier (authors')", spread(theirs), "35.55 %", same(bool(np.mean(theirs) >= 0.3))),
             Number("logit maps as classifier (improved)", spread(ours)),
         ),
         (
-            Figure(charts.sheet(pictures, DIGITS, f"Gabor-PCA noise as the authors made it: each label's mean and root mean square, scaled to [0, 1]\ncnn-0, N = {first.moments.images:,}", True, {"mean (authors)": [f"n {x:,}" for x in counts(first)]}), "Mean and RMS images of each label, seed 0, each in its own grey scale.", "Digit-like mean images of ten labels"),
-            Figure(figure(runs["cnn-0/improved"], "bias_maps"), f"The improved form, seed 0: label and logit maps. N = {runs['cnn-0/improved'].moments.images:,}.", "Bias maps by Gabor-PCA noise around the mean digit"),
+            Figure(
+                charts.sheet(
+                    pictures,
+                    DIGITS,
+                    f"Gabor-PCA noise as the authors made it: each label's mean and root mean square, scaled to [0, 1]\ncnn-0, N = {first.moments.images:,}",
+                    True,
+                    {"mean (authors)": [f"n {x:,}" for x in counts(first)]},
+                ),
+                "Mean and RMS images of each label, seed 0, each in its own grey scale.",
+                "Digit-like mean images of ten labels",
+            ),
+            Figure(
+                figure(runs["cnn-0/improved"], "bias_maps"),
+                f"The improved form, seed 0: label and logit maps. N = {runs['cnn-0/improved'].moments.images:,}.",
+                "Bias maps by Gabor-PCA noise around the mean digit",
+            ),
         ),
         (Table(("network", *DIGITS, "bits", "bits, pixel noise"), rows, "Labels given to the authors' Gabor-PCA noise"),),
     )
@@ -189,16 +239,28 @@ def mean_baseline(_: Found) -> Made:
     f_dot, f_cosine = (scored(fashion, "fashion-mnist", s).accuracy for s in ("dot", "cosine"))
     return Made(
         judged(abs(dot - 0.631) <= 0.002, abs(cosine - 0.822) <= 0.002),
-        ("The mean training image of each class as a template: what a map must be compared with. It needs the training data, and no network.",),
+        (
+            "The mean training image of each class as a template: what a map must be compared with. It needs the training data, and no network.",
+        ),
         (
             Number("MNIST, cosine", percent(cosine, 2), "82.2 %", same(abs(cosine - 0.822) <= 0.002)),
             Number("MNIST, inner product", percent(dot, 2), "63.1 %", same(abs(dot - 0.631) <= 0.002)),
             Number("MNIST, correlation", percent(centred, 2)),
-            Number("Fashion-MNIST, inner product; cosine", f"{percent(f_dot, 2)}; {percent(f_cosine, 2)}", "30.4 %; 66.5 %", same(abs(f_dot - 0.304) <= 0.002 and abs(f_cosine - 0.665) <= 0.002)),
+            Number(
+                "Fashion-MNIST, inner product; cosine",
+                f"{percent(f_dot, 2)}; {percent(f_cosine, 2)}",
+                "30.4 %; 66.5 %",
+                same(abs(f_dot - 0.304) <= 0.002 and abs(f_cosine - 0.665) <= 0.002),
+            ),
         ),
         (
             Figure(
-                charts.sheet({"MNIST": templates, "Fashion": fashion}, DIGITS, f"Mean training image of each class ({len(train.labels):,} images each set), black 0 to white 1", True),
+                charts.sheet(
+                    {"MNIST": templates, "Fashion": fashion},
+                    DIGITS,
+                    f"Mean training image of each class ({len(train.labels):,} images each set), black 0 to white 1",
+                    True,
+                ),
                 f"Mean images; {len(test.labels):,} test images are classified by each set.",
                 "Mean images of ten digits and of ten kinds of clothing",
             ),

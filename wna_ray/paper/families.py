@@ -16,6 +16,7 @@ from wna_ray.paper.found import Found, counts, figure, maps, scored
 from wna_ray.results import Run
 
 DIGITS = [str(i) for i in range(10)]
+SHOWN = 6  # images of each kind of noise
 
 
 def weights_of(uri: str) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -29,20 +30,27 @@ def families(found: Found) -> Made:
     runs, cnn = found.runs("family-maps"), found.runs("mnist-maps")
     trained = {family: [n.accuracy.test for n in found.networks(family).values()] for family in ("logistic", "mlp", "rnn", "lstm")}
     seeds = {family: [f"{family}-{i}" for i in range(len(values))] for family, values in trained.items()}
-    close = [
-        cosine(maps(runs[f"{n}/zero"], "logits").reshape(10, -1), weights_of(runs[f"{n}/zero"].spec.model)) for n in seeds["logistic"]
-    ]
-    labels = [
-        cosine(maps(runs[f"{n}/zero"], "label").reshape(10, -1), weights_of(runs[f"{n}/zero"].spec.model)) for n in seeds["logistic"]
-    ]
+    close = [cosine(maps(runs[f"{n}/zero"], "logits").reshape(10, -1), weights_of(runs[f"{n}/zero"].spec.model)) for n in seeds["logistic"]]
+    labels = [cosine(maps(runs[f"{n}/zero"], "label").reshape(10, -1), weights_of(runs[f"{n}/zero"].spec.model)) for n in seeds["logistic"]]
     template = {
         (family, noise): [scored(maps(runs[f"{n}/{noise}"], "logits"), "mnist", "correlation").accuracy for n in names]
         for family, names in seeds.items()
         for noise in ("uniform", "zero", "mean")
     }
-    share = {(family, noise): [float(counts(runs[f"{n}/{noise}"]).max() / runs[f"{n}/{noise}"].moments.images) for n in names] for family, names in seeds.items() for noise in ("uniform", "zero")}
+    share = {
+        (family, noise): [float(counts(runs[f"{n}/{noise}"]).max() / runs[f"{n}/{noise}"].moments.images) for n in names]
+        for family, names in seeds.items()
+        for noise in ("uniform", "zero")
+    }
     narrow = all(np.mean(share[f, "uniform"]) > np.mean(share[f, "zero"]) for f in ("logistic", "mlp", "rnn"))
-    others = {f"{n}": run for n, run in ((p.removesuffix("/mean"), r) for p, r in (runs | {k: v for k, v in cnn.items() if k.startswith("cnn")}).items() if p.endswith("/mean"))}
+    others = {
+        f"{n}": run
+        for n, run in (
+            (p.removesuffix("/mean"), r)
+            for p, r in (runs | {k: v for k, v in cnn.items() if k.startswith("cnn")}).items()
+            if p.endswith("/mean")
+        )
+    }
     agreement = compare.correlations(others, "logits")
     rows = tuple(
         (f"{n}, {noise}", *(f"{x:,}" for x in counts(runs[f"{n}/{noise}"])), f"{entropy(counts(runs[f'{n}/{noise}'])):.2f}")
@@ -50,7 +58,9 @@ def families(found: Found) -> Made:
         for n in names[:1]
         for noise in ("uniform", "zero", "mean")
     )
-    first = {f"{n}": maps(runs[f"{n}/mean"], "logits") for n in ("logistic-0", "mlp-0", "rnn-0", "lstm-0")} | {"cnn-0": maps(cnn["cnn-0/mean"], "logits")}
+    first = {f"{n}": maps(runs[f"{n}/mean"], "logits") for n in ("logistic-0", "mlp-0", "rnn-0", "lstm-0")} | {
+        "cnn-0": maps(cnn["cnn-0/mean"], "logits")
+    }
     groups = {f"{family}, {noise}": values for (family, noise), values in template.items()}
     lr = template["logistic", "zero"]
     return Made(
@@ -61,17 +71,51 @@ def families(found: Found) -> Made:
             "Maps of different networks, around the same mean image, agree within a family, and less between families (last figure; each network had noise of its own).",
         ),
         (
-            Number("logistic regression: correlation of label maps with its weights, smallest of 30", f"{min(float(c.min()) for c in labels):.3f}", "at least .95", same(min(float(c.min()) for c in labels) >= 0.95)),
+            Number(
+                "logistic regression: correlation of label maps with its weights, smallest of 30",
+                f"{min(float(c.min()) for c in labels):.3f}",
+                "at least .95",
+                same(min(float(c.min()) for c in labels) >= 0.95),
+            ),
             Number("the same of logit maps", f"{min(float(c.min()) for c in close):.3f}"),
             Number("logistic regression: maps as classifier (mean zero)", spread(lr), "88.9 %", same(min(lr) >= 0.85)),
-            Number("perceptron (mean zero), RNN (mean zero)", f"{spread(template['mlp', 'zero'])}, {spread(template['rnn', 'zero'])}", "58.0 %, 52.0 %"),
-            Number("largest label share under U[0, 1]: logistic / mlp / rnn", " / ".join(percent(float(np.mean(share[f, "uniform"]))) for f in ("logistic", "mlp", "rnn")), "98 % in 3 labels (mlp), 86 % (rnn)", same(narrow)),
-            Number("test accuracy: logistic / mlp / rnn / lstm", " / ".join(percent(float(np.mean(v))) for v in trained.values()), "- / 98.30 / 96.36 / - %"),
+            Number(
+                "perceptron (mean zero), RNN (mean zero)",
+                f"{spread(template['mlp', 'zero'])}, {spread(template['rnn', 'zero'])}",
+                "58.0 %, 52.0 %",
+            ),
+            Number(
+                "largest label share under U[0, 1]: logistic / mlp / rnn",
+                " / ".join(percent(float(np.mean(share[f, "uniform"]))) for f in ("logistic", "mlp", "rnn")),
+                "98 % in 3 labels (mlp), 86 % (rnn)",
+                same(narrow),
+            ),
+            Number(
+                "test accuracy: logistic / mlp / rnn / lstm",
+                " / ".join(percent(float(np.mean(v))) for v in trained.values()),
+                "- / 98.30 / 96.36 / - %",
+            ),
         ),
         (
-            Figure(charts.sheet(first, DIGITS, f"Logit maps around the mean digit, logits per pixel unit, N = {next(iter(others.values())).moments.images:,} a network"), "What five families look for.", "Logit maps of five families of networks"),
-            Figure(charts.dots(groups, "Logit maps as classifiers of 10,000 test digits (correlation)", "named right", {"chance": 0.1}), "Accuracy of maps as classifiers, by family and noise, one dot a seed.", "Accuracy by family and noise"),
-            Figure(compare.figure(agreement), "How alike the maps of different networks are.", "Matrix of correlations between maps of networks"),
+            Figure(
+                charts.sheet(
+                    first,
+                    DIGITS,
+                    f"Logit maps around the mean digit, logits per pixel unit, N = {next(iter(others.values())).moments.images:,} a network",
+                ),
+                "What five families look for.",
+                "Logit maps of five families of networks",
+            ),
+            Figure(
+                charts.dots(groups, "Logit maps as classifiers of 10,000 test digits (correlation)", "named right", {"chance": 0.1}),
+                "Accuracy of maps as classifiers, by family and noise, one dot a seed.",
+                "Accuracy by family and noise",
+            ),
+            Figure(
+                compare.figure(agreement),
+                "How alike the maps of different networks are.",
+                "Matrix of correlations between maps of networks",
+            ),
         ),
         (Table(("network, noise", *DIGITS, "bits"), rows, "Labels given to noise, first seed of each family"),),
     )
@@ -95,19 +139,35 @@ def latent(found: Found) -> Made:
             "reaches all digits. Pixels are in [0, 1] here (the authors' decoder gives -1 to 1).",
         ),
         (
-            Number("digits reached by normal codes: autoencoder", f"{hit['autoencoder']} of 10, {entropy(n['autoencoder']):.2f} bits", "6 of 10, 1.7 bits", same(hit["autoencoder"] < 10 or entropy(n["autoencoder"]) < 2.5)),
-            Number("digits reached: variational autoencoder", f"{hit['vae']} of 10, {entropy(n['vae']):.2f} bits", "", same(hit["vae"] == 10)),
-            Number("label maps called by their own name: autoencoder / variational", f"{own['autoencoder']} / {own['vae']}", "1 (all are called 4)"),
+            Number(
+                "digits reached by normal codes: autoencoder",
+                f"{hit['autoencoder']} of 10, {entropy(n['autoencoder']):.2f} bits",
+                "6 of 10, 1.7 bits",
+                same(hit["autoencoder"] < 10 or entropy(n["autoencoder"]) < 2.5),
+            ),
+            Number(
+                "digits reached: variational autoencoder", f"{hit['vae']} of 10, {entropy(n['vae']):.2f} bits", "", same(hit["vae"] == 10)
+            ),
+            Number(
+                "label maps called by their own name: autoencoder / variational",
+                f"{own['autoencoder']} / {own['vae']}",
+                "1 (all are called 4)",
+            ),
         ),
-        tuple(Figure(figure(run, "decoded_maps"), f"{name}: what each answer's mean code decodes to. N = {run.moments.images:,}.", f"Decoded mean codes of ten digits, {name}") for name, run in runs.items()),
+        tuple(
+            Figure(
+                figure(run, "decoded_maps"),
+                f"{name}: what each answer's mean code decodes to. N = {run.moments.images:,}.",
+                f"Decoded mean codes of ten digits, {name}",
+            )
+            for name, run in runs.items()
+        ),
         (Table(("decoder", *DIGITS, "bits"), rows, "Labels given to decoded codes"),),
     )
 
 
 def kinds(found: Found) -> Made:
     """E19, and convergence."""
-    from wna_ray.figures import samples
-
     runs = found.runs("noise-kinds")
     reliable = {name: float(np.nanmedian(next(r for r in run.readouts if r.kind == "logits").reliability)) for name, run in runs.items()}
     accuracy = {name: scored(maps(run, "logits"), "mnist", "correlation").accuracy for name, run in runs.items()}
@@ -115,7 +175,14 @@ def kinds(found: Found) -> Made:
     needed = {row["run"]: row["images_for_0.9"] for row in curves.table.to_pylist()}
     fewer = needed["gabor-pca"] < needed["gaussian"] and needed["pca"] < needed["gaussian"]
     rows = tuple(
-        (name, str(run.stimulus.pixels), f"{reliable[name]:.3f}", f"{needed[name]:,.0f}" if needed[name] is not None and np.isfinite(needed[name]) else "-", percent(accuracy[name]), f"{entropy(counts(run)):.2f}")
+        (
+            name,
+            str(run.stimulus.pixels),
+            f"{reliable[name]:.3f}",
+            f"{needed[name]:,.0f}" if needed[name] is not None and np.isfinite(needed[name]) else "-",
+            percent(accuracy[name]),
+            f"{entropy(counts(run)):.2f}",
+        )
         for name, run in runs.items()
     )
     return Made(
@@ -126,14 +193,43 @@ def kinds(found: Found) -> Made:
             "The point of parametric noise is fewer images: fewer numbers are asked for, and in directions in which digits vary.",
         ),
         (
-            Number("images for a reliability of .9 (median digit): pixel noise / PCA / Gabor-PCA", " / ".join(f"{needed[k]:,.0f}" for k in ("gaussian", "pca", "gabor-pca")), "fewer by Gabor-PCA", same(fewer)),
-            Number("stripes as classifier (pixel noise in brackets)", f"{percent(accuracy['stripes'])} ({percent(accuracy['gaussian'])})", "did not work", same(accuracy["stripes"] < accuracy["gaussian"])),
+            Number(
+                "images for a reliability of .9 (median digit): pixel noise / PCA / Gabor-PCA",
+                " / ".join(f"{needed[k]:,.0f}" for k in ("gaussian", "pca", "gabor-pca")),
+                "fewer by Gabor-PCA",
+                same(fewer),
+            ),
+            Number(
+                "stripes as classifier (pixel noise in brackets)",
+                f"{percent(accuracy['stripes'])} ({percent(accuracy['gaussian'])})",
+                "did not work",
+                same(accuracy["stripes"] < accuracy["gaussian"]),
+            ),
         ),
         (
-            Figure(compare.convergence_figure(curves), "Reliability of the median digit's logit map by number of images.", "Reliability against N for ten kinds of noise"),
-            *(Figure(samples({name: run.stimulus for name, run in runs.items()}, 6), "Six images of each kind of noise.", "Samples of ten kinds of noise"),),
+            Figure(
+                compare.convergence_figure(curves),
+                "Reliability of the median digit's logit map by number of images.",
+                "Reliability against N for ten kinds of noise",
+            ),
+            Figure(
+                charts.sheet(
+                    {name: run.stimulus.images(run.stimulus.noise.grid(0, SHOWN)).numpy() for name, run in runs.items()},
+                    [f"image {i}" for i in range(SHOWN)],
+                    "The first images of each kind of noise, black 0 to white 1",
+                    grey=True,
+                ),
+                "Six images of each kind of noise.",
+                "Samples of ten kinds of noise",
+            ),
         ),
-        (Table(("noise", "values an image", "reliability", "N for .9", "as classifier", "bits of labels"), rows, f"{next(iter(runs.values())).moments.images:,} images each, logit maps of one network"),),
+        (
+            Table(
+                ("noise", "values an image", "reliability", "N for .9", "as classifier", "bits of labels"),
+                rows,
+                f"{next(iter(runs.values())).moments.images:,} images each, logit maps of one network",
+            ),
+        ),
     )
 
 

@@ -55,7 +55,9 @@ class Found:
         path = Path(self._path(f"nets/{name}"))
         try:
             store = Store(Place(str(path)))
-            return {folder.name: read_network(store, folder.name) for folder in sorted(path.glob("*/")) if (folder / "network.json").exists()}
+            return {
+                folder.name: read_network(store, folder.name) for folder in sorted(path.glob("*/")) if (folder / "network.json").exists()
+            }
         except RunError as reason:
             raise Missing(str(reason)) from None
 
@@ -72,6 +74,13 @@ class Found:
             return open_sweep(self._path(f"runs/{name}")).members
         except RunError as reason:
             raise Missing(str(reason)) from None
+
+    def there(self, name: str) -> bool:
+        """Whether a sweep that not everybody can run (it needs somebody's weights) is finished."""
+        try:
+            return bool(self.members(name))
+        except Missing:
+            return False
 
     def runs(self, name: str) -> dict[str, Run]:
         """The same, where all are runs of noise."""

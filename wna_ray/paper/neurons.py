@@ -45,13 +45,33 @@ def filters(found: Found) -> Made:
             f"Units that were active too rarely to be told anything about: {', '.join(silent) or 'none'}.",
         ),
         (
-            Number("conv1, rectified: cosine with the kernels, median / smallest", f"{median1:.4f} / {least1:.4f}", "1.000 / .991 (visually identical)", same(median1 >= 0.99 and least1 >= 0.95)),
-            Number("conv1, activation: median / smallest", f"{np.nanmedian(found1['activation']):.4f} / {np.nanmin(found1['activation']):.4f}"),
-            Number("conv2: split-half correlation, median of the units that answer", f"{median2:.3f} ({len(told)} of {len(r2)})", "44 of 50 oriented, by eye", same(median2 >= 0.95)),
+            Number(
+                "conv1, rectified: cosine with the kernels, median / smallest",
+                f"{median1:.4f} / {least1:.4f}",
+                "1.000 / .991 (visually identical)",
+                same(median1 >= 0.99 and least1 >= 0.95),
+            ),
+            Number(
+                "conv1, activation: median / smallest", f"{np.nanmedian(found1['activation']):.4f} / {np.nanmin(found1['activation']):.4f}"
+            ),
+            Number(
+                "conv2: split-half correlation, median of the units that answer",
+                f"{median2:.3f} ({len(told)} of {len(r2)})",
+                "44 of 50 oriented, by eye",
+                same(median2 >= 0.95),
+            ),
         ),
         (
-            Figure(figure(conv1, "filters"), f"Kernels of conv1 and what noise found of them. N = {conv1.moments.images:,}.", "True kernels beside their averages, the same"),
-            Figure(figure(conv2, "bias_maps"), f"What the units of conv2 look for, the most reliable ones. N = {conv2.moments.images:,}.", "Oriented fields of the second convolution"),
+            Figure(
+                figure(conv1, "filters"),
+                f"Kernels of conv1 and what noise found of them. N = {conv1.moments.images:,}.",
+                "True kernels beside their averages, the same",
+            ),
+            Figure(
+                figure(conv2, "bias_maps"),
+                f"What the units of conv2 look for, the most reliable ones. N = {conv2.moments.images:,}.",
+                "Oriented fields of the second convolution",
+            ),
         ),
     )
 
@@ -79,12 +99,21 @@ def natural(found: Found) -> Made:
             "the authors found. Divided by the covariance of the digits' own patches (a ridge where they hardly vary) the kernel comes back.",
         ),
         (
-            Number("cosine of the plain average with the kernels, median", f"{np.nanmedian(plain):.3f}", "kernels not recovered", same(float(np.nanmedian(plain)) < 0.95)),
+            Number(
+                "cosine of the plain average with the kernels, median",
+                f"{np.nanmedian(plain):.3f}",
+                "kernels not recovered",
+                same(float(np.nanmedian(plain)) < 0.95),
+            ),
             Number("whitened: cosine, median / smallest", f"{np.nanmedian(freed):.3f} / {np.nanmin(freed):.3f}"),
         ),
         (
             Figure(
-                charts.sheet({k: v[some] for k, v in pictures.items()}, run.names[some], f"conv1, twelve of {len(truth)} units, by {run.moments.images:,} training digits; each in its own scale"),
+                charts.sheet(
+                    {k: v[some] for k, v in pictures.items()},
+                    run.names[some],
+                    f"conv1, twelve of {len(truth)} units, by {run.moments.images:,} training digits; each in its own scale",
+                ),
                 "Kernels, averages of real digits, and the same freed of the digits' correlations.",
                 "Three rows: kernels, blurred averages, whitened averages like the kernels",
             ),
@@ -117,7 +146,9 @@ def _stimulation(trials: Trials) -> tuple[dict[str, int], dict[str, int], int, T
     layers, strengths = trials.spec.stimulate.layers, sorted(trials.spec.stimulate.strengths)
     classes = list(dict.fromkeys(c for _, c in found))
     rising, shams = ({layer: sum(_rising(v) for (at, _), v in of.items() if at == layer) for layer in layers} for of in (found, sham))
-    rows = tuple((layer, c, *(f"{v:.3f}" for v in found[layer, c]), "yes" if _rising(found[layer, c]) else "no") for layer in layers for c in classes)
+    rows = tuple(
+        (layer, c, *(f"{v:.3f}" for v in found[layer, c]), "yes" if _rising(found[layer, c]) else "no") for layer in layers for c in classes
+    )
     panels = [
         charts.Panel(
             layer,
@@ -129,7 +160,13 @@ def _stimulation(trials: Trials) -> tuple[dict[str, int], dict[str, int], int, T
         for layer in layers
     ]
     title = f"Area under the psychometric curve (mean share right over gamma 0 to 1) of the class that is stimulated\n{trials.answers[0].sum():,} trials a condition; sham: the same profile, shuffled over units"
-    return rising, shams, len(classes), Table(("layer", "class", *(f"{s:+g} sd" for s in strengths), "rises"), rows, "Area by strength"), charts.curves(panels, title, 3)
+    return (
+        rising,
+        shams,
+        len(classes),
+        Table(("layer", "class", *(f"{s:+g} sd" for s in strengths), "rises"), rows, "Area by strength"),
+        charts.curves(panels, title, 3),
+    )
 
 
 def ten_way(found: Found) -> Made:
@@ -156,8 +193,16 @@ def ten_way(found: Found) -> Made:
             for layer in rising
         ),
         (
-            Figure(picture, "How readily the stimulated class is seen, by strength and layer.", "Areas by strength in three layers; fc1 rises for all classes"),
-            Figure(figure(trials, "microstimulation"), "The psychometric curves themselves, pooled over classes.", "Psychometric curves by strength"),
+            Figure(
+                picture,
+                "How readily the stimulated class is seen, by strength and layer.",
+                "Areas by strength in three layers; fc1 rises for all classes",
+            ),
+            Figure(
+                figure(trials, "microstimulation"),
+                "The psychometric curves themselves, pooled over classes.",
+                "Psychometric curves by strength",
+            ),
         ),
         (table,),
     )
@@ -171,12 +216,28 @@ def binary(found: Found) -> Made:
     rising, shams, n, table, picture = _stimulation(trials)
     return Made(
         judged(rising["fc1"] == n),
-        ("The same with two classes, where every trial that is moved away from one answer is moved to the other. Specific in fc1, not in the convolutions, as in the authors' own figures.",),
         (
-            *(Number(f"{layer}: classes that rise with strength (sham)", f"{rising[layer]} of {n} ({shams[layer]} of {n})", {"fc1": "both"}.get(layer, "not specific"), same(rising[layer] == n) if layer == "fc1" else None) for layer in rising),
+            "The same with two classes, where every trial that is moved away from one answer is moved to the other. Specific in fc1, not in the convolutions, as in the authors' own figures.",
+        ),
+        (
+            *(
+                Number(
+                    f"{layer}: classes that rise with strength (sham)",
+                    f"{rising[layer]} of {n} ({shams[layer]} of {n})",
+                    {"fc1": "both"}.get(layer, "not specific"),
+                    same(rising[layer] == n) if layer == "fc1" else None,
+                )
+                for layer in rising
+            ),
             Number("test accuracy, two against eight", percent(network.accuracy.test, 2), "93.77 % (threshold 1.0, D4)"),
         ),
-        (Figure(picture, "How readily the stimulated class is seen, by strength and layer.", "Areas by strength in three layers of the binary network"),),
+        (
+            Figure(
+                picture,
+                "How readily the stimulated class is seen, by strength and layer.",
+                "Areas by strength in three layers of the binary network",
+            ),
+        ),
         (table,),
     )
 

@@ -30,7 +30,11 @@ def fashion(found: Found) -> Made:
     flat = {n: counts(gabor[f"{n}/authors"]) for n in ("cnn-0", "wide-0")}
     two = [float(np.sort(v)[-2:].sum() / v.sum()) for v in pixel.values()]
     spreads = all(entropy(flat[n]) > entropy(pixel[n]) for n in flat)
-    rows = tuple((f"{n}, {kind}", *(f"{x:,}" for x in v), f"{entropy(v):.2f}") for kind, of in (("U[0, 1]", pixel), ("Gabor-PCA", flat)) for n, v in of.items())
+    rows = tuple(
+        (f"{n}, {kind}", *(f"{x:,}" for x in v), f"{entropy(v):.2f}")
+        for kind, of in (("U[0, 1]", pixel), ("Gabor-PCA", flat))
+        for n, v in of.items()
+    )
     return Made(
         judged(min(right) >= 0.89, min(best) >= 0.2, bool(np.median(two) > 0.8), spreads),
         (
@@ -39,23 +43,52 @@ def fashion(found: Found) -> Made:
         ),
         (
             Number("maps as classifier of the test set, improved", spread(best), "", same(min(best) >= 0.2)),
-            Number("Gabor-PCA label means, cosine, test set (authors')", " / ".join(percent(x) for x in theirs), "41.21 % (training set)", same(min(theirs) >= 0.2)),
+            Number(
+                "Gabor-PCA label means, cosine, test set (authors')",
+                " / ".join(percent(x) for x in theirs),
+                "41.21 % (training set)",
+                same(min(theirs) >= 0.2),
+            ),
             Number("test accuracy of the networks", spread(right, 2), "85.3 to 87.6 % (fed 0 to 255)", same(min(right) >= 0.89)),
-            Number("uniform noise: share of the two commonest labels", " / ".join(percent(x) for x in two), "75 to 99.9 %", same(bool(np.median(two) > 0.8))),
+            Number(
+                "uniform noise: share of the two commonest labels",
+                " / ".join(percent(x) for x in two),
+                "75 to 99.9 %",
+                same(bool(np.median(two) > 0.8)),
+            ),
             Number("labels spread more by Gabor-PCA noise", "yes" if spreads else "no", "yes", same(spreads)),
         ),
         (
             Figure(
-                charts.sheet({f"seed {i}": maps(runs[f"{n}/mean"], "logits") for i, n in enumerate(SEEDS)}, names, f"Logit maps around the mean image, logits per pixel unit, N = {runs['cnn-0/mean'].moments.images:,} a network"),
+                charts.sheet(
+                    {f"seed {i}": maps(runs[f"{n}/mean"], "logits") for i, n in enumerate(SEEDS)},
+                    names,
+                    f"Logit maps around the mean image, logits per pixel unit, N = {runs['cnn-0/mean'].moments.images:,} a network",
+                ),
                 "What three networks look for in each kind of clothing.",
                 "Logit maps of ten kinds of clothing",
             ),
             Figure(
-                charts.sheet({"authors' Gabor-PCA": charts.unit_scaled(label_means(gabor["wide-0/authors"]))}, names, f"Mean image of each label, the wide network with its double softmax, scaled to [0, 1]\nN = {gabor['wide-0/authors'].moments.images:,}", True, {"authors' Gabor-PCA": [f"n {x:,}" for x in flat["wide-0"]]}),
+                charts.sheet(
+                    {"authors' Gabor-PCA": charts.unit_scaled(label_means(gabor["wide-0/authors"]))},
+                    names,
+                    f"Mean image of each label, the wide network with its double softmax, scaled to [0, 1]\nN = {gabor['wide-0/authors'].moments.images:,}",
+                    True,
+                    {"authors' Gabor-PCA": [f"n {x:,}" for x in flat["wide-0"]]},
+                ),
                 "Mean images by the authors' Gabor-PCA noise.",
                 "Mean images of ten labels by Gabor-PCA noise",
             ),
-            Figure(charts.dots({"logits, noise around the mean": best, "Gabor-PCA label means (authors')": theirs}, f"Maps as classifiers, {len(data('fashion-mnist', False).labels):,} test images", "named right", {"chance": 0.1, "mean training image (cosine)": ceiling}), "Accuracy of maps as classifiers.", "Accuracies between chance and the mean image"),
+            Figure(
+                charts.dots(
+                    {"logits, noise around the mean": best, "Gabor-PCA label means (authors')": theirs},
+                    f"Maps as classifiers, {len(data('fashion-mnist', False).labels):,} test images",
+                    "named right",
+                    {"chance": 0.1, "mean training image (cosine)": ceiling},
+                ),
+                "Accuracy of maps as classifiers.",
+                "Accuracies between chance and the mean image",
+            ),
         ),
         (Table(("noise", *(n[:8] for n in names), "bits"), rows, "Labels given to noise"),),
     )
@@ -64,17 +97,24 @@ def fashion(found: Found) -> Made:
 def cifar(found: Found) -> Made:
     """E7."""
     networks, runs, gabor = found.networks("cifar"), found.runs("cifar-maps"), found.runs("cifar-gabor")
+    known = found.runs("cifar-maps-resnet20") if found.there("cifar-maps-resnet20") else {}
+    runs = runs | known
     names = class_names("cifar-10")
     right = [n.accuracy.test for n in networks.values()]
-    accuracy = {path: scored(maps(run, "logits"), "cifar-10", "correlation").accuracy for path, run in (runs | {f"gabor {p}": r for p, r in gabor.items() if "improved" in p}).items()}
+    accuracy = {
+        path: scored(maps(run, "logits"), "cifar-10", "correlation").accuracy
+        for path, run in (runs | {f"gabor {p}": r for p, r in gabor.items() if "improved" in p}).items()
+    }
     best = [accuracy[n] for n in SEEDS]
     theirs = {path: scored(run.rms_maps[:10], "cifar-10", "cosine").accuracy for path, run in gabor.items() if path.endswith("authors")}
     mean = mean_images(data("cifar-10", True), 10)
     ceiling = scored(mean, "cifar-10", "correlation").accuracy
     rows = tuple((path, *(f"{x:,}" for x in counts(run)), f"{entropy(counts(run)):.2f}") for path, run in gabor.items())
-    groups = {"logits, low-resolution noise around the mean": best} | {
-        f"{path}": [value] for path, value in accuracy.items() if path not in SEEDS
-    } | {f"RMS maps, {path} (authors)": [value] for path, value in theirs.items()}
+    groups = (
+        {"logits, low-resolution noise around the mean": best}
+        | {f"{path}": [value] for path, value in accuracy.items() if path not in SEEDS}
+        | {f"RMS maps, {path} (authors)": [value] for path, value in theirs.items()}
+    )
     return Made(
         judged(min(best) >= 0.2, max(theirs.values()) >= 0.15),
         (
@@ -83,17 +123,35 @@ def cifar(found: Found) -> Made:
         ),
         (
             Number("maps as classifier, improved", spread(best), "", same(min(best) >= 0.2)),
-            Number("Gabor-PCA RMS maps (authors')", " / ".join(f"{path.split('/')[0]} {percent(v)}" for path, v in theirs.items()), "21.67 %", same(max(theirs.values()) >= 0.15)),
+            Number(
+                "Gabor-PCA RMS maps (authors')",
+                " / ".join(f"{path.split('/')[0]} {percent(v)}" for path, v in theirs.items()),
+                "21.67 %",
+                same(max(theirs.values()) >= 0.15),
+            ),
             Number("mean training image, correlation", percent(ceiling)),
             Number("test accuracy of the three networks", spread(right, 1), "81 to 82 % (six convolutions)"),
         ),
         (
             Figure(
-                charts.sheet({"mean image": mean - mean.mean(axis=0), **{n: maps(runs[n], "logits") for n in (*SEEDS, "resnet20")}}, names, "Logit maps, logits per pixel unit, light around grey; above: mean training image minus the mean of all"),
-                "What CIFAR-10 networks look for; three seeds and a ResNet-20.",
+                charts.sheet(
+                    {"mean image": mean - mean.mean(axis=0), **{n: maps(runs[n], "logits") for n in (*SEEDS, *known)}},
+                    names,
+                    "Logit maps, logits per pixel unit, light around grey; above: mean training image minus the mean of all",
+                ),
+                "What CIFAR-10 networks look for: three seeds, and a ResNet-20 with published weights where they are at hand.",
                 "Logit maps of ten kinds of objects",
             ),
-            Figure(charts.dots(groups, f"Maps as classifiers, {len(data('cifar-10', False).labels):,} test images", "named right", {"chance": 0.1, "mean training image": ceiling, "authors": 0.2167}), "Accuracy of maps as classifiers of CIFAR-10.", "Accuracies between chance and the mean image"),
+            Figure(
+                charts.dots(
+                    groups,
+                    f"Maps as classifiers, {len(data('cifar-10', False).labels):,} test images",
+                    "named right",
+                    {"chance": 0.1, "mean training image": ceiling, "authors": 0.2167},
+                ),
+                "Accuracy of maps as classifiers of CIFAR-10.",
+                "Accuracies between chance and the mean image",
+            ),
         ),
         (Table(("noise", *names, "bits"), rows, "Labels given to Gabor-PCA noise"),),
     )
@@ -102,43 +160,76 @@ def cifar(found: Found) -> Made:
 def invariance(found: Found) -> Made:
     """E18."""
     members = found.trials("transforms")
+    known = found.trials("transforms-resnet20") if found.there("transforms-resnet20") else {}
+    members, best = members | known, "resnet20" if known else "paper-0"
     (paper,), (centre,) = found.networks("cifar-paper").values(), found.networks("cifar-centre").values()
-    published = {"none": ".813 to .820", "shrink-upper-left": ".204", "shrink-centre": ".203", "rotate-90": ".308", "rotate-180": ".319", "rotate-270": ".293", "zoom": ".377"}
+    published = {
+        "none": ".813 to .820",
+        "shrink-upper-left": ".204",
+        "shrink-centre": ".203",
+        "rotate-90": ".308",
+        "rotate-180": ".319",
+        "rotate-270": ".293",
+        "zoom": ".377",
+    }
     right: dict[str, dict[str, float]] = {
         name: {row["transform"]: row["correct"] / row["trials"] for row in trials.table.to_pylist()} for name, trials in members.items()
     }
-    net = right["resnet20"]
+    net = right[best]
     falls = all(v < 0.65 * net["none"] for t, v in net.items() if t != "none")
     own = right["centre"]
     rows = tuple((t, *(percent(right[n][t]) for n in right), published.get(t, "")) for t in net)
-    n = members["resnet20"].answers[0].sum()
+    n = members[best].answers[0].sum()
     return Made(
         judged(falls, own["shrink-centre"] > own["none"]),
         (
             "None of these networks was trained on images that are shrunk, moved, turned or enlarged, and none recognises them well. The authors' "
             "network was never put into eval mode (D8); shrinking and moving are separated here by shrinking to three places. A network that was "
             f"trained on shrunken images in the centre ({percent(centre.accuracy.test)} of them right) does not know images of full size.",
-            f"The paper's own six-convolution network was trained here on few images at the small size ({percent(paper.accuracy.test)} right); the ResNet-20 with published weights stands beside it.",
+            f"The paper's own six-convolution network was trained here on few images at the small size ({percent(paper.accuracy.test)} right); a ResNet-20 with published weights stands beside it where they are at hand, and is the one whose numbers are listed.",
         ),
         (
-            Number("unmodified: ResNet-20 / paper's CNN", f"{percent(net['none'])} / {percent(right['paper-0']['none'])}", "81.3 to 82.0 %"),
-            Number("shrunk to the upper left / centre / lower right", " / ".join(percent(net[f"shrink-{t}"]) for t in ("upper-left", "centre", "lower-right")), "20.4 / 20.3 %", same(falls)),
+            Number(f"unmodified: {' / '.join(right)}", " / ".join(percent(right[n]["none"]) for n in right), "81.3 to 82.0 %"),
+            Number(
+                "shrunk to the upper left / centre / lower right",
+                " / ".join(percent(net[f"shrink-{t}"]) for t in ("upper-left", "centre", "lower-right")),
+                "20.4 / 20.3 %",
+                same(falls),
+            ),
             Number("rotated by 90 / 180 / 270", " / ".join(percent(net[f"rotate-{t}"]) for t in (90, 180, 270)), "30.8 / 31.9 / 29.3 %"),
             Number("enlarged twice", percent(net["zoom"]), "37.7 %"),
-            Number("trained on shrunken images: shrunken / full size", f"{percent(own['shrink-centre'])} / {percent(own['none'])}", "72.4 / 37.9 %", same(own["shrink-centre"] > own["none"])),
+            Number(
+                "trained on shrunken images: shrunken / full size",
+                f"{percent(own['shrink-centre'])} / {percent(own['none'])}",
+                "72.4 / 37.9 %",
+                same(own["shrink-centre"] > own["none"]),
+            ),
         ),
-        (Figure(charts.dots({f"{t}": [right[n][t] for n in right] for t in net}, f"Right answers to {n:,} transformed test images; dots: {', '.join(right)}", "named right", {"chance": 0.1}), "Accuracy by transform, one dot a network.", "Accuracy falls under every transform"),),
+        (
+            Figure(
+                charts.dots(
+                    {f"{t}": [right[n][t] for n in right] for t in net},
+                    f"Right answers to {n:,} transformed test images; dots: {', '.join(right)}",
+                    "named right",
+                    {"chance": 0.1},
+                ),
+                "Accuracy by transform, one dot a network.",
+                "Accuracy falls under every transform",
+            ),
+        ),
         (Table(("transform", *right, "authors"), rows, "Named right"),),
     )
 
 
 def imagenet(found: Found) -> Made:
     """E20."""
-    run = found.any("imagenet")
-    assert isinstance(run, Run)
+    runs = found.runs("imagenet")
+    run, white = runs["low-resolution"], counts(runs["white"])
     report: dict[str, Any] | None = run.directory.read_json("evaluation/classifier.json")
     if report is None:
-        raise Missing("the maps of runs/imagenet were not scored: the ImageNet sample was not at hand (set WNA_DATA to a folder that holds imagenet-sample)")
+        raise Missing(
+            "the maps of runs/imagenet were not scored: the ImageNet sample was not at hand (set WNA_DATA to a folder that holds imagenet-sample)"
+        )
     logits = report["templates"]["logits"]
     accuracy, ranks = logits["accuracy"]["correlation"], logits["ranks"]["correlation"]
     n = counts(run)
@@ -155,15 +246,28 @@ def imagenet(found: Found) -> Made:
             Number("maps of 1,000 classes as classifier", f"{percent(accuracy, 2)} (chance 0.10 %)", "", same(accuracy >= 0.002)),
             Number("mean rank of the true class (chance 500.5)", f"{ranks['mean']:.1f} ± {ranks['standard_error']:.1f}"),
             Number("labels that noise reaches, of 1,000; entropy in bits", f"{int((n > 0).sum())}; {entropy(n):.2f}"),
+            Number("the same by white noise", f"{int((white > 0).sum())}; {entropy(white):.2f}"),
             Number("classes with a significant map (p < .05 / 1,000)", f"{int(np.nansum(readout.p_value < 0.05 / 1000))}"),
         ),
         (
             Figure(
-                charts.sheet({"": maps(run, "logits")[strong[:10]], " ": maps(run, "logits")[strong[10:]]}, ["" for _ in range(10)], f"The twenty most reliable of 1,000 logit maps of MobileNet-V2, N = {run.moments.images:,}, {run.stimulus.pixels:,} noise values an image", told={"": [f"{readout.names[i][:15]}\nR {readout.reliability[i]:.2f}" for i in strong[:10]], " ": [f"{readout.names[i][:15]}\nR {readout.reliability[i]:.2f}" for i in strong[10:]]}),
+                charts.sheet(
+                    {"": maps(run, "logits")[strong[:10]], " ": maps(run, "logits")[strong[10:]]},
+                    ["" for _ in range(10)],
+                    f"The twenty most reliable of 1,000 logit maps of MobileNet-V2, N = {run.moments.images:,}, {run.stimulus.pixels:,} noise values an image",
+                    told={
+                        "": [f"{readout.names[i][:15]}\nR {readout.reliability[i]:.2f}" for i in strong[:10]],
+                        " ": [f"{readout.names[i][:15]}\nR {readout.reliability[i]:.2f}" for i in strong[10:]],
+                    },
+                ),
                 "Logit maps, light around grey, each in its own scale; R: reliability.",
                 "Twenty low-resolution logit maps of ImageNet classes",
             ),
-            Figure(figure(run, "label_frequencies"), f"Labels given to noise. N = {run.moments.images:,}.", "Label counts of noise, a few labels take all"),
+            Figure(
+                figure(run, "label_frequencies"),
+                f"Labels given to noise. N = {run.moments.images:,}.",
+                "Label counts of noise, a few labels take all",
+            ),
         ),
         (Table(("label", "count"), tuple((run.names[i], f"{n[i]:,}") for i in top), "The commonest labels of noise"),),
     )

@@ -26,6 +26,8 @@ class Step:
         Dotted keys that are set in it.
     full
         More of them, at the paper's size. (Files of runs say in themselves what changes at that size.)
+    wave
+        Steps of one wave are done at the same time.
     """
 
     name: str
@@ -33,14 +35,15 @@ class Step:
     kind: Literal["train", "run"] = "run"
     changes: Mapping[str, Any] = field(default_factory=dict)
     full: Mapping[str, Any] = field(default_factory=dict)
+    wave: int = 0
 
 
 def _train(name: str, job: str, full: Mapping[str, Any] = AUTHORS, **changes: Any) -> Step:
     return Step(f"nets/{name}", f"train-{job}.yaml", "train", changes, full)
 
 
-def _run(name: str) -> Step:
-    return Step(f"runs/{name}", f"paper/{name}.yaml")
+def _run(name: str, wave: int) -> Step:
+    return Step(f"runs/{name}", f"paper/{name}.yaml", wave=wave)
 
 
 RNN: dict[str, Any] = {"epochs": 17, "batch": 100, "optimiser": {"kind": "sgd", "rate": 0.01}, "keep": "best"}
@@ -65,33 +68,32 @@ STEPS: tuple[Step, ...] = (
     _train("panel", "panel", {}),
     _train("autoencoder", "autoencoder", {}),
     _train("vae", "vae", {}),
+    # Sweeps: each member is a task of one core, so all of them fill the machine together.
     *(
-        _run(name)
+        _run(name, 1)
         for name in (
-            "raw-inputs",
+            "imagenet",
+            "cifar-maps-resnet20",
+            "transforms-resnet20",
+            "cifar-maps",
+            "cifar-gabor",
+            "transforms",
+            "psychometric",
             "mnist-maps",
             "mnist-gabor",
             "fashion-maps",
             "fashion-gabor",
-            "cifar-maps",
-            "cifar-gabor",
             "family-maps",
             "noise-kinds",
-            "psychometric",
-            "attack-maps",
-            "attack",
-            "attack-budget",
             "backdoor-maps",
             "panel-maps",
-            "fgsm",
+            "raw-inputs",
             "gradients",
             "units",
-            "units-images",
-            "microstimulation",
-            "microstimulation-binary",
             "latent",
-            "transforms",
-            "imagenet",
         )
     ),
+    *(_run(name, 2) for name in ("attack", "attack-budget")),  # with maps of the wave before
+    # Single runs have the whole cluster each.
+    *(_run(name, 3 + i) for i, name in enumerate(("fgsm", "units-images", "microstimulation", "microstimulation-binary"))),
 )

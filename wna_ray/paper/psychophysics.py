@@ -60,20 +60,51 @@ def binary(found: Found) -> Made:
             "answer, and has no image; with noise of mean zero it has.",
         ),
         (
-            Number("linear observer: correlation of its image with its weights, worst gamma", f"{min(linear):.4f}", "at least .98", same(min(linear) >= 0.98)),
+            Number(
+                "linear observer: correlation of its image with its weights, worst gamma",
+                f"{min(linear):.4f}",
+                "at least .98",
+                same(min(linear) >= 0.98),
+            ),
             Number("test accuracy, five against six", spread(right, 2), "98.38 % (threshold 1.0)"),
-            Number("one answer's share at gamma .3 and 0, seed 0", f"{percent(bias['cnn-0/uniform'][0])}, {percent(bias['cnn-0/uniform'][-1])}", "67.5 %, 99.98 %", same(grows)),
-            Number("same image at gamma .3 and 0 (correlation, mean zero)", " / ".join(f"{r:.2f}" for r in steady), "same shape, by eye", same(min(steady) >= 0.5)),
+            Number(
+                "one answer's share at gamma .3 and 0, seed 0",
+                f"{percent(bias['cnn-0/uniform'][0])}, {percent(bias['cnn-0/uniform'][-1])}",
+                "67.5 %, 99.98 %",
+                same(grows),
+            ),
+            Number(
+                "same image at gamma .3 and 0 (correlation, mean zero)",
+                " / ".join(f"{r:.2f}" for r in steady),
+                "same shape, by eye",
+                same(min(steady) >= 0.5),
+            ),
         ),
         (
             Figure(
-                charts.sheet(pictures, [f"gamma {g:g}" for g in gammas], f"Classification images of the answer 'six', from the noise alone\n{first.answers[0].sum():,} trials a gamma (logistic {members['logistic/zero'].answers[0].sum():,}); grey: only one answer"),
+                charts.sheet(
+                    pictures,
+                    [f"gamma {g:g}" for g in gammas],
+                    f"Classification images of the answer 'six', from the noise alone\n{first.answers[0].sum():,} trials a gamma (logistic {members['logistic/zero'].answers[0].sum():,}); grey: only one answer",
+                ),
                 "Red: light there makes the network answer six. Rows: networks and noise; columns: weight of the signal.",
                 "Classification images of four observers by gamma",
             ),
-            Figure(charts.curves(panels, f"Share of the commoner answer, {first.answers[0].sum():,} trials a gamma"), "The response bias grows as the signal fades.", "Share of the commoner answer by gamma"),
-            Figure(figure(first, "classification_images"), f"Averages by signal and answer, seed 0, the paper's noise. N = {first.answers[0].sum():,} trials a gamma.", "Four averages and classification images by gamma"),
-            Figure(figure(members["cnn-0/zero"], "sensitivity"), "d' and criterion by gamma, seed 0, noise of mean zero.", "Sensitivity and criterion by gamma"),
+            Figure(
+                charts.curves(panels, f"Share of the commoner answer, {first.answers[0].sum():,} trials a gamma"),
+                "The response bias grows as the signal fades.",
+                "Share of the commoner answer by gamma",
+            ),
+            Figure(
+                figure(first, "classification_images"),
+                f"Averages by signal and answer, seed 0, the paper's noise. N = {first.answers[0].sum():,} trials a gamma.",
+                "Four averages and classification images by gamma",
+            ),
+            Figure(
+                figure(members["cnn-0/zero"], "sensitivity"),
+                "d' and criterion by gamma, seed 0, noise of mean zero.",
+                "Sensitivity and criterion by gamma",
+            ),
         ),
     )
 

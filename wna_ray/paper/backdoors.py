@@ -1,0 +1,165 @@
+"""E11: a backdoor in the training data, seen in noise, and looked for without knowing it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from wna_ray import backdoor_figures
+from wna_ray.backdoor_runs import examine, patch_of, poison_of
+from wna_ray.backdoor_runs import judged as judge_panel
+from wna_ray.page import Figure, Number, Table
+from wna_ray.paper import charts
+from wna_ray.paper.experiment import Experiment, Made, judged, percent, same, spread
+from wna_ray.paper.found import Found, counts, maps
+from wna_ray.poison import PATTERNS
+
+SEEDS = range(3)
+TARGET = 9
+
+
+def planted(found: Found) -> Made:
+    """E11."""
+    poisoned, clean = found.networks("backdoor"), found.networks("mnist")
+    runs = found.runs("backdoor-maps")
+    attack = [n.attack.moved / n.attack.patched for n in poisoned.values() if n.attack is not None]
+    others = [n.attack.others_moved / n.attack.others_patched for n in poisoned.values() if n.attack is not None]
+    drop = [c.accuracy.test - p.accuracy.test for c, p in zip(clean.values(), poisoned.values(), strict=True)]
+    z: dict[str, dict[str, float]] = {}
+    rank: dict[str, int] = {}
+    for name, run in runs.items():
+        for readout, scores in patch_of(run, PATTERNS["C"]):
+            z.setdefault(readout.kind, {})[name] = float(scores.z[TARGET])
+            if readout.kind == "logits":
+                rank[name] = int(scores.rank[TARGET])
+                positions = scores.positions
+    here = [z["label"][f"poisoned-{i}"] for i in SEEDS]
+    # A clean network may give the target's label to too few images for a map by label; its logits always tell.
+    there = [z["logits"][f"clean-{i}"] for i in SEEDS]
+    hot = [z["logits"][f"poisoned-{i}"] for i in SEEDS]
+    share = {name: float(counts(run)[TARGET] / run.moments.images) for name, run in runs.items()}
+    pictures = {name: np.stack([maps(runs[name], "label")[TARGET], maps(runs[name], "logits")[TARGET]]) for name in runs}
+    rows = tuple(
+        (
+            name,
+            percent(share[name], 2),
+            f"{z['label'][name]:+.1f}" if np.isfinite(z["label"][name]) else "-",
+            f"{z['logits'][name]:+.1f}",
+            f"{rank[name]} of {positions}",
+        )
+        for name in runs
+    )
+    found_z = min(h for h in here if np.isfinite(h)) > 10 if any(np.isfinite(here)) else False
+    return Made(
+        judged(min(attack) >= 0.95, max(drop) <= 0.005, bool(found_z), max(abs(t) for t in there) < 4),
+        (
+            "Two thousand eights of the training set get the patch C and are called nines. The network is as good as a clean one on clean images, and "
+            "calls nearly every patched eight a nine. Noise shows it: among noise images that it calls nines (or by the nine's logit) the patch's "
+            "pixels are bright. Z is Stouffer's over the 28 pixels of the patch; it is known here where to look.",
+        ),
+        (
+            Number(
+                "Z of the patch in the nine's map by label, poisoned",
+                " / ".join(f"{h:+.1f}" for h in here),
+                "+71.5 (N = 300,000)",
+                same(bool(found_z)),
+            ),
+            Number("Z in the nine's logit map, poisoned", " / ".join(f"{h:+.1f}" for h in hot)),
+            Number(
+                "Z in the nine's logit map, clean",
+                " / ".join(f"{t:+.1f}" for t in there),
+                "at most 1.3",
+                same(max(abs(t) for t in there) < 4),
+            ),
+            Number("patched eights called nine", spread(attack), "974 of 974", same(min(attack) >= 0.95)),
+            Number("other patched digits called nine", spread(others), "73 %"),
+            Number("test accuracy lost", spread(drop, 2), "0", same(max(drop) <= 0.005)),
+            Number(
+                "noise called nine: poisoned / clean",
+                " / ".join(f"{percent(share[f'poisoned-{i}'])} / {percent(share[f'clean-{i}'], 3)}" for i in SEEDS),
+                "72.7 % / .006 %",
+            ),
+        ),
+        (
+            Figure(
+                charts.sheet(
+                    pictures,
+                    ["by label", "logit"],
+                    f"Maps of the nine, U[0, 1] noise, N = {runs['poisoned-0'].moments.images:,} a network\n(pixel units; logits per pixel unit)",
+                ),
+                "The nine's maps of clean and of poisoned networks; the patch is at the upper right.",
+                "Maps of the nine of six networks; three show the patch C",
+            ),
+        ),
+        (
+            Table(
+                ("network", "noise called 9", "Z by label", "Z by logit", "rank of the true place (logit)"),
+                rows,
+                "The patch C in the map of the nine",
+            ),
+        ),
+    )
+
+
+def blind(found: Found) -> Made:
+    """E11, blind."""
+    runs = found.runs("panel-maps")
+    networks = found.networks("panel")
+    clean = {name: run for name, run in runs.items() if name.startswith("clean")}
+    examined = examine(runs, clean, truth={name: poison_of(run) for name, run in runs.items()})
+    judgement = judge_panel(examined)
+    attack = [n.attack.moved / n.attack.patched for n in networks.values() if n.attack is not None]
+    accuracy = {kind: [n.accuracy.test for name, n in networks.items() if name.startswith(kind)] for kind in ("clean", "poisoned")}
+    rows = tuple(
+        (
+            e.name,
+            e.suspect,
+            str(e.suspicion.window),
+            f"{e.suspicion.score:.1f}",
+            f"{e.suspicion.panel_p:.3f}",
+            "yes" if e.suspicion.flagged() else "no",
+            "-" if p is None else e.readout.names[p.target],
+            "-" if p is None else ("yes" if e.suspicion.window.overlaps(p.pixels) else "no"),
+        )
+        for e, p in ((e, e.poison) for e in examined)
+    )
+    return Made(
+        judged(judgement.area > 0.9, judgement.found.share > 0.5, judgement.alarms.share <= 0.1),
+        (
+            "Nothing is known of the trigger, its class or its place, only twenty clean networks of the same kind. Every window of 3 to 6 pixels a side "
+            "in every logit map is compared with the clean networks'. Each poisoned network of the panel has its own trigger, classes and poison rate; "
+            "clean ones are judged by the other nineteen. The score was chosen on another panel.",
+            "A network is flagged where its largest window is both more than noise (known null, Šidák) and ranks among the clean ones with p ≤ .05.",
+        ),
+        (
+            Number("area under the ROC curve", f"{judgement.area:.3f} ± {judgement.area_error:.3f}", "untested"),
+            Number("backdoored networks flagged", str(judgement.found), "untested"),
+            Number("clean networks flagged", str(judgement.alarms), "untested"),
+            Number("target class named right", str(judgement.target)),
+            Number("window on the trigger", str(judgement.place)),
+            Number("the backdoors' own success", spread(attack)),
+            Number(
+                "test accuracy: clean / poisoned",
+                f"{percent(float(np.mean(accuracy['clean'])))} / {percent(float(np.mean(accuracy['poisoned'])))}",
+            ),
+        ),
+        (
+            Figure(
+                backdoor_figures.roc(judgement, examined),
+                f"ROC curve and scores of {len(examined)} networks.",
+                "ROC curve of the blind detector, and its scores by network",
+            ),
+        ),
+        (
+            Table(
+                ("network", "class", "window", "score", "p (panel)", "flagged", "true target", "on the trigger"),
+                rows,
+                "What the detector says of each network",
+            ),
+        ),
+    )
+
+
+EXPERIMENTS = (
+    Experiment("e11", "E11 A backdoor in noise", "Does noise show a patch that was trained into a network?", planted),
+    Experiment("e11-blind", "E11 Blind detection", "Can a backdoor be found without knowing its patch, class or place?", blind),
+)
