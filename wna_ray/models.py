@@ -9,8 +9,9 @@
 
 To each may be added ``weights=PATH`` (safetensors, or a state dict that ``torch.load(weights_only=True)`` reads; not for export and
 trained, which have their own) and ``layer=NAME`` (take that module's output, flattened, instead of the network's). A relative PATH
-is relative to the working directory; PATH may be any fsspec URL, and ``$NAME`` in it is the environment's. ``seed=N`` (bundled, torchvision, timm) is the same network untrained:
-its weights are drawn anew, and are the same on every machine with the same torch. Without weights and seed, N is 0.
+is relative to the working directory; PATH may be any fsspec URL, and ``$NAME`` in it is the environment's. ``seed=N`` (bundled,
+torchvision, timm) is the same network untrained: its weights are drawn anew, and are the same on every machine with the same torch.
+Without weights and seed, N is 0.
 """
 
 from __future__ import annotations

@@ -60,10 +60,14 @@ def injection(found: Found) -> Made:
     return Made(
         judged(off <= 0.2, ours["images"][1][at] > AUTHORS["images", "map"][at], free["map"] > free["permuted"]),
         (
-            "A map of the target is mixed into noise, or into a real image, with growing weight. The network is a black box: its maps came from "
-            "its answers to noise. The authors' curves for bias maps are far too weak because their maps were read back from coloured screen "
-            "shots (D5); with the maps themselves the attack is stronger. The mean training image, which needs no query at all, is stronger still.",
-            "As small steps of stated length (second figure) maps beat their own shuffled pixels and random directions by far, and the white-box "
+            "A map of the target is mixed into noise, or into a real image, with growing weight. The network is a black box: its maps "
+            "came from "
+            "its answers to noise. The authors' curves for bias maps are far too weak because their maps were read back from coloured "
+            "screen "
+            "shots (D5); with the maps themselves the attack is stronger. The mean training image, which needs no query at all, is "
+            "stronger still.",
+            "As small steps of stated length (second figure) maps beat their own shuffled pixels and random directions by far, and "
+            "the white-box "
             "gradient beats all: a bias map is a first-order description of the whole network, not of one image's neighbourhood.",
         ),
         (
@@ -79,7 +83,8 @@ def injection(found: Found) -> Made:
             Figure(
                 charts.curves(
                     panels,
-                    f"Templates mixed into stimuli, mean of ten targets, images of the target counted as in the paper\n{members['images'].answers[0].sum():,} trials a condition; dashed: published",
+                    "Templates mixed into stimuli, mean of ten targets, images of the target counted as in the "
+                    f"paper\n{members['images'].answers[0].sum():,} trials a condition; dashed: published",
                 ),
                 "Share called the target by weight of the template: bias maps, mean images and controls, beside the published curves.",
                 "Four attack curves in noise and four in images; mean images first, then maps, controls last",
@@ -116,8 +121,10 @@ def fgsm(found: Found) -> Made:
     return Made(
         judged(right[2.0] < 0.2, right[0.3] < 0.5, shown),
         (
-            "One step along the sign of the gradient, test images only, steps cut to [0, 1] (the authors use the training set, gradients of "
-            "probabilities and eps = 2, where any image is destroyed; D14). There is no defence in the notebook of that name. The mean gradient of "
+            "One step along the sign of the gradient, test images only, steps cut to [0, 1] (the authors use the training set, "
+            "gradients of "
+            "probabilities and eps = 2, where any image is destroyed; D14). There is no defence in the notebook of that name. The "
+            "mean gradient of "
             "the poisoned network's nine shows the patch.",
         ),
         (

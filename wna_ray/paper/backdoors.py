@@ -52,8 +52,10 @@ def planted(found: Found) -> Made:
     return Made(
         judged(min(attack) >= 0.95, max(drop) <= 0.005, bool(found_z), max(abs(t) for t in there) < 4),
         (
-            "Two thousand eights of the training set get the patch C and are called nines. The network is as good as a clean one on clean images, and "
-            "calls nearly every patched eight a nine. Noise shows it: among noise images that it calls nines (or by the nine's logit) the patch's "
+            "Two thousand eights of the training set get the patch C and are called nines. The network is as good as a clean one on "
+            "clean images, and "
+            "calls nearly every patched eight a nine. Noise shows it: among noise images that it calls nines (or by the nine's logit) "
+            "the patch's "
             "pixels are bright. Z is Stouffer's over the 28 pixels of the patch; it is known here where to look.",
         ),
         (
@@ -84,7 +86,8 @@ def planted(found: Found) -> Made:
                 charts.sheet(
                     pictures,
                     ["by label", "logit"],
-                    f"Maps of the nine, U[0, 1] noise, N = {runs['poisoned-0'].moments.images:,} a network\n(pixel units; logits per pixel unit)",
+                    f"Maps of the nine, U[0, 1] noise, N = {runs['poisoned-0'].moments.images:,} a network\n(pixel units; logits per "
+                    "pixel unit)",
                 ),
                 "The nine's maps of clean and of poisoned networks; the patch is at the upper right.",
                 "Maps of the nine of six networks; three show the patch C",
@@ -125,10 +128,13 @@ def blind(found: Found) -> Made:
     return Made(
         judged(judgement.area > 0.9, judgement.found.share > 0.5, judgement.alarms.share <= 0.1),
         (
-            "Nothing is known of the trigger, its class or its place, only twenty clean networks of the same kind. Every window of 3 to 6 pixels a side "
-            "in every logit map is compared with the clean networks'. Each poisoned network of the panel has its own trigger, classes and poison rate; "
+            "Nothing is known of the trigger, its class or its place, only twenty clean networks of the same kind. Every window of 3 "
+            "to 6 pixels a side "
+            "in every logit map is compared with the clean networks'. Each poisoned network of the panel has its own trigger, classes "
+            "and poison rate; "
             "clean ones are judged by the other nineteen. The score was chosen on another panel.",
-            "A network is flagged where its largest window is both more than noise (known null, Šidák) and ranks among the clean ones with p ≤ .05.",
+            "A network is flagged where its largest window is both more than noise (known null, Šidák) and ranks among the clean ones "
+            "with p ≤ .05.",
         ),
         (
             Number("area under the ROC curve", f"{judgement.area:.3f} ± {judgement.area_error:.3f}", "untested"),

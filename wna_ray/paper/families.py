@@ -66,9 +66,12 @@ def families(found: Found) -> Made:
     return Made(
         judged(min(float(c.min()) for c in labels) >= 0.95, min(lr) >= 0.85, narrow),
         (
-            "A logistic regression is the best check of all: its maps must be its weights, and are. The paper's noise (mean one half) is far from digits, "
-            "so all these networks give nearly all of it two or three labels; noise of mean zero, or around the mean digit, reaches the others.",
-            "Maps of different networks, around the same mean image, agree within a family, and less between families (last figure; each network had noise of its own).",
+            "A logistic regression is the best check of all: its maps must be its weights, and are. The paper's noise (mean one half) "
+            "is far from digits, "
+            "so all these networks give nearly all of it two or three labels; noise of mean zero, or around the mean digit, reaches "
+            "the others.",
+            "Maps of different networks, around the same mean image, agree within a family, and less between families (last figure; "
+            "each network had noise of its own).",
         ),
         (
             Number(
@@ -101,7 +104,8 @@ def families(found: Found) -> Made:
                 charts.sheet(
                     first,
                     DIGITS,
-                    f"Logit maps around the mean digit, logits per pixel unit, N = {next(iter(others.values())).moments.images:,} a network",
+                    f"Logit maps around the mean digit, logits per pixel unit, N = {next(iter(others.values())).moments.images:,} a "
+                    "network",
                 ),
                 "What five families look for.",
                 "Logit maps of five families of networks",
@@ -134,8 +138,10 @@ def latent(found: Found) -> Made:
     return Made(
         judged(hit["autoencoder"] < 10 or entropy(n["autoencoder"]) < 2.5, hit["vae"] == 10),
         (
-            "Noise on the code of an autoencoder, and the digit network answers to the decoded picture; moments are kept of the codes. A plain "
-            "autoencoder's codes are not normal, so normal codes decode to few kinds of pictures, as the authors found; a variational one's are, and its noise "
+            "Noise on the code of an autoencoder, and the digit network answers to the decoded picture; moments are kept of the "
+            "codes. A plain "
+            "autoencoder's codes are not normal, so normal codes decode to few kinds of pictures, as the authors found; a variational "
+            "one's are, and its noise "
             "reaches all digits. Pixels are in [0, 1] here (the authors' decoder gives -1 to 1).",
         ),
         (
@@ -188,8 +194,10 @@ def kinds(found: Found) -> Made:
     return Made(
         judged(fewer, accuracy["stripes"] < accuracy["gaussian"]),
         (
-            "Every kind of noise that there is, on one network. No output of the authors' stripes, binary noise and sparse blocks survives but the remark that "
-            "stripes did not work: they tell of columns only. Their blocks never reach the last row and column (D21); here they do, and each cell is independent.",
+            "Every kind of noise that there is, on one network. No output of the authors' stripes, binary noise and sparse blocks "
+            "survives but the remark that "
+            "stripes did not work: they tell of columns only. Their blocks never reach the last row and column (D21); here they do, "
+            "and each cell is independent.",
             "The point of parametric noise is fewer images: fewer numbers are asked for, and in directions in which digits vary.",
         ),
         (

@@ -15,8 +15,8 @@ from wna_ray.errors import RunError
 from wna_ray.opened import AnyRun, open_any
 from wna_ray.results import Run
 from wna_ray.rundir import RESULT
-from wna_ray.sweep import open_sweep
 from wna_ray.store import Place, Store
+from wna_ray.sweep import open_sweep
 from wna_ray.train_run import read_network
 from wna_ray.trained import TrainedNetwork
 from wna_ray.trial_results import Trials

@@ -39,8 +39,10 @@ def filters(found: Found) -> Made:
     return Made(
         judged(median1 >= 0.99, least1 >= 0.95, median2 >= 0.95),
         (
-            "A unit of the first convolution is linear until it is rectified, so the noise it answers to must average to its own kernel: it does, for "
-            "every unit. Units of the second convolution see 14 x 14 pixels through a rectification and a maximum; what they look for has no "
+            "A unit of the first convolution is linear until it is rectified, so the noise it answers to must average to its own "
+            "kernel: it does, for "
+            "every unit. Units of the second convolution see 14 x 14 pixels through a rectification and a maximum; what they look for "
+            "has no "
             "closed form, and is judged by how well two halves of the run agree.",
             f"Units that were active too rarely to be told anything about: {', '.join(silent) or 'none'}.",
         ),
@@ -95,8 +97,10 @@ def natural(found: Found) -> Made:
     return Made(
         judged(float(np.nanmedian(plain)) < 0.95, float(np.nanmedian(freed)) > float(np.nanmedian(plain))),
         (
-            "The same average over 60,000 real digits: neighbouring pixels of digits are alike, so the average is a blurred stroke and not the kernel, as "
-            "the authors found. Divided by the covariance of the digits' own patches (a ridge where they hardly vary) the kernel comes back.",
+            "The same average over 60,000 real digits: neighbouring pixels of digits are alike, so the average is a blurred stroke "
+            "and not the kernel, as "
+            "the authors found. Divided by the covariance of the digits' own patches (a ridge where they hardly vary) the kernel "
+            "comes back.",
         ),
         (
             Number(
@@ -159,7 +163,10 @@ def _stimulation(trials: Trials) -> tuple[dict[str, int], dict[str, int], int, T
         )
         for layer in layers
     ]
-    title = f"Area under the psychometric curve (mean share right over gamma 0 to 1) of the class that is stimulated\n{trials.answers[0].sum():,} trials a condition; sham: the same profile, shuffled over units"
+    title = (
+        "Area under the psychometric curve (mean share right over gamma 0 to 1) of the class that is "
+        f"stimulated\n{trials.answers[0].sum():,} trials a condition; sham: the same profile, shuffled over units"
+    )
     return (
         rising,
         shams,
@@ -177,10 +184,13 @@ def ten_way(found: Found) -> Made:
     return Made(
         judged(rising["fc1"] >= 0.9 * n),
         (
-            "Units of one layer get activity added or taken away, in proportion to their mean response to a class, by forward hooks; the model stays "
-            "as it is. In fc1 the network sees the class more readily the more it is stimulated, and less when suppressed. In the convolutions, "
+            "Units of one layer get activity added or taken away, in proportion to their mean response to a class, by forward hooks; "
+            "the model stays "
+            "as it is. In fc1 the network sees the class more readily the more it is stimulated, and less when suppressed. In the "
+            "convolutions, "
             "where every position of a channel is stimulated alike, the sign is not reliable: the authors' own figures say the same.",
-            "The authors' legends are ten times too large, and their layers have different units (D13); here strength is in standard deviations of the "
+            "The authors' legends are ten times too large, and their layers have different units (D13); here strength is in standard "
+            "deviations of the "
             "layer's activity, signals and noise are the same in all conditions, and a shuffled profile is the control.",
         ),
         tuple(
@@ -217,7 +227,8 @@ def binary(found: Found) -> Made:
     return Made(
         judged(rising["fc1"] == n),
         (
-            "The same with two classes, where every trial that is moved away from one answer is moved to the other. Specific in fc1, not in the convolutions, as in the authors' own figures.",
+            "The same with two classes, where every trial that is moved away from one answer is moved to the other. Specific in fc1, "
+            "not in the convolutions, as in the authors' own figures.",
         ),
         (
             *(

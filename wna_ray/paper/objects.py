@@ -12,8 +12,6 @@ from wna_ray.page import Figure, Number, Table, Verdict
 from wna_ray.paper import charts
 from wna_ray.paper.experiment import Experiment, Made, entropy, judged, percent, same, spread
 from wna_ray.paper.found import Found, Missing, counts, data, figure, label_means, maps, scored
-from wna_ray.results import Run
-from wna_ray.trial_results import Trials
 
 SEEDS = [f"cnn-{i}" for i in range(3)]
 
@@ -38,8 +36,10 @@ def fashion(found: Found) -> Made:
     return Made(
         judged(min(right) >= 0.89, min(best) >= 0.2, bool(np.median(two) > 0.8), spreads),
         (
-            "Uniform noise collapses to a label or two, Gabor-PCA noise spreads; maps by logits around the mean image name test images well above "
-            "twice chance. The authors score their maps on the training set (D9), and their networks by raw pixels (D1), which is why theirs seem worse.",
+            "Uniform noise collapses to a label or two, Gabor-PCA noise spreads; maps by logits around the mean image name test "
+            "images well above "
+            "twice chance. The authors score their maps on the training set (D9), and their networks by raw pixels (D1), which is why "
+            "theirs seem worse.",
         ),
         (
             Number("maps as classifier of the test set, improved", spread(best), "", same(min(best) >= 0.2)),
@@ -72,7 +72,8 @@ def fashion(found: Found) -> Made:
                 charts.sheet(
                     {"authors' Gabor-PCA": charts.unit_scaled(label_means(gabor["wide-0/authors"]))},
                     names,
-                    f"Mean image of each label, the wide network with its double softmax, scaled to [0, 1]\nN = {gabor['wide-0/authors'].moments.images:,}",
+                    "Mean image of each label, the wide network with its double softmax, scaled to [0, 1]\nN = "
+                    f"{gabor['wide-0/authors'].moments.images:,}",
                     True,
                     {"authors' Gabor-PCA": [f"n {x:,}" for x in flat["wide-0"]]},
                 ),
@@ -118,7 +119,8 @@ def cifar(found: Found) -> Made:
     return Made(
         judged(min(best) >= 0.2, max(theirs.values()) >= 0.15),
         (
-            "Small photographs, where a class has no single look: the mean image itself names few. Maps by logits do about as well as it. The authors' "
+            "Small photographs, where a class has no single look: the mean image itself names few. Maps by logits do about as well as "
+            "it. The authors' "
             "notebook of pixel noise on CIFAR-10 is lost; theirs is Gabor-PCA noise in colour, with RMS maps.",
         ),
         (
@@ -183,10 +185,14 @@ def invariance(found: Found) -> Made:
     return Made(
         judged(falls, own["shrink-centre"] > own["none"]),
         (
-            "None of these networks was trained on images that are shrunk, moved, turned or enlarged, and none recognises them well. The authors' "
-            "network was never put into eval mode (D8); shrinking and moving are separated here by shrinking to three places. A network that was "
+            "None of these networks was trained on images that are shrunk, moved, turned or enlarged, and none recognises them well. "
+            "The authors' "
+            "network was never put into eval mode (D8); shrinking and moving are separated here by shrinking to three places. A "
+            "network that was "
             f"trained on shrunken images in the centre ({percent(centre.accuracy.test)} of them right) does not know images of full size.",
-            f"The paper's own six-convolution network was trained here on few images at the small size ({percent(paper.accuracy.test)} right); a ResNet-20 with published weights stands beside it where they are at hand, and is the one whose numbers are listed.",
+            "The paper's own six-convolution network was trained here on few images at the small size "
+            f"({percent(paper.accuracy.test)} right); a ResNet-20 with published weights stands beside it where they are at hand, and "
+            "is the one whose numbers are listed.",
         ),
         (
             Number(f"unmodified: {' / '.join(right)}", " / ".join(percent(right[n]["none"]) for n in right), "81.3 to 82.0 %"),
@@ -228,7 +234,8 @@ def imagenet(found: Found) -> Made:
     report: dict[str, Any] | None = run.directory.read_json("evaluation/classifier.json")
     if report is None:
         raise Missing(
-            "the maps of runs/imagenet were not scored: the ImageNet sample was not at hand (set WNA_DATA to a folder that holds imagenet-sample)"
+            "the maps of runs/imagenet were not scored: the ImageNet sample was not at hand (set WNA_DATA to a folder that holds "
+            "imagenet-sample)"
         )
     logits = report["templates"]["logits"]
     accuracy, ranks = logits["accuracy"]["correlation"], logits["ranks"]["correlation"]
@@ -239,8 +246,10 @@ def imagenet(found: Found) -> Made:
     return Made(
         Verdict.INCOMPARABLE,
         (
-            "The authors' ImageNet notebook is lost, so there is nothing to compare with. White noise reaches a handful of the thousand labels; so maps of "
-            "all thousand classes come from logits, by noise of low resolution around the mean colour, and are scored on one image of each class.",
+            "The authors' ImageNet notebook is lost, so there is nothing to compare with. White noise reaches a handful of the "
+            "thousand labels; so maps of "
+            "all thousand classes come from logits, by noise of low resolution around the mean colour, and are scored on one image of "
+            "each class.",
         ),
         (
             Number("maps of 1,000 classes as classifier", f"{percent(accuracy, 2)} (chance 0.10 %)", "", same(accuracy >= 0.002)),
@@ -254,7 +263,8 @@ def imagenet(found: Found) -> Made:
                 charts.sheet(
                     {"": maps(run, "logits")[strong[:10]], " ": maps(run, "logits")[strong[10:]]},
                     ["" for _ in range(10)],
-                    f"The twenty most reliable of 1,000 logit maps of MobileNet-V2, N = {run.moments.images:,}, {run.stimulus.pixels:,} noise values an image",
+                    f"The twenty most reliable of 1,000 logit maps of MobileNet-V2, N = {run.moments.images:,}, "
+                    f"{run.stimulus.pixels:,} noise values an image",
                     told={
                         "": [f"{readout.names[i][:15]}\nR {readout.reliability[i]:.2f}" for i in strong[:10]],
                         " ": [f"{readout.names[i][:15]}\nR {readout.reliability[i]:.2f}" for i in strong[10:]],

@@ -53,10 +53,13 @@ def binary(found: Found) -> Made:
     return Made(
         judged(min(linear) >= 0.98, grows, min(steady) >= 0.5),
         (
-            "Fives and sixes in ever stronger noise. As the signal fades the network gives nearly every trial one answer, as the authors found; the "
-            "noise of those few that got the other still draws the same image. Answers are cut at .5 (the authors cut at 1, and lose up to a tenth "
+            "Fives and sixes in ever stronger noise. As the signal fades the network gives nearly every trial one answer, as the "
+            "authors found; the "
+            "noise of those few that got the other still draws the same image. Answers are cut at .5 (the authors cut at 1, and lose "
+            "up to a tenth "
             "of their trials, D4), sums are pooled (D7), and the four averages are weighted by what each tells (Murray et al. 2002).",
-            "A logistic regression is the oracle: its classification image must be its weights. With the paper's noise of mean one half it gives a single "
+            "A logistic regression is the oracle: its classification image must be its weights. With the paper's noise of mean one "
+            "half it gives a single "
             "answer, and has no image; with noise of mean zero it has.",
         ),
         (
@@ -85,7 +88,8 @@ def binary(found: Found) -> Made:
                 charts.sheet(
                     pictures,
                     [f"gamma {g:g}" for g in gammas],
-                    f"Classification images of the answer 'six', from the noise alone\n{first.answers[0].sum():,} trials a gamma (logistic {members['logistic/zero'].answers[0].sum():,}); grey: only one answer",
+                    f"Classification images of the answer 'six', from the noise alone\n{first.answers[0].sum():,} trials a gamma "
+                    f"(logistic {members['logistic/zero'].answers[0].sum():,}); grey: only one answer",
                 ),
                 "Red: light there makes the network answer six. Rows: networks and noise; columns: weight of the signal.",
                 "Classification images of four observers by gamma",
