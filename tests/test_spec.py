@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from wna_ray.errors import SpecError
 from wna_ray.spec import ExecutionSpec, MomentsSpec, NormaliseSpec, NumericsSpec, ResponseSpec, Spec, StimulusSpec, canonical
 from wna_ray.specs import read_spec
+from wna_ray.sweep_spec import SweepSpec, read_asked
 from wna_ray.train_spec import TrainSpec
 
 JOBS = Path(__file__).parents[1] / "jobs"
@@ -76,7 +77,12 @@ def test_the_least_spec_fills_in_the_rest() -> None:
 @pytest.mark.parametrize("path", sorted(set(JOBS.glob("*.yaml")) - {JOBS / "rayjob.yaml", JOBS / "runtime_env.yaml"}), ids=lambda p: p.name)
 def test_jobs_are_specs(path: Path) -> None:
     data = yaml.safe_load(path.read_text())
-    spec = TrainSpec.load(path) if "network" in data else read_spec(path)
+    spec = TrainSpec.load(path) if "network" in data else read_asked(path)
+    if isinstance(spec, SweepSpec):
+        full = read_asked(path, full=True) if "full" in data else spec
+        assert isinstance(full, SweepSpec)
+        assert list(full.members) == list(spec.members)
+        return
     asked = spec.model_dump(include={"model", "samples", "run", "network", "dataset"}, exclude_none=True)
     assert asked == {key: data[key] for key in asked}
 

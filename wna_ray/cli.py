@@ -1,4 +1,4 @@
-"""The command line: ``wna plan | run | train | paper | status | fetch | verify | report``."""
+"""The command line: ``wna plan | run | train | paper | status | fetch | verify | report | contrast | compare``."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from rich.table import Table
 
 from wna_ray import __version__
 from wna_ray.analysis import images_for
-from wna_ray.archive import to_npy
+from wna_ray.archive import to_npy, to_parquet
 from wna_ray.checks import plain
-from wna_ray.contrast import contrast as compare
+from wna_ray.compare import Measured, correlations, images_needed, mean_correlations, shares_noise
+from wna_ray.contrast import contrast as paired
 from wna_ray.driver import SILENT_SECONDS, latest
 from wna_ray.errors import RunError, SpecError, StoreError, WnaError
 from wna_ray.fetch import fetch as download
@@ -45,7 +46,7 @@ from wna_ray.store import Place
 from wna_ray.sweep import Sweep, SweepDirectory, is_sweep
 from wna_ray.sweep_run import SweepPrinter, run_any, run_sweep
 from wna_ray.sweep_spec import SweepSpec, read_asked
-from wna_ray.tables import members_table, p_form, tables_of
+from wna_ray.tables import images_table, members_table, p_form, pairs_table, tables_of
 from wna_ray.train_run import told
 from wna_ray.train_run import train as train_networks
 from wna_ray.train_spec import TrainSpec
@@ -545,21 +546,80 @@ def contrast(
     from wna_ray import figures  # matplotlib, only where something is drawn
 
     one, two = Run(Place(a, endpoint)), Run(Place(b, endpoint))
-    found = compare(one, two, kind, name, other)  # type: ignore[arg-type]  # an unknown kind is refused there
+    found = paired(one, two, kind, name, other)  # type: ignore[arg-type]  # an unknown kind is refused there
     title = f"{kind}: {plain(name, 30)} in {plain(a, 40)} minus {plain(other or name, 30)} in {plain(b, 40)}, N = {found.images:,} images"
     picture = figures.contrast(one.stimulus, found.z, found.unpaired, title.replace("$", r"\$"), found.correlation)
-    try:
-        to.mkdir(parents=True, exist_ok=True)
-        (to / "contrast.png").write_bytes(picture)
-        (to / "z_map.npy").write_bytes(to_npy(found.z))
-    except OSError as error:
-        raise StoreError(f"cannot write to '{to}' ({error.strerror}); give another --to") from None
+    _write({"contrast.png": picture, "z_map.npy": to_npy(found.z)}, to)
     print(title)
     print(
         f"correlation {found.correlation:.4f}: pairing divides errors by {1 / np.sqrt(1 - found.correlation):.2f}; "
         f"p {p_form('.1e')(found.p_value)}, reliability {found.reliability:.3f}, rho2 {found.rho2:.2e}"
     )
     print(f"written to {to}/")
+
+
+@app.command()
+@_told
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="URL...", help="finished runs, or sweeps: all their members", show_default=False)],
+    kind: Annotated[str, typer.Option(help="kind of response, such as logits")],
+    to: Annotated[Path, typer.Option(help="local folder for tables and figures")] = Path("comparison"),
+    only_convergence: Annotated[
+        bool, typer.Option("--only-convergence", help="reliability by images alone, of runs over other images or classes, too")
+    ] = False,
+    endpoint: Endpoint = None,
+) -> None:
+    """Compare the maps of several networks: how they correlate, corrected for reliability, and how many images they take."""
+    from wna_ray import compare_figures  # matplotlib, only where something is drawn
+
+    measured = [Measured.of(run, label, kind) for label, run in _labelled(runs, endpoint)]
+    needed = images_needed(measured)
+    made = {"images.parquet": to_parquet(needed), "convergence.png": compare_figures.convergence(measured)}
+    tables = [images_table(needed)]
+    if not only_convergence:
+        pairs = correlations(measured)
+        mean = mean_correlations(pairs)
+        made |= {"correlations.parquet": to_parquet(pairs), "mean_correlations.parquet": to_parquet(mean)}
+        made["correlations.png"] = compare_figures.matrix(measured, mean)
+        tables.insert(0, pairs_table(mean))
+        if shared := shares_noise(measured):
+            print(
+                f"wna: {', '.join(shared[:6])}{', ...' * (len(shared) > 6)} saw the same noise (one seed), so the errors of their maps "
+                "correlate where their responses do; correlations between them are not corrected, and 'lift' is the most that this may "
+                "have added. Give each network a seed of its own (in a sweep: a: {model: ..., seed: 1}, b: {model: ..., seed: 2})",
+                file=sys.stderr,
+            )
+    _write(made, to)
+    for table in tables:
+        _console().print(table)
+    print(f"written to {to}/")
+
+
+def _labelled(urls: list[str], endpoint: str | None) -> list[tuple[str, Run]]:
+    """Runs, and all members of sweeps, each with a name that is as short as it can be."""
+    found = dict[str, AnyRun]()
+    for url in urls:
+        place, name = Place(url, endpoint), url.rstrip("/")
+        found |= {f"{name}/{m}": run for m, run in Sweep(place).members.items()} if is_sweep(place) else {name: open_any(place)}
+    parts = [name.split("/") for name in found]
+    same = 0
+    while len(parts) > 1 and all(len(p) > same + 1 and p[same] == parts[0][same] for p in parts):
+        same += 1
+    runs = list[tuple[str, Run]]()
+    for (name, run), path in zip(found.items(), parts, strict=True):
+        if not isinstance(run, Run):
+            raise RunError(f"'{name}' is no run of noise, so it has no bias maps to compare")
+        runs.append((plain("/".join(path[same:]) if len(parts) > 1 else path[-1], 80), run))
+    return runs
+
+
+def _write(made: Mapping[str, bytes], folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in made.items():
+            (folder / name).write_bytes(data)
+    except OSError as error:
+        raise StoreError(f"cannot write to '{folder}' ({error.strerror}); give another --to") from None
 
 
 def _print_any(finished: AnyRun) -> None:

@@ -50,6 +50,37 @@ def members_table(sweep: Sweep) -> Table:
     return table
 
 
+def pairs_table(mean: pa.Table) -> Table:
+    """Correlations of maps, one row a pair of networks (see `wna_ray.compare.mean_correlations`)."""
+    table = Table(box=SIMPLE, title="Correlation of maps, mean over classes", title_justify="left")
+    forms: dict[str, Callable[[Any], str]] = {"a": str, "b": str, "classes": str} | dict.fromkeys(("r", "corrected"), _form("+.3f"))
+    forms |= {"corrected_classes": str} | dict.fromkeys(("standard_error", "lift"), _form(".3f"))
+    if mean.num_rows > MOST_ROWS:
+        table.caption = f"the first {MOST_ROWS} of {mean.num_rows:,} pairs; all are in mean_correlations.parquet"
+    _fill(table, mean, forms, mean.slice(0, MOST_ROWS).to_pylist())
+    return table
+
+
+def images_table(needed: pa.Table) -> Table:
+    """Images that maps take, one row a run (see `wna_ray.compare.images_needed`)."""
+    table = Table(box=SIMPLE, title="Images for the median map (between quartiles) to be so reliable", title_justify="left")
+    for column in ("run", "noise", "d", "rows", "N", "reliability", "N for 0.5", "N for 0.9", "first look at 0.5", "at 0.9"):
+        table.add_column(column, justify="left" if column in ("run", "noise") else "right")
+    for row in needed.slice(0, MOST_ROWS).to_pylist():
+        spans = ["-" if row[f"images_{r}"] is None else _span(row, f"images_{r}") for r in ("0.5", "0.9")]
+        looks = ["-" if row[f"look_{r}"] is None else f"{row[f'look_{r}']:,}" for r in ("0.5", "0.9")]
+        counts = (f"{row[name]:,}" for name in ("d", "rows", "samples"))
+        table.add_row(row["run"], row["noise"], *counts, f"{row['reliability']:.3f}", *spans, *looks)
+    if needed.num_rows > MOST_ROWS:
+        table.caption = f"the first {MOST_ROWS} of {needed.num_rows:,} runs; all are in images.parquet"
+    return table
+
+
+def _span(row: Mapping[str, Any], name: str) -> str:
+    low, middle, high = (row[f"{name}{part}"] for part in ("_low", "", "_high"))
+    return f"{middle:,.0f} ({low:,.0f} to {'-' if high is None else format(high, ',.0f')})"
+
+
 def _axes(finished: Stc) -> Table:
     """One row an axis."""
     table = Table(box=SIMPLE, title=f"Axes of the covariance, {finished.sums.images:,} images", title_justify="left")
@@ -138,7 +169,7 @@ def _fill(table: Table, values: pa.Table, forms: Mapping[str, Callable[[Any], st
     """Fill a table with rows, each column in its form; without the columns that are empty."""
     shown = {column: form for column, form in forms.items() if values[column].null_count < values.num_rows}
     for column in shown:
-        side: Literal["left", "right"] = "left" if column in ("kind", "name", "note", "unit") else "right"
+        side: Literal["left", "right"] = "left" if column in ("kind", "name", "note", "unit", "a", "b") else "right"
         table.add_column(column, justify=side, no_wrap=True, max_width=18 if column in ("name", "self_label", "unit") else None)
     for row in rows:
         table.add_row(*("-" if row[column] is None else form(row[column]) for column, form in shown.items()))
