@@ -132,7 +132,11 @@ def test_specs_are_frozen(example: Path) -> None:
     "key, value, words",
     [
         ("sampels", 3, ("sampels: unknown key", "samples", "stimulus")),
-        ("stimulus.sd", 0.3, ("stimulus.sd: unknown key", "kind, shape, offset, scale, cell, density, spectrum, space")),
+        (
+            "stimulus.sd",
+            0.3,
+            ("stimulus.sd: unknown key", "kind, shape, offset, scale, cell, density, spectrum, basis, dataset, split, classes, space"),
+        ),
         ("numerics.precision", "high", ("numerics.precision: unknown key", "dtype, batch, threads, device")),
         ("moments.third", True, ("moments.third: unknown key", "known here are second")),
         ("execution.workers", 3, ("execution.workers: unknown key", "shard, segments, attempts")),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from wna_ray import datasets
+from wna_ray import datasets, stimuli
 from wna_ray.errors import SpecError
 from wna_ray.noise import KINDS, Kind
 from wna_ray.spec import StimulusSpec
@@ -161,3 +161,53 @@ def test_bundled_offset_is_the_mean_of_the_training_set(wna_data: Path) -> None:
     image = load_offset(spec_of(shape=(1, 28, 28), offset="bundled:mnist-mean"))
     np.testing.assert_allclose(image, mean, rtol=3 * 2.0**-24, atol=0)
     assert datasets.load("mnist", train=True).images.mean(dtype=np.float64) == pytest.approx(mean.mean(), rel=1e-6)
+
+
+@pytest.fixture
+def two_images(monkeypatch: pytest.MonkeyPatch) -> NDArray[np.uint8]:
+    """Stand for the training images of ``mnist``."""
+    images = np.random.default_rng(0).integers(0, 256, (7, 1, 3, 4), dtype=np.uint8)
+    monkeypatch.setitem(datasets.SHAPES, "mnist", (1, 3, 4))
+    monkeypatch.setattr(stimuli, "load_bytes", lambda name, train: (images, np.zeros(7, dtype=np.int64)))
+    return images
+
+
+def test_the_mean_image_of_a_data_set(two_images: NDArray[np.uint8]) -> None:
+    spec = spec_of(shape=(1, 3, 4), offset="mean:mnist")
+    found = load_offset(spec)
+    assert np.array_equal(found, (two_images.astype(np.int64).sum(axis=0) / (7 * 255)).astype(np.float32))
+    assert stimulus_of(spec).offset_digest == hashlib.sha256(found.astype("<f4").tobytes()).hexdigest()
+
+
+def test_the_mean_of_imagenet_is_that_of_its_channels() -> None:
+    found = load_offset(spec_of(shape=(3, 224, 224), offset="mean:imagenet-sample"))
+    assert found.shape == (3, 224, 224)
+    assert np.array_equal(np.unique(found.reshape(3, -1), axis=1)[:, 0], np.array([0.485, 0.456, 0.406], dtype=np.float32))
+    assert (found == found[:, :1, :1]).all()
+
+
+@pytest.mark.parametrize(
+    "offset, words",
+    [
+        ("mean:mnits", "unknown data set; did you mean mnist"),
+        ("mean:cifar-10", r"is an image of shape \(3, 32, 32\); expected \(2, 5, 7\)"),
+    ],
+)
+def test_mean_images_that_will_not_do(offset: str, words: str) -> None:
+    with pytest.raises(SpecError, match=f"^stimulus.offset: '{offset}' ?{words}|^stimulus.offset: '{offset}': {words}"):
+        load_offset(spec_of(offset=offset))
+
+
+def test_a_mean_image_that_is_not_at_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WNA_DATA", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(
+        SpecError, match="'mean:fashion-mnist': no FashionMNIST at hand; set WNA_DATA to a folder that holds FashionMNIST/raw; or"
+    ):
+        load_offset(spec_of(shape=(1, 28, 28), offset="mean:fashion-mnist"))
+
+
+def test_the_mean_of_real_digits_is_the_bundled_one(wna_data: Path) -> None:
+    """To three float32 roundings, with which the bundled one was made."""
+    found, bundled = (load_offset(spec_of(shape=(1, 28, 28), offset=o)) for o in ("mean:mnist", "bundled:mnist-mean"))
+    np.testing.assert_allclose(found, bundled, rtol=3 * 2.0**-24, atol=0)

@@ -9,6 +9,11 @@ stimulus, every element of
 
 has mean 0 and variance exactly 1, and is normal in the limit. Everything else follows from z.
 
+Of pictures (a data set's, or noise stretched to 8 bits) no distribution is known. There mean and variance of each pixel are measured, and
+``z = sqrt(N) cov(y, x) / (sd_x sd_y)`` pixel by pixel; pixels that never vary have z = 0. If response and picture are independent its
+variance is still 1, so ``E ||z||^2`` is the number of pixels that vary and the reliability means the same; but pixels correlate, so the
+p-value is Sidak's of the largest, and ``||z||^2`` counts shared variance many times, so there is no rho^2.
+
 References
 ----------
 Ahumada (1996), Perception 25 (ECVP): classification images. Murray (2011), J. Vision 11(5):2: review, significance.
@@ -41,6 +46,10 @@ FEWEST = 30
 FEWEST_GRADIENTS = 2000
 """Images under which a row of ``estimator: gradient`` gets no p-value: values of a gradient are skewed, and no known null helps. With a
 skewness of 1 the largest of 784 values is then called significant in 5.6 % of null maps (second order of Edgeworth's series at z = 4)."""
+FEWEST_PICTURES = 300
+"""The same for a pixel of pictures: effective images, times the pixel's variance over its largest square. Neither response nor pixel is
+symmetric; at this bound the skewness of their product is at most 1/sqrt(300), and the chance to pass the threshold of 784 values off by
+9 % (second order of Edgeworth's series)."""
 RESOLUTION = 4
 """Steps of the fixed point in one standard deviation under which a dense row is called too coarse to judge."""
 KURTOSIS_ERROR, TAIL_ERROR = 0.02, 0.1
@@ -127,8 +136,8 @@ class Readout:
     share
         ``(k,)``: count / N for one-hot kinds and spikes, mean response for probabilities, NaN for others.
     rho2, p_value, reliability
-        ``(k,)``, see the functions. NaN where not defined; `p_value` also where it is not deserved, and `note` says why. A
-        p-value is about its own row; nothing is corrected for the number of rows.
+        ``(k,)``, see the functions. NaN where not defined (such as `rho2` of pictures); `p_value` also where it is not deserved, and
+        `note` says why. A p-value is about its own row; nothing is corrected for the number of rows.
     note
         ``(k,)``: "", or "no images", "no spikes", "constant" (the response never varied), "below resolution" (it varied by less than four
         steps of its fixed point), "too few images" (for the normal approximation).
@@ -154,7 +163,7 @@ class Readout:
 
 
 def read_out(
-    moments: Moments, kind: ResponseKind, point: FixedPoint, table: Table, unit: float, names: Sequence[str], patches: int = 1
+    moments: Moments, kind: ResponseKind, point: FixedPoint, table: Table | None, unit: float, names: Sequence[str], patches: int = 1
 ) -> Readout:
     """Maps and statistics of one kind of response.
 
@@ -165,7 +174,8 @@ def read_out(
     point
         Fixed point of the response.
     table
-        Noise family: gives the exact variance and kurtosis of a grid value.
+        Noise family: gives the exact variance and kurtosis of a grid value. None for pictures, whose variance is measured: `moments` keep
+        second moments. Maps of responses that are no one-hot are then ``cov(y, x)`` over the mean variance of the pixels.
     unit
         Size of a grid unit in the stimulus's units.
     names
@@ -177,7 +187,8 @@ def read_out(
     """
     sums, n = moments.responses[kind], moments.images * patches
     k, d = len(names), moments.sum_x.size
-    variance = float(table.variance)
+    values_spread = np.full(d, float(table.variance)) if table is not None else grid_variance(moments)
+    variance, varied = float(values_spread.mean()) if d else 0.0, values_spread > 0
 
     def rows(values: NDArray[np.generic], fill: float = 0.0) -> Floats:
         out = np.full((k, *values.shape[1:]), fill)
@@ -195,7 +206,8 @@ def read_out(
     product -= total[:, None] / n * moments.sum_x  # A, from exact sums
     variation = rows(sums.variation(n))
     with np.errstate(divide="ignore", invalid="ignore"):
-        z = product / np.sqrt(variance * variation)[:, None]
+        z = product / np.sqrt(np.where(varied, values_spread, 1.0) * variation[:, None])
+        z[:, ~varied] = 0.0
         z[variation == 0] = np.nan
         largest = rows(sums.peak) + (np.abs(total) / n if is_dense(kind) else 0.0)  # >= |y - mean y|, or near it
         if is_triggered(kind):
@@ -207,8 +219,12 @@ def read_out(
         standard_error[variation == 0] = np.nan
         # The kurtosis of A is the noise's, divided by (sum c^2)^2 / sum c^4 with c = y - mean y, which is at least this.
         effective = variation / largest**2
-    z_squared = np.square(z).sum(axis=1)
-    few = fewest_images(table.excess_kurtosis, d)
+    z_squared, free = np.square(z).sum(axis=1), int(varied.sum())
+    few = FEWEST if table is None else fewest_images(table.excess_kurtosis, d)
+    if table is None:  # no sum of squares has a known distribution; the largest of the pixels that vary often enough
+        share = values_spread / np.square(128 + np.abs(moments.sum_x / n))
+        judged = effective[:, None] * share >= FEWEST_PICTURES
+        effective = np.where(judged.any(axis=1), effective, 0.0)
     coarse = is_rounded(kind) * n * RESOLUTION**2  # others are not rounded to their own size
     if kind == "spikes":
         count = total.astype(np.int64)
@@ -217,7 +233,13 @@ def read_out(
         none if c == 0 else "constant" if v == 0 else "below resolution" if v < coarse else "too few images" if e < few else ""
         for c, v, e in zip(count, variation, effective, strict=True)
     )
-    p_value = chi_square_p(z_squared, d) if patches == 1 else sidak_p(np.abs(z).max(axis=1), d)
+    if table is None:
+        tests = judged.sum(axis=1)
+        p_value = np.array(
+            [float(sidak_p(np.abs(row[some]).max(), m)) if m else np.nan for row, some, m in zip(z, judged, tests, strict=True)]
+        )
+    else:
+        p_value = chi_square_p(z_squared, d) if patches == 1 else sidak_p(np.abs(z).max(axis=1), d)
     p_value = np.where([bool(text) for text in note], np.nan, p_value)
     if kind in ("logits", "activation", "rectified"):
         share = np.full(k, np.nan)
@@ -225,8 +247,54 @@ def read_out(
         share = (total / n + np.asarray(point.centre)) * point.step
     else:
         share = count / n
-    rho2 = explained_variance(z_squared, d, n)
-    return Readout(kind, tuple(names), bias, z, standard_error, count, share, rho2, p_value, reliability(z_squared, d), note)
+    rho2 = np.full(k, np.nan) if table is None else explained_variance(z_squared, d, n)
+    return Readout(kind, tuple(names), bias, z, standard_error, count, share, rho2, p_value, reliability(z_squared, free), note)
+
+
+def grid_variance(moments: Moments) -> Floats:
+    """``(d,)``: measured variance of each grid value, ``E[x^2] - E[x]^2`` in grid units; exactly 0 where it never varied."""
+    n = max(moments.images, 1)
+    exact = [(n * int(xx) - int(x) ** 2) / n**2 for x, xx in zip(moments.sum_x, moments.sum_xx, strict=True)]
+    return np.array(exact, dtype=np.float64)
+
+
+def whiten(maps: Floats, covariance: Floats, ridge: Floats | float) -> Floats:
+    """Regression of a response on correlated stimuli, from their covariance with it: ``(C + ridge)^-1 maps``.
+
+    Averages of natural images triggered by a unit show what images look like as much as what the unit does; this takes the former out
+    (Theunissen et al. 2001, Network 12:289).
+
+    Parameters
+    ----------
+    maps
+        ``(k, d)``: cov(y, x), or spike-triggered averages less the mean (the same, over the mean response).
+    covariance
+        ``(d, d)``, C of the stimuli.
+    ridge
+        One for all, or ``(k,)``; in units of the covariance. NaN gives NaN. Directions that never vary get 0.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(k, d)``.
+    """
+    values, vectors = np.linalg.eigh(covariance)
+    there = values > len(values) * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
+    total = np.where(there, values, 1.0) + np.broadcast_to(np.asarray(ridge, dtype=np.float64), len(maps))[:, None]
+    return np.asarray((maps @ vectors * (there / total)) @ vectors.T)
+
+
+def best_ridge(covariance: Floats, reliability: Floats) -> Floats:
+    """``(k,)``: the ridge for `whiten` that errs least for a white true map: noise over signal (Hoerl & Kennard 1970).
+
+    With w of variance t in each value, z has the signal ``N t / var(y) * sum_j (C^2)_jj / C_jj`` and the noise of one a pixel, and the
+    best ridge is ``var(y) / (N t)``. So it is ``(1 - R) / R`` times the mean of ``(C^2)_jj / C_jj`` over pixels that vary; NaN where
+    nothing is reliable.
+    """
+    varied = np.diag(covariance) > 0
+    size = (np.square(covariance).sum(axis=0)[varied] / np.diag(covariance)[varied]).mean()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(reliability > 0, (1 - reliability) / reliability * size, np.nan))
 
 
 def read_out_gradient(

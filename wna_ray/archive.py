@@ -29,7 +29,7 @@ from wna_ray.spec import canonical
 MEMBERS = 128  # seven kinds of responses have 53, with halves 105
 DIRECTORY_BYTES = 256  # of the archive's directory, a member
 HEADER_BYTES = 1 << 16
-DTYPES = ("<i8", "<f4", "<f8", "|u1")
+DTYPES = ("<i8", "<i4", "<f4", "<f8", "|u1")
 _NPY = re.compile(
     rb"\x93NUMPY\x01\x00(..)\{'descr': '([<|][a-z]\d)', 'fortran_order': (True|False), 'shape': \(((?:\d{1,18},? ?){0,8})\), \} *\n",
     re.DOTALL,

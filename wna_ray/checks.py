@@ -39,8 +39,9 @@ MOST_NAMES, MOST_NAME = 1_000_000, 1_000  # outputs of a network, and characters
 MOST_OTHER = 1 << 30  # bytes of a figure, or of an object that this version does not know
 ARCHIVE_BYTES = 1 << 17  # of a packed object beside its arrays
 NPY_BYTES = 1 << 10  # of a .npy beside its array
+MOST_GRID = 128  # magnitude of a grid value: noise has 127, bytes less 128 one more
 NO_OFFSET = np.zeros((1, 1, 1), dtype=np.float32)  # sizes do not depend on it
-TOP = ("spec.json", "environment.json", "offset.npy", "block.npy", "MANIFEST.json")
+TOP = ("spec.json", "environment.json", "offset.npy", "basis.npy", "block.npy", "MANIFEST.json")
 EVALUATION = "evaluation/classifier.json"
 FOLDERS = ("segments", "result", "result/figures", "responses", "evaluation")
 
@@ -234,7 +235,8 @@ def check_described(described: Mapping[str, Any], where: str) -> Extent:
     same = {
         "samples": spec.samples == found.samples,
         "seed": spec.seed == identity.seed,
-        "stimulus": spec.stimulus.identity() == {key: value for key, value in identity.stimulus.items() if key != "offset"},
+        "stimulus": spec.stimulus.identity() == {k: v for k, v in identity.stimulus.items() if k not in ("offset", "content")}
+        and _digest_where(spec.stimulus.kind == "images" or spec.stimulus.basis is not None, identity.stimulus.get("content")),
         "target": _fits(identity.target, spec, found.names),
         "responses": [r.identity() for r in spec.responses] == identity.responses,
         "gradient_exponent": set(identity.gradient_exponent) == set(kinds if spec.estimator == "gradient" else ())
@@ -251,6 +253,11 @@ def check_described(described: Mapping[str, Any], where: str) -> Extent:
         raise RunError(f"{where} is damaged: its spec and its identity differ in {', '.join(k for k, v in same.items() if not v)}")
     field = None if identity.target is None else UnitField.parse(identity.target.model_dump())
     return Extent.of(spec, found.names, field)
+
+
+def _digest_where(expected: bool, content: Any) -> bool:
+    """Whether there is a digest of what a data set gave exactly where something of it is shown."""
+    return (isinstance(content, str) and re.fullmatch("[0-9a-f]{64}", content) is not None) if expected else content is None
 
 
 def _fits(target: _Target | None, spec: Spec, names: list[str]) -> bool:
@@ -390,7 +397,9 @@ class Extent:
     field
         Where the units look; None where the network's output is asked.
     filtered
-        Whether the noise has a spectrum.
+        Whether maps are also kept freed of the noise's correlations, as they are where it has a spectrum or a basis.
+    basis
+        Whole numbers of the basis, and of its centre.
     """
 
     samples: int
@@ -405,12 +414,13 @@ class Extent:
     looks: tuple[int, ...]
     field: UnitField | None = None
     filtered: bool = False
+    basis: int = 0
 
     @classmethod
     def of(cls, spec: Spec, names: list[str], field: UnitField | None = None) -> Extent:
         """Of a spec, the names of the network's outputs, and where units look."""
         text = sum(len(name.encode(errors="surrogatepass")) for name in names)
-        kinds, stimulus = tuple(r.kind for r in spec.responses), stimulus_of(spec, NO_OFFSET, field)
+        kinds, stimulus, basis = tuple(r.kind for r in spec.responses), stimulus_of(spec, NO_OFFSET, field), spec.stimulus.basis
         return cls(
             spec.samples,
             kinds,
@@ -423,7 +433,8 @@ class Extent:
             spec.stimulus.shape,
             spec.looks,
             field,
-            spec.stimulus.spectrum is not None,
+            spec.stimulus.mixed,
+            0 if basis is None else (1 + basis.coefficients(spec.stimulus.shape)) * math.prod(spec.stimulus.shape),
         )
 
     @property
@@ -439,6 +450,7 @@ class Extent:
             "spec.json": MOST_JSON,
             "environment.json": MOST_JSON,
             "offset.npy": 4 * math.prod(self.whole) + NPY_BYTES,
+            "basis.npy": 4 * self.basis + NPY_BYTES,
             "result/moments.npz": moments,
             "result/bias_maps.npy": pictures + NPY_BYTES,
             "result/z_maps.npy": pictures + NPY_BYTES,
@@ -490,16 +502,16 @@ class Extent:
         if (moments.sum_x.size, moments.sum_xx.size) != (self.d, self.d * self.second):
             raise ValueError(f"moments of {moments.sum_x.size} noise values an image, not {self.d}")
         n = moments.images * (1 if self.field is None else self.field.patches.count)
-        largest = {"rows": self.outputs - 1, "count": n, "peak": LIMIT, "sum_y": n * LIMIT, "sum_yx": n * LIMIT * 127}
+        largest = {"rows": self.outputs - 1, "count": n, "peak": LIMIT, "sum_y": n * LIMIT, "sum_yx": n * LIMIT * MOST_GRID}
         lowest = {"rows": 0, "count": 0, "peak": 0}
         within = [
             min(n, moments.nonfinite, moments.out_of_range) >= 0,
-            _within(moments.sum_x, 127 * n),
-            _within(moments.sum_xx, 127**2 * n, 0),
+            _within(moments.sum_x, MOST_GRID * n),
+            _within(moments.sum_xx, MOST_GRID**2 * n, 0),
         ]
         for r in moments.responses.values():
             within += [_within(getattr(r, key), most, lowest.get(key)) for key, most in largest.items()]
-            within += [_within(r.sum_yxx, n * LIMIT * 127**2), _within(r.sum_yy, max(n * LIMIT**2 >> 32, (1 << 32) - 1), 0)]
+            within += [_within(r.sum_yxx, n * LIMIT * MOST_GRID**2), _within(r.sum_yy, max(n * LIMIT**2 >> 32, (1 << 32) - 1), 0)]
         if not all(within):
             raise ValueError("sums that no images can have")
 
@@ -581,7 +593,10 @@ class TrialExtent:
             raise ValueError(f"sums of shapes {found}, not {expected}")
         n, answers = moments.images, moments.sums["answers"]
         noise, by_signal = (moments.sums.get(name, np.zeros(0, dtype=np.int64)) for name in ("noise", "by_signal"))
-        if not (_within(answers, n, 0) and _within(noise, 127 * n) and _within(by_signal, n, 0)) or (answers.sum(axis=(1, 2)) != n).any():
+        if (
+            not (_within(answers, n, 0) and _within(noise, MOST_GRID * n) and _within(by_signal, n, 0))
+            or (answers.sum(axis=(1, 2)) != n).any()
+        ):
             raise ValueError("sums that no trials can have")
 
 

@@ -42,6 +42,7 @@ from wna_ray.shard import Job
 from wna_ray.spec import Spec, StcSpec, TargetSpec
 from wna_ray.specs import AnySpec
 from wna_ray.stc_run import Question
+from wna_ray.stimuli import stimulus_text
 from wna_ray.store import Place
 from wna_ray.sweep import Sweep, SweepDirectory, is_sweep
 from wna_ray.sweep_run import SweepPrinter, run_any, run_sweep
@@ -171,10 +172,10 @@ def plan(
     rows = max(1 + sum(int((r.count > 0).sum()) for r in found.readouts), expected_rows(job, found.introduction.seen))
     need = needs(job, rows, fan_in(rows * row_bytes(job)), segment_bytes(job))
     size = need.partial
-    low, high = job.stimulus.range
+    (low, high), loud = job.stimulus.range, f"sd {job.stimulus.sd:.4g}, " if np.isfinite(job.stimulus.sd) else ""
     print(f"{spec}: {asked.model}, {len(job.names)} outputs, on {job.device}; fingerprint {job.fingerprint[:12]}")
     print(
-        f"noise     {asked.stimulus.kind}, shape {asked.stimulus.shape}, d = {d:,} values, sd {job.stimulus.sd:.4g}, "
+        f"noise     {stimulus_text(asked.stimulus)}, shape {asked.stimulus.shape}, d = {d:,} values, {loud}"
         f"range [{low:.3g}, {high:.3g}] in {asked.stimulus.space} space"
     )
     if asked.target is not None:

@@ -108,8 +108,8 @@ def contrast(a: Run, b: Run, kind: ResponseKind, name: str, other: str | None = 
     z = (scaled[0] - scaled[1]) / (sigma * np.sqrt(n * left))
     one = np.array([np.square(z).sum()])
     return Contrast(
-        a.stimulus.expand(z[None])[0],
-        a.stimulus.expand(z[None] * np.sqrt(1 - correlation))[0],
+        a.stimulus.expand_z(z[None])[0],
+        a.stimulus.expand_z(z[None] * np.sqrt(1 - correlation))[0],
         correlation,
         n,
         float(explained_variance(one, d, n)[0]),
@@ -122,12 +122,17 @@ def _same_noise(a: Run, b: Run) -> None:
     """`RunError` where two runs did not show the same noise."""
     for run in (a, b):
         _ = run.stored_spans
+        if run.spec.stimulus.measured:
+            raise RunError(
+                f"'{run.directory.url}' shows pictures whose pixels correlate; the test is for noise, whose values are independent"
+            )
         if run.stimulus.patches_an_image > 1:
             raise RunError(f"'{run.directory.url}' pools positions, whose patches are no independent images; take target.position: centre")
     what = {
         "seed": (a.spec.seed, b.spec.seed),
         "samples": (a.samples, b.samples),
         "stimulus": tuple(run.spec.stimulus.model_dump(exclude={"offset", "scale", "space"}) for run in (a, b)),
+        "the basis of the stimulus": tuple(run.stimulus.content for run in (a, b)),
         "the window that is shown": (a.stimulus.shown, b.stimulus.shown),
         "the window that moments are kept of": (a.stimulus.patches, b.stimulus.patches),
     }

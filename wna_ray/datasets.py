@@ -88,6 +88,12 @@ def load(name: DatasetName, train: bool, download: bool = False) -> Split:
     NotAtHand
         It is not there, and was not or could not be fetched; or it has no such split.
     """
+    images, labels = load_bytes(name, train, download)
+    return Split(_unit_interval(images), labels)
+
+
+def load_bytes(name: DatasetName, train: bool, download: bool = False) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The same as it is stored: images ``(n, C, H, W)`` uint8, of which `load` gives 1/255, and labels ``(n,)`` int64."""
     if name == "imagenet-sample":
         if train:
             raise NotAtHand("imagenet-sample has no training split: one image a class, for testing; ask for its test split")
@@ -117,19 +123,19 @@ def load(name: DatasetName, train: bool, download: bool = False) -> Split:
         socket.setdefaulttimeout(before)
 
 
-def _split(dataset: Any) -> Split:
+def _split(dataset: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     images = np.asarray(dataset.data)
     images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-    return Split(_unit_interval(images), np.asarray(dataset.targets, dtype=np.int64))
+    return np.ascontiguousarray(images), np.asarray(dataset.targets, dtype=np.int64)
 
 
 def _unit_interval(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    pixels = np.ascontiguousarray(images).astype(np.float32)
+    pixels = images.astype(np.float32)
     pixels /= np.float32(255)
     return pixels
 
 
-def _sample() -> Split:
+def _sample() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The ImageNet sample: a folder a class, named by its synset, as torchvision's ``ImageFolder`` reads it."""
     from torchvision import datasets, transforms
 
@@ -149,4 +155,4 @@ def _sample() -> Split:
         images = np.stack([image.numpy() for image, _ in found])
     except (OSError, ValueError) as error:
         raise NotAtHand(f"{folder} is there but damaged or not complete ({str(error).splitlines()[0]}); {hint}") from None
-    return Split(_unit_interval(images), np.asarray(found.targets, dtype=np.int64))
+    return images, np.asarray(found.targets, dtype=np.int64)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
+from textwrap import wrap
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +16,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from wna_ray.analysis import Readout, cosine, z_threshold
+from wna_ray.analysis import Readout, cosine, grid_variance, z_threshold
 from wna_ray.moments import Moments
 from wna_ray.responses import is_dense
-from wna_ray.stimuli import Stimulus
+from wna_ray.stimuli import Stimulus, stimulus_text
 
 MOST_MAPS = 30  # maps of one kind on a sheet: the most reliable ones
 COLUMNS = 10
@@ -41,22 +43,24 @@ def draw(
     filters
         ``(k, d)``: true filters of units that are linear, NaN for others.
     """
-    noise = _noise_text(stimulus, moments.images) + (", by gradients" if readouts[0].estimator == "gradient" else "")
+    noise = _noise_text(stimulus, moments) + (", by gradients" if readouts[0].estimator == "gradient" else "")
     called = dict(
         zip(zip(classes["kind"].to_pylist(), classes["response"].to_pylist(), strict=True), classes["self_label"].to_pylist(), strict=True)
     )
     pictures = {
         "bias_maps.png": _sheet(stimulus, readouts, f"Bias maps   {noise}", lambda r, i: stimulus.expand(r.bias[i]), _bias_cell(called)),
-        "z_maps.png": _sheet(stimulus, readouts, f"z-maps   {noise}", lambda r, i: stimulus.expand(r.z[i]), None),
+        "z_maps.png": _sheet(stimulus, readouts, f"z-maps   {noise}", lambda r, i: stimulus.expand_z(r.z[i]), None),
     }
-    if stimulus.gain is not None:
+    if stimulus.spec.mixed:
         pictures["whitened_maps.png"] = _sheet(
             stimulus,
             readouts,
             f"Bias maps freed of the noise's correlations   {noise}",
             lambda r, i: stimulus.whitened(r.bias[i], r.reliability[i]),
             lambda r, i: f"ridge {(1 - r.reliability[i]) / r.reliability[i]:.2g}\nreliability {r.reliability[i]:.3f}",
-            "(S + ridge)$^{-1}$ times the average that bias_maps.png shows, S the noise's correlations, per {unit}",
+            "(S + ridge)$^{-1}$ times the average that bias_maps.png shows, S the noise's correlations, per {unit}"
+            if stimulus.spec.basis is None
+            else "regression on the image, within what the basis spans, per {unit}",
         )
     if filters is not None and np.isfinite(filters).any():
         pictures["filters.png"] = _recovery(stimulus, readouts[0], filters, f"Filters recovered from noise   {noise}")
@@ -66,27 +70,66 @@ def draw(
     return pictures
 
 
-def _noise_text(stimulus: Stimulus, images: int) -> str:
-    spec = stimulus.spec
+def _noise_text(stimulus: Stimulus, moments: Moments) -> str:
+    spec, images = stimulus.spec, moments.images
     black = " (0 black, 1 white)" if spec.space == "pixel" else ""
     patches = "" if stimulus.patches_an_image == 1 else f" ({images * stimulus.patches_an_image:,} patches)"
-    return f"N = {images:,} images{patches} of {noise_text(stimulus)}{black}"
+    sd = stimulus.unit * float(np.sqrt(grid_variance(moments).mean())) if spec.measured and images else None
+    return f"N = {images:,} images{patches} of {noise_text(stimulus, sd)}{black}"
 
 
-def noise_text(stimulus: Stimulus) -> str:
-    """Family, spectrum and size of the noise."""
-    return f"{noise_kind(stimulus)} noise, sd {stimulus.sd:.3g} {_unit(stimulus)}s"
+def noise_text(stimulus: Stimulus, sd: float | None = None) -> str:
+    """Family, spectrum and size of the noise; `sd` where it was measured."""
+    size = stimulus.sd if sd is None else sd
+    what = stimulus_text(stimulus.spec) if stimulus.spec.kind == "images" else f"{noise_kind(stimulus)} noise"
+    return what + (f", sd {size:.3g} {_unit(stimulus)}s" if np.isfinite(size) else "")
 
 
 def noise_kind(stimulus: Stimulus) -> str:
-    """Family and spectrum of the noise."""
-    kind, spectrum = stimulus.spec.kind, stimulus.spec.spectrum
-    power = "" if spectrum == 1 else f"$^{{{spectrum}}}$"
-    return kind if spectrum is None else f"{kind} 1/f{power}"
+    """Family and spectrum (or basis) of the noise."""
+    return stimulus_text(stimulus.spec, formula=True)
+
+
+def samples(stimulus: Stimulus, n: int = 6) -> bytes:
+    """The first stimuli of a run as a network is shown them, each with its mean and range; grey levels (or colours) span [0, 1].
+
+    Values beyond [0, 1] are drawn as black or white. Of noise in the network's input (``space: input``) the scale spans 2.5 standard
+    deviations to both sides of the offset's mean.
+    """
+    images = stimulus.images(stimulus.noise.grid(0, n)).numpy().astype(np.float64)
+    low, high = 0.0, 1.0
+    if stimulus.spec.space == "input" and not stimulus.spec.measured:
+        middle = float(stimulus.shown_offset.mean())
+        low, high = middle - 2.5 * stimulus.sd, middle + 2.5 * stimulus.sd
+    columns = min(n, COLUMNS)
+    figure = Figure(figsize=(1.35 * columns + 0.4, 0.75 + 1.85 * -(-n // columns)), layout="constrained")
+    axes = figure.subplots(-(-n // columns), columns, squeeze=False)
+    for axis in axes.flat[n:]:
+        axis.set_axis_off()
+    for i, (axis, image) in enumerate(zip(axes.flat, images, strict=False)):
+        shown = np.clip((image - low) / (high - low), 0.0, 1.0)
+        if len(image) == 3:
+            axis.imshow(shown.transpose(1, 2, 0), interpolation="nearest")
+        else:
+            axis.imshow(shown[0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.set_title(f"image {i}", fontsize=8)
+        axis.set_xlabel(f"mean {image.mean():.2f}\n{image.min():.2f} to {image.max():.2f}", fontsize=7)
+    size = noise_text(stimulus, float(images.std(axis=0).mean()) if stimulus.spec.measured and n > 1 else None)
+    words = f"{size}; mean of these {n} images {images.mean():.3g}, values {images.min():.3g} to {images.max():.3g}"
+    words += f"\nblack is {low:.3g}, white is {high:.3g} (in {_unit(stimulus)}s)"
+    figure.suptitle("\n".join(line for text in words.split("\n") for line in wrap(text, 18 * columns)), fontsize=9)
+    return png(figure)
 
 
 def _unit(stimulus: Stimulus) -> str:
     return "pixel unit" if stimulus.spec.space == "pixel" else "input unit"
+
+
+def _tests(stimulus: Stimulus) -> int:
+    """Values of a map whose largest z is judged: those that noise has, or, mixed by a basis, the picture's."""
+    return stimulus.pixels if stimulus.synthesis is None else math.prod(stimulus.shape)
 
 
 def _bias_cell(called: dict[tuple[str, int], str | None]) -> Callable[[Readout, int], str]:
@@ -120,7 +163,8 @@ def _sheet(
     """One block of maps a response kind; `told` is what they are, and in which units, where it is not the average. Without `cell` the maps
     are z: one scale a block, threshold outlined.
     """
-    threshold = z_threshold(stimulus.pixels)
+    tests = _tests(stimulus)
+    threshold = z_threshold(tests)
     blocks = [(r, _chosen(r)) for r in readouts]
     lines = [max(1, -(-len(rows) // COLUMNS)) for _, rows in blocks]
     height = 1.8 if cell is None else 2.1  # inches a line of maps with its text
@@ -136,12 +180,14 @@ def _sheet(
         if cell is None:
             strongest = "; of the channels the strongest" if stimulus.shape[0] > 1 else ""
             part.suptitle(
-                f"{readout.kind}{shown}: z{strongest}; outline: |z| > {threshold:.2f} (p < 0.05, Sidak over {stimulus.pixels:,} values)",
+                f"{readout.kind}{shown}: z{strongest}; outline: |z| > {threshold:.2f} (p < 0.05, Sidak over {tests:,} values)",
                 fontsize=9,
             )
         else:
             units = told or (_UNITS[readout.kind] if readout.estimator == "noise" else f"mean gradient, {readout.kind} per {{unit}}")
             units = units.replace("{unit}", _unit(stimulus))
+            if stimulus.spec.measured:
+                units = units.replace("$\\sigma^2$", "mean var(x)")
             part.suptitle(
                 f"{readout.kind}{shown}: {units}; each map on its own symmetric scale"
                 + (", grey is zero" if stimulus.shape[0] == 3 else ""),
@@ -216,17 +262,18 @@ def reliability(curve: pa.Table, stimulus: Stimulus) -> bytes:
     axis.set_ylabel("reliability (squared cosine with the true map)")
     axis.legend(fontsize=8, frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
-    noise = f"{noise_kind(stimulus)} noise, sd {stimulus.sd:.3g} {_unit(stimulus)}s"
+    noise = noise_text(stimulus)
     figure.suptitle(f"Reliability at each look   {noise}\nmedian row, band: middle half of the rows", fontsize=10)
     return png(figure)
 
 
 def contrast(stimulus: Stimulus, z: Picture, unpaired: Picture, title: str, correlation: float) -> bytes:
     """A paired z-map beside what two independent runs would have shown, on one scale."""
-    threshold = z_threshold(stimulus.pixels)
+    tests = _tests(stimulus)
+    threshold = z_threshold(tests)
     limit = float(np.abs(z).max()) or 1.0
     figure = Figure(figsize=(8, 4.2), layout="constrained")
-    figure.suptitle(f"{title}\noutline: |z| > {threshold:.2f} (p < 0.05, Sidak over {stimulus.pixels:,} values)", fontsize=9)
+    figure.suptitle(f"{title}\noutline: |z| > {threshold:.2f} (p < 0.05, Sidak over {tests:,} values)", fontsize=9)
     axes = figure.subplots(1, 2)
     names = (f"paired (responses correlate: {correlation:.3f})", "as two independent runs would show it")
     for axis, picture, name in zip(axes, (z, unpaired), names, strict=True):

@@ -140,7 +140,7 @@ def _on_grid(stimulus: Stimulus, gradient: torch.Tensor) -> Floats:
     cells = gradient.double()
     if stimulus.spec.cell > 1:
         cells = avg_pool2d(cells, stimulus.spec.cell, ceil_mode=True, divisor_override=1)
-    cells = stimulus.filtered(cells)  # its kernel is symmetric, and so its own adjoint
+    cells = stimulus.adjoint(cells)
     return np.asarray(stimulus.middle(cells.cpu().numpy()).reshape(len(gradient), stimulus.pixels))
 
 

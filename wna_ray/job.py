@@ -22,7 +22,7 @@ from wna_ray.errors import RunError, ShardError, SpecError, Stopped
 from wna_ray.events import Callback, Event, RunFinished, RunStarted, Stage
 from wna_ray.inprocess import InProcessExecutor
 from wna_ray.memory import available, check, expected_rows, moment_sets, needs
-from wna_ray.moments import Partial
+from wna_ray.moments import Moments, Partial
 from wna_ray.results import Answers, Run, derive, map_images, read_outs, reliability_curve
 from wna_ray.rundir import RunDirectory, SegmentInfo
 from wna_ray.scheduling import TICK_SECONDS, Executor, PayloadLost, Plan, Scheduler, call, fan_in, plan, segment_images
@@ -213,7 +213,7 @@ def execute(spec: Spec, directory: RunDirectory, executor: Executor, emit: Callb
         if reached >= spec.stop.share:
             break
     emit(Stage("read out"))
-    answers = _answers(job, shared, readouts, executor)
+    answers = _answers(job, shared, readouts, partial.moments, executor)
     result = derive(job.stimulus, partial, job.fingerprint, readouts, answers, reliability_curve(curve) if spec.stop is not None else None)
     directory.publish(segments, result, job.fingerprint, samples)
 
@@ -322,9 +322,9 @@ def merge_segments(
     raise AssertionError
 
 
-def _answers(job: Job, shared: Any, readouts: list[Readout], executor: Executor) -> Answers:
+def _answers(job: Job, shared: Any, readouts: list[Readout], moments: Moments, executor: Executor) -> Answers:
     """The network's outputs for each map, and the filters of linear units."""
-    images = map_images(job.stimulus, readouts)
+    images = map_images(job.stimulus, readouts, moments)
     shown = np.isfinite(images).all(axis=(1, 2, 3))
     outputs = np.full((len(images), len(job.names)), np.nan, dtype=np.float32)
     if shown.any():

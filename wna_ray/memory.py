@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +19,10 @@ BASE_BYTES = 700 << 20  # Python, torch and a small network
 WORKER_PARTIALS = 4  # a shard's total, the chunk that is added to it, their sum, and one that is on its way to the object store
 WHITENED_PARTIALS = 2  # maps freed of correlations: float64, and as they are written
 SPECTRUM_BYTES = 16  # a value of a batch whose noise is filtered: its transform, that filtered, and back
+BASIS_BYTES = 20  # a number of a basis: as it is kept, as it is shown, and float64 twice
+MIXED_BYTES = 24  # a pixel of a batch that is a mixture of a basis
+SHOWN_IMAGES = {"mnist": 60_000, "fashion-mnist": 60_000, "cifar-10": 50_000, "imagenet-sample": 1_000}
+SHOWN_COPIES = 3  # while it is read
 RESPONSE_COPIES = 4  # a segment's, as they come, joined, as a table, as a file
 DRIVER_PARTIALS = 7  # the merged moments, float64 maps and z-maps, float32 copies, and the objects to write
 
@@ -86,13 +91,18 @@ def needs(job: Job, rows: int, fan_in: int, responses: int = 0) -> Needs:
     """What a run needs whose moments have so many rows, and that keeps so many bytes of responses of a segment."""
     d, batch = job.stimulus.pixels, job.spec.numerics.batch
     partial = rows * d * 8 * moment_sets(job.spec)
-    each = 9 if job.spec.stimulus.spectrum is None else 9 + SPECTRUM_BYTES
+    stimulus, shown = job.spec.stimulus, math.prod(job.stimulus.shown_shape)
+    each = 9 if stimulus.spectrum is None else 9 + SPECTRUM_BYTES
     shard = PENDING_VALUES + each * batch * max(job.stimulus.noise.pixels, d * job.stimulus.patches_an_image)
+    if job.basis is not None:
+        shard += BASIS_BYTES * job.basis.size + MIXED_BYTES * batch * shown
+    if stimulus.kind == "images":
+        shard += SHOWN_COPIES * SHOWN_IMAGES[stimulus.dataset or "mnist"] * math.prod(stimulus.shape)
     return Needs(
         partial,
         BASE_BYTES + shard + WORKER_PARTIALS * partial + RESPONSE_COPIES * responses,
         (fan_in + 1) * partial + 2 * responses,
-        BASE_BYTES + (DRIVER_PARTIALS + WHITENED_PARTIALS * (job.spec.stimulus.spectrum is not None)) * partial,
+        BASE_BYTES + (DRIVER_PARTIALS + WHITENED_PARTIALS * job.spec.stimulus.mixed) * partial,
     )
 
 
@@ -149,6 +159,8 @@ def _smaller(job: Job, ratio: float) -> str:
     if dense:
         hints.append(f"responses: without {' and '.join(dense)} (each keeps a row for all {len(job.names):,} outputs)")
     cell = job.spec.stimulus.cell
+    if job.basis is not None or job.spec.stimulus.kind == "images":
+        return "; or ".join(hints) or "responses: fewer"
     hints.append(f"stimulus.cell: {max(cell + 1, -int(-cell * ratio**0.5 // 1))} instead of {cell}")
     return "; or ".join(hints)
 

@@ -16,7 +16,7 @@ One-hot responses keep only the rows that occurred, so a thousand classes of whi
 maps. Moments of no images are ordinary moments, never a special case. Second moments are optional (width 0 where
 they are not kept).
 
-Why it is exact: |x| <= 127 and |y| <= 2^23, so sums of ``y x^2`` over a chunk of up to 2^14 images stay below 2^51, and
+Why it is exact: |x| <= 128 and |y| <= 2^23, so sums of ``y x^2`` over a chunk of up to 2^14 images are at most 2^51, and
 below 2^53 every float64 operation on integers is exact in any order. Masters are int64; ``sum_yy`` is a pair (high, low 32
 bits) because 2^17 images can already fill one. Should another sum ever leave int64, merging raises instead of wrapping.
 """

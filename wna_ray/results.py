@@ -6,6 +6,7 @@ maps: no model, no Ray. `wna run` publishes them; `wna report` makes them again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,17 +17,28 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from wna_ray.analysis import Readout, cosine, read_out, read_out_gradient, spearman_brown, variance_maps
+from wna_ray.analysis import (
+    Readout,
+    best_ridge,
+    cosine,
+    grid_variance,
+    read_out,
+    read_out_gradient,
+    spearman_brown,
+    variance_maps,
+    whiten,
+)
 from wna_ray.archive import to_npy, to_parquet
+from wna_ray.bases import digest
 from wna_ray.checks import Extent, plain, require_memory
 from wna_ray.errors import RunError
 from wna_ray.finished import Finished, read_parquet, table_of, words_of
 from wna_ray.moments import Moments, Partial
-from wna_ray.responses import FixedPoint, is_dense
-from wna_ray.rundir import MOMENTS, OFFSET, RESULT, Span, pack_moments, responses_name, unpack_moments
+from wna_ray.responses import FixedPoint, is_dense, is_triggered
+from wna_ray.rundir import BASIS, MOMENTS, OFFSET, RESULT, Span, pack_moments, responses_name, unpack_moments
 from wna_ray.shard import stimulus_of
 from wna_ray.significance import CLUSTER_THRESHOLD, Clusters, cluster_test
-from wna_ray.spec import ResponseKind, Spec
+from wna_ray.spec import MOST_FEATURES, ResponseKind, Spec
 from wna_ray.stimuli import Stimulus
 from wna_ray.store import Place
 from wna_ray.stored import Stored, unpack
@@ -58,6 +70,8 @@ NOTE = 40  # characters
 
 DRAWN = 100  # characters of a name in a figure
 
+COVARIANCE_IMAGES = 1024  # at a time: their products of bytes less 128 are at most 2^24, which float32 holds
+
 MAP_CONTRAST = 0.25
 """RMS contrast, in units of the noise's, at which a map is shown to the network on top of the offset."""
 
@@ -81,7 +95,7 @@ def _read_outs(spec: Spec, stimulus: Stimulus, moments: Moments, identity: Mappi
             moments,
             r.kind,
             FixedPoint.parse(points[r.kind]),
-            stimulus.noise.table,
+            None if stimulus.spec.measured else stimulus.noise.table,
             stimulus.unit,
             names,
             stimulus.patches_an_image,
@@ -90,18 +104,23 @@ def _read_outs(spec: Spec, stimulus: Stimulus, moments: Moments, identity: Mappi
     ]
 
 
-def map_images(stimulus: Stimulus, readouts: list[Readout]) -> NDArray[np.float32]:
+def map_images(stimulus: Stimulus, readouts: list[Readout], moments: Moments) -> NDArray[np.float32]:
     """Each bias map as a stimulus ``(R, C, H, W)``: offset plus the map, scaled to a quarter of the noise's contrast.
 
     Maps of units lie where the units look, in what is shown to them.
 
     The map is a first-order description of the network around the offset, so it is shown as a small step from there (and
-    every map at the same size, whatever its units). Rows without a map are NaN.
+    every map at the same size, whatever its units). Rows without a map are NaN. Of pictures, offset and contrast are those that `moments`
+    have measured.
     """
     maps = np.concatenate([r.bias for r in readouts])
-    seen = maps if stimulus.gain is None else stimulus.expand(maps).reshape(len(maps), -1)
+    seen = stimulus.expand(maps).reshape(len(maps), -1) if stimulus.spec.mixed else maps
+    measured = stimulus.spec.measured and moments.images > 0
+    sd = stimulus.unit * float(np.sqrt(grid_variance(moments).mean())) if measured else stimulus.sd
     with np.errstate(invalid="ignore", divide="ignore"):
-        maps *= MAP_CONTRAST * stimulus.sd / np.sqrt(np.square(seen).mean(axis=1, keepdims=True))
+        maps *= MAP_CONTRAST * sd / np.sqrt(np.square(seen).mean(axis=1, keepdims=True))
+    if measured:
+        maps += stimulus.unit * moments.sum_x / moments.images
     return (stimulus.shown_offset + stimulus.place(maps)).astype(np.float32)
 
 
@@ -178,9 +197,9 @@ def derive(
         CLASSES: to_parquet(classes),
         MAP_OUTPUTS: to_npy(answers.outputs),
         BIAS_MAPS: to_npy(_pictures(stimulus, [r.bias for r in readouts])),
-        Z_MAPS: to_npy(_pictures(stimulus, [r.z for r in readouts])),
+        Z_MAPS: to_npy(stimulus.expand_z(np.concatenate([r.z for r in readouts])).astype(np.float32)),
     }
-    if stimulus.gain is not None:
+    if stimulus.spec.mixed:
         objects[WHITENED_MAPS] = to_npy(np.concatenate([stimulus.whitened(r.bias, r.reliability) for r in readouts]).astype(np.float32))
     moments = partial.moments
     one_hot = [r for r in readouts if not is_dense(r.kind)]
@@ -271,7 +290,12 @@ class Run(Finished):
         offset: Any = self.spec.stimulus.offset
         shape = self.spec.stimulus.shape
         image = np.full((1, 1, 1), offset, np.float32) if not isinstance(offset, str) else self._array(OFFSET, shape)
-        return stimulus_of(self.spec, image, self._extent.field)
+        asked, pixels = self.spec.stimulus.basis, math.prod(shape)
+        basis = None if asked is None else self._array(BASIS, (1 + asked.coefficients(shape), pixels), np.int32)
+        content = self._described["identity"]["stimulus"].get("content", "")
+        if basis is not None and digest(basis) != content:
+            raise RunError(f"{self.directory.url}/{BASIS} is not the basis that its spec.json tells of")
+        return stimulus_of(self.spec, image, self._extent.field, basis, content)
 
     @cached_property
     def partial(self) -> Partial:
@@ -305,7 +329,9 @@ class Run(Finished):
 
     @cached_property
     def whitened_maps(self) -> NDArray[np.float32]:
-        """``(R, C, H, W)`` float32, rows as in `classes`: freed of the noise's correlations; `RunError` unless ``stimulus.spectrum``."""
+        """``(R, C, H, W)`` float32, rows as in `classes`: freed of the noise's correlations; `RunError` unless the
+        stimulus has a spectrum or a basis. Of pictures see `whitened`.
+        """
         return self._array(WHITENED_MAPS, (self._extent.rows, *self._extent.shape))
 
     @cached_property
@@ -313,6 +339,78 @@ class Run(Finished):
         """``(R', C, H, W)`` float32, the rows of one-hot responses; `RunError` unless ``moments: {second: true}``."""
         one_hot = sum(not is_dense(kind) for kind in self._extent.kinds)
         return self._array(VARIANCE_MAPS, (one_hot * self._extent.outputs, *self._extent.shape))
+
+    @cached_property
+    def rms_maps(self) -> NDArray[np.float64]:
+        """``(R', C, H, W)``: root mean square of the stimuli of each row of one-hot responses, ``sqrt(E[x^2 | row])`` (Borji & Lin 2020).
+
+        Raises
+        ------
+        RunError
+            The run keeps no second moments (``moments: {second: true}``; runs of pictures always do), or pools positions.
+        """
+        if not self.moments.sum_xx.size or self.spec.estimator == "gradient":
+            raise RunError(f"'{self.directory.url}' keeps no second moments; run its spec with moments: {{second: true}}, elsewhere")
+        if self.stimulus.patches_an_image > 1:
+            raise RunError(f"'{self.directory.url}' pools positions, whose patches have no offset in common")
+        m, unit, found = self.moments, self.stimulus.unit, []
+        for readout in (r for r in self.readouts if not is_dense(r.kind)):
+            mean = self.stimulus.kept_offset + self.stimulus.expand(readout.bias + unit * m.sum_x / m.images)
+            variance = self.stimulus.expand(variance_maps(m, readout.kind, unit, len(readout.names)))
+            found.append(np.sqrt(np.maximum(variance, 0.0) + np.square(mean)))
+        return np.concatenate(found) if found else np.zeros((0, *self._extent.shape))
+
+    @cached_property
+    def covariance(self) -> NDArray[np.float64]:
+        """``(d, d)``: covariance of the pictures that the run showed, in squared stimulus units; from exact sums.
+
+        Raises
+        ------
+        RunError
+            The run showed noise, whose values are independent, or more than 4,096 values an image.
+        SpecError, CanaryError
+            The data set is not at hand, or is another than the run's.
+        """
+        stimulus, d, n = self.stimulus, self.stimulus.pixels, self.samples
+        if not self.spec.stimulus.measured:
+            raise RunError(f"'{self.directory.url}' showed noise, whose values are independent; its whitened_maps need no covariance")
+        if d > MOST_FEATURES:
+            raise RunError(f"'{self.directory.url}' has {d:,} values an image; a covariance is for up to {MOST_FEATURES:,}")
+        require_memory(6 * 8 * d * d, f"the covariance of '{self.directory.url}'")
+        total, products = np.zeros(d, dtype=np.int64), np.zeros((d, d))
+        for a in range(0, n, COVARIANCE_IMAGES):
+            grid = stimulus.keep(stimulus.noise.grid(a, min(a + COVARIANCE_IMAGES, n))).reshape(-1, d)
+            total += grid.sum(axis=0, dtype=np.int64)
+            products += (part := grid.astype(np.float32)).T @ part
+        mean = total / n
+        return np.asarray((products / n - np.outer(mean, mean)) * stimulus.unit**2)
+
+    def whitened(self, ridge: float | None = None) -> NDArray[np.float64]:
+        """Maps ``(R, C, H, W)`` of a run of pictures freed of the pictures' correlations (see `wna_ray.analysis.whiten`).
+
+        Parameters
+        ----------
+        ridge
+            In squared stimulus units; by default the one that errs least (see `wna_ray.analysis.best_ridge`), of each row.
+
+        Returns
+        -------
+        numpy.ndarray
+            Response per stimulus unit; of one-hot and triggered kinds over their mean response. NaN where nothing is reliable.
+
+        Raises
+        ------
+        RunError, SpecError, CanaryError
+            As `covariance` does, or the maps are gradients.
+        """
+        if self.spec.estimator == "gradient":
+            raise RunError(f"'{self.directory.url}' has mean gradients, which pictures' correlations have no part in")
+        c = self.covariance
+        size = float(np.diag(c).mean())
+        maps = np.concatenate([r.bias if is_triggered(r.kind) else r.bias * size for r in self.readouts])
+        known = np.concatenate([r.reliability for r in self.readouts])
+        found = whiten(maps, c, best_ridge(c, known) if ridge is None else ridge)
+        return np.asarray(self.stimulus.expand(found))
 
     @cached_property
     def map_outputs(self) -> NDArray[np.float32]:
@@ -385,8 +483,15 @@ class Run(Finished):
         z = readout.z[readout.names.index(name)]
         if not np.isfinite(z).all():
             raise RunError(f"'{self.directory.url}' has no map of {plain(name)!r} ({readout.note[readout.names.index(name)]})")
-        if self.stimulus.patches_an_image > 1 or self.spec.estimator == "gradient":
+        shown = self.spec.stimulus
+        if self.stimulus.patches_an_image > 1 or self.spec.estimator == "gradient" or shown.measured or shown.basis is not None:
             why = "takes gradients" if self.spec.estimator == "gradient" else "pools positions whose patches overlap"
+            if shown.measured or shown.basis is not None:
+                why = (
+                    "shows pictures whose pixels correlate"
+                    if shown.measured
+                    else "has the weights of a basis for values, which lie nowhere"
+                )
             raise RunError(
                 f"'{self.directory.url}' {why}, so the values of its z-maps are not independent, as the cluster test needs; "
                 "take single values, by significance.z_threshold"

@@ -2,6 +2,7 @@
 
     spec.json          format, fingerprint, identity (what changes a result), samples, the spec as asked, names
     offset.npy         the offset, where it is an image
+    basis.npy          the pictures that stimuli are mixtures of, where there are such
     environment.json   versions and device that began the run (told, not compared)
     segments/A-B.npz   partial moments of images A ... B - 1
     responses/A-B.parquet   their responses, where they are kept (see `wna_ray.stored`)
@@ -21,7 +22,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from wna_ray.archive import pack, to_npy, unpack
@@ -50,7 +50,8 @@ from wna_ray.sums import PassSums
 
 FORMAT, PASS_FORMAT, TRIALS_FORMAT = "wna-run/1", "wna-pass/1", "wna-trials/1"
 FORMATS = (FORMAT, PASS_FORMAT, TRIALS_FORMAT)
-SPEC, ENVIRONMENT, OFFSET, BLOCK, MANIFEST = "spec.json", "environment.json", "offset.npy", "block.npy", "MANIFEST.json"
+SPEC, ENVIRONMENT, MANIFEST = "spec.json", "environment.json", "MANIFEST.json"
+OFFSET, BASIS, BLOCK = "offset.npy", "basis.npy", "block.npy"
 SEGMENTS, RESULT, RESPONSES = "segments", "result", "responses"
 MOMENTS = f"{RESULT}/moments.npz"
 _SEGMENT = re.compile(r"segments/(\d{15})-(\d{15})\.npz")
@@ -193,7 +194,7 @@ class RunDirectory:
             "names": list(job.names),
             "spec": job.spec.model_dump(mode="json"),
         }
-        self._begin(wanted, environment, job.offset if job.offset.size > 1 else None)
+        self._begin(wanted, environment, {OFFSET: job.offset if job.offset.size > 1 else None, BASIS: job.basis})
 
     def begin_pass(
         self,
@@ -207,21 +208,20 @@ class RunDirectory:
         """Make this a pass over kept responses (or a run of trials), or make sure that it is; gives its fingerprint."""
         fingerprint = sha256(canonical(identity).encode())
         wanted = {"format": kind, "fingerprint": fingerprint, "identity": identity, "samples": samples, "names": list(names)}
-        self._begin(wanted | {"spec": spec}, environment, None)
+        self._begin(wanted | {"spec": spec}, environment, {})
         return fingerprint
 
-    def _begin(self, wanted: dict[str, Any], environment: Mapping[str, Any], image: NDArray[np.float32] | None) -> None:
+    def _begin(self, wanted: dict[str, Any], environment: Mapping[str, Any], arrays: Mapping[str, NDArray[Any] | None]) -> None:
         if self.read_json(SPEC) is None:
             described = _json(wanted | {"digest": sha256(canonical(wanted).encode())})
             extent = _extent(wanted, f"{self.url}/{SPEC}")  # what is written here can be read again
             if len(described) > MOST_JSON:
                 raise RunError(f"{SPEC} would have {len(described):,} bytes, but at most {MOST_JSON:,} are read again; give fewer outputs")
-            if image is not None:
-                offset = to_npy(image)
-                if not self.store.create(OFFSET, offset) and self.store.read(OFFSET, extent.most(OFFSET)) != offset:
-                    raise RunError(
-                        f"{self.url}/{OFFSET} is not this run's offset, and there is no {SPEC}; give another --out, or delete it"
-                    )
+            for name, array in arrays.items():
+                data = b"" if array is None else to_npy(array)
+                if data and not self.store.create(name, data) and self.store.read(name, extent.most(name)) != data:
+                    what = name.partition(".")[0]
+                    raise RunError(f"{self.url}/{name} is not this run's {what}, and there is no {SPEC}; give another --out, or delete it")
             self.store.create(ENVIRONMENT, _json(environment))
             if self.store.create(SPEC, described):
                 return
@@ -305,7 +305,7 @@ class RunDirectory:
             self.store.replace(name, data)
         self.store.sweep()
         objects = {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in result.items()}
-        for name in (SPEC, ENVIRONMENT, OFFSET, BLOCK):
+        for name in (SPEC, ENVIRONMENT, OFFSET, BASIS, BLOCK):
             kept = self.store.read(name, most=MOST_OTHER)
             if kept is not None:
                 objects[name] = {"bytes": len(kept), "sha256": sha256(kept)}

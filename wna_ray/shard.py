@@ -20,13 +20,14 @@ import torch
 from numpy.typing import NDArray
 
 from wna_ray import models
-from wna_ray.errors import CanaryError, ModelError
+from wna_ray.errors import CanaryError, ModelError, SpecError
 from wna_ray.gradients import add_gradients, exponents, first_gradient
 from wna_ray.moments import Moments
 from wna_ray.noise import STREAM
+from wna_ray.pictures import Pictures
 from wna_ray.responses import FixedPoint, Response, calibrate, respond
 from wna_ray.spec import NormaliseSpec, Spec, canonical
-from wna_ray.stimuli import Stimulus, load_offset
+from wna_ray.stimuli import Stimulus, content_digest, load_basis, load_offset
 from wna_ray.stored import Stored
 from wna_ray.units import Field, Tap, as_maps, find_field
 
@@ -68,6 +69,10 @@ class Job:
         Where the units look; None where the network's output is asked.
     whole
         Why the whole image is shown to units, or "" where only a window is.
+    basis
+        Of the stimulus, where it has one (see `wna_ray.bases.build`).
+    content
+        SHA-256 of what a data set has given to the stimulus, its basis or its images; "" where nothing.
     """
 
     spec: Spec
@@ -82,11 +87,13 @@ class Job:
     gradients: Mapping[str, tuple[int, ...]]
     field: Field | None = None
     whole: str = ""
+    basis: NDArray[np.int32] | None = None
+    content: str = ""
 
     @cached_property
     def stimulus(self) -> Stimulus:
         """The noise as images."""
-        return stimulus_of(self.spec, self.offset, self.field)
+        return stimulus_of(self.spec, self.offset, self.field, self.basis, self.content)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -111,6 +118,8 @@ class Job:
         # What only some runs have is left out of all others, so that their fingerprints stay what they were.
         if spec.target is not None and self.field is not None:
             identity["target"] = {"layer": spec.target.layer, **self.field.identity()}
+        if self.content:
+            identity["stimulus"]["content"] = self.content
         if spec.keep_responses:
             identity["keep_responses"] = True
         if spec.estimator == "gradient":
@@ -128,11 +137,12 @@ class Job:
         return Moments.identity(self.stimulus.pixels, kinds, self.spec.keeps_squares, self.spec.moments.halves)
 
 
-def stimulus_of(spec: Spec, offset: NDArray[np.float32], field: Field | None) -> Stimulus:
+def stimulus_of(
+    spec: Spec, offset: NDArray[np.float32], field: Field | None, basis: NDArray[np.int32] | None = None, content: str = ""
+) -> Stimulus:
     """The noise as images, whole or as units see it. Of correlated noise all that is shown is kept: each value depends on all others."""
-    if field is None:
-        return Stimulus(spec.stimulus, spec.seed, offset)
-    return Stimulus(spec.stimulus, spec.seed, offset, field.shown, field.patches if spec.stimulus.spectrum is None else None)
+    shown, patches = (None, None) if field is None else (field.shown, None if spec.stimulus.mixed else field.patches)
+    return Stimulus(spec.stimulus, spec.seed, offset, shown, patches, basis, content)
 
 
 class Network:
@@ -239,17 +249,18 @@ class Network:
 
 def resolve(spec: Spec, network: Network) -> Job:
     """Look at the model through the run's first images and fix everything that shards share."""
-    offset = load_offset(spec.stimulus)
-    batch = spec.numerics.batch
+    offset, basis, batch = load_offset(spec.stimulus), load_basis(spec.stimulus), spec.numerics.batch
+    content = content_digest(spec.stimulus, basis)
     try:
-        field, whole = _aim(spec, offset, network)
-        stimulus = stimulus_of(spec, offset, field)
+        field, whole = _aim(spec, Stimulus(spec.stimulus, spec.seed, offset, basis=basis, content=content), network)
+        stimulus = stimulus_of(spec, offset, field, basis, content)
+        _enough(spec, stimulus)
         first = _first_outputs(stimulus, network)
         measured = any(r.quantile is not None for r in spec.responses)
         pilot = max(PILOT_IMAGES, -(-QUANTILE_IMAGES // stimulus.patches_an_image) if measured else 0)
         more = [stimulus.images(stimulus.noise.grid(a, a + batch), network.device) for a in range(batch, pilot, batch)]
         outputs = np.concatenate([first, *(network(images) for images in more)])
-    except ModelError:
+    except (ModelError, SpecError):
         raise
     except Exception as error:  # whatever the network's own code raises; in later batches it is a shard's failure
         raise ModelError(
@@ -272,15 +283,23 @@ def resolve(spec: Spec, network: Network) -> Job:
         gradients=exponents(spec, stimulus, network) if spec.estimator == "gradient" else {},
         field=field,
         whole=whole,
+        basis=basis,
+        content=content,
     )
 
 
-def _aim(spec: Spec, offset: NDArray[np.float32], network: Network) -> tuple[Field | None, str]:
+def _enough(spec: Spec, stimulus: Stimulus) -> None:
+    """`SpecError` where a run asks for more pictures than there are: showing one twice tells nothing new, but would look as if it did."""
+    source = stimulus.noise
+    if isinstance(source, Pictures) and spec.samples > source.count:
+        raise SpecError(f"samples: {spec.samples:,}, but there are only {source.count:,} such images; take at most so many")
+
+
+def _aim(spec: Spec, stimulus: Stimulus, network: Network) -> tuple[Field | None, str]:
     """Find what the target's units see, and aim the network at them."""
     field, whole = None, ""
     if spec.target is not None:
-        image = torch.from_numpy(np.broadcast_to(offset, spec.stimulus.shape).copy()).to(network.device)
-        stimulus = Stimulus(spec.stimulus, spec.seed, offset)
+        image = torch.from_numpy(np.broadcast_to(stimulus.shown_offset, spec.stimulus.shape).copy()).to(network.device)
         noise = stimulus.images(stimulus.noise.grid(0, FIELD_IMAGES), network.device)
         rounding = torch.finfo(network.dtype).eps
         field, whole = find_field(spec.target, network.maps, image, noise, spec.stimulus.cell, rounding)

@@ -14,12 +14,16 @@ from typing import Annotated, Any, Literal, Self, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
+from wna_ray.datasets import SHAPES, DatasetName
 from wna_ray.errors import SpecError
 from wna_ray.noise import Kind, table
+from wna_ray.wavelets import SIDE, wavelets
 
 ResponseKind = Literal["label", "confidence", "logits", "probabilities", "activation", "rectified", "spikes"]
 DIFFERENTIABLE: tuple[ResponseKind, ...] = ("logits", "probabilities", "activation", "rectified")
 UNIT_KINDS: tuple[ResponseKind, ...] = ("activation", "rectified", "spikes")
+MOST_FEATURES = 4096  # values whose covariance is taken apart for principal components
+MOST_BASIS = 1 << 25  # whole numbers of a basis: 128 MB
 
 
 class _Frozen(BaseModel):
@@ -34,57 +38,188 @@ def _number(value: Any) -> Any:
         return value
 
 
+def _units(value: Any) -> Any:
+    return [value] if type(value) is int else value
+
+
+class BasisSpec(_Frozen):
+    """Pictures of which each image is a mixture with independent weights, instead of independent pixels (see `wna_ray.bases`).
+
+    Attributes
+    ----------
+    kind
+        ``gabor``: wavelets on tiles of several sizes. ``pca``: principal components of the training images of a data set.
+        ``gabor-pca``: those of the weights with which wavelets make up each training image (Borji & Lin 2020).
+    dataset
+        Which one; ``gabor`` needs none.
+    components
+        How many principal components; in colour ``gabor-pca`` has so many for each channel.
+    spread
+        What a weight of 1 is: its standard deviation over the training images (``sd``, usual for gaussian noise), or half its range there
+        (``range``, usual for uniform noise, which then is as wide as the data; the middle of the range goes into the offset).
+    centre
+        Whether images lie around the mean training image; else around 0, as the authors' do.
+    grey
+        Make one basis for the mean of the channels, and show it in all.
+    rescale
+        ``minmax``: each channel of each image is stretched to [0, 1] and rounded to 8 bits (the authors' noise). Moments are then those of
+        what is shown, and nothing is designed any more: its mean and variance are measured.
+    """
+
+    kind: Literal["gabor", "pca", "gabor-pca"]
+    dataset: DatasetName | None = None
+    components: int | None = Field(default=None, ge=1, le=1 << 16)
+    spread: Literal["sd", "range"] = "sd"
+    centre: bool = True
+    grey: bool = False
+    rescale: Literal["minmax"] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> BasisSpec:
+        given = [name for name in ("dataset", "components") if getattr(self, name) is not None]
+        if self.kind == "gabor":
+            if given or self.spread == "range":
+                raise ValueError(
+                    f"basis.{(given or ['spread'])[0]}: wavelets (gabor) come from no data set; leave it out, or take gabor-pca"
+                )
+        elif len(given) < 2:
+            raise ValueError(f"basis: {self.kind} needs a dataset and a number of components")
+        return self
+
+    def features(self, shape: tuple[int, int, int]) -> int:
+        """Most components that there can be (of each channel, where each has its own)."""
+        c, h, w = shape
+        return (1 if self.grey else c) * h * w if self.kind == "pca" else min(h * w, wavelets(h, w))
+
+    def coefficients(self, shape: tuple[int, int, int]) -> int:
+        """d: independent weights of an image ``(C, H, W)``."""
+        c, h, w = shape
+        each = wavelets(h, w) if self.kind == "gabor" else int(self.components or 0)
+        return each if self.grey or self.kind == "pca" else each * c
+
+    def check(self, shape: tuple[int, int, int]) -> None:
+        """`ValueError` where images ``(C, H, W)`` cannot have this basis."""
+        c, h, w = shape
+        if self.dataset is not None and SHAPES[self.dataset] != shape:
+            raise ValueError(f"basis.dataset: images of {self.dataset} are {SHAPES[self.dataset]}, but shape is {shape}")
+        if self.kind != "pca" and min(h, w) < SIDE:
+            raise ValueError(f"basis: the smallest wavelets are {SIDE} pixels wide, but shape is {shape}")
+        if self.grey and c == 1:
+            raise ValueError("basis.grey: pictures of one channel are grey already; leave it out")
+        features = self.features(shape)
+        if self.kind != "gabor" and features > MOST_FEATURES:
+            raise ValueError(f"basis: principal components are for up to {MOST_FEATURES:,} values, but these pictures have {features:,}")
+        if self.components is not None and self.components > features:
+            raise ValueError(f"basis.components: {self.components} of {features} values; there are no more components than values")
+        if self.coefficients(shape) * c * h * w > MOST_BASIS:
+            raise ValueError(
+                f"basis: {self.coefficients(shape):,} pictures of {c * h * w:,} values are more than {MOST_BASIS:,} numbers; "
+                "take smaller images"
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """What decides a result, as plain JSON values."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
 class StimulusSpec(_Frozen):
-    """The noise: ``offset + scale * unit * grid`` (see ``docs/noise.md``).
+    """The noise: ``offset + scale * unit * grid`` (see ``docs/noise.md``); or pictures as they are.
 
     Attributes
     ----------
     kind
         Noise family. For ``gaussian`` ``scale`` is the standard deviation, for ``uniform`` the half-width, for
-        ``binary`` and ``sparse`` the step away from the offset.
+        ``binary`` and ``sparse`` the step away from the offset. ``images``: no noise, but the images of a data set in their order.
     shape
         ``(C, H, W)`` of one image.
     offset
-        The mean of the noise: a number, a ``.npy`` file with a ``(C, H, W)`` image, or ``bundled:mnist-mean``.
+        The mean of the noise: a number, a ``.npy`` file with a ``(C, H, W)`` image, ``bundled:mnist-mean``, or ``mean:DATASET`` (the mean
+        training image of a data set; of ``imagenet-sample`` the usual means of the channels). With a basis, it is added to the basis's own.
     scale
-        Size of the noise, in the units of ``space``.
+        Size of the noise, in the units of ``space``. Pictures, whose pixels are in [0, 1], are multiplied by it; it is 1 for ``images``.
     cell
         Side, in pixels, of the square cells that share one value (1: white noise).
     density
         ``sparse`` only: share of cells that differ from the offset.
     spectrum
         ``gaussian`` only: values correlate over space; amplitudes fall as ``1 / f^spectrum`` (natural images: about 1). White by default.
+    basis
+        Each image is a mixture of pictures, whose weights are the independent values of the noise (see `BasisSpec`).
+    dataset, split, classes
+        ``images`` only: which data set, its ``train`` or ``test`` images, and of which classes (all by default; numbers).
     space
         Where the noise lives: ``pixel`` ([0, 1], before the model's own normalisation) or ``input`` (what the network
         itself is fed).
     """
 
-    kind: Kind
+    kind: Kind | Literal["images"]
     shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
     offset: Annotated[float | str, BeforeValidator(_number)] = 0.0
     scale: float = Field(gt=1e-30, lt=1e30)
     cell: int = Field(default=1, ge=1)
     density: float | None = None
     spectrum: float | None = Field(default=None, gt=0, le=3)
+    basis: BasisSpec | None = None
+    dataset: DatasetName | None = None
+    split: Literal["train", "test"] | None = None
+    classes: Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 16)], ...], BeforeValidator(_units), Field(min_length=1)] | None = None
     space: Literal["pixel", "input"] = "pixel"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scale_of_pictures(cls, data: Any) -> Any:
+        return {"scale": 1.0, "split": "train", **data} if isinstance(data, Mapping) and data.get("kind") == "images" else data
 
     @model_validator(mode="after")
     def _check(self) -> StimulusSpec:
-        try:
-            table(self.kind, self.density)
-        except SpecError as error:
-            raise ValueError(str(error)) from error
+        if self.kind == "images":
+            self._check_images()
+        else:
+            try:
+                table(self.kind, self.density)
+            except SpecError as error:
+                raise ValueError(str(error)) from error
+            for name in ("dataset", "split", "classes"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name}: only kind images shows a data set, {self.kind} is noise; leave it out")
         if isinstance(self.offset, float) and not abs(self.offset) < 1e30:
             raise ValueError(f"offset: {self.offset} is not finite, or beyond 1e30")
         if self.cell > max(self.shape[1:]):
             raise ValueError(f"cell: {self.cell} pixels are more than the image's {self.shape[1]} x {self.shape[2]}")
         if self.spectrum is not None and self.kind != "gaussian":
             raise ValueError(f"spectrum: only gaussian noise keeps its distribution where it is filtered, {self.kind} noise does not")
+        if self.basis is not None:
+            if self.spectrum is not None or self.cell > 1:
+                raise ValueError("basis: says how pixels depend on each other, as spectrum and cell do; leave those out")
+            self.basis.check(self.shape)
         return self
+
+    def _check_images(self) -> None:
+        if self.dataset is None:
+            raise ValueError(f"dataset: kind images needs one of {', '.join(SHAPES)}")
+        if SHAPES[self.dataset] != self.shape:
+            raise ValueError(f"dataset: images of {self.dataset} are {SHAPES[self.dataset]}, but shape is {self.shape}")
+        given = [name for name in ("density", "spectrum", "basis") if getattr(self, name) is not None] + ["cell"] * (self.cell > 1)
+        if given:
+            raise ValueError(f"{given[0]}: is of noise, but kind images shows pictures as they are; leave it out")
+        if self.classes is not None and len(set(self.classes)) < len(self.classes):
+            raise ValueError("classes: each may stand once")
+
+    @property
+    def measured(self) -> bool:
+        """Whether moments are kept of bytes whose distribution nobody designed, so that their variance is measured."""
+        return self.kind == "images" or (self.basis is not None and self.basis.rescale is not None)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether each pixel is a mixture of many noise values, of which moments are kept instead."""
+        return self.spectrum is not None or (self.basis is not None and not self.measured)
 
     def identity(self) -> dict[str, Any]:
         """What decides a result, as plain JSON values: all but the offset, whose digest does; white noise needs no word for it."""
-        return self.model_dump(mode="json", exclude={"offset"} | ({"spectrum"} if self.spectrum is None else set()))
+        absent = {name for name in ("spectrum", "basis", "dataset", "split", "classes") if getattr(self, name) is None}
+        found = self.model_dump(mode="json", exclude={"offset", *absent})
+        return found if self.basis is None else found | {"basis": self.basis.identity()}
 
 
 class ResponseSpec(_Frozen):
@@ -128,10 +263,6 @@ def _response(value: Any) -> Any:
     value = {"kind": value} if isinstance(value, str) else value
     plain = isinstance(value, Mapping) and value.get("kind") == "spikes" and value.get("threshold") is value.get("quantile") is None
     return {**value, "threshold": 0.0} if plain else value
-
-
-def _units(value: Any) -> Any:
-    return [value] if type(value) is int else value
 
 
 def _names(value: Any) -> Any:
@@ -378,7 +509,8 @@ class Spec(_Written):
         Chooses the noise stream, 0 <= seed < 2**64.
     estimator
         ``noise``: cov(y, x) / sigma^2, from responses alone. ``gradient``: the mean gradient of the response, which for Gaussian noise
-        is the same map (Stein's identity) from far fewer images; needs a network that can be differentiated.
+        is the same map (Stein's identity) from far fewer images; needs a network that can be differentiated. Over ``images`` it is the
+        mean gradient, and no more than that.
     keep_responses
         Also keep the responses of every image (``responses/*.parquet``), for passes that come later.
     normalise
@@ -428,10 +560,16 @@ class Spec(_Written):
             raise ValueError(f"stop.response: {self.stop.response} is none of the responses ({', '.join(kinds)})")
         if self.target is not None and self.target.position == "pooled" and self.stimulus.cell > 1:
             raise ValueError("target.position: pooled needs noise of single pixels; leave stimulus.cell out")
-        if self.moments.second and self.stimulus.spectrum is not None:
-            raise ValueError("moments.second: variances of single values say nothing where values correlate; leave stimulus.spectrum out")
-        if self.target is not None and self.target.position == "pooled" and self.stimulus.spectrum is not None:
-            raise ValueError("target.position: pooled needs patches of white noise; leave stimulus.spectrum out, or take centre")
+        correlates = next((name for name in ("spectrum", "basis") if getattr(self.stimulus, name) is not None), None)
+        if self.moments.second and self.stimulus.mixed:
+            raise ValueError(
+                f"moments.second: variances of single values say nothing where values correlate; leave stimulus.{correlates} out"
+            )
+        if self.target is not None and self.target.position == "pooled":
+            if correlates is not None:
+                raise ValueError(f"target.position: pooled needs patches of white noise; leave stimulus.{correlates} out, or take centre")
+            if self.stimulus.measured:
+                raise ValueError("target.position: patches of one picture are no independent samples, so pooled needs noise; take centre")
         return self
 
     @property
@@ -447,19 +585,20 @@ class Spec(_Written):
 
     @property
     def keeps_squares(self) -> bool:
-        """Whether sums of squares are kept for every value: of the noise by response, or of the gradient."""
-        return self.moments.second or self.estimator == "gradient"
+        """Whether sums of squares are kept for every value: of the noise (or of pictures) by response, or of the gradient."""
+        return self.moments.second or self.estimator == "gradient" or self.stimulus.measured
 
     def _check_gradient(self) -> None:
         rough = [r.kind for r in self.responses if r.kind not in DIFFERENTIABLE]
         if rough:
             raise ValueError(f"estimator: {rough[0]} has no gradient; with estimator: gradient take {', '.join(DIFFERENTIABLE)}")
-        if self.stimulus.kind != "gaussian":
+        if self.stimulus.kind not in ("gaussian", "images"):
             raise ValueError(
                 f"estimator: the mean gradient is the map for gaussian noise only (Stein's identity), not {self.stimulus.kind}"
             )
-        if self.stimulus.spectrum is not None:
-            raise ValueError("estimator: gradient has the map of white noise; leave stimulus.spectrum out")
+        for name in ("spectrum", "basis"):
+            if getattr(self.stimulus, name) is not None:
+                raise ValueError(f"estimator: gradient has the map of white noise; leave stimulus.{name} out")
         if self.target is not None and self.target.position == "pooled":
             raise ValueError("estimator: gradient has no pooled positions; take target.position: centre or mean")
         if self.moments.second or self.keep_responses:

@@ -111,6 +111,8 @@ class Question:
             raise SpecError(
                 f"{where} pools positions whose patches overlap, so they are no independent samples; take target.position: centre"
             )
+        if run.spec.stimulus.measured:
+            raise SpecError(f"{where} shows pictures whose pixels correlate, which would be axes of their own; a covariance needs noise")
         d = run.stimulus.pixels
         if spec.method == "dense" and d > MOST_DENSE:
             raise SpecError(f"method: dense is for up to {MOST_DENSE:,} values an image, but {where} has {d:,}; take matrix-free")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib.resources import files
 from io import BytesIO
@@ -16,11 +16,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wna_ray.errors import SpecError
+from wna_ray import bases
+from wna_ray.datasets import SHAPES, NotAtHand, load_bytes
+from wna_ray.errors import SpecError, near
 from wna_ray.noise import Noise
+from wna_ray.pictures import LEVELS, MIDDLE, Pictures, Rescaled, Source, images_of
 from wna_ray.spec import StimulusSpec
 
 BUNDLED_OFFSETS = {"bundled:mnist-mean": "mnist-mean.npy"}
+MEAN = "mean:"  # before the name of a data set
+CHANNEL_MEANS = {"imagenet-sample": (0.485, 0.456, 0.406)}  # of data sets without training images here; torchvision's for ImageNet
+RANK = 1e-9  # eigenvalues of a basis's Gram matrix below this share of the largest are rounding
 
 
 def load_offset(spec: StimulusSpec) -> NDArray[np.float32]:
@@ -39,10 +45,12 @@ def load_offset(spec: StimulusSpec) -> NDArray[np.float32]:
     if not isinstance(spec.offset, str):
         return np.full((1, 1, 1), spec.offset, dtype=np.float32)
     name, where = spec.offset, f"stimulus.offset: '{spec.offset}'"
+    if name.startswith(MEAN):
+        return _mean_image(name.removeprefix(MEAN), spec.shape, where)
     if name in BUNDLED_OFFSETS:
         data = files("wna_ray").joinpath("bundled", BUNDLED_OFFSETS[name]).read_bytes()
     elif not Path(name).is_file():
-        choices = ", ".join(BUNDLED_OFFSETS)
+        choices = ", ".join([*BUNDLED_OFFSETS, f"{MEAN}DATASET"])
         raise SpecError(f"{where} is no file; give a number, a .npy file with a (C, H, W) image, or one of: {choices}")
     else:
         data = Path(name).read_bytes()
@@ -57,6 +65,49 @@ def load_offset(spec: StimulusSpec) -> NDArray[np.float32]:
     if not np.isfinite(image).all():
         raise SpecError(f"{where} holds values that are not finite")
     return image
+
+
+def _mean_image(name: str, shape: tuple[int, int, int], where: str) -> NDArray[np.float32]:
+    """The mean training image of a data set: sums of bytes are exact, so it is the same everywhere."""
+    if name not in SHAPES:
+        raise SpecError(f"{where}: unknown data set; did you mean {near(name, SHAPES)}?")
+    if SHAPES[name] != shape:
+        raise SpecError(f"{where} is an image of shape {SHAPES[name]}; expected {shape}, as stimulus.shape says")
+    if name in CHANNEL_MEANS:
+        return np.broadcast_to(np.array(CHANNEL_MEANS[name], dtype=np.float32)[:, None, None], shape).copy()
+    try:
+        images, _ = load_bytes(name, train=True)  # type: ignore[arg-type]
+    except NotAtHand as reason:
+        raise SpecError(f"{where}: {reason}; or give the image itself as a .npy file") from None
+    return np.asarray(images.sum(axis=0, dtype=np.int64) / (LEVELS * len(images)), dtype=np.float32)
+
+
+def load_basis(spec: StimulusSpec) -> NDArray[np.int32] | None:
+    """The basis of a stimulus (see `wna_ray.bases.build`), None where it has none."""
+    return None if spec.basis is None else bases.build(spec.basis, spec.shape)
+
+
+def content_digest(spec: StimulusSpec, basis: NDArray[np.int32] | None) -> str:
+    """SHA-256 of what a data set has given to a stimulus: its basis, or the images that are shown. "" for noise alone."""
+    if basis is not None:
+        return bases.digest(basis)
+    return images_of(spec.dataset, spec.split or "train", spec.classes)[1] if spec.dataset is not None else ""
+
+
+def stimulus_text(spec: StimulusSpec, formula: bool = False) -> str:
+    """What is shown, in a few words; exponents as a `formula` where a figure draws it."""
+    if spec.kind == "images":
+        classes = "" if spec.classes is None else f", classes {', '.join(map(str, spec.classes))}"
+        return f"{spec.dataset} {spec.split} pictures{classes}"
+    if spec.basis is not None:
+        basis = spec.basis
+        of = [] if basis.dataset is None else [basis.dataset, f"{basis.components} components"]
+        of += ["grey"] * basis.grey + ["stretched to 8 bits"] * (basis.rescale is not None)
+        return basis.kind + (f" ({', '.join(of)})" if of else "") + f" {spec.kind}"
+    if spec.spectrum is None:
+        return spec.kind
+    power = "" if spec.spectrum == 1 else f"$^{{{spec.spectrum}}}$" if formula else f"^{spec.spectrum:g}"
+    return f"{spec.kind} 1/f{power}"
 
 
 @dataclass(frozen=True)
@@ -121,6 +172,9 @@ class Patches:
 class Stimulus:
     """Images ``offset + scale * unit * grid``, addressable by index; where there is a spectrum, the grid is filtered first.
 
+    With a basis the grid is one of weights, ``(1, 1, d)``, and the image ``offset + centre + scale * unit * S grid``, with S the
+    synthesis matrix. Pictures (of a data set, or stretched to 8 bits) have their bytes for a grid, ``offset + scale * (grid + 128) / 255``.
+
     Attributes
     ----------
     spec
@@ -133,6 +187,10 @@ class Stimulus:
         The part of the image that is shown, and that there is noise for; the whole by default.
     patches
         The parts of what is shown that moments are kept of; all of it, as one, by default.
+    basis
+        ``(1 + d, C * H * W)`` int32, of the whole image (see `wna_ray.bases.build`); only needed to make images and pictures.
+    content
+        SHA-256 of the images of a data set that are shown; "" where they are not known yet, or there are none.
     """
 
     spec: StimulusSpec
@@ -140,13 +198,72 @@ class Stimulus:
     offset: NDArray[np.float32]
     shown: Box | None = None
     patches: Patches | None = None
+    basis: NDArray[np.int32] | None = None
+    content: str = ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels between processes: not what can be made again, such as the images of a data set."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @cached_property
-    def noise(self) -> Noise:
-        """The stream of grid values, shape ``(C, ceil(H / cell), ceil(W / cell))`` of what is shown."""
+    def noise(self) -> Source:
+        """The stream of grid values, shape ``(C, ceil(H / cell), ceil(W / cell))`` of what is shown; ``(1, 1, d)`` with a basis."""
+        spec = self.spec
+        if spec.kind == "images":
+            assert spec.dataset is not None, "the spec sees to it"
+            return Pictures(spec.dataset, spec.split or "train", spec.classes, self._shown_where, self.shown_shape, self.content)
+        if spec.basis is not None:
+            weights = Noise(spec.kind, (1, 1, spec.basis.coefficients(spec.shape)), self.seed, spec.density)
+            return Rescaled(weights, self._whole_basis, spec.shape, self._shown_where, self.shown_shape) if spec.measured else weights
         c, *sides = self.shown_shape
         h, w = (-(-n // self.spec.cell) for n in sides)
-        return Noise(self.spec.kind, (c, h, w), self.seed, self.spec.density)
+        return Noise(spec.kind, (c, h, w), self.seed, self.spec.density)
+
+    @property
+    def _shown_where(self) -> tuple[slice, slice]:
+        return (slice(None), slice(None)) if self.shown is None else self.shown.where
+
+    @property
+    def _whole_basis(self) -> NDArray[np.int32]:
+        if self.basis is None:
+            raise ValueError("a stimulus with a basis makes no images without it")
+        return self.basis
+
+    @cached_property
+    def _shown_basis(self) -> NDArray[np.int32]:
+        """``(1 + d, pixels)``: of what is shown."""
+        whole = self._whole_basis.reshape(-1, *self.spec.shape)
+        return np.ascontiguousarray(whole[:, :, *self._shown_where]).reshape(len(whole), -1)
+
+    @cached_property
+    def synthesis(self) -> NDArray[np.float64] | None:
+        """S ``(C * H * W, d)`` of what is shown: what a weight of 1 adds to each pixel, for a scale of 1. None without a basis, or where
+        its mixtures are stretched to 8 bits.
+        """
+        if self.spec.basis is None or self.spec.measured:
+            return None
+        return np.asarray(self._shown_basis[1:].T * bases.STEP)
+
+    @cached_property
+    def _loud(self) -> NDArray[np.float64]:
+        """``(C * H * W,)``: standard deviation of each pixel for weights of variance 1."""
+        return np.asarray(np.sqrt(np.square(self._synthesis).sum(axis=1)))
+
+    @property
+    def _synthesis(self) -> NDArray[np.float64]:
+        assert self.synthesis is not None, "asked only of mixtures of a basis"
+        return self.synthesis
+
+    @cached_property
+    def _modes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Eigenvalues ``(d,)`` and vectors ``(d, d)`` of ``S' S``; 0 where rounding has made them."""
+        values, vectors = np.linalg.eigh(self._synthesis.T @ self._synthesis)
+        return np.where(values > RANK * values[-1], values, 0.0), vectors
+
+    @property
+    def _has_basis(self) -> bool:
+        """Whether moments are kept of the weights of a basis."""
+        return self.spec.basis is not None and not self.spec.measured
 
     @property
     def shown_shape(self) -> tuple[int, int, int]:
@@ -155,8 +272,18 @@ class Stimulus:
 
     @cached_property
     def shown_offset(self) -> NDArray[np.float32]:
-        """The offset of what is shown."""
-        return self.offset if self.shown is None or self.offset.size == 1 else self.offset[:, *self.shown.where]
+        """The image of what is shown where the grid is 0: the offset, and the centre of a basis; grey 128 for pictures."""
+        offset = self.offset if self.shown is None or self.offset.size == 1 else self.offset[:, *self.shown.where]
+        if self._has_basis:
+            centre = self._shown_basis[0].reshape(self.shown_shape) * bases.STEP
+            return np.asarray(offset + centre.astype(np.float32))
+        return offset + np.float32(self.unit * MIDDLE) if self.spec.measured else offset
+
+    @property
+    def kept_offset(self) -> NDArray[np.float32]:
+        """The same of a patch, the middle one: ``(C, H, W)``."""
+        whole = np.broadcast_to(self.shown_offset, self.shown_shape)
+        return whole if self.patches is None else whole[:, *self.patches.middle.where]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -165,7 +292,9 @@ class Stimulus:
 
     @property
     def grid_shape(self) -> tuple[int, int, int]:
-        """``(C, h, w)``: independent noise values of a patch."""
+        """``(C, h, w)``: independent noise values of a patch (bytes, of pictures)."""
+        if self._has_basis and self.spec.basis is not None:
+            return 1, 1, self.spec.basis.coefficients(self.spec.shape)
         c, h, w = self.shape
         return c, -(-h // self.spec.cell), -(-w // self.spec.cell)
 
@@ -198,17 +327,26 @@ class Stimulus:
 
     @property
     def unit(self) -> float:
-        """Size of one grid unit in the stimulus's own units (pixels or network input)."""
-        return float(self.spec.scale * self.noise.table.unit)
+        """Size of one grid unit in the stimulus's own units (pixels or network input); in units of `scale` times a weight, with a basis."""
+        return self.spec.scale / LEVELS if self.spec.measured else float(self.spec.scale * self.noise.table.unit)
 
     @property
     def sd(self) -> float:
-        """Exact standard deviation of a stimulus value around its offset."""
-        return self.unit * math.sqrt(self.noise.table.variance)
+        """Exact standard deviation of a stimulus value around its offset; of a basis its root mean square over pixels, NaN for pictures."""
+        if self.spec.measured:
+            return math.nan
+        loud = math.sqrt(np.square(self._loud).mean()) if self._has_basis else 1.0
+        return self.unit * math.sqrt(self.noise.table.variance) * loud
 
     @property
     def range(self) -> tuple[float, float]:
         """Smallest and largest value that a stimulus can take."""
+        if self.spec.measured:
+            return float(self.offset.min()), float(self.offset.max()) + self.spec.scale
+        if self._has_basis:
+            most = self.unit * self.noise.table.range[1] * np.abs(self._synthesis).sum(axis=1)
+            centre = np.broadcast_to(self.shown_offset, self.shown_shape).reshape(-1).astype(np.float64)
+            return float((centre - most).min()), float((centre + most).max())
         low, high = (end * self._swing for end in self.noise.table.range)
         return float(self.offset.min()) + self.unit * low, float(self.offset.max()) + self.unit * high
 
@@ -248,6 +386,13 @@ class Stimulus:
         found: torch.Tensor = torch.fft.irfft2(torch.fft.rfft2(values) * gain.to(values.dtype), s=values.shape[2:])
         return found
 
+    def adjoint(self, values: torch.Tensor) -> torch.Tensor:
+        """Slopes by pixel ``(n, C, h, w)``, of all that is shown, as slopes by grid value: the transpose of what makes images."""
+        if self._has_basis:
+            s = torch.from_numpy(self._synthesis).to(values.device, values.dtype)
+            return (values.reshape(len(values), -1) @ s).reshape(len(values), *self.grid_shape)
+        return self.filtered(values)  # its kernel is symmetric, and so its own adjoint
+
     def whitened(self, maps: NDArray[np.float64], reliability: NDArray[np.float64]) -> NDArray[np.float64]:
         """Maps on the grid freed of the noise's correlations, against the error that this amplifies.
 
@@ -255,6 +400,9 @@ class Stimulus:
         response on the stimulus is ``S^(-1/2) a``, and with a ridge ``(S + ridge)^-1 S^(1/2) a``. The ridge that errs least is noise over
         signal (in each value, for a true map that is white), ``(1 - R) / R`` for a map of reliability R (Hoerl & Kennard 1970,
         Technometrics 12:55). S is what the noise was made with, never a sample's.
+
+        With a basis of synthesis matrix S, a linear response w has the map ``a = S' w``, and the regression on the image, within what the
+        basis spans, is ``S (S'S + ridge)^-1 a``; the ridge is that times the mean square of a column of S, which is 1 in the other case.
 
         Parameters
         ----------
@@ -291,16 +439,55 @@ class Stimulus:
             ``(n, C, H, W)`` float32 on `device`: what is shown. Of white noise it is one product and one sum a value, each rounded to
             float32, so every IEEE device gives the same bits.
         """
+        offset = torch.tensor(self.shown_offset, device=device)
+        if self.spec.measured:
+            pixels = self._levels.to(device)[torch.from_numpy(grid).to(device).to(torch.int64) + MIDDLE]
+            where = self.offset if self.shown is None or self.offset.size == 1 else self.offset[:, *self.shown.where]
+            return pixels if not where.any() else pixels.add_(torch.tensor(where, device=device))
+        if self._has_basis:  # a product of whole numbers, exact in any order
+            mixed = torch.from_numpy(grid).to(device).reshape(len(grid), -1).to(torch.float64) @ self._pictures_on(torch.device(device))
+            return mixed.mul_(self.unit * bases.STEP).to(torch.float32).reshape(len(grid), *self.shown_shape).add_(offset)
         values = self.filtered(torch.from_numpy(grid).to(device).to(torch.float32)).mul_(np.float32(self.unit).item())
-        return self._expand(values, self.shown_shape).add_(torch.tensor(self.shown_offset, device=device))
+        return self._expand(values, self.shown_shape).add_(offset)
+
+    @cached_property
+    def _levels(self) -> torch.Tensor:
+        """``(256,)`` float32: the pixel of each byte."""
+        return torch.from_numpy((self.spec.scale * np.arange(LEVELS + 1) / LEVELS).astype(np.float32))
+
+    def _pictures_on(self, device: torch.device) -> torch.Tensor:
+        """``(d, pixels)`` float64 whole numbers of a basis on a device, made once."""
+        kept: dict[torch.device, torch.Tensor] = self.__dict__.setdefault("_placed", {})
+        if device not in kept:
+            kept[device] = torch.from_numpy(self._shown_basis[1:].astype(np.float64)).to(device)
+        return kept[device]
+
+    def expand_z(self, z: NDArray[np.float64]) -> NDArray[np.float64]:
+        """z on the grid ``(k, d)`` as pictures ``(k, C, H, W)`` whose every value has variance 1 if the response ignores the stimulus."""
+        pictures = self.expand(z)
+        if self._has_basis:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                pictures /= self._loud.reshape(self.shape)
+            pictures[:, (self._loud == 0).reshape(self.shape)] = 0.0
+        return pictures
 
     def expand(self, maps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Maps on the grid ``(k, d)`` as pictures ``(k, C, H, W)`` of a patch, as the noise itself: filtered, each cell's value over all
-        its pixels. Means of the grid become means of images; z stay of variance 1, but correlate as the noise does.
+        its pixels, or mixed by the basis. Means of the grid become means of images; z stay of variance 1 (see `expand_z` for a
+        basis), but correlate as the noise does.
         """
         return self._pictures(maps)
 
     def _pictures(self, maps: NDArray[np.float64], ridge: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        if self._has_basis:
+            weights = maps.reshape(-1, self.pixels)
+            if ridge is not None:
+                values_, vectors = self._modes
+                with np.errstate(divide="ignore"):
+                    inverse = np.where(values_ > 0, 1 / (values_ + ridge[:, None] * values_.mean()), 0.0)
+                inverse[np.isnan(ridge)] = np.nan
+                weights = (weights @ vectors * inverse) @ vectors.T
+            return np.asarray(weights @ self._synthesis.T).reshape(-1, *self.shape)
         values = torch.from_numpy(maps.reshape(-1, *self.grid_shape))
         if self.gain is None:
             return self._expand(values, self.shape).numpy()

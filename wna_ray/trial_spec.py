@@ -194,6 +194,9 @@ class TrialSpec(_Written):
             raise ValueError(f"noise: gamma {min(self.gammas):g} shows noise; say which (kind, offset, scale)")
         if self.noise is not None and self.noise.space != "pixel":
             raise ValueError("noise.space: signals are pixels in [0, 1], so the noise is, too; leave it out")
+        if self.noise is not None and (self.noise.basis is not None or self.noise.kind == "images"):
+            what = "basis" if self.noise.basis is not None else "kind"
+            raise ValueError(f"noise.{what}: trials show signals in noise of single pixels, cells or a spectrum; take one of those")
         if self.moments and (self.noise is None or self.attack or self.stimulate or len(self.transforms) > 1):
             raise ValueError("moments: are kept of signals in noise alone; leave attack, stimulate and transforms out, and give noise")
         return self
