@@ -309,8 +309,9 @@ def confusion(matrix: NDArray[np.int64], names: list[str], title: str) -> bytes:
                 fontsize=7,
                 color="white" if value > 0.5 else "black",
             )
-    axis.set_xticks(range(len(names)), names)
-    axis.set_yticks(range(len(names)), names)
+    drawn = [name[:18].replace("$", r"\$") for name in names]
+    axis.set_xticks(range(len(names)), drawn, rotation=0 if max(map(len, drawn)) <= 3 else 90)
+    axis.set_yticks(range(len(names)), drawn)
     axis.set_xlabel("predicted: the map with the largest score")
     axis.set_ylabel("true class")
     figure.colorbar(image, ax=axis, label="share of the true class (recall on the diagonal)", shrink=0.85)
@@ -327,7 +328,7 @@ def ranks(places: NDArray[np.float64], k: int, title: str) -> bytes:
     axis = figure.subplots()
     axis.hist(places, edges.tolist(), color="0.55", edgecolor="white")
     band = 2 * np.sqrt(expected * (1 - 1 / bins))
-    axis.axhspan(expected - band, expected + band, color="C3", alpha=0.2, linewidth=0)
+    axis.axhspan(expected - band, expected + band, color="C3", alpha=0.2, linewidth=0, zorder=0)
     axis.axhline(expected, color="C3", label="chance, and two standard errors")
     axis.set_xlim(0.5, k + 0.5)
     axis.set_xlabel("rank of the true class (1: its map has the largest score)")
