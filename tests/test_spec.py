@@ -11,7 +11,17 @@ import yaml
 from pydantic import ValidationError
 
 from wna_ray.errors import SpecError
-from wna_ray.spec import ExecutionSpec, MomentsSpec, NormaliseSpec, NumericsSpec, ResponseSpec, Spec, StimulusSpec, canonical
+from wna_ray.spec import (
+    EvaluationSpec,
+    ExecutionSpec,
+    MomentsSpec,
+    NormaliseSpec,
+    NumericsSpec,
+    ResponseSpec,
+    Spec,
+    StimulusSpec,
+    canonical,
+)
 from wna_ray.specs import read_spec
 from wna_ray.sweep_spec import SweepSpec, read_asked
 from wna_ray.train_spec import TrainSpec
@@ -108,7 +118,7 @@ def test_the_full_spec_keeps_every_value() -> None:
     assert (spec.stimulus.offset, spec.stimulus.cell, spec.stimulus.density, spec.stimulus.space) == ("mean.npy", 2, 0.25, "input")
     assert [(r.kind, r.centred) for r in spec.responses] == [("confidence", True), ("logits", False), ("probabilities", True)]
     assert spec.normalise == NormaliseSpec(mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
-    assert (spec.moments.second, spec.evaluation, spec.execution.shard) == (True, "fashion-mnist", 100)
+    assert (spec.moments.second, spec.evaluation, spec.execution.shard) == (True, EvaluationSpec(dataset="fashion-mnist"), 100)
 
 
 def test_dotted_changes(example: Path) -> None:
@@ -166,7 +176,7 @@ def test_specs_are_frozen(example: Path) -> None:
         ("numerics.batch", 0, ("numerics.batch", "1")),
         ("normalise", {"mean": [0.1]}, ("normalise.std", "required")),
         ("normalise", {"mean": [0.1], "std": [0]}, ("normalise.std.0", "greater than 0")),
-        ("evaluation", "imagenet", ("evaluation", "'mnist', 'fashion-mnist' or 'none'")),
+        ("evaluation", "imagenet", ("evaluation.dataset", "'mnist', 'fashion-mnist', 'cifar-10', 'imagenet-sample' or 'none'")),
         ("execution.attempts", 0, ("execution.attempts", "1")),
     ],
 )

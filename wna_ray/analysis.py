@@ -115,6 +115,12 @@ def sidak_p(largest: Floats, tests: int, freedom: float = np.inf) -> Floats:
     return np.asarray(-np.expm1(tests * np.log1p(-2 * t.sf(largest, freedom))))
 
 
+def entropy(share: Floats) -> float:
+    """Entropy of a distribution, in bits: ``-sum p log2 p``."""
+    seen = share[share > 0]
+    return float(-(seen * np.log2(seen)).sum()) + 0.0
+
+
 @dataclass(frozen=True)
 class Readout:
     """All that is read out of one kind of response; k rows, maps on the noise grid (d values).

@@ -200,21 +200,43 @@ class _Described(_Loose):
     spec: dict[str, Any]
 
 
-class _Accuracy(_Loose):
-    correlation: float
-    dot: float
+_ByScore = dict[Literal["dot", "correlation", "cosine"], float]
+
+
+class _Control(_Loose):
+    mean: float
+    sd: float
 
 
 class _Template(_Loose):
-    accuracy: _Accuracy
+    accuracy: _ByScore
+    interval: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]] = {}
+    p_value: _ByScore = {}
+    control: dict[str, _Control] = {}
+    mean_rank: _ByScore = {}
+    top5: _ByScore = {}
+
+
+class _Rank(_Loose):
+    mean: float
+    standard_error: float
+
+
+class _Self(_Loose):
+    own: int
+    maps: int
 
 
 class _Evaluation(_Loose):
     dataset: str
+    split: str = "test"
     images: int
     chance: float
     majority_class: float
+    chance_rank: _Rank | None = None
+    note: str = ""
     templates: Annotated[dict[str, _Template], Field(max_length=16)]
+    self: Annotated[dict[str, _Self], Field(max_length=16)] = {}
 
 
 def safe(name: str) -> bool:
@@ -356,7 +378,10 @@ def check_evaluation(evaluation: dict[str, Any], where: str) -> None:
     """Types of ``evaluation/classifier.json``, which has no digest; its words are made plain."""
     _validated(_Evaluation, evaluation, f"{where} (which is no part of the result)")
     evaluation["dataset"] = plain(evaluation["dataset"], 40)
-    evaluation["templates"] = {plain(kind, 40): entry for kind, entry in evaluation["templates"].items()}
+    for key, most in (("split", 40), ("note", 300)):
+        evaluation[key] = plain(evaluation.get(key, ""), most)
+    for key in ("templates", "self"):
+        evaluation[key] = {plain(kind, 40): entry for kind, entry in evaluation.get(key, {}).items()}
 
 
 def _validated(model: type[_M], value: Mapping[str, Any], where: str) -> _M:

@@ -22,7 +22,7 @@ from rich.table import Table
 from wna_ray import __version__
 from wna_ray.analysis import images_for
 from wna_ray.archive import to_npy, to_parquet
-from wna_ray.checks import plain
+from wna_ray.checks import EVALUATION, plain
 from wna_ray.compare import Measured, correlations, images_needed, mean_correlations, shares_noise
 from wna_ray.contrast import contrast as paired
 from wna_ray.driver import SILENT_SECONDS, latest
@@ -47,7 +47,7 @@ from wna_ray.store import Place
 from wna_ray.sweep import Sweep, SweepDirectory, is_sweep
 from wna_ray.sweep_run import SweepPrinter, run_any, run_sweep
 from wna_ray.sweep_spec import SweepSpec, read_asked
-from wna_ray.tables import images_table, members_table, p_form, pairs_table, tables_of
+from wna_ray.tables import classifier_table, images_table, members_table, p_form, pairs_table, tables_of
 from wna_ray.train_run import told
 from wna_ray.train_run import train as train_networks
 from wna_ray.train_spec import TrainSpec
@@ -628,15 +628,8 @@ def _print_any(finished: AnyRun) -> None:
     console = _console()
     for table in tables_of(finished):
         console.print(table)
-    scored = finished.directory.read_json("evaluation/classifier.json") if isinstance(finished, Run) else None
-    if scored is not None:
-        console.print(
-            f"As classifiers of {scored['dataset']} ({scored['images']:,} test images; chance {scored['chance']:.2f}, "
-            f"majority class {scored['majority_class']:.3f}):"
-        )
-        for kind, entry in scored["templates"].items():
-            accuracy = entry["accuracy"]
-            console.print(f"  {kind:<14} correlation {accuracy['correlation']:.3f}   dot product {accuracy['dot']:.3f}")
+    if isinstance(finished, Run) and (scored := finished.directory.read_json(EVALUATION)) is not None:
+        console.print(classifier_table(scored))
     console.print(f"figures: {finished.directory.url}/{RESULT}/figures/")
 
 

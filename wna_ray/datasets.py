@@ -70,6 +70,15 @@ class Split:
             place[label : label + 1] = new
         return Split(self.images[rows], place[self.labels[rows]])
 
+    def cut(self, first: int) -> tuple[Split, Split]:
+        """The first so many images, and the rest."""
+        return Split(self.images[:first], self.labels[:first]), Split(self.images[first:], self.labels[first:])
+
+    @property
+    def held_out(self) -> tuple[Split, Split]:
+        """Training images apart from those that stand for choosing settings: the last sixth (of MNIST's 60,000 the last 10,000)."""
+        return self.cut(len(self.labels) - len(self.labels) // 6)
+
 
 def load(name: DatasetName, train: bool, download: bool = False) -> Split:
     """A split of a data set.

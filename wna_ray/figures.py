@@ -16,7 +16,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from wna_ray.analysis import Readout, cosine, grid_variance, z_threshold
+from wna_ray.analysis import Readout, cosine, entropy, grid_variance, z_threshold
 from wna_ray.moments import Moments
 from wna_ray.responses import is_dense
 from wna_ray.stimuli import Stimulus, stimulus_text
@@ -329,12 +329,10 @@ def _frequencies(readout: Readout, title: str) -> bytes:
     axis = figure.subplots()
     bars = axis.bar([readout.names[i][:18] for i in rows], readout.count[rows], color="0.45")
     axis.bar_label(bars, [f"{readout.share[i]:.2g}" for i in rows], fontsize=7)
-    seen = readout.share[readout.share > 0]
-    entropy = float(-(seen * np.log2(seen)).sum()) if seen.size else 0.0
     axis.set_yscale("symlog", linthresh=1)
     axis.set_ylim(0, max(10, 4 * int(readout.count.max())))
     axis.set_ylabel("images (log scale)")
-    axis.set_xlabel(f"label given (above each bar its share of all images; entropy {entropy:.2f} bits)")
+    axis.set_xlabel(f"label given (above each bar its share of all images; entropy {entropy(readout.share):.2f} bits)")
     axis.tick_params(axis="x", rotation=0 if len(rows) <= 12 else 90, labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=11)
@@ -358,11 +356,32 @@ def confusion(matrix: NDArray[np.int64], names: list[str], title: str) -> bytes:
                 fontsize=7,
                 color="white" if value > 0.5 else "black",
             )
-    axis.set_xticks(range(len(names)), names)
-    axis.set_yticks(range(len(names)), names)
+    drawn = [name[:18].replace("$", r"\$") for name in names]
+    axis.set_xticks(range(len(names)), drawn, rotation=0 if max(map(len, drawn)) <= 3 else 90)
+    axis.set_yticks(range(len(names)), drawn)
     axis.set_xlabel("predicted: the map with the largest score")
     axis.set_ylabel("true class")
     figure.colorbar(image, ax=axis, label="share of the true class (recall on the diagonal)", shrink=0.85)
+    figure.suptitle(title, fontsize=10)
+    return png(figure)
+
+
+def ranks(places: NDArray[np.float64], k: int, title: str) -> bytes:
+    """How often the true class was at each place among k scores, beside chance; few images a class, so no confusion matrix."""
+    n, bins = len(places), min(k, 25)
+    edges = np.linspace(0.5, k + 0.5, bins + 1)
+    expected = n / bins
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axis = figure.subplots()
+    axis.hist(places, edges.tolist(), color="0.55", edgecolor="white")
+    band = 2 * np.sqrt(expected * (1 - 1 / bins))
+    axis.axhspan(expected - band, expected + band, color="C3", alpha=0.2, linewidth=0, zorder=0)
+    axis.axhline(expected, color="C3", label="chance, and two standard errors")
+    axis.set_xlim(0.5, k + 0.5)
+    axis.set_xlabel("rank of the true class (1: its map has the largest score)")
+    axis.set_ylabel(f"images, of {n:,}")
+    axis.legend(fontsize=8, frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=10)
     return png(figure)
 

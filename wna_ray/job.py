@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -13,12 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from wna_ray import classifier
 from wna_ray.analysis import Readout
-from wna_ray.datasets import NotAtHand, load
 from wna_ray.driver import LAST_WORDS_SECONDS, Driver, State
 from wna_ray.errors import RunError, ShardError, SpecError, Stopped
+from wna_ray.evaluation import Ask, evaluate
 from wna_ray.events import Callback, Event, RunFinished, RunStarted, Stage
 from wna_ray.inprocess import InProcessExecutor
 from wna_ray.memory import available, check, expected_rows, moment_sets, needs
@@ -39,7 +38,6 @@ ExecutorName = Literal["ray", "local"]
 CALL_TRIES = 4
 STOP_SECONDS = 2.2
 WARM_SECONDS = 2.0
-CLASSIFIER = "evaluation/classifier.json"
 
 
 def make_executor(spec: Spec | StcSpec, executor: ExecutorName, workers: int | None = None, address: str | None = None) -> Executor:
@@ -98,9 +96,9 @@ def run(
         With one message that says what to do. Whatever was committed stays.
     """
     with driving(spec, out, executor, workers, address, single_writer, callbacks) as (directory, runner, told):
-        execute(spec, directory, runner, told, told.claim)
+        ask = execute(spec, directory, runner, told, told.claim)
         finished = Run(directory.store.place)
-        evaluate(spec, finished, told)
+        evaluate(spec, finished, told, ask)
         told.finish()
     return finished
 
@@ -184,8 +182,14 @@ class Told:
         self.close("finished")
 
 
-def execute(spec: Spec, directory: RunDirectory, executor: Executor, emit: Callback, claim: Callable[[], None] = lambda: None) -> None:
-    """Everything between an executor and a published manifest. `claim` is called before anything is computed."""
+def execute(spec: Spec, directory: RunDirectory, executor: Executor, emit: Callback, claim: Callable[[], None] = lambda: None) -> Ask:
+    """Everything between an executor and a published manifest. `claim` is called before anything is computed.
+
+    Returns
+    -------
+    Ask
+        Asks the network, which the workers still hold, about a few images.
+    """
     attempts = spec.execution.attempts
     introduction: Introduction = call(executor, CALL_TRIES, "introduce")
     job = introduction.job
@@ -194,10 +198,14 @@ def execute(spec: Spec, directory: RunDirectory, executor: Executor, emit: Callb
     check(job, rows, need, executor.machines(), available())
     directory.store.require_conditions()
     directory.begin(job, introduction.environment)
-    if directory.manifest() is not None:
-        return
-    claim()
     shared = executor.share(job)
+
+    def ask(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(call(executor, CALL_TRIES, "answer", shared, images))
+
+    if directory.manifest() is not None:
+        return ask
+    claim()
     curve = list[tuple[int, list[Readout]]]()
     for samples in spec.looks:
         scheduler = Scheduler(executor, attempts, emit, need.partial)
@@ -213,9 +221,10 @@ def execute(spec: Spec, directory: RunDirectory, executor: Executor, emit: Callb
         if reached >= spec.stop.share:
             break
     emit(Stage("read out"))
-    answers = _answers(job, shared, readouts, partial.moments, executor)
+    answers = _answers(job, shared, readouts, partial.moments, executor, ask)
     result = derive(job.stimulus, partial, job.fingerprint, readouts, answers, reliability_curve(curve) if spec.stop is not None else None)
     directory.publish(segments, result, job.fingerprint, samples)
+    return ask
 
 
 def reached_share(stop: StopSpec, readouts: Sequence[Readout]) -> float:
@@ -322,57 +331,14 @@ def merge_segments(
     raise AssertionError
 
 
-def _answers(job: Job, shared: Any, readouts: list[Readout], moments: Moments, executor: Executor) -> Answers:
+def _answers(job: Job, shared: Any, readouts: list[Readout], moments: Moments, executor: Executor, ask: Ask) -> Answers:
     """The network's outputs for each map, and the filters of linear units."""
     images = map_images(job.stimulus, readouts, moments)
     shown = np.isfinite(images).all(axis=(1, 2, 3))
     outputs = np.full((len(images), len(job.names)), np.nan, dtype=np.float32)
     if shown.any():
-        outputs[shown] = call(executor, CALL_TRIES, "answer", shared, images[shown])
+        outputs[shown] = ask(images[shown])
     return Answers(outputs, call(executor, CALL_TRIES, "filters", shared) if job.field is not None else None)
-
-
-def evaluate(spec: Spec, finished: Run, emit: Callback) -> None:
-    """Score the maps as classifiers where a data set is at hand; writes ``evaluation/``, which is no part of the result."""
-    from wna_ray import figures  # matplotlib, only where something is drawn
-
-    store, names = finished.directory.store, finished.names
-    named = spec.evaluation
-    name = named or ("mnist" if spec.model.startswith("bundled:mnist") else "none")
-    if name == "none" or spec.target is not None or store.read(CLASSIFIER) is not None:
-        return
-    try:
-        test, train = (load(name, train=split, download=named is not None) for split in (False, True))
-    except NotAtHand as reason:
-        emit(Stage(f"bias-map classifier skipped: {reason}"))
-        return
-    k, found = len(names), int(test.labels.max()) + 1
-    if test.images.shape[1:] != spec.stimulus.shape or found != k:
-        emit(Stage(f"bias-map classifier skipped: {name} has images {test.images.shape[1:]} of {found} classes"))
-        return
-    emit(Stage(f"bias-map classifier on {name}"))
-    templates = {r.kind: finished.stimulus.expand(r.bias) for r in finished.readouts} | {"mean image": classifier.mean_images(train, k)}
-    report: dict[str, Any] = {
-        "dataset": name,
-        "images": len(test.labels),
-        "chance": 1 / k,
-        "majority_class": float(np.bincount(test.labels).max() / len(test.labels)),
-        "templates": {},
-    }
-    for kind, maps in templates.items():
-        scored = {score: classifier.classify(maps, test, score) for score in classifier.SCORES}
-        report["templates"][kind] = {
-            "accuracy": {score: s.accuracy for score, s in scored.items()},
-            "interval": {score: s.interval for score, s in scored.items()},
-            "shuffled": dict(zip(("mean", "sd"), classifier.shuffled(maps, test, "correlation"), strict=True)),
-            "confusion": {score: s.confusion.tolist() for score, s in scored.items()},
-        }
-        s = scored["correlation"]
-        title = (
-            f"{kind} as classifier of {name}: accuracy {s.accuracy:.3f} (correlation)\n{len(test.labels):,} test images, chance {1 / k:.2f}"
-        )
-        store.replace(f"evaluation/confusion_{kind.replace(' ', '_')}.png", figures.confusion(s.confusion, names, title))
-    store.replace(CLASSIFIER, (json.dumps(report, indent=1) + "\n").encode())
 
 
 @dataclass(frozen=True)

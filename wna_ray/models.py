@@ -288,16 +288,23 @@ def _export(uri: ModelURI) -> Model:
     return Model(module, "", hashlib.sha256(data).hexdigest())
 
 
-def _trained(uri: ModelURI) -> Model:
-    _known_options(uri)
-    folder = uri.name.rstrip("/")
-    path = f"{folder}/{trained.DESCRIPTION}"
+def describe(uri: ModelURI) -> trained.TrainedNetwork:
+    """What the folder of a ``trained:`` model says of it; `ModelError` where it says nothing that can be believed."""
+    path = f"{uri.name.rstrip('/')}/{trained.DESCRIPTION}"
     data = read_file(path, f"the {trained.DESCRIPTION} of a network that wna train has trained (DIR/seed-N)", trained.MOST_DESCRIPTION)
     try:
-        described = trained.describe(data)
-        module = described.untrained()
+        return trained.describe(data)
     except ValueError as reason:
         raise ModelError(f"model: '{path}' does not describe a trained network ({reason})") from None
+
+
+def _trained(uri: ModelURI) -> Model:
+    _known_options(uri)
+    folder, described = uri.name.rstrip("/"), describe(uri)
+    try:
+        module = described.untrained()
+    except ValueError as reason:
+        raise ModelError(f"model: '{folder}/{trained.DESCRIPTION}' does not describe a trained network ({reason})") from None
     path = f"{folder}/{trained.WEIGHTS}"
     weights = read_file(path, f"the weights that belong to {trained.DESCRIPTION}", trained.most_bytes(module))
     if hashlib.sha256(weights).hexdigest() != described.objects["weights.safetensors"]:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
 import yaml
 from rich.table import Table as RichTable
 
-from wna_ray.checks import plain
+from wna_ray.checks import EVALUATION, plain, safe
 from wna_ray.errors import RunError
+from wna_ray.evaluation import picture_name, usual_score
 from wna_ray.opened import AnyRun
 from wna_ray.page import Figure, Page, Section, Table, render
 from wna_ray.results import Run
 from wna_ray.rundir import ENVIRONMENT
 from wna_ray.stc_results import Stc
-from wna_ray.tables import tables_of
+from wna_ray.tables import classifier_table, tables_of
 from wna_ray.trial_results import Trials
 
+MOST_PICTURE = 16 << 20  # bytes of a figure that has no digest
 CAPTIONS = {
     "bias_maps": "Bias maps: where light makes the response more likely or larger (red), or less (blue).",
     "z_maps": "The same maps in standard errors, outlined where a single value is significant.",
@@ -56,6 +59,7 @@ def written(finished: AnyRun) -> bytes:
     sections = (
         Section("numbers", "Numbers", tables=tuple(_table(table) for table in tables_of(finished))),
         Section("pictures", "Pictures", figures=figures),
+        *_classifier(finished),
         Section(
             "proof", "Proof", text=(PROOF,), facts=_facts(finished, images), specs=(("The spec, to run it again: wna run spec.yaml", text),)
         ),
@@ -65,6 +69,32 @@ def written(finished: AnyRun) -> bytes:
     )
 
 
+def _classifier(finished: AnyRun) -> Iterator[Section]:
+    """What ``evaluation/`` holds of maps as classifiers, where there is something."""
+    scored = finished.directory.read_json(EVALUATION) if isinstance(finished, Run) else None
+    if scored is None:
+        return
+    figures = []
+    for kind in scored["templates"]:
+        name = picture_name(kind)
+        data = finished.directory.store.read(name, most=MOST_PICTURE) if safe(name) else None
+        if data is not None:
+            caption = f"{kind} as classifier of {scored['dataset']}, by {usual_score(kind)}."
+            try:
+                figures.append(Figure(data, caption, caption))
+            except ValueError as error:
+                raise RunError(f"{name} is damaged ({error}), and no part of the result; remove it") from None
+    yield Section(
+        "classifier", "Maps as classifiers", text=(CLASSIFIER,), figures=tuple(figures), tables=(_table(classifier_table(scored)),)
+    )
+
+
+CLASSIFIER = (
+    "Each map is a template: an image gets the class whose map has the largest score with it. Shuffled maps have the same values in other "
+    "places. P-values: as many right by the share of the most frequent class. The authors take averages with cosine; maps of logits with "
+    "correlation are the improved way. The mean training image of each class is the ceiling of such templates, and no map. This part "
+    "depends on which images were at hand, so no digest proves it."
+)
 PROOF = (
     "All that is shown here was made from exact sums whose SHA-256 digests are those of the run's manifest. The same spec gives the same "
     "bytes, on the same kind of device with the same library versions; wna verify adds all parts up again."

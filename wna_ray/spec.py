@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from wna_ray.datasets import SHAPES, DatasetName
 from wna_ray.errors import SpecError
@@ -396,6 +406,39 @@ class StopSpec(_Frozen):
     first: int = Field(default=1 << 16, ge=1, le=1 << 40)
 
 
+def _dataset(value: Any) -> Any:
+    return {"dataset": value} if isinstance(value, str) else value
+
+
+class EvaluationSpec(_Frozen):
+    """Images that maps are scored on as classifiers; in YAML also the name of the data set alone.
+
+    Attributes
+    ----------
+    dataset
+        Which one (see `wna_ray.datasets`); ``none``: maps are not scored.
+    split
+        ``test``; or ``validation``: the last sixth of the training images, on which noise and score are chosen.
+    images
+        The first so many of them; all by default.
+    """
+
+    dataset: Literal[DatasetName, "none"]
+    split: Literal["test", "validation"] = "test"
+    images: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> EvaluationSpec:
+        if self.dataset == "imagenet-sample" and self.split == "validation":
+            raise ValueError("split: imagenet-sample has one image a class, for testing; leave split out")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _short(self, handler: SerializerFunctionWrapHandler) -> Any:
+        """As it is written: the name alone where that says all."""
+        return self.dataset if (self.split, self.images) == ("test", None) else handler(self)
+
+
 class PassNumerics(_Frozen):
     """What a pass over kept responses runs on: processors.
 
@@ -516,8 +559,8 @@ class Spec(_Written):
     normalise
         Overrides the normalisation that the model's source declares.
     evaluation
-        Data set on which the bias maps are scored as classifiers, if it is at hand; by default ``mnist`` for bundled
-        MNIST models and none for others. Not part of the fingerprint.
+        Data set on which the bias maps are scored as classifiers, if it is at hand (see `EvaluationSpec`); by default ``mnist`` for
+        bundled MNIST models, for ``trained:`` ones what they were trained on, and none for others. Not part of the fingerprint.
     """
 
     model: str
@@ -534,7 +577,7 @@ class Spec(_Written):
     estimator: Literal["noise", "gradient"] = "noise"
     keep_responses: bool = False
     normalise: NormaliseSpec | None = None
-    evaluation: Literal["mnist", "fashion-mnist", "none"] | None = None
+    evaluation: Annotated[EvaluationSpec | None, BeforeValidator(_dataset)] = None
     execution: ExecutionSpec = ExecutionSpec()
 
     @model_validator(mode="before")

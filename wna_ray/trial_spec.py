@@ -13,7 +13,18 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
 from wna_ray.datasets import DatasetName
-from wna_ray.spec import ExecutionSpec, NormaliseSpec, NumericsSpec, ResponseKind, Spec, StimulusSpec, _Frozen, _units, _Written
+from wna_ray.spec import (
+    EvaluationSpec,
+    ExecutionSpec,
+    NormaliseSpec,
+    NumericsSpec,
+    ResponseKind,
+    Spec,
+    StimulusSpec,
+    _Frozen,
+    _units,
+    _Written,
+)
 from wna_ray.transforms import Transform
 
 Weight = Annotated[FiniteFloat, Field(ge=0)]
@@ -212,6 +223,6 @@ class TrialSpec(_Written):
             seed=self.seed,
             numerics=self.numerics,
             normalise=self.normalise,
-            evaluation="none",
+            evaluation=EvaluationSpec(dataset="none"),
             execution=self.execution,
         )
