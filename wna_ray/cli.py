@@ -167,6 +167,8 @@ def plan(
         f"noise     {asked.stimulus.kind}, shape {asked.stimulus.shape}, d = {d:,} values, sd {job.stimulus.sd:.4g}, "
         f"range [{low:.3g}, {high:.3g}] in {asked.stimulus.space} space"
     )
+    if job.decoder is not None:
+        print(f"decoder   {asked.decoder} makes pictures {job.decoder.shape} of it, which are shown")
     if asked.target is not None:
         print(f"units     {_seen_by_units(asked.target, job)}")
     print(f"work      {asked.samples:,} images = {cut.shards} shards of {cut.shard:,} in {len(cut.segments)} segments of {cut.segment:,}")

@@ -23,7 +23,7 @@ from wna_ray.events import Callback, Event, RunFinished, RunStarted, Stage
 from wna_ray.inprocess import InProcessExecutor
 from wna_ray.memory import available, check, expected_rows, moment_sets, needs
 from wna_ray.moments import Partial
-from wna_ray.results import Answers, Run, derive, map_images, read_outs, reliability_curve
+from wna_ray.results import Answers, Run, derive, map_images, mean_codes, read_outs, reliability_curve
 from wna_ray.rundir import RunDirectory, SegmentInfo
 from wna_ray.scheduling import TICK_SECONDS, Executor, PayloadLost, Plan, Scheduler, call, fan_in, plan, segment_images
 from wna_ray.shard import Job
@@ -313,13 +313,18 @@ def merge_segments(
 
 
 def _answers(job: Job, shared: Any, readouts: list[Readout], executor: Executor) -> Answers:
-    """The network's outputs for each map, and the filters of linear units."""
-    images = map_images(job.stimulus, readouts)
+    """The network's outputs for each map, the filters of linear units, and the decoder's pictures."""
+    images = map_images(job.stimulus, readouts) if job.decoder is None else mean_codes(job.stimulus, readouts)
     shown = np.isfinite(images).all(axis=(1, 2, 3))
     outputs = np.full((len(images), len(job.names)), np.nan, dtype=np.float32)
     if shown.any():
         outputs[shown] = call(executor, CALL_TRIES, "answer", shared, images[shown])
-    return Answers(outputs, call(executor, CALL_TRIES, "filters", shared) if job.field is not None else None)
+    pictures = None
+    if job.decoder is not None:
+        pictures = np.full((len(images), *job.decoder.shape), np.nan, dtype=np.float32)
+        if shown.any():
+            pictures[shown] = call(executor, CALL_TRIES, "pictures", shared, images[shown])
+    return Answers(outputs, call(executor, CALL_TRIES, "filters", shared) if job.field is not None else None, pictures)
 
 
 def evaluate(spec: Spec, finished: Run, emit: Callback) -> None:
@@ -336,12 +341,15 @@ def evaluate(spec: Spec, finished: Run, emit: Callback) -> None:
     except NotAtHand as reason:
         emit(Stage(f"bias-map classifier skipped: {reason}"))
         return
-    k, found = len(names), int(test.labels.max()) + 1
-    if test.images.shape[1:] != spec.stimulus.shape or found != k:
+    k, found, decoded = len(names), int(test.labels.max()) + 1, finished.decoded_maps
+    if test.images.shape[1:] != (spec.stimulus.shape if decoded is None else decoded.shape[1:]) or found != k:
         emit(Stage(f"bias-map classifier skipped: {name} has images {test.images.shape[1:]} of {found} classes"))
         return
     emit(Stage(f"bias-map classifier on {name}"))
-    templates = {r.kind: finished.stimulus.expand(r.bias) for r in finished.readouts} | {"mean image": classifier.mean_images(train, k)}
+    maps_of = {r.kind: finished.stimulus.expand(r.bias) for r in finished.readouts}
+    if decoded is not None:  # codes are no images; their pictures are
+        maps_of = {kind: decoded[i * k : (i + 1) * k].astype(np.float64) for i, kind in enumerate(maps_of)}
+    templates = maps_of | {"mean image": classifier.mean_images(train, k)}
     report: dict[str, Any] = {
         "dataset": name,
         "images": len(test.labels),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ WORKER_PARTIALS = 4  # a shard's total, the chunk that is added to it, their sum
 WHITENED_PARTIALS = 2  # maps freed of correlations: float64, and as they are written
 SPECTRUM_BYTES = 16  # a value of a batch whose noise is filtered: its transform, that filtered, and back
 RESPONSE_COPIES = 4  # a segment's, as they come, joined, as a table, as a file
+PICTURE_BYTES = 12  # a value of a decoder's picture of a map: as it comes, in its row, and as it is written
 DRIVER_PARTIALS = 7  # the merged moments, float64 maps and z-maps, float32 copies, and the objects to write
 
 
@@ -88,11 +90,13 @@ def needs(job: Job, rows: int, fan_in: int, responses: int = 0) -> Needs:
     partial = rows * d * 8 * moment_sets(job.spec)
     each = 9 if job.spec.stimulus.spectrum is None else 9 + SPECTRUM_BYTES
     shard = PENDING_VALUES + each * batch * max(job.stimulus.noise.pixels, d * job.stimulus.patches_an_image)
+    maps = len(job.names) * len(job.spec.responses)
+    pictures = 0 if job.decoder is None else PICTURE_BYTES * maps * math.prod(job.decoder.shape)
     return Needs(
         partial,
         BASE_BYTES + shard + WORKER_PARTIALS * partial + RESPONSE_COPIES * responses,
         (fan_in + 1) * partial + 2 * responses,
-        BASE_BYTES + (DRIVER_PARTIALS + WHITENED_PARTIALS * (job.spec.stimulus.spectrum is not None)) * partial,
+        BASE_BYTES + pictures + (DRIVER_PARTIALS + WHITENED_PARTIALS * (job.spec.stimulus.spectrum is not None)) * partial,
     )
 
 

@@ -289,11 +289,14 @@ def _export(uri: ModelURI) -> Model:
 
 
 def load_decoder(uri: str) -> Model:
-    """Load a network that makes pictures of codes: of a trained autoencoder its decoder. Errors as of `load`."""
-    parsed = ModelURI.parse(uri)
-    if parsed.scheme == "trained" and "part" not in parsed.options:
-        uri += ("&" if parsed.options else "?") + "part=decoder"
-    return load(uri)
+    """Load a network that makes pictures of codes: of a trained autoencoder its decoder. Errors as of `load`, of ``decoder:``."""
+    try:
+        parsed = ModelURI.parse(uri)
+        if parsed.scheme == "trained" and "part" not in parsed.options:
+            uri += ("&" if parsed.options else "?") + "part=decoder"
+        return load(uri)
+    except ModelError as error:
+        raise ModelError(f"decoder: {str(error).removeprefix('model: ')}") from error
 
 
 def _trained(uri: ModelURI) -> Model:

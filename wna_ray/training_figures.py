@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from wna_ray.autoencoders import AUTOENCODERS
 from wna_ray.figures import png
@@ -57,7 +57,7 @@ def curves(spec: TrainSpec, networks: Mapping[str, TrainedNetwork], epochs: Mapp
     for axis in (left, right) if autoencoder else (left,):
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+        axis.yaxis.set_minor_formatter(FuncFormatter(_some) if autoencoder else LogFormatter(minor_thresholds=(2, 0.5)))
     if not autoencoder:
         left.set_ylabel("cross-entropy (nats)" + (" of the double softmax" if spec.options.softmax else ""))
         right.set_ylabel("accuracy")
@@ -77,6 +77,11 @@ def curves(spec: TrainSpec, networks: Mapping[str, TrainedNetwork], epochs: Mapp
         fontsize=10,
     )
     return png(figure)
+
+
+def _some(value: float, _: int | None) -> str:
+    """Plain numbers between powers of ten, but not all of them."""
+    return f"{value:g}" if f"{value:e}"[0] in "2357" or value > 10 else ""
 
 
 def _epochs(axis: Axes, epochs: int) -> None:
