@@ -358,3 +358,37 @@ def layered() -> nn.Module:
     torch.manual_seed(3)
     parts = {"maps": nn.Conv2d(1, 3, 3), "relu": nn.ReLU(), "flat": nn.Flatten(), "hidden": nn.Linear(12, 5), "logits": nn.Linear(5, 3)}
     return nn.Sequential(OrderedDict(parts))
+
+
+class Pictures(nn.Module):
+    """A linear decoder: pictures of 1 x 4 x 4 of codes of six numbers, ``D z`` with `weights` of 16 rows, plus a half."""
+
+    def __init__(self, flat: bool = False, seed: int = 9) -> None:
+        super().__init__()
+        self.d, self.flat = nn.Parameter(weights(16, 6, seed)), flat
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        found = z.flatten(1) @ self.d.T + 0.5
+        return found if self.flat else found.reshape(-1, 1, 4, 4)
+
+
+def pictures(seed: str = "9") -> nn.Module:
+    """A linear decoder."""
+    return Pictures(seed=int(seed))
+
+
+def flat_pictures() -> nn.Module:
+    """What a decoder must not give."""
+    return Pictures(flat=True)
+
+
+def grown() -> nn.Module:
+    """A convolutional decoder: pictures of 1 x 4 x 4 of codes of 3 x 2 x 2."""
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(3, 1, 3, padding=1), nn.Sigmoid())
+
+
+def large_pictures() -> nn.Module:
+    """A linear decoder of digits' size."""
+    torch.manual_seed(6)
+    return nn.Sequential(nn.Flatten(), nn.Linear(6, 784), nn.Unflatten(1, (1, 28, 28)))

@@ -181,12 +181,17 @@ class _Outputs(_Loose):
     outputs: int
 
 
+class _Decoder(_Loose):
+    shape: Annotated[list[Annotated[int, Field(ge=1, le=1 << 16)]], Field(min_length=3, max_length=3)]
+
+
 class _Identity(_Loose):
     keep_responses: bool = False
     seed: int
     stimulus: dict[str, Any]
     model: _Outputs
     target: _Target | None = None
+    decoder: _Decoder | None = None
     responses: list[dict[str, Any]]
     fixed_point: dict[str, _Point]
     moments: dict[str, Any]
@@ -260,6 +265,7 @@ def check_described(described: Mapping[str, Any], where: str) -> Extent:
         "stimulus": spec.stimulus.identity() == {k: v for k, v in identity.stimulus.items() if k not in ("offset", "content")}
         and _digest_where(spec.stimulus.kind == "images" or spec.stimulus.basis is not None, identity.stimulus.get("content")),
         "target": _fits(identity.target, spec, found.names),
+        "decoder": (spec.decoder is None) == (identity.decoder is None),
         "responses": [r.identity() for r in spec.responses] == identity.responses,
         "gradient_exponent": set(identity.gradient_exponent) == set(kinds if spec.estimator == "gradient" else ())
         and all(len(e) == len(found.names) for e in identity.gradient_exponent.values()),
@@ -274,7 +280,11 @@ def check_described(described: Mapping[str, Any], where: str) -> Extent:
     if not all(same.values()):
         raise RunError(f"{where} is damaged: its spec and its identity differ in {', '.join(k for k, v in same.items() if not v)}")
     field = None if identity.target is None else UnitField.parse(identity.target.model_dump())
-    return Extent.of(spec, found.names, field)
+    extent = Extent.of(spec, found.names, field)
+    if identity.decoder is None:
+        return extent
+    c, h, w = identity.decoder.shape
+    return replace(extent, decoded=(c, h, w))
 
 
 def _digest_where(expected: bool, content: Any) -> bool:
@@ -425,6 +435,8 @@ class Extent:
         Whether maps are also kept freed of the noise's correlations, as they are where it has a spectrum or a basis.
     basis
         Whole numbers of the basis, and of its centre.
+    decoded
+        ``(C, H, W)`` of a decoder's picture; None without a decoder.
     """
 
     samples: int
@@ -440,6 +452,7 @@ class Extent:
     field: UnitField | None = None
     filtered: bool = False
     basis: int = 0
+    decoded: tuple[int, int, int] | None = None
 
     @classmethod
     def of(cls, spec: Spec, names: list[str], field: UnitField | None = None) -> Extent:
@@ -481,6 +494,7 @@ class Extent:
             "result/z_maps.npy": pictures + NPY_BYTES,
             "result/whitened_maps.npy": pictures + NPY_BYTES,
             "result/variance_maps.npy": pictures + NPY_BYTES,
+            "result/decoded_maps.npy": 4 * self.rows * math.prod(self.decoded or (0,)) + NPY_BYTES,
             "result/map_outputs.npy": 4 * self.rows * self.outputs + NPY_BYTES,
             "result/filters.npy": 8 * self.outputs * self.d + NPY_BYTES,
             "result/classes.parquet": self.table,
@@ -510,7 +524,8 @@ class Extent:
         pixels = math.prod(self.shape)
         maps, pictures, drawn = (8 * n for n in (self.rows * self.d, self.rows * pixels, min(self.rows, 30 * len(self.kinds)) * pixels))
         whitened = 15 * maps if self.filtered else 0
-        return (whitened + 20 * maps + 23 * moments + 15 * pictures + 23 * drawn) // 10 + 24 * self.rows * self.outputs
+        decoded = 16 * self.rows * math.prod(self.decoded or (0,))  # the file, the array, the file made again, and some on the sheet
+        return decoded + (whitened + 20 * maps + 23 * moments + 15 * pictures + 23 * drawn) // 10 + 24 * self.rows * self.outputs
 
     def check(self, moments: Moments | PassSums) -> None:
         """`ValueError` where no images can have such moments."""

@@ -178,6 +178,8 @@ def plan(
         f"noise     {stimulus_text(asked.stimulus)}, shape {asked.stimulus.shape}, d = {d:,} values, {loud}"
         f"range [{low:.3g}, {high:.3g}] in {asked.stimulus.space} space"
     )
+    if job.decoder is not None:
+        print(f"decoder   {asked.decoder} makes pictures {job.decoder.shape} of it, which are shown")
     if asked.target is not None:
         print(f"units     {_seen_by_units(asked.target, job)}")
     print(f"work      {asked.samples:,} images = {cut.shards} shards of {cut.shard:,} in {len(cut.segments)} segments of {cut.segment:,}")
@@ -641,14 +643,17 @@ def _print_sweep(sweep: Sweep) -> None:
 
 
 def _print_networks(networks: Mapping[str, TrainedNetwork], out: str) -> None:
-    """The table of trained networks: their accuracies in percent, and what the trigger of a poisoned one does."""
-    table = Table(box=SIMPLE, title=f"{out}: {next(iter(networks.values())).name}, accuracy in %", title_justify="left")
+    """The table of trained networks: their accuracies in percent (or squared errors), and what the trigger of a poisoned one does."""
+    first = next(iter(networks.values()))
+    score = "mean squared error of a value" if first.autoencoder else "accuracy in %"
+    table = Table(box=SIMPLE, title=f"{out}: {first.name}, {score}", title_justify="left")
     poisoned = any(network.attack for network in networks.values())
     for column in ("network", "epoch", "training", "held out", "test", *(("trigger", "moved", "of others") if poisoned else ()), "seconds"):
         table.add_column(column, justify="left" if column == "network" else "right")
     for name, network in networks.items():
-        a, attack, poison = network.accuracy, network.attack, network.poison
-        cells = [name, str(network.epoch), *("-" if x is None else f"{100 * x:.2f}" for x in (a.train, a.validation, a.test))]
+        s, attack, poison = network.scores, network.attack, network.poison
+        shown = [None if x is None else f"{x:.5f}" if network.autoencoder else f"{100 * x:.2f}" for x in (s.train, s.validation, s.test)]
+        cells = [name, str(network.epoch), *(text or "-" for text in shown)]
         if poisoned:
             shares: tuple[str, ...] = ("-", "-", "-")
             if attack is not None and poison is not None:

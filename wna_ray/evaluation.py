@@ -119,6 +119,11 @@ def templates_of(finished: Run) -> Iterator[tuple[str, Template]]:
     """Template sets ``(k, C, H, W)`` of a run: each response's bias maps; and of one-hot responses the average of the stimuli of each
     label, and where second moments were kept their root mean square (Borji & Lin 2020 take one or the other, by data set).
     """
+    decoded = finished.decoded_maps
+    if decoded is not None:  # codes are no images; their pictures are
+        for i, response in enumerate(finished.spec.responses):
+            yield response.kind, decoded[i * len(finished.names) : (i + 1) * len(finished.names)]
+        return
     maps, k, row = finished.bias_maps, len(finished.names), 0
     for i, kind in enumerate(r.kind for r in finished.spec.responses):
         bias = maps[i * k : (i + 1) * k]
@@ -220,8 +225,8 @@ def evaluate(spec: Spec, finished: Run, emit: Callback, ask: Ask) -> None:
     except NotAtHand as reason:
         emit(Stage(f"bias-map classifier skipped: {reason}"))
         return
-    images, k = data.images, data.classes
-    if images.images.shape[1:] != spec.stimulus.shape or len(names) != k:
+    images, k, decoded = data.images, data.classes, finished.decoded_maps
+    if images.images.shape[1:] != (spec.stimulus.shape if decoded is None else decoded.shape[1:]) or len(names) != k:
         emit(Stage(f"bias-map classifier skipped: {data.name} has images {images.images.shape[1:]} of {k} classes"))
         return
     emit(Stage(f"bias-map classifier on {data.name}, {data.split} images"))

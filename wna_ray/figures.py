@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from textwrap import wrap
 
+import matplotlib
 import numpy as np
 import pyarrow as pa
 from matplotlib.axes import Axes
@@ -18,13 +19,14 @@ from numpy.typing import NDArray
 
 from wna_ray.analysis import Readout, cosine, entropy, grid_variance, z_threshold
 from wna_ray.moments import Moments
-from wna_ray.responses import is_dense
+from wna_ray.responses import is_dense, is_triggered
 from wna_ray.stimuli import Stimulus, stimulus_text
 
 MOST_MAPS = 30  # maps of one kind on a sheet: the most reliable ones
 COLUMNS = 10
 Z_LIMIT = 5  # z is shown up to this many thresholds, so that weak maps can be seen beside strong ones
 DIVERGING = "RdBu_r"
+STEP = "the picture of a step along the map, of one standard deviation of the noise (root mean square)"
 
 Picture = NDArray[np.float64]
 
@@ -178,9 +180,10 @@ def _sheet(
         axes = part.subplots(count, columns, squeeze=False)
         shown = f"   ({len(rows)} most reliable of {len(readout.names)})" if len(rows) < len(readout.names) else ""
         if cell is None:
+            mark = "beyond the lines" if _is_line(np.empty(stimulus.shape)) else "outline"
             strongest = "; of the channels the strongest" if stimulus.shape[0] > 1 else ""
             part.suptitle(
-                f"{readout.kind}{shown}: z{strongest}; outline: |z| > {threshold:.2f} (p < 0.05, Sidak over {tests:,} values)",
+                f"{readout.kind}{shown}: z{strongest}; {mark}: |z| > {threshold:.2f} (p < 0.05, Sidak over {tests:,} values)",
                 fontsize=9,
             )
         else:
@@ -204,9 +207,8 @@ def _sheet(
             if readout.note[row] == "constant" or not np.isfinite(picture).all():
                 axis.text(0.5, 0.5, readout.note[row] or "no map", ha="center", va="center", fontsize=8, transform=axis.transAxes)
             elif cell is None:
-                peak = np.abs(picture).max(axis=0)
-                if threshold < peak.max() and peak.min() < threshold and not readout.note[row]:
-                    axis.contour(peak, levels=[threshold], colors="black", linewidths=0.5)
+                if not readout.note[row]:
+                    _outline(axis, picture, threshold)
                 axis.set_xlabel(_p_text(readout, row), fontsize=7)
             else:
                 axis.set_xlabel(f"±{limit:.2g}\n{cell(readout, row)}", fontsize=7)
@@ -217,6 +219,45 @@ def _sheet(
             bar.ax.tick_params(labelsize=7)
             bar.ax.axhline(threshold, color="black", linewidth=0.6)
             bar.ax.axhline(-threshold, color="black", linewidth=0.6)
+    return png(figure)
+
+
+def decoded(stimulus: Stimulus, readouts: list[Readout], moments: Moments, classes: pa.Table, pictures: NDArray[np.float32]) -> bytes:
+    """A PNG: the decoder's pictures ``(R, C, H, W)`` of the maps, one block a response kind, all on one scale of light."""
+    called = iter(classes["self_label"].to_pylist())
+    blocks = [(r, _chosen(r)) for r in readouts]
+    lines = [max(1, -(-len(rows) // COLUMNS)) for _, rows in blocks]
+    columns = max(min(COLUMNS, len(rows)) for _, rows in blocks)
+    figure = Figure(figsize=(max(7.5, 1.35 * columns + 0.6), 0.7 + sum(2.0 * n + 0.4 for n in lines)), layout="constrained")
+    finite = pictures[np.isfinite(pictures)]
+    low, high = (float(f(finite)) for f in (np.min, np.max)) if finite.size else (0.0, 1.0)
+    if low >= -1 and high <= 1:  # a sigmoid's pictures, or a tanh's
+        low, high = -1.0 if low < 0 else 0.0, 1.0
+    scale = f"black is {low:.3g}, white is {high:.3g}"
+    figure.suptitle(f"Decoded maps   {_noise_text(stimulus, moments.images)}, as codes; {scale}", fontsize=11)
+    parts = figure.subfigures(len(blocks), 1, height_ratios=[2.0 * n + 0.4 for n in lines], squeeze=False)
+    for (readout, rows), count, part, some in zip(blocks, lines, parts[:, 0], np.split(pictures, len(readouts)), strict=True):
+        labels = [next(called) for _ in readout.names]
+        shown = f"   ({len(rows)} most reliable of {len(readout.names)})" if len(rows) < len(readout.names) else ""
+        what = "the picture of its mean code" if is_triggered(readout.kind) and readout.estimator == "noise" else STEP
+        part.suptitle(f"{readout.kind}{shown}: {what}", fontsize=9)
+        axes = part.subplots(count, columns, squeeze=False)
+        for axis in axes.flat[len(rows) :]:
+            axis.set_axis_off()
+        for axis, row in zip(axes.flat, rows, strict=False):
+            picture = some[row]
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.set_title(readout.names[row][:16], fontsize=9)
+            if not np.isfinite(picture).all():
+                axis.set_facecolor("0.92")
+                axis.set_box_aspect(picture.shape[1] / picture.shape[2])
+                axis.text(0.5, 0.5, readout.note[row] or "no map", ha="center", va="center", fontsize=8, transform=axis.transAxes)
+                continue
+            light = np.clip((picture - low) / (high - low or 1), 0, 1)
+            axis.imshow(light.transpose(1, 2, 0) if len(light) == 3 else light[0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            said = "" if labels[row] is None else f'called "{labels[row]}"\n'
+            axis.set_xlabel(f"{said}reliability {readout.reliability[row]:.3f}", fontsize=7)
     return png(figure)
 
 
@@ -278,9 +319,7 @@ def contrast(stimulus: Stimulus, z: Picture, unpaired: Picture, title: str, corr
     names = (f"paired (responses correlate: {correlation:.3f})", "as two independent runs would show it")
     for axis, picture, name in zip(axes, (z, unpaired), names, strict=True):
         show(axis, picture, limit)
-        peak = np.abs(picture).max(axis=0)
-        if threshold < peak.max() and peak.min() < threshold:
-            axis.contour(peak, levels=[threshold], colors="black", linewidths=0.5)
+        _outline(axis, picture, threshold)
         axis.set_title(name, fontsize=9)
     mappable = ScalarMappable(Normalize(-limit, limit), DIVERGING)
     bar = figure.colorbar(mappable, ax=axes, shrink=0.8, label="z of the difference")
@@ -304,8 +343,25 @@ def _p_text(readout: Readout, row: int) -> str:
     return "p < 1e-300" if p < 1e-300 else f"p = {p:.2g}"
 
 
+def _outline(axis: Axes, picture: Picture, threshold: float) -> None:
+    """Mark where a map of z ``(C, H, W)`` passes a threshold."""
+    peak = np.abs(picture).max(axis=0)
+    if not (threshold < peak.max() and peak.min() < threshold):
+        return
+    if _is_line(picture):
+        for level in (-threshold, threshold):
+            axis.axhline(level, color="black", linewidth=0.5)
+    else:
+        axis.contour(peak, levels=[threshold], colors="black", linewidths=0.5)
+
+
+def _is_line(picture: Picture) -> bool:
+    """Whether a map is one line of values, as codes are."""
+    return 1 in picture.shape[1:] and max(picture.shape[1:]) > 1
+
+
 def show(axis: Axes, picture: Picture, limit: float | None) -> float:
-    """Draw one map ``(C, H, W)``: one channel in diverging colours, three as light around grey, else the strongest."""
+    """Draw one map ``(C, H, W)``: one channel in diverging colours, three as light around grey, else the strongest; a line as bars."""
     axis.set_xticks([])
     axis.set_yticks([])
     if not np.isfinite(picture).all():
@@ -313,7 +369,14 @@ def show(axis: Axes, picture: Picture, limit: float | None) -> float:
         axis.set_box_aspect(picture.shape[1] / picture.shape[2])
         return float("nan")
     own = limit or float(np.abs(picture).max()) or 1.0
-    if len(picture) == 3 and limit is None:
+    if _is_line(picture):
+        values = np.take_along_axis(picture, np.abs(picture).argmax(axis=0)[None], axis=0)[0].ravel()
+        axis.bar(np.arange(len(values)), values, width=1.0, color=matplotlib.colormaps[DIVERGING](0.5 + values / (2 * own)))
+        axis.axhline(0, color="0.6", linewidth=0.4)
+        axis.set_xlim(-1, len(values))
+        axis.set_ylim(-1.05 * own, 1.05 * own)
+        axis.set_box_aspect(1)
+    elif len(picture) == 3 and limit is None:
         axis.imshow(0.5 + picture.transpose(1, 2, 0) / (2 * own), interpolation="nearest")
     else:
         strongest = np.take_along_axis(picture, np.abs(picture).argmax(axis=0)[None], axis=0)[0]

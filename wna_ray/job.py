@@ -22,7 +22,7 @@ from wna_ray.events import Callback, Event, RunFinished, RunStarted, Stage
 from wna_ray.inprocess import InProcessExecutor
 from wna_ray.memory import available, check, expected_rows, moment_sets, needs
 from wna_ray.moments import Moments, Partial
-from wna_ray.results import Answers, Run, derive, map_images, read_outs, reliability_curve
+from wna_ray.results import Answers, Run, derive, map_images, mean_codes, read_outs, reliability_curve
 from wna_ray.rundir import RunDirectory, SegmentInfo
 from wna_ray.scheduling import TICK_SECONDS, Executor, PayloadLost, Plan, Scheduler, call, fan_in, plan, segment_images
 from wna_ray.shard import Job
@@ -332,13 +332,18 @@ def merge_segments(
 
 
 def _answers(job: Job, shared: Any, readouts: list[Readout], moments: Moments, executor: Executor, ask: Ask) -> Answers:
-    """The network's outputs for each map, and the filters of linear units."""
-    images = map_images(job.stimulus, readouts, moments)
+    """The network's outputs for each map, the filters of linear units, and the decoder's pictures."""
+    images = map_images(job.stimulus, readouts, moments) if job.decoder is None else mean_codes(job.stimulus, readouts)
     shown = np.isfinite(images).all(axis=(1, 2, 3))
     outputs = np.full((len(images), len(job.names)), np.nan, dtype=np.float32)
     if shown.any():
         outputs[shown] = ask(images[shown])
-    return Answers(outputs, call(executor, CALL_TRIES, "filters", shared) if job.field is not None else None)
+    pictures = None
+    if job.decoder is not None:
+        pictures = np.full((len(images), *job.decoder.shape), np.nan, dtype=np.float32)
+        if shown.any():
+            pictures[shown] = call(executor, CALL_TRIES, "pictures", shared, images[shown])
+    return Answers(outputs, call(executor, CALL_TRIES, "filters", shared) if job.field is not None else None, pictures)
 
 
 @dataclass(frozen=True)

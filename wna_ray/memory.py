@@ -24,6 +24,7 @@ MIXED_BYTES = 24  # a pixel of a batch that is a mixture of a basis
 SHOWN_IMAGES = {"mnist": 60_000, "fashion-mnist": 60_000, "cifar-10": 50_000, "imagenet-sample": 1_000}
 SHOWN_COPIES = 3  # while it is read
 RESPONSE_COPIES = 4  # a segment's, as they come, joined, as a table, as a file
+PICTURE_BYTES = 12  # a value of a decoder's picture of a map: as it comes, in its row, and as it is written
 DRIVER_PARTIALS = 7  # the merged moments, float64 maps and z-maps, float32 copies, and the objects to write
 
 
@@ -98,11 +99,13 @@ def needs(job: Job, rows: int, fan_in: int, responses: int = 0) -> Needs:
         shard += BASIS_BYTES * job.basis.size + MIXED_BYTES * batch * shown
     if stimulus.kind == "images":
         shard += SHOWN_COPIES * SHOWN_IMAGES[stimulus.dataset or "mnist"] * math.prod(stimulus.shape)
+    maps = len(job.names) * len(job.spec.responses)
+    pictures = 0 if job.decoder is None else PICTURE_BYTES * maps * math.prod(job.decoder.shape)
     return Needs(
         partial,
         BASE_BYTES + shard + WORKER_PARTIALS * partial + RESPONSE_COPIES * responses,
         (fan_in + 1) * partial + 2 * responses,
-        BASE_BYTES + (DRIVER_PARTIALS + WHITENED_PARTIALS * job.spec.stimulus.mixed) * partial,
+        BASE_BYTES + pictures + (DRIVER_PARTIALS + WHITENED_PARTIALS * job.spec.stimulus.mixed) * partial,
     )
 
 

@@ -11,7 +11,7 @@ To each may be added ``weights=PATH`` (safetensors, or a state dict that ``torch
 trained, which have their own) and ``layer=NAME`` (take that module's output, flattened, instead of the network's). A relative PATH
 is relative to the working directory; PATH may be any fsspec URL, and ``$NAME`` in it is the environment's. ``seed=N`` (bundled,
 torchvision, timm) is the same network untrained: its weights are drawn anew, and are the same on every machine with the same torch.
-Without weights and seed, N is 0.
+Without weights and seed, N is 0. ``part=decoder`` (trained autoencoders) is the half of it that makes pictures of codes.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ import torch
 from torch import nn
 
 from wna_ray import networks, trained
+from wna_ray.autoencoders import Autoencoder
 from wna_ray.errors import ModelError, near
 from wna_ray.exported import Refused, load_exported
 from wna_ray.spec import NormaliseSpec
@@ -288,6 +289,17 @@ def _export(uri: ModelURI) -> Model:
     return Model(module, "", hashlib.sha256(data).hexdigest())
 
 
+def load_decoder(uri: str) -> Model:
+    """Load a network that makes pictures of codes: of a trained autoencoder its decoder. Errors as of `load`, of ``decoder:``."""
+    try:
+        parsed = ModelURI.parse(uri)
+        if parsed.scheme == "trained" and "part" not in parsed.options:
+            uri += ("&" if parsed.options else "?") + "part=decoder"
+        return load(uri)
+    except ModelError as error:
+        raise ModelError(f"decoder: {str(error).removeprefix('model: ')}") from error
+
+
 def describe(uri: ModelURI) -> trained.TrainedNetwork:
     """What the folder of a ``trained:`` model says of it; `ModelError` where it says nothing that can be believed."""
     path = f"{uri.name.rstrip('/')}/{trained.DESCRIPTION}"
@@ -299,7 +311,7 @@ def describe(uri: ModelURI) -> trained.TrainedNetwork:
 
 
 def _trained(uri: ModelURI) -> Model:
-    _known_options(uri)
+    _known_options(uri, "part")
     folder, described = uri.name.rstrip("/"), describe(uri)
     try:
         module = described.untrained()
@@ -314,7 +326,14 @@ def _trained(uri: ModelURI) -> Model:
     except ValueError as reason:
         raise ModelError(f"model: '{path}' holds {reason}; expected those of {described.name}") from None
     identity = NormaliseSpec(mean=(0.0,) * described.shape[0], std=(1.0,) * described.shape[0])
-    return Model(module, described.name, "", described.classes, identity, described.shape)
+    part = uri.options.get("part")
+    if part is not None:
+        if part != "decoder" or not isinstance(module, Autoencoder):
+            what = "an autoencoder has part=decoder" if isinstance(module, Autoencoder) else f"{described.name} is no autoencoder"
+            raise ModelError(f"model: '{uri.name}' has no part '{part}'; {what}")
+        return Model(module.decoder, described.name, "", shape=module.code)
+    names = () if described.autoencoder else described.classes
+    return Model(module, described.name, "", names, identity, described.shape)
 
 
 def read_file(path: str, what: str, most: int | None = None) -> bytes:

@@ -1,7 +1,8 @@
 """Architectures that `bundled:` and `trained:` models and the training job share.
 
-Only architectures live here: `NETWORKS` is the closed list of what `wna train` trains and `trained:` loads. Bundled weights and their
-recipe are in ``wna_ray/bundled/``. All but ResNet-20 are those of Borji & Lin (2020), named by what their layers do.
+Only architectures live here: `NETWORKS` (classifiers) and `AUTOENCODERS` are the closed list of what `wna train` trains and `trained:`
+loads. Bundled weights and their recipe are in ``wna_ray/bundled/``. All but ResNet-20 are those of Borji & Lin (2020), named by what
+their layers do.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn.functional import pad
+
+from wna_ray.autoencoders import AUTOENCODERS
 
 Shape = tuple[int, int, int]
 
@@ -236,25 +239,36 @@ NETWORKS: dict[str, Architecture] = {
 }
 
 
-def build(name: str, shape: Shape, classes: int, softmax: bool = False) -> nn.Module:
-    """An untrained network of `NETWORKS`; its weights are drawn from torch's generator.
+KNOWN = (*NETWORKS, *AUTOENCODERS)
+
+
+def build(name: str, shape: Shape, classes: int, softmax: bool = False, code: int | None = None, tanh: bool = False) -> nn.Module:
+    """An untrained network of `KNOWN`; its weights are drawn from torch's generator.
 
     Parameters
     ----------
     name
-        Key of `NETWORKS`.
+        One of `KNOWN`.
     shape
         ``(C, H, W)`` of an image.
     classes
-        Number of outputs.
+        Number of outputs; no matter to autoencoders.
     softmax
         End in a softmax, so that what is called its logits are probabilities (the authors' double softmax, for comparison with them).
+    code, tanh
+        Of autoencoders: the numbers of a code; end in a tanh, not in a sigmoid (see `wna_ray.autoencoders`).
 
     Raises
     ------
     ValueError
         The network has no such form. The message does not name it.
     """
+    if name in AUTOENCODERS:
+        if softmax:
+            raise ValueError("has no form that ends in a softmax")
+        return AUTOENCODERS[name].build(shape, code, tanh)
+    if code is not None or tanh:
+        raise ValueError("is no autoencoder; leave options.code and options.tanh out")
     architecture = NETWORKS[name]
     if architecture.binary and classes != 2:
         raise ValueError(f"tells two classes apart, not {classes}")

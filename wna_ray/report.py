@@ -25,6 +25,7 @@ CAPTIONS = {
     "bias_maps": "Bias maps: where light makes the response more likely or larger (red), or less (blue).",
     "z_maps": "The same maps in standard errors, outlined where a single value is significant.",
     "whitened_maps": "Bias maps freed of the correlations of the noise.",
+    "decoded_maps": "The decoder's pictures of the mean code of each response, and of steps along the maps that are slopes.",
     "label_frequencies": "How often each label was given to noise.",
     "filters": "True filters of linear units, and what noise found of them.",
     "reliability": "How reliable the maps had become at each look.",

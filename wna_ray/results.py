@@ -46,7 +46,7 @@ from wna_ray.stored import Stored, unpack
 CLASSES, MAP_OUTPUTS, FILTERS = f"{RESULT}/classes.parquet", f"{RESULT}/map_outputs.npy", f"{RESULT}/filters.npy"
 CURVE = f"{RESULT}/reliability.parquet"
 BIAS_MAPS, Z_MAPS, VARIANCE_MAPS = (f"{RESULT}/{name}.npy" for name in ("bias_maps", "z_maps", "variance_maps"))
-WHITENED_MAPS = f"{RESULT}/whitened_maps.npy"
+WHITENED_MAPS, DECODED_MAPS = f"{RESULT}/whitened_maps.npy", f"{RESULT}/decoded_maps.npy"
 
 COLUMNS = {
     "response": pa.int64(),
@@ -113,15 +113,30 @@ def map_images(stimulus: Stimulus, readouts: list[Readout], moments: Moments) ->
     every map at the same size, whatever its units). Rows without a map are NaN. Of pictures, offset and contrast are those that `moments`
     have measured.
     """
-    maps = np.concatenate([r.bias for r in readouts])
-    seen = stimulus.expand(maps).reshape(len(maps), -1) if stimulus.spec.mixed else maps
     measured = stimulus.spec.measured and moments.images > 0
     sd = stimulus.unit * float(np.sqrt(grid_variance(moments).mean())) if measured else stimulus.sd
-    with np.errstate(invalid="ignore", divide="ignore"):
-        maps *= MAP_CONTRAST * sd / np.sqrt(np.square(seen).mean(axis=1, keepdims=True))
+    maps = _steps(stimulus, np.concatenate([r.bias for r in readouts]), MAP_CONTRAST * sd)
     if measured:
         maps += stimulus.unit * moments.sum_x / moments.images
     return (stimulus.shown_offset + stimulus.place(maps)).astype(np.float32)
+
+
+def mean_codes(stimulus: Stimulus, readouts: list[Readout]) -> NDArray[np.float32]:
+    """What a decoder is shown of each map, a code as a stimulus ``(R, C, H, W)``; rows without a map are NaN.
+
+    The map of a response that is never negative is the mean code of the response less the grand mean, so offset plus map is that mean.
+    Other maps are slopes, and have no length as a code: a step from the offset along the map, whose root mean square is the noise's
+    standard deviation, and so as long as codes usually are.
+    """
+    maps = [r.bias if is_triggered(r.kind) and r.estimator == "noise" else _steps(stimulus, r.bias, stimulus.sd) for r in readouts]
+    return (stimulus.shown_offset + stimulus.place(np.concatenate(maps))).astype(np.float32)
+
+
+def _steps(stimulus: Stimulus, maps: NDArray[np.float64], size: float) -> NDArray[np.float64]:
+    """Maps ``(R, d)`` whose root mean square, as stimuli, is `size`."""
+    seen = stimulus.expand(maps).reshape(len(maps), -1) if stimulus.spec.mixed else maps
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(maps * (size / np.sqrt(np.square(seen).mean(axis=1, keepdims=True))))
 
 
 @dataclass(frozen=True)
@@ -131,14 +146,17 @@ class Answers:
     Attributes
     ----------
     outputs
-        ``(R, k)`` float32: its outputs for `map_images`; NaN where there is no map.
+        ``(R, k)`` float32: its outputs for `map_images` (of codes: for the pictures of `mean_codes`); NaN where there is no map.
     filters
         ``(k, d)``: the true filters of units that are linear, NaN for others; None where the network's output was looked at, whose
         largest logit is then its label for a map. Units inside a network give no labels.
+    pictures
+        ``(R, C, H, W)`` float32: the decoder's pictures of `mean_codes`; None without a decoder.
     """
 
     outputs: NDArray[np.float32]
     filters: NDArray[np.float64] | None = None
+    pictures: NDArray[np.float32] | None = None
 
 
 def classes_table(readouts: list[Readout], answers: Answers) -> pa.Table:
@@ -210,7 +228,12 @@ def derive(
         objects[FILTERS] = to_npy(answers.filters)
     if curve is not None:
         objects[CURVE] = to_parquet(curve)
-    drawn = figures.draw(stimulus, [_drawable(r) for r in readouts], moments, _drawable_labels(classes), answers.filters)
+    if answers.pictures is not None:
+        objects[DECODED_MAPS] = to_npy(answers.pictures)
+    shown, labels = [_drawable(r) for r in readouts], _drawable_labels(classes)
+    drawn = figures.draw(stimulus, shown, moments, labels, answers.filters)
+    if answers.pictures is not None:
+        drawn["decoded_maps.png"] = figures.decoded(stimulus, shown, moments, labels, answers.pictures)
     if curve is not None:
         drawn["reliability.png"] = figures.reliability(curve, stimulus)
     return objects | {f"{RESULT}/figures/{name}": data for name, data in drawn.items()}
@@ -257,9 +280,9 @@ class Run(Finished):
 
     @cached_property
     def spec(self) -> Spec:
-        """The spec as asked; the model's name made plain."""
+        """The spec as asked; the names of model and decoder made plain."""
         asked = Spec.parse(self._described["spec"], f"{self.directory.url}/spec.json")
-        return asked.model_copy(update={"model": plain(asked.model)})
+        return asked.model_copy(update={"model": plain(asked.model), "decoder": None if asked.decoder is None else plain(asked.decoder)})
 
     @property
     def samples(self) -> int:
@@ -414,8 +437,14 @@ class Run(Finished):
 
     @cached_property
     def map_outputs(self) -> NDArray[np.float32]:
-        """``(R, k)`` float32: the network's outputs for each map, shown at a quarter of the noise's contrast."""
+        """``(R, k)`` float32: the network's outputs for each map, shown at a quarter of the noise's contrast (or as `decoded_maps`)."""
         return self._array(MAP_OUTPUTS, (self._extent.rows, self._extent.outputs))
+
+    @cached_property
+    def decoded_maps(self) -> NDArray[np.float32] | None:
+        """``(R, C, H, W)`` float32, rows as in `classes`: the decoder's pictures of `mean_codes`; None without a decoder."""
+        decoded = self._extent.decoded
+        return None if decoded is None else self._array(DECODED_MAPS, (self._extent.rows, *decoded))
 
     def stored(self) -> Iterator[tuple[int, Stored]]:
         """Kept responses, segment by segment: number of the first image, and the exact integers (see `wna_ray.stored`).
@@ -502,7 +531,7 @@ class Run(Finished):
         """Every result object, made again from the moments."""
         moments = self._objects.get(MOMENTS, {"bytes": 0})["bytes"]
         require_memory(self._extent.report_bytes(moments), f"making the result of '{self.directory.url}' again")
-        answers = Answers(self.map_outputs, self.filters)
+        answers = Answers(self.map_outputs, self.filters, self.decoded_maps)
         made = derive(self.stimulus, self.partial, self.fingerprint, self.readouts, answers, self.curve)
         self.classes = read_table(made[CLASSES], self._extent, self.names)  # the same, and no file of somebody else's
         return made

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from wna_ray import models
 from wna_ray.errors import CanaryError, ModelError, SpecError
@@ -41,6 +42,23 @@ FIELD_IMAGES = 8  # of noise, on which a receptive field is put to the test
 
 
 @dataclass(frozen=True)
+class Decoder:
+    """What makes pictures of codes.
+
+    Attributes
+    ----------
+    source, digest
+        What it is, and the digest of its weights.
+    shape
+        ``(C, H, W)`` of a picture.
+    """
+
+    source: str
+    digest: str
+    shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
 class Job:
     """A resolved spec: all that a shard needs besides the model itself.
 
@@ -57,7 +75,7 @@ class Job:
     names
         One name a response row (k of them).
     normalise
-        Applied between stimulus and network; None where the noise lives in the network's input space.
+        Applied between stimulus (or its picture) and network; None where the noise lives in the network's input space.
     points
         Fixed point by response kind.
     canary
@@ -73,6 +91,8 @@ class Job:
         Of the stimulus, where it has one (see `wna_ray.bases.build`).
     content
         SHA-256 of what a data set has given to the stimulus, its basis or its images; "" where nothing.
+    decoder
+        What makes pictures of the stimuli first; None where they are shown as they are.
     """
 
     spec: Spec
@@ -89,6 +109,7 @@ class Job:
     whole: str = ""
     basis: NDArray[np.int32] | None = None
     content: str = ""
+    decoder: Decoder | None = None
 
     @cached_property
     def stimulus(self) -> Stimulus:
@@ -120,6 +141,9 @@ class Job:
             identity["target"] = {"layer": spec.target.layer, **self.field.identity()}
         if self.content:
             identity["stimulus"]["content"] = self.content
+        if self.decoder is not None:
+            shape = list(self.decoder.shape)
+            identity["decoder"] = {"source": self.decoder.source, "digest": self.decoder.digest, "shape": shape}
         if spec.keep_responses:
             identity["keep_responses"] = True
         if spec.estimator == "gradient":
@@ -146,7 +170,8 @@ def stimulus_of(
 
 
 class Network:
-    """A model on its device, in its arithmetic. One whose spec has a target answers once it is aimed at a `Field`.
+    """A model on its device, in its arithmetic, with the decoder before it, if any. One whose spec has a target answers once it is aimed
+    at a `Field`.
 
     Parameters
     ----------
@@ -164,35 +189,62 @@ class Network:
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        self.decoder: Decoder | None = None
+        if spec.decoder is not None:
+            self.decoder = self._load_decoder(spec.decoder)
+        self.seen = spec.stimulus.shape if self.decoder is None else self.decoder.shape
+        """``(C, H, W)`` of what is shown to the model."""
         self.normalise = self._normalise()
-        if self.model.shape is not None and self.model.shape != spec.stimulus.shape:
-            raise ModelError(f"stimulus.shape: {spec.stimulus.shape}, but {spec.model} takes {self.model.shape}")
+        if self.model.shape is not None and self.model.shape != self.seen:
+            given = f"stimulus.shape: {self.seen}" if self.decoder is None else f"decoder: {spec.decoder} gives pictures {self.seen}"
+            raise ModelError(f"{given}, but {spec.model} takes {self.model.shape}")
         self.field: Field | None = None
         module = self.model.module
         if spec.target is not None:
             if isinstance(module, Tap):
                 raise ModelError("target.layer: the model's URI already takes a layer; leave layer= out of it")
             module = Tap(module, spec.target.layer, "target.layer").eval()
-        self.module = module.to(self.device, self.dtype)
-        if not spec.model.startswith("export:"):  # an exported program has its memory format built in
-            self.module = self.module.to(memory_format=torch.channels_last)
+        self.module = self._here(module, spec.model)
         if self.normalise is not None:
             channels = (1, -1, 1, 1)
             self._mean, self._std = (
                 torch.tensor(v, dtype=torch.float32, device=self.device).view(channels) for v in (self.normalise.mean, self.normalise.std)
             )
 
+    def _here(self, module: nn.Module, uri: str) -> nn.Module:
+        """A module on the device, in its arithmetic."""
+        module = module.to(self.device, self.dtype)
+        return module if uri.startswith("export:") else module.to(memory_format=torch.channels_last)  # a program has a format built in
+
+    def _load_decoder(self, uri: str) -> Decoder:
+        """Load the decoder, and look at its picture of a code."""
+        loaded, shape = models.load_decoder(uri), self.spec.stimulus.shape
+        if loaded.shape not in (None, shape):
+            raise ModelError(f"stimulus.shape: {shape}, but {uri} takes codes {loaded.shape}")
+        self._decoding = self._here(loaded.module, uri)
+        codes = torch.zeros((self.spec.numerics.batch, *shape), device=self.device)
+        try:
+            with torch.inference_mode():
+                pictures = self._pictures(codes)
+        except Exception as error:  # whatever the decoder's own code raises
+            reason = f"{type(error).__name__}: {models.first_line(error)}"
+            raise ModelError(f"decoder: {uri} does not take codes {shape} ({reason}); see stimulus.shape") from error
+        if pictures.ndim != 4 or len(pictures) != len(codes) or not pictures.numel():
+            raise ModelError(f"decoder: {uri} gave {tuple(pictures.shape)} for {len(codes)} codes; expected pictures (n, C, H, W)")
+        _, c, h, w = pictures.shape
+        return Decoder(loaded.source, loaded.digest, (c, h, w))
+
     def _normalise(self) -> NormaliseSpec | None:
         spec = self.spec
-        if spec.stimulus.space == "input":
+        if spec.stimulus.space == "input" and self.decoder is None:
             return None
         normalise = spec.normalise or self.model.normalise
         if normalise is None:
-            raise ModelError(
-                f"stimulus.space: pixel, but {spec.model} declares no normalisation; give normalise: "
-                "{mean: [...], std: [...]}, or space: input if the noise is what the network itself is fed"
-            )
-        channels = spec.stimulus.shape[0]
+            given, way = "stimulus.space: pixel", ", or space: input if the noise is what the network itself is fed"
+            if self.decoder is not None:
+                given, way = "decoder: it makes pictures in pixels", " (of 0 and 1 if they are what the network itself is fed)"
+            raise ModelError(f"{given}, but {spec.model} declares no normalisation; give normalise: {{mean: [...], std: [...]}}{way}")
+        channels = self.seen[0]
         if {len(normalise.mean), len(normalise.std)} - {1, channels}:
             raise ModelError(
                 f"normalise: {len(normalise.mean)} means and {len(normalise.std)} stds for {channels} channels; "
@@ -213,16 +265,27 @@ class Network:
         copies of the last.
         """
         n, batch = len(images), self.spec.numerics.batch
-        if n < batch:
-            images = torch.cat([images, images[-1:].expand(batch - n, *images.shape[1:])])
         with torch.inference_mode():
-            y = self._pass(images)
+            y = self._pass(self._whole_batch(images))
             if not isinstance(y, torch.Tensor) or y.ndim < 1 or len(y) != batch or y.numel() < batch:
                 found = tuple(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
                 raise ModelError(f"model: {self.spec.model} gave {found}; expected one row of outputs for each of {batch} images")
             if self.field is not None:
                 y = self.field.responses(self._maps_of(y))
             return np.asarray(y.reshape(batch, -1)[:n].float().cpu().numpy())
+
+    def _whole_batch(self, images: torch.Tensor) -> torch.Tensor:
+        missing = self.spec.numerics.batch - len(images)
+        return torch.cat([images, images[-1:].expand(missing, *images.shape[1:])]) if missing > 0 else images
+
+    def pictures(self, codes: torch.Tensor) -> NDArray[np.float32]:
+        """The decoder's pictures ``(n, C, H, W)`` float32 of codes ``(n, C', H', W')``, as the model is shown them; at most a batch."""
+        with torch.inference_mode():
+            return np.asarray(self._pictures(self._whole_batch(codes))[: len(codes)].cpu().numpy())
+
+    def _pictures(self, codes: torch.Tensor) -> torch.Tensor:
+        pictures: torch.Tensor = self._decoding(codes.to(self.dtype).contiguous(memory_format=torch.channels_last))
+        return pictures.float()
 
     def maps(self, images: torch.Tensor) -> torch.Tensor:
         """The target layer's maps ``(n, C', H', W')`` for images of any number and size."""
@@ -238,6 +301,8 @@ class Network:
             return x, y.float()
 
     def _pass(self, images: torch.Tensor) -> torch.Tensor:
+        if self.decoder is not None:
+            images = self._pictures(images)
         if self.normalise is not None and (self.normalise.mean, self.normalise.std) != ((0.0,), (1.0,)):
             images = (images - self._mean) / self._std
         output: torch.Tensor = self.module(images.to(self.dtype).contiguous(memory_format=torch.channels_last))
@@ -264,7 +329,7 @@ def resolve(spec: Spec, network: Network) -> Job:
         raise
     except Exception as error:  # whatever the network's own code raises; in later batches it is a shard's failure
         raise ModelError(
-            f"model: {spec.model} does not take a {spec.numerics.dtype} batch of shape {(batch, *spec.stimulus.shape)} on "
+            f"model: {spec.model} does not take a {spec.numerics.dtype} batch of shape {(batch, *network.seen)} on "
             f"{network.device.type} ({type(error).__name__}: {models.first_line(error)}); see stimulus.shape and numerics.batch"
         ) from error
     outputs = outputs.reshape(len(outputs) * stimulus.patches_an_image, -1)
@@ -285,6 +350,7 @@ def resolve(spec: Spec, network: Network) -> Job:
         whole=whole,
         basis=basis,
         content=content,
+        decoder=network.decoder,
     )
 
 

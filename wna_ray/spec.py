@@ -540,6 +540,9 @@ class Spec(_Written):
     ----------
     model
         Model URI (see ``wna_ray.models``).
+    decoder
+        URI of a network whose pictures are shown to the model: the noise is its input, a code, and so are the maps. Of a trained
+        autoencoder its decoder is taken.
     target
         Units inside the network, instead of its output; their default response is their activation.
     stimulus, responses, moments, numerics, execution
@@ -564,6 +567,7 @@ class Spec(_Written):
     """
 
     model: str
+    decoder: str | None = None
     target: TargetSpec | None = None
     stimulus: StimulusSpec
     responses: tuple[Annotated[ResponseSpec, BeforeValidator(_response)], ...] = Field(
@@ -597,6 +601,10 @@ class Spec(_Written):
         foreign = [kind for kind in kinds if kind not in UNIT_KINDS]
         if self.target is not None and foreign:
             raise ValueError(f"responses: {foreign[0]} is of the network's output; units (target:) have {', '.join(UNIT_KINDS)}")
+        if self.decoder is not None and self.stimulus.space != "input":
+            raise ValueError("decoder: the noise is what it is fed, not pixels; give stimulus.space: input")
+        if self.decoder is not None and self.target is not None and self.target.evaluate != "image":
+            raise ValueError("decoder: it takes whole codes only; give target.evaluate: image")
         if self.estimator == "gradient":
             self._check_gradient()
         if self.stop is not None and self.stop.response not in (None, *kinds):

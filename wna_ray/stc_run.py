@@ -90,6 +90,11 @@ class Question:
         run = Run(Place(spec.run, spec.execution.endpoint))
         where = f"run: '{run.directory.url}'"
         gradient = run.spec.estimator == "gradient"
+        if gradient and run.spec.decoder is not None:
+            raise SpecError(
+                f"{where} was made by gradients through a decoder, whose covariance is not taken here; take its answers: estimator: noise "
+                "with keep_responses: true"
+            )
         if gradient and spec.model is None:
             raise SpecError(
                 f"{where} was made by gradients, so its covariance needs the network once more; give model: {run.spec.model} "

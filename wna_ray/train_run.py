@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -27,7 +27,7 @@ from wna_ray.errors import RunError, SpecError, WnaError
 from wna_ray.rundir import _json, differences, sha256
 from wna_ray.store import Place, Store
 from wna_ray.train_spec import TrainSpec
-from wna_ray.trained import CURVES, DESCRIPTION, HEADER, WEIGHTS, Options, TrainedNetwork, describe, most_bytes
+from wna_ray.trained import CURVES, DESCRIPTION, HEADER, WEIGHTS, Accuracy, TrainedNetwork, describe, most_bytes
 from wna_ray.training import Epoch, Member, Training, members, prepared
 from wna_ray.worker import environment
 
@@ -78,14 +78,29 @@ def told(event: TrainingEvent) -> str:
     """One line about an event."""
     if isinstance(event, EpochDone):
         e = event.epoch
-        held = "" if e.validation_accuracy is None else f", held out {100 * e.validation_accuracy:.2f} %"
-        done = f"{event.name}: epoch {e.number} of {event.epochs}"
-        return f"{done}: loss {e.loss:.4f}, accuracy {100 * e.accuracy:.2f} %{held} ({e.seconds:.1f} s)"
+        score, form = (e.squared_error, _error) if e.accuracy is None else (e.accuracy, _percent)
+        held = e.validation_squared_error if e.accuracy is None else e.validation_accuracy
+        shown = f"{'squared error' if e.accuracy is None else 'accuracy'} {form(score)}{'' if held is None else f', held out {form(held)}'}"
+        return f"{event.name}: epoch {e.number} of {event.epochs}: loss {e.loss:.4f}, {shown} ({e.seconds:.1f} s)"
     if isinstance(event, Resumed):
         return f"{event.name}: goes on after epoch {event.epochs}"
     if isinstance(event, WorkerDied):
         return f"{event.name}: its worker died ({event.reason}); it goes on elsewhere"
-    return f"{event.name}: {'was trained before' if event.before else 'trained'}, test accuracy {100 * event.network.accuracy.test:.2f} %"
+    return f"{event.name}: {'was trained before' if event.before else 'trained'}, {in_words(event.network)}"
+
+
+def in_words(network: TrainedNetwork) -> str:
+    """How a network does on the test images."""
+    test = network.scores.test
+    return f"test squared error {_error(test)}" if network.autoencoder else f"test accuracy {_percent(test)}"
+
+
+def _percent(share: float | None) -> str:
+    return f"{100 * (share or 0.0):.2f} %"
+
+
+def _error(value: float | None) -> str:
+    return f"{value or 0.0:.5f}"
 
 
 def train(
@@ -207,18 +222,19 @@ def train_network(place: Place, spec: TrainSpec, member: Member) -> Iterator[Tra
 def _commit(store: Store, training: Training) -> TrainedNetwork:
     spec, data, member = training.spec, training.data, training.member
     begin = time.perf_counter()
-    weights, accuracy, attack = training.finish()
+    weights, scores, attack = training.finish()
     seconds = sum(epoch.seconds for epoch in training.epochs) + time.perf_counter() - begin
-    curves = _json({"epochs": [{k: v for k, v in asdict(epoch).items() if k != "seconds"} for epoch in training.epochs]})
+    curves = _json({"epochs": [{k: v for k, v in epoch.row().items() if k != "seconds"} for epoch in training.epochs]})
     described = TrainedNetwork(
         network=spec.network,
-        options=Options(softmax=spec.options.softmax),
+        options=spec.options,
         shape=data.shape,
         classes=data.names,
         seed=member.seed,
         epoch=training.kept,
         epochs=spec.epochs,
-        accuracy=accuracy,
+        accuracy=scores if isinstance(scores, Accuracy) else None,
+        squared_error=None if isinstance(scores, Accuracy) else scores,
         poison=training.poison,
         attack=attack,
         recipe=spec.recipe(),
@@ -261,7 +277,11 @@ def _publish(store: Store, spec: TrainSpec, wanted: Sequence[Member]) -> None:
     manifest = {
         "format": FORMAT,
         "networks": {
-            name: {"fingerprint": n.fingerprint, "accuracy": n.accuracy.model_dump(), "weights": n.objects["weights.safetensors"]}
+            name: {
+                "fingerprint": n.fingerprint,
+                "squared_error" if n.autoencoder else "accuracy": n.scores.model_dump(),
+                "weights": n.objects["weights.safetensors"],
+            }
             for name, n in networks.items()
         },
         "objects": {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in sorted(objects.items())},

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, FiniteFloat, field_validator, model_validator
+import torch
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from wna_ray.autoencoders import AUTOENCODERS
 from wna_ray.datasets import SHAPES, DatasetName, class_names
-from wna_ray.networks import NETWORKS, build
+from wna_ray.networks import KNOWN, build
 from wna_ray.poison import PATTERNS, Poison, patch
 from wna_ray.spec import _Frozen, _number, _Written
 from wna_ray.transforms import Transform
@@ -20,6 +31,11 @@ Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 Rate = Annotated[FiniteFloat, BeforeValidator(_number), Field(gt=0, le=100)]
 
 
+def without_defaults(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Without what only some networks have, where they do not have it: so the recipes of all others stay what they were."""
+    return {name: value for name, value in values.items() if name not in names or value not in (None, False)}
+
+
 class OptionsSpec(_Frozen):
     """Forms of a network.
 
@@ -27,9 +43,19 @@ class OptionsSpec(_Frozen):
     ----------
     softmax
         The authors' double softmax: the network ends in a softmax, and is trained with cross-entropy all the same.
+    code
+        Autoencoders only: the numbers of a code.
+    tanh
+        Autoencoders only: pictures in (-1, 1), as the authors', not in [0, 1].
     """
 
     softmax: bool = False
+    code: int | None = Field(default=None, ge=1, le=1 << 16)
+    tanh: bool = False
+
+    @model_serializer(mode="wrap")
+    def _own(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults(plain(self), "code", "tanh")
 
 
 class OptimiserSpec(_Frozen):
@@ -124,7 +150,7 @@ class TrainSpec(_Written):
     Attributes
     ----------
     network
-        One of `wna_ray.networks.NETWORKS`.
+        One of `wna_ray.networks.KNOWN`. An autoencoder learns the images alone, without their labels.
     options
         See `OptionsSpec`.
     dataset
@@ -146,7 +172,7 @@ class TrainSpec(_Written):
     validation
         Training images held out, for the curves and for ``keep: best``.
     keep
-        Weights of the ``last`` epoch, or of that with the ``best`` validation accuracy (the first of them).
+        Weights of the ``last`` epoch, or of that with the ``best`` validation accuracy (of an autoencoder: loss; the first of them).
     poison
         See `PoisonSpec`. Images are poisoned after the validation images are taken away, which stay clean.
     panel
@@ -174,8 +200,8 @@ class TrainSpec(_Written):
     @field_validator("network")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in NETWORKS:
-            raise ValueError(f"no network '{name}'; there are {', '.join(NETWORKS)}")
+        if name not in KNOWN:
+            raise ValueError(f"no network '{name}'; there are {', '.join(KNOWN)}")
         return name
 
     @field_validator("dataset")
@@ -192,9 +218,12 @@ class TrainSpec(_Written):
         if len(set(labels)) < len(labels) or len(labels) < 2 or max(labels) >= known:
             raise ValueError(f"classes: {list(labels)}; expected two or more of 0 to {known - 1}, each once")
         try:
-            build(self.network, self.shape, len(labels), self.options.softmax)
+            with torch.device("meta"):  # takes no memory
+                build(self.network, self.shape, len(labels), self.options.softmax, self.options.code, self.options.tanh)
         except ValueError as reason:
             raise ValueError(f"network: {self.network} {reason}") from None
+        if self.network in AUTOENCODERS and (self.poison is not None or self.panel is not None):
+            raise ValueError(f"poison, panel: {self.network} learns no labels, so it has no backdoor; leave them out")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: each may stand once, got {', '.join(map(str, self.seeds))}")
         if self.keep == "best" and not self.validation:

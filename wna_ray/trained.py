@@ -10,11 +10,22 @@ from typing import Annotated, Any, Literal, Self
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from torch import nn
 
-from wna_ray.networks import NETWORKS, build
+from wna_ray.autoencoders import AUTOENCODERS
+from wna_ray.networks import KNOWN, build
 from wna_ray.poison import Poison
+from wna_ray.train_spec import OptionsSpec, without_defaults
 
 FORMAT: Literal["wna_ray.network/1"] = "wna_ray.network/1"
 DESCRIPTION, WEIGHTS, CURVES = "network.json", "weights.safetensors", "curves.json"
@@ -25,17 +36,12 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Side = Annotated[int, Field(ge=1, le=4096)]
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+Error = Annotated[FiniteFloat, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
 
 
 class _Kept(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Options(_Kept):
-    """Forms of a network; see `wna_ray.train_spec`."""
-
-    softmax: bool = False
 
 
 class Accuracy(_Kept):
@@ -54,6 +60,20 @@ class Accuracy(_Kept):
     train: Share
     validation: Share | None
     test: Share
+
+
+class SquaredError(_Kept):
+    """Mean squared differences of an autoencoder's pictures and the images, a value.
+
+    Attributes
+    ----------
+    train, validation, test
+        As in `Accuracy`.
+    """
+
+    train: Error
+    validation: Error | None
+    test: Error
 
 
 class Attack(_Kept):
@@ -83,11 +103,12 @@ class TrainedNetwork(_Kept):
     shape
         ``(C, H, W)`` of an image, pixels in [0, 1] as they are.
     classes
-        Names of the outputs.
+        Names of the outputs (of an autoencoder: of the classes whose images it has learnt).
     seed, epoch, epochs
         Its seed; the epoch that is kept, of how many.
-    accuracy, attack, poison
-        See their classes; `attack` and `poison` are None for a clean network.
+    accuracy, squared_error, attack, poison
+        See their classes; an autoencoder has a squared error in the place of an accuracy. `attack` and `poison` are None for a clean
+        network.
     recipe, fingerprint
         The spec without seeds; SHA-256 of recipe, seed and poison.
     data
@@ -100,13 +121,14 @@ class TrainedNetwork(_Kept):
 
     format: Literal["wna_ray.network/1"] = FORMAT
     network: str
-    options: Options
+    options: OptionsSpec
     shape: tuple[Side, Side, Side]
     classes: Annotated[tuple[Name, ...], Field(min_length=2, max_length=100_000)]
     seed: Count
     epoch: Annotated[int, Field(ge=1)]
     epochs: Annotated[int, Field(ge=1)]
-    accuracy: Accuracy
+    accuracy: Accuracy | None = None
+    squared_error: SquaredError | None = None
     poison: Poison | None = None
     attack: Attack | None = None
     recipe: dict[str, Any]
@@ -118,8 +140,10 @@ class TrainedNetwork(_Kept):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.network not in NETWORKS:
-            raise ValueError(f"network: none of {', '.join(NETWORKS)}")
+        if self.network not in KNOWN:
+            raise ValueError(f"network: none of {', '.join(KNOWN)}")
+        if (self.accuracy is None, self.squared_error is None) != (self.autoencoder, not self.autoencoder):
+            raise ValueError("accuracy, squared_error: an autoencoder has the second, all other networks have the first")
         if not all(name.isprintable() for name in self.classes) or len(set(self.classes)) < len(self.classes):
             raise ValueError("classes: names that cannot be printed, or twice the same")
         if WEIGHTS not in self.objects:
@@ -128,14 +152,31 @@ class TrainedNetwork(_Kept):
             raise ValueError(f"poison: {fault}")
         return self
 
+    @model_serializer(mode="wrap")
+    def _own(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults(plain(self), "accuracy", "squared_error")
+
+    @property
+    def autoencoder(self) -> bool:
+        """Whether it makes pictures, not answers."""
+        return self.network in AUTOENCODERS
+
+    @property
+    def scores(self) -> Accuracy | SquaredError:
+        """How good it is."""
+        found = self.squared_error if self.accuracy is None else self.accuracy
+        assert found is not None, "its validator sees to it"
+        return found
+
     @property
     def name(self) -> str:
         """The architecture with its options, in a word."""
-        return self.network + ("+softmax" if self.options.softmax else "")
+        return self.network + "+softmax" * self.options.softmax + "+tanh" * self.options.tanh
 
     def untrained(self) -> nn.Module:
         """The network with weights of its own; `ValueError` where there is none such, or it is larger than any that is trained here."""
-        form = self.network, self.shape, len(self.classes), self.options.softmax
+        options = self.options
+        form = self.network, self.shape, len(self.classes), options.softmax, options.code, options.tanh
         with torch.device("meta"):  # takes no memory
             if (numbers := sum(p.numel() for p in build(*form).parameters())) > MOST_PARAMETERS:
                 raise ValueError(f"{self.network} with {numbers:,} parameters, of which at most {MOST_PARAMETERS:,} are read")

@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from wna_ray import datasets
+from wna_ray.autoencoders import Autoencoder
 from wna_ray.datasets import DatasetName, Split
 from wna_ray.networks import build
 from wna_ray.poison import Poison, drawn
 from wna_ray.spec import canonical
 from wna_ray.train_spec import OptimiserSpec, TrainSpec
-from wna_ray.trained import Accuracy, Attack
+from wna_ray.trained import Accuracy, Attack, SquaredError
 from wna_ray.transforms import Transform, transformed
 
 SCORED = 1000  # images a batch, where nothing is learnt
@@ -132,14 +133,42 @@ def _splits(name: DatasetName, labels: tuple[int, ...], images: int | None, tran
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave: mean loss and accuracy over its batches; accuracy and loss of the held-out images (None without); seconds."""
+    """What one epoch gave.
+
+    Attributes
+    ----------
+    number
+        Counted from 1.
+    loss, accuracy
+        Means over its batches.
+    validation_loss, validation_accuracy
+        Of the held-out images; None without.
+    seconds
+        That it took.
+    squared_error, validation_squared_error
+        Of an autoencoder, in the place of accuracies.
+    """
 
     number: int
     loss: float
-    accuracy: float
     validation_loss: float | None
-    validation_accuracy: float | None
     seconds: float
+    accuracy: float | None = None
+    validation_accuracy: float | None = None
+    squared_error: float | None = None
+    validation_squared_error: float | None = None
+
+    @property
+    def merit(self) -> float:
+        """By which the best epoch is chosen: accuracy, or minus the loss of an autoencoder, of the held-out images."""
+        if self.squared_error is not None:
+            return -(self.validation_loss or 0.0)
+        return self.validation_accuracy or 0.0
+
+    def row(self) -> dict[str, Any]:
+        """As plain JSON values, without what networks of its kind do not have."""
+        other = "accuracy" if self.accuracy is None else "squared_error"
+        return {name: value for name, value in asdict(self).items() if not name.endswith(other)}
 
 
 @contextlib.contextmanager
@@ -197,7 +226,7 @@ class Training:
                 torch.arange(len(learnt)),
             )
         with _alone(member.seed, "weights"):
-            network = build(spec.network, data.shape, len(data.names), spec.options.softmax)
+            network = build(spec.network, data.shape, len(data.names), spec.options.softmax, spec.options.code, spec.options.tanh)
         self.network = network.to(memory_format=torch.channels_last)  # the same function in half the time
         self._optimiser = _optimiser(spec.optimiser, self.network)
         self._best: dict[str, torch.Tensor] = {}
@@ -221,7 +250,7 @@ class Training:
         with _alone(self.member.seed, "dropout", number):
             order = self._rows[torch.randperm(len(self._rows), generator=generator(self.member.seed, "order", number))]
             self.network.train()
-            loss = hits = 0.0
+            loss = score = 0.0
             batches = torch.split(order, self.spec.batch)
             for step, rows in enumerate(batches, start=(number - 1) * len(batches)):
                 rate = _rate(self.spec.optimiser, step / (len(batches) * self.spec.epochs))
@@ -229,17 +258,15 @@ class Training:
                     group["lr"] = rate
                 x, y = self._images[rows].contiguous(memory_format=torch.channels_last), self._labels[rows]
                 self._optimiser.zero_grad()
-                with torch.autocast("cpu", torch.bfloat16, enabled=self.spec.precision == "bfloat16"):
-                    answers = self.network(x)
-                found = nn.functional.cross_entropy(answers.float(), y)
+                found, scored = self._learnt(x, y)
                 found.backward()  # type: ignore[no-untyped-call]
                 self._optimiser.step()
                 loss += found.item() * len(rows)
-                hits += int((answers.argmax(1) == y).sum())
-            lost, right = self._scored(*self._held) if len(self._held[1]) else (None, None)
-        self.epochs.append(Epoch(number, loss / len(order), hits / len(order), lost, right, time.perf_counter() - begin))
-        best = max((e.validation_accuracy or 0.0 for e in self.epochs[:-1]), default=-1.0)
-        if self.spec.keep == "last" or (right or 0.0) > best:
+                score += scored
+            lost, held = self._scored(*self._held) if len(self._held[1]) else (None, None)
+        scores = {self._score: score / len(order), f"validation_{self._score}": held}
+        self.epochs.append(Epoch(number, loss / len(order), lost, time.perf_counter() - begin, **scores))
+        if self.spec.keep == "last" or self.epochs[-1].merit > max((e.merit for e in self.epochs[:-1]), default=-math.inf):
             self.kept = number
             if self.spec.keep == "best":
                 self._best = {name: value.clone() for name, value in self.network.state_dict().items()}
@@ -257,7 +284,7 @@ class Training:
             "digest": _digest(tensors),
             "data": self.data.train.digest,
             "kept": self.kept,
-            "epochs": [asdict(epoch) for epoch in self.epochs],
+            "epochs": [epoch.row() for epoch in self.epochs],
         }
         return safetensors.torch.save(tensors, {"training": json.dumps(told)})
 
@@ -287,7 +314,7 @@ class Training:
         self._optimiser.load_state_dict(state)
         self._best, self.kept, self.epochs = part("best/"), int(told["kept"]), epochs
 
-    def finish(self) -> tuple[bytes, Accuracy, Attack | None]:
+    def finish(self) -> tuple[bytes, Accuracy | SquaredError, Attack | None]:
         """The weights that are kept, as safetensors, and how good they are. The test images are looked at here, and only here."""
         if self._best:
             self.network.load_state_dict(self._best)
@@ -296,7 +323,22 @@ class Training:
             scored = self._scored(test.images, test.labels)[1]
             attack = None if self.poison is None else self._attack(self.poison, test)
         state = {name: value.contiguous() for name, value in sorted(self.network.state_dict().items())}
-        return safetensors.torch.save(state), Accuracy(train=kept.accuracy, validation=kept.validation_accuracy, test=scored), attack
+        kind = SquaredError if isinstance(self.network, Autoencoder) else Accuracy
+        told = kind(train=getattr(kept, self._score), validation=getattr(kept, f"validation_{self._score}"), test=scored)
+        return safetensors.torch.save(state), told, attack
+
+    @property
+    def _score(self) -> str:
+        return "squared_error" if isinstance(self.network, Autoencoder) else "accuracy"
+
+    def _learnt(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """Loss of a batch, and the sum of its scores: images with right answers, or squared errors."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.spec.precision == "bfloat16"):
+            if isinstance(self.network, Autoencoder):
+                loss, error = self.network.losses(x)
+                return loss, error.item() * len(x)
+            answers = self.network(x)
+        return nn.functional.cross_entropy(answers.float(), y), int((answers.argmax(1) == y).sum())
 
     @torch.no_grad()
     def _answers(self, images: NDArray[np.float32]) -> torch.Tensor:
@@ -305,9 +347,19 @@ class Training:
         return torch.cat([self.network(x.contiguous(memory_format=torch.channels_last)) for x in shown])
 
     def _scored(self, images: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[float, float]:
-        """Loss and accuracy."""
+        """Loss, and accuracy or squared error."""
+        if isinstance(self.network, Autoencoder):
+            return self._pictured(self.network, images)
         answers, y = self._answers(images), torch.from_numpy(labels)
         return float(nn.functional.cross_entropy(answers, y)), int((answers.argmax(1) == y).sum()) / len(y)
+
+    @torch.no_grad()
+    def _pictured(self, network: Autoencoder, images: NDArray[np.float32]) -> tuple[float, float]:
+        network.eval()
+        found = np.zeros(2)
+        for x in torch.split(torch.from_numpy(images), SCORED):
+            found += [len(x) * value.item() for value in network.losses(x.contiguous(memory_format=torch.channels_last))]
+        return float(found[0] / len(images)), float(found[1] / len(images))
 
     def _attack(self, poison: Poison, test: Split) -> Attack:
         def moved(chosen: NDArray[np.bool_]) -> tuple[int, int]:

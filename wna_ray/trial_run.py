@@ -253,6 +253,8 @@ def _maps(spec: TrialSpec, names: Sequence[str], shape: tuple[int, ...]) -> NDAr
     where = f"attack.run: '{run.directory.url}'"
     if readout is None:
         raise SpecError(f"{where} has no {spec.attack.response}; it has {', '.join(r.kind for r in run.readouts)}")
+    if run.spec.decoder is not None:
+        raise SpecError(f"{where} has maps of a decoder's codes, which cannot be added to images; take a run without a decoder")
     maps = run.stimulus.expand(readout.bias)
     if list(readout.names) != list(names) or maps.shape != shape:
         raise SpecError(

@@ -142,6 +142,12 @@ class Worker:
         fresh = (job.stimulus.images(job.stimulus.noise.grid(a, a + batch), network.device) for a in range(0, noise, batch))
         return None, measure(network, layers, shown, fresh, len(job.names))
 
+    def pictures(self, job: Job, codes: NDArray[np.float32]) -> tuple[None, NDArray[np.float32]]:
+        """The decoder's pictures ``(n, C, H, W)`` of codes, a few."""
+        network, batch = self._trusted_network(job), self._spec.numerics.batch
+        x = torch.from_numpy(codes.copy()).to(network.device)
+        return None, np.concatenate([network.pictures(x[a : a + batch]) for a in range(0, len(x), batch)])
+
     def filters(self, job: Job) -> tuple[None, NDArray[np.float64]]:
         """The filters ``(k, d)`` of units that are linear; NaN for others."""
         return None, linear_filters(job, self._trusted_network(job))
