@@ -112,6 +112,13 @@ class Judgement:
     target: Rate
     place: Rate
 
+    @property
+    def area_text(self) -> str:
+        """The area with its standard error, where there is one."""
+        if self.area_error == 0:
+            return f"{self.area:.3f} (no pair in wrong order, so no standard error)" if self.area == 1 else f"{self.area:.3f}"
+        return f"{self.area:.3f} ± {self.area_error:.3f} (standard error)"
+
 
 def judge(score: ArrayLike, poisoned: ArrayLike, flagged: ArrayLike, target: ArrayLike, place: ArrayLike) -> Judgement:
     """Judge a detector.
