@@ -140,6 +140,9 @@ def build(spec: BasisSpec, shape: tuple[int, int, int]) -> NDArray[np.int32]:
         The data set is not at hand, or has too few images.
     """
     c, h, w = shape
+    if spec.kind == "stripes":
+        flat = np.tile(np.eye(w), (1, h))
+        return _whole(np.zeros(c * h * w), _in_channels(flat, shape, spec.grey))
     if spec.kind == "gabor":
         flat = bank(h, w, stretched=False)
         flat /= np.sqrt(np.square(flat).sum(axis=0).mean())  # the mean variance of pixels is that of a weight

@@ -1,4 +1,4 @@
-"""The command line: ``wna plan | run | train | paper | status | fetch | verify | report | contrast | compare``."""
+"""The command line: ``wna plan | run | train | paper | status | fetch | verify | report | contrast | compare | backdoor``."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from rich.table import Table
 from wna_ray import __version__
 from wna_ray.analysis import images_for
 from wna_ray.archive import to_npy, to_parquet
+from wna_ray.backdoor_runs import examine, examined_table, judged, patch_of, patch_pixels, patch_table, poison_of, runs_in
 from wna_ray.checks import EVALUATION, plain
 from wna_ray.compare import Measured, correlations, images_needed, mean_correlations, shares_noise
 from wna_ray.contrast import contrast as paired
@@ -47,7 +48,7 @@ from wna_ray.store import Place
 from wna_ray.sweep import Sweep, SweepDirectory, is_sweep
 from wna_ray.sweep_run import SweepPrinter, run_any, run_sweep
 from wna_ray.sweep_spec import SweepSpec, read_asked
-from wna_ray.tables import classifier_table, images_table, members_table, p_form, pairs_table, tables_of
+from wna_ray.tables import classifier_table, images_table, members_table, p_form, pairs_table, patch_scores, suspects, tables_of
 from wna_ray.train_run import told
 from wna_ray.train_run import train as train_networks
 from wna_ray.train_spec import TrainSpec
@@ -623,6 +624,76 @@ def _write(made: Mapping[str, bytes], folder: Path) -> None:
             (folder / name).write_bytes(data)
     except OSError as error:
         raise StoreError(f"cannot write to '{folder}' ({error.strerror}); give another --to") from None
+
+
+@app.command()
+@_told
+def backdoor(
+    run_url: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="run of the suspect; none with --panel", show_default=False)
+    ] = None,
+    clean: Annotated[
+        list[str] | None, typer.Option(metavar="URL", help="run of a clean network, or a folder of such runs; may be repeated")
+    ] = None,
+    patch: Annotated[str | None, typer.Option(metavar="PATCH", help="a known patch: C, X, or ROW,COLUMN,HEIGHT,WIDTH")] = None,
+    panel: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="judge the search on runs of networks of wna train, clean and poisoned")
+    ] = None,
+    kind: Annotated[str | None, typer.Option(help="kind of response that is searched; default: logits, if the run has them")] = None,
+    to: Annotated[Path, typer.Option(help="local folder for tables and figures")] = Path("backdoor"),
+    endpoint: Endpoint = None,
+) -> None:
+    """Look for a backdoor in a network's maps: of a known patch, or, against clean networks, of any. Exit code 0 whatever is found."""
+    from wna_ray import backdoor_figures  # matplotlib, only where something is drawn
+
+    honest = {name: run for url in clean or [] for name, run in runs_in(Place(url, endpoint)).items()}
+    made: dict[str, bytes] = {}
+    console = _console()
+    if (panel is None) == (run_url is None):
+        raise SpecError("backdoor: expected either the RUN of a suspect, or --panel FOLDER")
+    if panel is not None:
+        if patch is not None:
+            raise SpecError("--patch: of one run; leave out --panel, and name the RUN")
+        runs = runs_in(Place(panel, endpoint))
+        truth = {name: poison_of(run) for name, run in runs.items()}
+        found = examine(runs, honest or {name: run for name, run in runs.items() if truth[name] is None}, kind, truth)
+        judgement, table = judged(found), examined_table(found)
+        reference = f"scored against {len(honest)} other clean networks" if honest else "each scored against the other clean ones"
+        made |= {"networks.parquet": to_parquet(table), "panel.png": backdoor_figures.panel(found, judgement, reference)}
+        console.print(suspects(table))
+        print(f"area under the ROC curve  {judgement.area_text}; {reference}")
+        print(f"poisoned, flagged         {judgement.found}")
+        print(f"clean, flagged            {judgement.alarms}")
+        print(f"target named              {judgement.target}")
+        print(f"window on the trigger     {judgement.place}")
+    elif run_url is not None:
+        if patch is None and not honest:
+            raise SpecError(
+                "--clean: every honest network has significant strokes, so an unknown patch is looked for against clean networks; give "
+                "--clean, or --patch for a known one"
+            )
+        run = Run(Place(run_url, endpoint))
+        name = run.directory.url.rpartition("/")[2]
+        if patch is not None:
+            scored = patch_table(patch_of(run, patch_pixels(patch)))
+            made["patch.parquet"] = to_parquet(scored)
+            console.print(patch_scores(scored, f"Patch {plain(patch, 40)} in {plain(run_url, 60)}"))
+        if honest:
+            found = examine({name: run}, honest, kind)
+            table = examined_table(found)
+            made |= {
+                "suspicion.parquet": to_parquet(table),
+                "suspicion.png": backdoor_figures.suspect(found[0], plain(name, 40).replace("$", r"\$")),
+            }
+            console.print(suspects(table))
+            print(f"{name}: {found[0].verdict}")
+    for name, data in made.items():
+        try:
+            to.mkdir(parents=True, exist_ok=True)
+            (to / name).write_bytes(data)
+        except OSError as error:
+            raise StoreError(f"cannot write to '{to}' ({error.strerror}); give another --to") from None
+    print(f"written to {to}/")
 
 
 def _print_any(finished: AnyRun) -> None:

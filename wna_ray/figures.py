@@ -234,7 +234,7 @@ def decoded(stimulus: Stimulus, readouts: list[Readout], moments: Moments, class
     if low >= -1 and high <= 1:  # a sigmoid's pictures, or a tanh's
         low, high = -1.0 if low < 0 else 0.0, 1.0
     scale = f"black is {low:.3g}, white is {high:.3g}"
-    figure.suptitle(f"Decoded maps   {_noise_text(stimulus, moments.images)}, as codes; {scale}", fontsize=11)
+    figure.suptitle(f"Decoded maps   {_noise_text(stimulus, moments)}, as codes; {scale}", fontsize=11)
     parts = figure.subfigures(len(blocks), 1, height_ratios=[2.0 * n + 0.4 for n in lines], squeeze=False)
     for (readout, rows), count, part, some in zip(blocks, lines, parts[:, 0], np.split(pictures, len(readouts)), strict=True):
         labels = [next(called) for _ in readout.names]

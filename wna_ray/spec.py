@@ -58,10 +58,10 @@ class BasisSpec(_Frozen):
     Attributes
     ----------
     kind
-        ``gabor``: wavelets on tiles of several sizes. ``pca``: principal components of the training images of a data set.
+        ``gabor``: wavelets on tiles of several sizes. ``stripes``: columns of one value each. ``pca``: principal components of the training images of a data set.
         ``gabor-pca``: those of the weights with which wavelets make up each training image (Borji & Lin 2020).
     dataset
-        Which one; ``gabor`` needs none.
+        Which one; ``gabor`` and ``stripes`` need none.
     components
         How many principal components; in colour ``gabor-pca`` has so many for each channel.
     spread
@@ -76,7 +76,7 @@ class BasisSpec(_Frozen):
         what is shown, and nothing is designed any more: its mean and variance are measured.
     """
 
-    kind: Literal["gabor", "pca", "gabor-pca"]
+    kind: Literal["gabor", "stripes", "pca", "gabor-pca"]
     dataset: DatasetName | None = None
     components: int | None = Field(default=None, ge=1, le=1 << 16)
     spread: Literal["sd", "range"] = "sd"
@@ -87,11 +87,9 @@ class BasisSpec(_Frozen):
     @model_validator(mode="after")
     def _check(self) -> BasisSpec:
         given = [name for name in ("dataset", "components") if getattr(self, name) is not None]
-        if self.kind == "gabor":
+        if self.kind in ("gabor", "stripes"):
             if given or self.spread == "range":
-                raise ValueError(
-                    f"basis.{(given or ['spread'])[0]}: wavelets (gabor) come from no data set; leave it out, or take gabor-pca"
-                )
+                raise ValueError(f"basis.{(given or ['spread'])[0]}: {self.kind} come from no data set; leave it out, or take gabor-pca")
         elif len(given) < 2:
             raise ValueError(f"basis: {self.kind} needs a dataset and a number of components")
         return self
@@ -99,25 +97,29 @@ class BasisSpec(_Frozen):
     def features(self, shape: tuple[int, int, int]) -> int:
         """Most components that there can be (of each channel, where each has its own)."""
         c, h, w = shape
-        return (1 if self.grey else c) * h * w if self.kind == "pca" else min(h * w, wavelets(h, w))
+        return (1 if self.grey else c) * h * w if self.kind == "pca" else min(h * w, self._drawn(h, w))
 
     def coefficients(self, shape: tuple[int, int, int]) -> int:
         """d: independent weights of an image ``(C, H, W)``."""
         c, h, w = shape
-        each = wavelets(h, w) if self.kind == "gabor" else int(self.components or 0)
+        each = self._drawn(h, w) if self.kind in ("gabor", "stripes") else int(self.components or 0)
         return each if self.grey or self.kind == "pca" else each * c
+
+    def _drawn(self, h: int, w: int) -> int:
+        """Pictures that come from no data set: columns, or wavelets."""
+        return w if self.kind == "stripes" else wavelets(h, w)
 
     def check(self, shape: tuple[int, int, int]) -> None:
         """`ValueError` where images ``(C, H, W)`` cannot have this basis."""
         c, h, w = shape
         if self.dataset is not None and SHAPES[self.dataset] != shape:
             raise ValueError(f"basis.dataset: images of {self.dataset} are {SHAPES[self.dataset]}, but shape is {shape}")
-        if self.kind != "pca" and min(h, w) < SIDE:
+        if "gabor" in self.kind and min(h, w) < SIDE:
             raise ValueError(f"basis: the smallest wavelets are {SIDE} pixels wide, but shape is {shape}")
         if self.grey and c == 1:
             raise ValueError("basis.grey: pictures of one channel are grey already; leave it out")
         features = self.features(shape)
-        if self.kind != "gabor" and features > MOST_FEATURES:
+        if self.components is not None and features > MOST_FEATURES:
             raise ValueError(f"basis: principal components are for up to {MOST_FEATURES:,} values, but these pictures have {features:,}")
         if self.components is not None and self.components > features:
             raise ValueError(f"basis.components: {self.components} of {features} values; there are no more components than values")

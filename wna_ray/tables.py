@@ -222,11 +222,36 @@ def print_classes(classes: pa.Table, table: Table, most: int = MOST_ROWS) -> Non
     _fill(table, classes, forms, rows)
 
 
+def patch_scores(scores: pa.Table, title: str) -> Table:
+    """One row a response: how sensitive it is at the pixels of a patch."""
+    table = Table(box=SIMPLE, title=title, title_justify="left")
+    forms: dict[str, Callable[[Any], str]] = {"kind": str, "class": plain, "z": _form("+.2f"), "p_value": p_form(".1e")}
+    rows = scores.to_pylist()
+    if len(rows) > MOST_ROWS:
+        rows = sorted(rows, key=lambda r: -(r["z"] if r["z"] is not None else -np.inf))[:MOST_ROWS]
+        table.caption = f"the {MOST_ROWS} largest of {scores.num_rows} rows"
+    _fill(table, scores, forms | {"rank": str, "positions": str, "note": str}, rows)
+    return table
+
+
+def suspects(networks: pa.Table) -> Table:
+    """One row a network: its most suspicious class and window, and the truth where it is known."""
+    table = Table(box=SIMPLE, title="The most suspicious window of each network", title_justify="left")
+    forms: dict[str, Callable[[Any], str]] = dict.fromkeys(("network", "class"), plain) | dict.fromkeys(
+        ("row", "column", "height", "width"), str
+    )
+    forms |= {"score": _form(".2f"), "z": _form("+.1f"), "null_p": p_form(".1e"), "panel_p": _form(".3f"), "clean": str}
+    if any(networks["poisoned"].to_pylist()):
+        forms |= {"source": plain, "target": plain, "overlaps": lambda yes: "yes" if yes else "no"}
+    _fill(table, networks, forms, networks.to_pylist())
+    return table
+
+
 def _fill(table: Table, values: pa.Table, forms: Mapping[str, Callable[[Any], str]], rows: Sequence[Mapping[str, Any]]) -> None:
     """Fill a table with rows, each column in its form; without the columns that are empty."""
     shown = {column: form for column, form in forms.items() if values[column].null_count < values.num_rows}
     for column in shown:
-        side: Literal["left", "right"] = "left" if column in ("kind", "name", "note", "unit", "a", "b") else "right"
+        side: Literal["left", "right"] = "left" if column in ("kind", "name", "note", "unit", "a", "b", "network") else "right"
         table.add_column(column, justify=side, no_wrap=True, max_width=18 if column in ("name", "self_label", "unit") else None)
     for row in rows:
         table.add_row(*("-" if row[column] is None else form(row[column]) for column, form in shown.items()))

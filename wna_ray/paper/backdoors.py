@@ -9,7 +9,7 @@ from wna_ray.backdoor_runs import examine, patch_of, poison_of
 from wna_ray.backdoor_runs import judged as judge_panel
 from wna_ray.page import Figure, Number, Table
 from wna_ray.paper import charts
-from wna_ray.paper.experiment import Experiment, Made, judged, percent, same, spread
+from wna_ray.paper.experiment import Experiment, Made, judged, percent, same, spread, test_accuracy
 from wna_ray.paper.found import Found, counts, maps
 from wna_ray.poison import PATTERNS
 
@@ -23,7 +23,7 @@ def planted(found: Found) -> Made:
     runs = found.runs("backdoor-maps")
     attack = [n.attack.moved / n.attack.patched for n in poisoned.values() if n.attack is not None]
     others = [n.attack.others_moved / n.attack.others_patched for n in poisoned.values() if n.attack is not None]
-    drop = [c.accuracy.test - p.accuracy.test for c, p in zip(clean.values(), poisoned.values(), strict=True)]
+    drop = [test_accuracy(c) - test_accuracy(p) for c, p in zip(clean.values(), poisoned.values(), strict=True)]
     z: dict[str, dict[str, float]] = {}
     rank: dict[str, int] = {}
     for name, run in runs.items():
@@ -111,7 +111,7 @@ def blind(found: Found) -> Made:
     examined = examine(runs, clean, truth={name: poison_of(run) for name, run in runs.items()})
     judgement = judge_panel(examined)
     attack = [n.attack.moved / n.attack.patched for n in networks.values() if n.attack is not None]
-    accuracy = {kind: [n.accuracy.test for name, n in networks.items() if name.startswith(kind)] for kind in ("clean", "poisoned")}
+    accuracy = {kind: [test_accuracy(n) for name, n in networks.items() if name.startswith(kind)] for kind in ("clean", "poisoned")}
     rows = tuple(
         (
             e.name,
@@ -150,7 +150,7 @@ def blind(found: Found) -> Made:
         ),
         (
             Figure(
-                backdoor_figures.roc(judgement, examined),
+                backdoor_figures.panel(examined, judgement, "the 20 clean networks, each left out where it is judged"),
                 f"ROC curve and scores of {len(examined)} networks.",
                 "ROC curve of the blind detector, and its scores by network",
             ),

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
@@ -47,7 +48,7 @@ def curves(panels: Sequence[Panel], title: str, columns: int = 2) -> bytes:
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.7 * columns + 0.4, 3.5 * rows + 1.5), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
-    handles: dict[str, object] = {}
+    handles: dict[str, Line2D] = {}
     for axis, panel in zip(axes.flat, panels, strict=False):
         for i, line in enumerate(panel.lines):
             drawn = axis.plot(line.x, line.y, line.style, color=line.color or f"C{i}", markersize=3.5, label=line.label)
@@ -64,7 +65,9 @@ def curves(panels: Sequence[Panel], title: str, columns: int = 2) -> bytes:
     for axis in list(axes.flat)[len(panels) :]:
         axis.set_visible(False)
     if len(handles) > 1:
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), frameon=False, fontsize=9)  # type: ignore[arg-type]
+        figure.legend(
+            list(handles.values()), list(handles), loc="outside lower center", ncols=min(4, len(handles)), frameon=False, fontsize=9
+        )
     figure.suptitle(title, fontsize=10)
     return png(figure)
 

@@ -7,7 +7,7 @@ import numpy as np
 from wna_ray.classifier import mean_images, shuffled
 from wna_ray.page import Figure, Number, Table, Verdict
 from wna_ray.paper import charts
-from wna_ray.paper.experiment import Experiment, Made, entropy, judged, percent, same, spread
+from wna_ray.paper.experiment import Experiment, Made, entropy, judged, percent, same, spread, test_accuracy
 from wna_ray.paper.found import Found, counts, data, figure, label_means, maps, scored
 from wna_ray.results import Run
 
@@ -19,15 +19,15 @@ def train_networks(found: Found) -> Made:
     """E1."""
     networks = found.networks("mnist")
     fed = found.trials("raw-inputs")
-    right = [n.accuracy.test for n in networks.values()]
+    right = [test_accuracy(n) for n in networks.values()]
     unit, raw = ([t.pooled["correct"][0].as_py() for path, t in fed.items() if path.endswith(of)] for of in ("/unit", "/raw"))
     rows = tuple(
         (
             name,
             f"{n.epoch} of {n.epochs}",
-            percent(n.accuracy.train, 2),
-            percent(n.accuracy.validation or 0, 2),
-            percent(n.accuracy.test, 2),
+            percent(n.accuracy.train if n.accuracy else 0, 2),
+            percent((n.accuracy and n.accuracy.validation) or 0, 2),
+            percent(test_accuracy(n), 2),
             percent(b, 2),
         )
         for (name, n), b in zip(networks.items(), raw, strict=True)

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wna_ray.page import Figure, Number, Table, Verdict
 from wna_ray.paper.found import Found
+from wna_ray.trained import TrainedNetwork
 
 
 @dataclass(frozen=True)
@@ -53,17 +55,23 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
     return f"{100 * np.mean(values):.{digits}f} ± {100 * np.std(values, ddof=1):.{digits}f} % ({len(values)} seeds)"
 
 
-def judged(*right: bool) -> Verdict:
+def judged(*right: bool | np.bool) -> Verdict:
     """All of it found again, some of it, or none."""
     return Verdict.REPRODUCED if all(right) else Verdict.PARTLY if any(right) else Verdict.NOT
 
 
-def same(right: bool) -> Verdict:
+def same(right: bool | np.bool) -> Verdict:
     """Whether one number is what it should be."""
     return Verdict.REPRODUCED if right else Verdict.NOT
 
 
-def entropy(counts: Sequence[int] | np.ndarray) -> float:  # type: ignore[type-arg]
+def test_accuracy(network: TrainedNetwork) -> float:
+    """Of a classifier; autoencoders have none."""
+    assert network.accuracy is not None
+    return network.accuracy.test
+
+
+def entropy(counts: NDArray[np.int64]) -> float:
     """Bits of a distribution of labels."""
     share = np.asarray(counts, dtype=np.float64)
     share = share[share > 0] / share.sum()

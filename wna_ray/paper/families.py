@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from wna_ray import compare
+from wna_ray import compare, compare_figures
 from wna_ray.analysis import cosine
-from wna_ray.models import load
 from wna_ray.page import Figure, Number, Table
 from wna_ray.paper import charts
-from wna_ray.paper.experiment import Experiment, Made, entropy, judged, percent, same, spread
-from wna_ray.paper.found import Found, counts, figure, maps, scored
+from wna_ray.paper.experiment import Experiment, Made, entropy, judged, percent, same, spread, test_accuracy
+from wna_ray.paper.found import Found, counts, figure, maps, scored, weights_of
 from wna_ray.results import Run
 
 DIGITS = [str(i) for i in range(10)]
 SHOWN = 6  # images of each kind of noise
 
 
-def weights_of(uri: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """``(k, d)``: weight rows of a logistic regression, less their mean row."""
-    weights = load(uri).module.get_submodule("fc").weight.detach().double().numpy()
-    return np.asarray(weights - weights.mean(axis=0))
-
-
 def families(found: Found) -> Made:
     """E9."""
     runs, cnn = found.runs("family-maps"), found.runs("mnist-maps")
-    trained = {family: [n.accuracy.test for n in found.networks(family).values()] for family in ("logistic", "mlp", "rnn", "lstm")}
+    trained = {family: [test_accuracy(n) for n in found.networks(family).values()] for family in ("logistic", "mlp", "rnn", "lstm")}
     seeds = {family: [f"{family}-{i}" for i in range(len(values))] for family, values in trained.items()}
     close = [cosine(maps(runs[f"{n}/zero"], "logits").reshape(10, -1), weights_of(runs[f"{n}/zero"].spec.model)) for n in seeds["logistic"]]
     labels = [cosine(maps(runs[f"{n}/zero"], "label").reshape(10, -1), weights_of(runs[f"{n}/zero"].spec.model)) for n in seeds["logistic"]]
@@ -51,7 +42,8 @@ def families(found: Found) -> Made:
             if p.endswith("/mean")
         )
     }
-    agreement = compare.correlations(others, "logits")
+    measured = [compare.Measured.of(run, name, "logits") for name, run in others.items()]
+    agreement = compare.mean_correlations(compare.correlations(measured))
     rows = tuple(
         (f"{n}, {noise}", *(f"{x:,}" for x in counts(runs[f"{n}/{noise}"])), f"{entropy(counts(runs[f'{n}/{noise}'])):.2f}")
         for names in seeds.values()
@@ -116,7 +108,7 @@ def families(found: Found) -> Made:
                 "Accuracy by family and noise",
             ),
             Figure(
-                compare.figure(agreement),
+                compare_figures.matrix(measured, agreement),
                 "How alike the maps of different networks are.",
                 "Matrix of correlations between maps of networks",
             ),
@@ -177,15 +169,15 @@ def kinds(found: Found) -> Made:
     runs = found.runs("noise-kinds")
     reliable = {name: float(np.nanmedian(next(r for r in run.readouts if r.kind == "logits").reliability)) for name, run in runs.items()}
     accuracy = {name: scored(maps(run, "logits"), "mnist", "correlation").accuracy for name, run in runs.items()}
-    curves = compare.convergence(runs, "logits")
-    needed = {row["run"]: row["images_for_0.9"] for row in curves.table.to_pylist()}
+    measured = [compare.Measured.of(run, name, "logits") for name, run in runs.items()]
+    needed = {row["run"]: row["images_0.9"] or np.inf for row in compare.images_needed(measured).to_pylist()}
     fewer = needed["gabor-pca"] < needed["gaussian"] and needed["pca"] < needed["gaussian"]
     rows = tuple(
         (
             name,
             str(run.stimulus.pixels),
             f"{reliable[name]:.3f}",
-            f"{needed[name]:,.0f}" if needed[name] is not None and np.isfinite(needed[name]) else "-",
+            f"{needed[name]:,.0f}",
             percent(accuracy[name]),
             f"{entropy(counts(run)):.2f}",
         )
@@ -216,7 +208,7 @@ def kinds(found: Found) -> Made:
         ),
         (
             Figure(
-                compare.convergence_figure(curves),
+                compare_figures.convergence(measured),
                 "Reliability of the median digit's logit map by number of images.",
                 "Reliability against N for ten kinds of noise",
             ),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from wna_ray.classifier import Score, Scored, classify
 from wna_ray.datasets import DatasetName, NotAtHand, Split, load
 from wna_ray.errors import RunError
+from wna_ray.models import load as load_model
 from wna_ray.opened import AnyRun, open_any
 from wna_ray.results import Run
 from wna_ray.rundir import RESULT
@@ -119,9 +120,15 @@ def label_means(run: Run) -> Maps:
     """Mean stimulus of each label ``(k, C, H, W)``: offset, grand mean of the noise, and bias map."""
     moments = run.moments
     grand = run.stimulus.expand((moments.sum_x / moments.images * run.stimulus.unit)[None])[0]
-    return maps(run, "label") + grand + run.stimulus.offset
+    return np.asarray(maps(run, "label") + grand + run.stimulus.offset)
 
 
 def scored(templates: Maps, dataset: DatasetName, score: Score) -> Scored:
     """How templates classify the test images of a data set."""
     return classify(templates, data(dataset, False), score)
+
+
+def weights_of(uri: str) -> Maps:
+    """``(k, d)``: weight rows of a logistic regression, less their mean row, as its centred logits have them."""
+    weights = load_model(uri).module.state_dict()["fc.weight"].double().numpy()
+    return np.asarray(weights - weights.mean(axis=0))

@@ -11,7 +11,7 @@ from wna_ray.analysis import cosine
 from wna_ray.detection import area
 from wna_ray.page import Figure, Number, Table
 from wna_ray.paper import charts
-from wna_ray.paper.experiment import Experiment, Made, judged, percent, same
+from wna_ray.paper.experiment import Experiment, Made, judged, percent, same, test_accuracy
 from wna_ray.paper.found import Found, figure, maps
 from wna_ray.results import Run
 from wna_ray.trial_results import Trials
@@ -85,7 +85,7 @@ def natural(found: Found) -> Made:
     assert noise.filters is not None
     truth = noise.filters
     plain = cosine(next(r.bias for r in run.readouts if r.kind == "activation"), truth)
-    white = run.whitened("activation").reshape(len(truth), -1)
+    white = run.whitened()[: len(truth)].reshape(len(truth), -1)  # of the activations, which come first
     there = np.isfinite(white).all(axis=1) & np.isfinite(plain)
     freed = cosine(white[there], truth[there])
     pictures = {
@@ -240,7 +240,7 @@ def binary(found: Found) -> Made:
                 )
                 for layer in rising
             ),
-            Number("test accuracy, two against eight", percent(network.accuracy.test, 2), "93.77 % (threshold 1.0, D4)"),
+            Number("test accuracy, two against eight", percent(test_accuracy(network), 2), "93.77 % (threshold 1.0, D4)"),
         ),
         (
             Figure(

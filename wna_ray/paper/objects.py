@@ -10,7 +10,7 @@ from wna_ray.classifier import mean_images
 from wna_ray.datasets import class_names
 from wna_ray.page import Figure, Number, Table, Verdict
 from wna_ray.paper import charts
-from wna_ray.paper.experiment import Experiment, Made, entropy, judged, percent, same, spread
+from wna_ray.paper.experiment import Experiment, Made, entropy, judged, percent, same, spread, test_accuracy
 from wna_ray.paper.found import Found, Missing, counts, data, figure, label_means, maps, scored
 
 SEEDS = [f"cnn-{i}" for i in range(3)]
@@ -20,7 +20,7 @@ def fashion(found: Found) -> Made:
     """E6."""
     networks, runs, gabor = found.networks("fashion"), found.runs("fashion-maps"), found.runs("fashion-gabor")
     names = class_names("fashion-mnist")
-    right = [n.accuracy.test for n in networks.values()]
+    right = [test_accuracy(n) for n in networks.values()]
     best = [scored(maps(runs[f"{n}/mean"], "logits"), "fashion-mnist", "correlation").accuracy for n in SEEDS]
     theirs = [scored(label_means(gabor[f"{n}/authors"]), "fashion-mnist", "cosine").accuracy for n in ("cnn-0", "wide-0")]
     ceiling = scored(mean_images(data("fashion-mnist", True), 10), "fashion-mnist", "cosine").accuracy
@@ -101,7 +101,7 @@ def cifar(found: Found) -> Made:
     known = found.runs("cifar-maps-resnet20") if found.there("cifar-maps-resnet20") else {}
     runs = runs | known
     names = class_names("cifar-10")
-    right = [n.accuracy.test for n in networks.values()]
+    right = [test_accuracy(n) for n in networks.values()]
     accuracy = {
         path: scored(maps(run, "logits"), "cifar-10", "correlation").accuracy
         for path, run in (runs | {f"gabor {p}": r for p, r in gabor.items() if "improved" in p}).items()
@@ -189,9 +189,9 @@ def invariance(found: Found) -> Made:
             "The authors' "
             "network was never put into eval mode (D8); shrinking and moving are separated here by shrinking to three places. A "
             "network that was "
-            f"trained on shrunken images in the centre ({percent(centre.accuracy.test)} of them right) does not know images of full size.",
+            f"trained on shrunken images in the centre ({percent(test_accuracy(centre))} of them right) does not know images of full size.",
             "The paper's own six-convolution network was trained here on few images at the small size "
-            f"({percent(paper.accuracy.test)} right); a ResNet-20 with published weights stands beside it where they are at hand, and "
+            f"({percent(test_accuracy(paper))} right); a ResNet-20 with published weights stands beside it where they are at hand, and "
             "is the one whose numbers are listed.",
         ),
         (

@@ -5,20 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from wna_ray.analysis import cosine
-from wna_ray.models import load
 from wna_ray.page import Figure, Number
 from wna_ray.paper import charts
-from wna_ray.paper.experiment import Experiment, Made, judged, percent, same, spread
-from wna_ray.paper.found import Found, figure
+from wna_ray.paper.experiment import Experiment, Made, judged, percent, same, spread, test_accuracy
+from wna_ray.paper.found import Found, Maps, figure, weights_of
 from wna_ray.trial_results import Trials
 
 
-def _image(trials: Trials, gamma: float) -> np.ndarray:  # type: ignore[type-arg]
+def _image(trials: Trials, gamma: float) -> Maps:
     """``(C, H, W)``: the optimally weighted classification image of the second answer."""
-    return trials.classification_images()[list(trials.spec.gammas).index(gamma), 1]
+    return np.asarray(trials.classification_images()[list(trials.spec.gammas).index(gamma), 1])
 
 
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:  # type: ignore[type-arg]
+def _correlation(a: Maps, b: Maps) -> float:
     return float(cosine((a - a.mean()).reshape(1, -1), (b - b.mean()).reshape(1, -1))[0])
 
 
@@ -29,13 +28,13 @@ def binary(found: Found) -> Made:
     gammas = members["cnn-0/zero"].spec.gammas
     first = members["cnn-0/uniform"]
     # The truth of the linear observer: the weights of its second answer minus those of the first.
-    module = load(members["logistic/zero"].spec.model).module
-    weights = np.subtract(*module.get_submodule("fc").weight.detach().double().numpy()[::-1])
+    second, first_row = weights_of(members["logistic/zero"].spec.model)[::-1]
+    weights = second - first_row
     linear = [_correlation(_image(members["logistic/zero"], g), weights) for g in gammas]
     bias = {path: [float(t.answers[i].sum(axis=0).max() / t.answers[i].sum()) for i in range(len(gammas))] for path, t in members.items()}
     grows = all(np.all(np.diff(v) >= -0.02) for path, v in bias.items() if path.startswith("cnn") and path.endswith("uniform"))
     steady = [_correlation(_image(members[f"cnn-{i}/zero"], 0.3), _image(members[f"cnn-{i}/zero"], 0.0)) for i in range(3)]
-    right = [n.accuracy.test for n in networks.values()]
+    right = [test_accuracy(n) for n in networks.values()]
     pictures = {
         f"{name}, {noise}": np.stack([_image(members[f"{name}/{noise}"], g) for g in gammas])
         for name in ("cnn-0", "cnn-1", "cnn-2", "logistic")
