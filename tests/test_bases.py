@@ -144,6 +144,17 @@ def test_wavelets_alone_give_a_pixel_the_variance_of_a_weight() -> None:
     assert np.square(whole[1:]).sum(axis=0).mean() == pytest.approx(1, abs=1e-3)
 
 
+def test_stripes_are_columns() -> None:
+    whole = build(BasisSpec(kind="stripes"), (2, 3, 4)) * STEP
+    pictures = whole[1:].reshape(8, 2, 3, 4)
+    expected = np.zeros_like(pictures)
+    for channel in range(2):
+        for column in range(4):
+            expected[4 * channel + column, channel, :, column] = 1
+    np.testing.assert_array_equal(pictures, expected)
+    assert not whole[0].any()
+
+
 @pytest.mark.parametrize("kind", ["gaussian", "uniform", "binary"])
 def test_images_are_exact_mixtures(made_up: Callable[..., NDArray[np.uint8]], kind: str) -> None:
     """Bit for bit, from Python's whole numbers; addressable; within their range; and their covariance is ``S S'`` times the weights'.
@@ -297,7 +308,7 @@ def test_a_filter_is_found_through_the_basis(make_spec: MakeSpec, tmp_path: Path
     "stimulus, words",
     [
         ({"basis": {"kind": "gabor", "dataset": "mnist"}}, "come from no data set"),
-        ({"basis": {"kind": "gabor", "spread": "range"}}, "basis.spread: wavelets"),
+        ({"basis": {"kind": "gabor", "spread": "range"}}, "basis.spread: gabor come from no data set"),
         ({"basis": {"kind": "pca", "dataset": "mnist"}}, "needs a dataset and a number of components"),
         ({"basis": {"kind": "pca", "dataset": "cifar-10", "components": 3}}, r"images of cifar-10 are \(3, 32, 32\)"),
         ({"basis": {"kind": "gabor-pca", "dataset": "mnist", "components": 785}}, "785 of 784 values"),

@@ -58,7 +58,8 @@ class BasisSpec(_Frozen):
     Attributes
     ----------
     kind
-        ``gabor``: wavelets on tiles of several sizes. ``stripes``: columns of one value each. ``pca``: principal components of the training images of a data set.
+        ``gabor``: wavelets on tiles of several sizes. ``stripes``: columns of one value each. ``pca``: principal components of the training
+        images of a data set.
         ``gabor-pca``: those of the weights with which wavelets make up each training image (Borji & Lin 2020).
     dataset
         Which one; ``gabor`` and ``stripes`` need none.
