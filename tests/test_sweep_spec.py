@@ -94,7 +94,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "a taken name": ({"a": {"spec.json": {"seed": 1}}}, "'spec.json' is the name of an object of the sweep itself"),
     "a fault in a member": ({"a": {"x": {}, "y": {"samples": 0}}}, "job: member y: samples: Input should be greater than or equal to 1"),
     "an unknown key": ({"a": {"x": {"stimulus.sd": 1}}}, "job: member x: stimulus.sd: unknown key; known here are kind, shape"),
-    "into a number": ({"a": {"x": {"samples.most": 1}}}, "job: sweep.a.x samples.most: 'samples' is not a mapping"),
+    "into a number": ({"a": {"x": {"samples.most": 1}}}, "sweep.a.x: samples.most: 'samples' is not a mapping in job"),
     "twice the same": ({"a": {"x": {"seed": 1}, "y": {"seed": 1}}}, "the members x and y are the same run"),
     "the same but for its shards": ({"a": {"x": None, "y": {"execution.shard": 64}}}, "the members x and y are the same run"),
     "too many": (

@@ -45,7 +45,15 @@ def matrix(runs: Sequence[Measured], mean: pa.Table) -> bytes:
     for i in range(n if n <= MOST_CELLS else 0):
         for j in range(n):
             value = _median_reliability(runs[i]) if i == j else values[i, j]
-            text = f"R {value:.2f}" if i == j else f"{value:.2f}" if np.isfinite(value) else "same\nnoise" if shared[i, j] else "-"
+            text = (
+                f"R {value:.2f}"
+                if i == j
+                else f"{value + 0.0 if abs(value) >= 0.005 else 0.0:.2f}"
+                if np.isfinite(value)
+                else "same\nnoise"
+                if shared[i, j]
+                else "-"
+            )
             colour = "white" if i != j and abs(value) > 0.6 else "black"
             axis.text(j, i, text, ha="center", va="center", fontsize=size, color=colour, style="italic" if i == j else "normal")
     labels = [_text(run.label) for run in runs]

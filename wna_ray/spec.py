@@ -684,15 +684,15 @@ def read_yaml(path: str | Path, changes: Mapping[str, Any] | None = None, full: 
     larger = data.pop("full", None)
     if full and not isinstance(larger, dict):
         raise SpecError(f"--full: {path} does not say what its full size is; give it a key full: {{samples: ...}}, or leave --full out")
-    apply(data, larger if full else {}, f"{path}: full")
-    apply(data, changes or {}, "--set")
+    apply(data, larger if full else {}, "full:", str(path))
+    apply(data, changes or {}, "--set", str(path))
     return data
 
 
-def apply(data: dict[str, Any], changes: Mapping[str, Any], told: str) -> None:
-    """Make changes of dotted keys in nested mappings; `told` is what an error calls them."""
+def apply(data: dict[str, Any], changes: Mapping[str, Any], told: str, source: str) -> None:
+    """Make changes of dotted keys in nested mappings; `told` is what an error calls them, in `source`."""
     for key, value in changes.items():
-        _set(data, str(key), value, told)
+        _set(data, str(key), value, told, source)
 
 
 def _keys(model: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:
@@ -711,13 +711,13 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models(part)
 
 
-def _set(data: dict[str, Any], key: str, value: Any, told: str) -> None:
+def _set(data: dict[str, Any], key: str, value: Any, told: str, source: str) -> None:
     *path, last = key.split(".")
     node = data
     for part in path:
         node = node.setdefault(part, {})
         if not isinstance(node, dict):
-            raise SpecError(f"{told} {key}: '{part}' is not a mapping")
+            raise SpecError(f"{told} {key}: '{part}' is not a mapping in {source}")
     node[last] = value
 
 

@@ -67,7 +67,7 @@ class SweepSpec:
             name = "/".join(value for value, _ in chosen)
             asked = copy.deepcopy(base)
             for axis, (value, changes) in zip(axes, chosen, strict=True):
-                apply(asked, copy.deepcopy(changes), f"{source}: sweep.{axis}.{value}")
+                apply(asked, copy.deepcopy(changes), f"sweep.{axis}.{value}:", source)
             spec = parse_spec(asked, f"{source}: member {name}")
             text = f"{type(spec).__name__} {canonical(identity(spec))}"
             if text in seen:

@@ -65,11 +65,12 @@ def pairs_table(mean: pa.Table) -> Table:
 def images_table(needed: pa.Table) -> Table:
     """Images that maps take, one row a run (see `wna_ray.compare.images_needed`)."""
     table = Table(box=SIMPLE, title="Images for the median map (between quartiles) to be so reliable", title_justify="left")
-    for column in ("run", "noise", "d", "rows", "N", "reliability", "N for 0.5", "N for 0.9", "first look at 0.5", "at 0.9"):
-        table.add_column(column, justify="left" if column in ("run", "noise") else "right")
+    looked = [r for r in ("0.5", "0.9") if needed[f"look_{r}"].null_count < needed.num_rows]
+    for column in ("run", "noise", "d", "rows", "N", "reliability", "N for 0.5", "N for 0.9", *(f"look at {r}" for r in looked)):
+        table.add_column(column, justify="left" if column in ("run", "noise") else "right", no_wrap=column != "noise")
     for row in needed.slice(0, MOST_ROWS).to_pylist():
         spans = ["-" if row[f"images_{r}"] is None else _span(row, f"images_{r}") for r in ("0.5", "0.9")]
-        looks = ["-" if row[f"look_{r}"] is None else f"{row[f'look_{r}']:,}" for r in ("0.5", "0.9")]
+        looks = ["-" if row[f"look_{r}"] is None else f"{row[f'look_{r}']:,}" for r in looked]
         counts = (f"{row[name]:,}" for name in ("d", "rows", "samples"))
         table.add_row(row["run"], row["noise"], *counts, f"{row['reliability']:.3f}", *spans, *looks)
     if needed.num_rows > MOST_ROWS:
@@ -79,7 +80,12 @@ def images_table(needed: pa.Table) -> Table:
 
 def _span(row: Mapping[str, Any], name: str) -> str:
     low, middle, high = (row[f"{name}{part}"] for part in ("_low", "", "_high"))
-    return f"{middle:,.0f} ({low:,.0f} to {'-' if high is None else format(high, ',.0f')})"
+    return f"{_short(middle)} ({_short(low)} to {'-' if high is None else _short(high)})"
+
+
+def _short(images: float) -> str:
+    """Three digits are more than is known."""
+    return f"{float(f'{images:.3g}'):,.0f}"
 
 
 def _axes(finished: Stc) -> Table:
