@@ -115,8 +115,7 @@ def test_scores_by_a_loop(clean: np.ndarray) -> None:
 def test_honest_networks_are_seldom_flagged(clean: np.ndarray) -> None:
     """One in 21 by the ranks: 5 of 105 honest networks, in five groups of 21 that share their 20 clean ones.
 
-    The share that is flagged in a group is then Beta(1, 20), so counts are beta-binomial: sd 1.35 a group, 3.0 in all:
-    within four of these.
+    A group's share is then Beta(1, 20), so its count is beta-binomial: sd 1.35 a group, 3.0 in all; within four of these.
     """
     alarms = 0
     for group in range(5):

@@ -94,8 +94,9 @@ def panel(examined: Sequence[Examined], judgement: Judgement, reference: str) ->
     right_class = np.array([p is not None and e.suspicion.response == p.target for e in examined for p in [e.poison]])
     groups = [
         (scores[~poisoned], CLEAN, f"clean ({int((~poisoned).sum())})"),
-        (scores[poisoned & right_class], POISONED, f"poisoned, target named ({int((poisoned & right_class).sum())})"),
     ]
+    if (named := poisoned & right_class).any():
+        groups.append((scores[named], POISONED, f"poisoned, target named ({int(named.sum())})"))
     if (missed := poisoned & ~right_class).any():
         groups.append((scores[missed], "tab:orange", f"poisoned, another class named ({int(missed.sum())})"))
     _strip(right, groups)
@@ -105,7 +106,7 @@ def panel(examined: Sequence[Examined], judgement: Judgement, reference: str) ->
 def _strip(axis: Axes, groups: Sequence[tuple[Floats, str, str]]) -> None:
     """Scores, a row a group."""
     for i, (values, colour, label) in enumerate(groups):
-        jitter = 0.12 * np.sin(2.4 * np.arange(len(values))) if len(values) > 1 else np.zeros(1)
+        jitter = 0.12 * np.sin(2.4 * np.arange(len(values)))  # so that equal scores are seen
         axis.plot(values, -i + jitter, "o", color=colour, markersize=5, alpha=0.75)
         axis.text(0.0, -i + 0.28, label, fontsize=8, color=colour, transform=axis.get_yaxis_transform())
     axis.set_yticks([])

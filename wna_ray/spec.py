@@ -165,7 +165,7 @@ class StimulusSpec(_Frozen):
         itself is fed).
     """
 
-    kind: Kind | Literal["images"]
+    kind: Literal[Kind, "images"]
     shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
     offset: Annotated[float | str, BeforeValidator(_number)] = 0.0
     scale: float = Field(gt=1e-30, lt=1e30)
