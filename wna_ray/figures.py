@@ -13,6 +13,7 @@ import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -371,7 +372,10 @@ def show(axis: Axes, picture: Picture, limit: float | None) -> float:
     own = limit or float(np.abs(picture).max()) or 1.0
     if _is_line(picture):
         values = np.take_along_axis(picture, np.abs(picture).argmax(axis=0)[None], axis=0)[0].ravel()
-        axis.bar(np.arange(len(values)), values, width=1.0, color=matplotlib.colormaps[DIVERGING](0.5 + values / (2 * own)))
+        x, zero = np.arange(len(values)), np.zeros(len(values))
+        sides = np.stack([np.stack([x + dx, y], axis=1) for dx, y in ((-0.5, zero), (-0.5, values), (0.5, values), (0.5, zero))], axis=1)
+        colours = matplotlib.colormaps[DIVERGING](0.5 + values / (2 * own))
+        axis.add_collection(PolyCollection(list(sides), facecolors=colours, linewidths=0))  # bars would be drawn one by one
         axis.axhline(0, color="0.6", linewidth=0.4)
         axis.set_xlim(-1, len(values))
         axis.set_ylim(-1.05 * own, 1.05 * own)
