@@ -64,6 +64,9 @@ class PatchScores:
 def patch_scores(z: Floats, pixels: Sequence[Pixel]) -> PatchScores:
     """Score a known patch in every map.
 
+    A small p says that the response is sensitive there, not that there is a backdoor: honest logits are sensitive where strokes are (Z of 8
+    for the paper's "C"), so look at the rank, and at a clean network's Z. Labels of uniform noise on [0, 1] hardly are.
+
     Parameters
     ----------
     z
