@@ -238,7 +238,7 @@ def imagenet(found: Found) -> Made:
             "imagenet-sample)"
         )
     logits = report["templates"]["logits"]
-    accuracy, ranks = logits["accuracy"]["correlation"], logits["ranks"]["correlation"]
+    accuracy, rank, chance = logits["accuracy"]["correlation"], logits["mean_rank"]["correlation"], report["chance_rank"]
     n = counts(run)
     top = np.argsort(-n)[:8]
     readout = next(r for r in run.readouts if r.kind == "logits")
@@ -252,8 +252,18 @@ def imagenet(found: Found) -> Made:
             "each class.",
         ),
         (
-            Number("maps of 1,000 classes as classifier", f"{percent(accuracy, 2)} (chance 0.10 %)", "", same(accuracy >= 0.002)),
-            Number("mean rank of the true class (chance 500.5)", f"{ranks['mean']:.1f} ± {ranks['standard_error']:.1f}"),
+            Number(
+                "maps of 1,000 classes as classifier",
+                f"{percent(accuracy, 2)} (chance 0.10 %, p = {logits['p_value']['correlation']:.1g})",
+                "",
+                same(accuracy >= 0.002),
+            ),
+            Number(
+                "mean rank of the true class, of 1,000",
+                f"{rank:.1f} (chance {chance['mean']:.1f} ± {chance['standard_error']:.1f})",
+                "",
+                same(rank < chance["mean"] - 4 * chance["standard_error"]),
+            ),
             Number("labels that noise reaches, of 1,000; entropy in bits", f"{int((n > 0).sum())}; {entropy(n):.2f}"),
             Number("the same by white noise", f"{int((white > 0).sum())}; {entropy(white):.2f}"),
             Number("classes with a significant map (p < .05 / 1,000)", f"{int(np.nansum(readout.p_value < 0.05 / 1000))}"),

@@ -67,6 +67,7 @@ STEPS: tuple[Step, ...] = (
     _train("backdoor", "backdoor", seeds=[0, 1, 2]),
     _train("panel", "panel", {}),
     _train("autoencoder", "autoencoder", {}),
+    _train("autoencoder-tanh", "autoencoder", {}, options={"code": 200, "tanh": True}),
     _train("vae", "vae", {}),
     # Sweeps: each member is a task of one core, so all of them fill the machine together.
     *(
