@@ -204,7 +204,7 @@ def test_a_trained_decoder(make: Callable[..., Spec], monkeypatch: pytest.Monkey
     expected = classifier.classify(got.decoded_maps.astype(np.float64), made_up_digits.split(False), "correlation").accuracy
     assert scored["label"]["accuracy"]["correlation"] == expected
     (tmp_path / "vae").rename(tmp_path / "moved")
-    moved = prepared(make(**uris | {"decoder": f"trained:{tmp_path}/moved/seed-0"}))[0]
+    moved = prepared(make(**uris | {"decoder": f"trained:{tmp_path}/moved/seed-0"}, responses=["label"]))[0]
     assert moved.fingerprint == got.fingerprint
 
 
