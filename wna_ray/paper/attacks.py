@@ -56,6 +56,10 @@ def injection(found: Found) -> Made:
         source: success(members["images"], source, own=False)[1][ours["images"][0].index(0.6)]
         for source in ("map", "permuted", "random", "mean")
     }
+    wrong = {
+        w: [1 - r["correct"] / r["trials"] for r in members["images"].table.to_pylist() if r["attack"] == "map" and r["weight"] == w]
+        for w in (0.0, 0.1, 0.6)
+    }
     budget = found.trials("attack-budget")
     return Made(
         judged(off <= 0.2, ours["images"][1][at] > AUTHORS["images", "map"][at], free["map"] > free["permuted"]),
@@ -77,6 +81,11 @@ def injection(found: Found) -> Made:
                 "images of other digits called the target at gamma .6: map / shuffled / random / mean image",
                 " / ".join(percent(free[s]) for s in ("map", "permuted", "random", "mean")),
                 "shuffled: 1.7 %",
+            ),
+            Number(
+                "untargeted: errors at gamma 0 / .1 / .6, by bias maps",
+                " / ".join(percent(float(np.mean(v)), 2) for v in wrong.values()),
+                "0.96 / 1.01 / 1.75 %",
             ),
         ),
         (

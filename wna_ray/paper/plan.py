@@ -80,6 +80,7 @@ STEPS: tuple[Step, ...] = (
             "cifar-gabor",
             "transforms",
             "psychometric",
+            "psychometric-ten",
             "mnist-maps",
             "mnist-gabor",
             "fashion-maps",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from wna_ray.analysis import cosine
-from wna_ray.page import Figure, Number
+from wna_ray.page import Figure, Number, Table
 from wna_ray.paper import charts
 from wna_ray.paper.experiment import Experiment, Made, judged, percent, same, spread, test_accuracy
 from wna_ray.paper.found import Found, Maps, figure, weights_of
@@ -112,4 +112,63 @@ def binary(found: Found) -> Made:
     )
 
 
-EXPERIMENTS = (Experiment("e04", "E4 Classification images", "Which noise makes a network say six instead of five?", binary),)
+def ten_way(found: Found) -> Made:
+    """E4 with ten classes."""
+    (trials,) = found.trials("psychometric-ten").values()
+    table = trials.detection.to_pylist()
+    gammas = trials.spec.gammas
+    d_prime = {g: float(np.mean([row["d_prime"] for row in table if row["gamma"] == g])) for g in gammas}
+    error = {g: float(np.sqrt(np.mean([row["d_prime_error"] ** 2 for row in table if row["gamma"] == g]))) for g in gammas}
+    images = {f"gamma {g:g}": trials.classification_images()[i] for i, g in enumerate(gammas)}
+    steady = [row["steadiness"] for row in table if row["gamma"] == gammas[-1] and row["steadiness"] is not None]
+    falls = bool(np.all(np.diff([d_prime[g] for g in gammas]) < 0)) and abs(d_prime[0]) < 4 * error[0]
+    rows = tuple(
+        (
+            f"{row['gamma']:g}",
+            row["response"],
+            f"{row['hits']:,} of {row['signals']:,}",
+            f"{row['false_alarms']:,} of {row['others']:,}",
+            f"{row['d_prime']:.2f} ± {row['d_prime_error']:.2f}",
+            f"{row['criterion']:.2f}",
+            f"{row['reliability']:.2f}",
+        )
+        for row in table
+    )
+    return Made(
+        judged(falls),
+        (
+            "Each answer against all others, from one table of confusions: a hit is a digit called by its own name, a false alarm "
+            "another digit called so. "
+            "d' falls to nothing as the signal fades, while the images, which come from the noise alone, stay.",
+        ),
+        (
+            Number(
+                "mean d' of ten digits at gamma " + " / ".join(f"{g:g}" for g in gammas),
+                " / ".join(f"{d_prime[g]:.2f}" for g in gammas),
+                "",
+                same(falls),
+            ),
+            Number("same image at the largest gamma and at 0 (correlation, median)", f"{np.median(steady):.2f}"),
+        ),
+        (
+            Figure(
+                charts.sheet(
+                    images,
+                    trials.names,
+                    f"Classification images of ten answers around the mean digit, {trials.answers[0].sum():,} trials a gamma",
+                ),
+                "Red: light there makes the network give that answer.",
+                "Classification images of ten answers by gamma",
+            ),
+            Figure(
+                figure(trials, "sensitivity"), "d' and criterion of each digit by gamma.", "Sensitivity and criterion by gamma, ten digits"
+            ),
+        ),
+        (Table(("gamma", "answer", "hits", "false alarms", "d'", "criterion", "reliability"), rows, "Detection of each digit"),),
+    )
+
+
+EXPERIMENTS = (
+    Experiment("e04", "E4 Classification images", "Which noise makes a network say six instead of five?", binary),
+    Experiment("e04-ten", "E4 Ten classes at once", "How well is each digit told from all others, as it fades?", ten_way),
+)
