@@ -130,7 +130,7 @@ def ten_way(found: Found) -> Made:
             f"{row['false_alarms']:,} of {row['others']:,}",
             f"{row['d_prime']:.2f} ± {row['d_prime_error']:.2f}",
             f"{row['criterion']:.2f}",
-            f"{row['reliability']:.2f}",
+            "-" if row["reliability"] is None else f"{row['reliability']:.2f}",
         )
         for row in table
     )
@@ -148,7 +148,7 @@ def ten_way(found: Found) -> Made:
                 "",
                 same(falls),
             ),
-            Number("same image at the largest gamma and at 0 (correlation, median)", f"{np.median(steady):.2f}"),
+            Number("same image at the largest gamma and at 0 (correlation, median)", f"{np.median(steady):.2f}" if steady else "-"),
         ),
         (
             Figure(
