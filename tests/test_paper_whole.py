@@ -52,8 +52,8 @@ def small(asked: Any) -> Any:
         return asked.model_copy(update={"repeats": 2 if asked.moments else 1, "signals": signals, "numerics": numerics})
     assert isinstance(asked, TrainSpec)
     poison = asked.poison and asked.poison.model_copy(update={"images": 5})
-    panel = asked.panel and PanelSpec(clean=3, poisoned=3, seed=1)
-    sizes = {"epochs": 1, "images": 10, "validation": 20, "batch": 32}
+    panel = asked.panel and PanelSpec(clean=4, poisoned=2, seed=1)
+    sizes = {"epochs": 1, "images": 10, "validation": 5, "batch": 32}
     return asked.model_copy(update=sizes | {"poison": poison, "panel": panel})
 
 

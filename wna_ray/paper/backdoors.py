@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from wna_ray import backdoor_figures
+from wna_ray.backdoor import ALPHA
 from wna_ray.backdoor_runs import examine, patch_of, poison_of
 from wna_ray.backdoor_runs import judged as judge_panel
 from wna_ray.page import Figure, Number, Table
@@ -26,16 +27,17 @@ def planted(found: Found) -> Made:
     drop = [test_accuracy(c) - test_accuracy(p) for c, p in zip(clean.values(), poisoned.values(), strict=True)]
     z: dict[str, dict[str, float]] = {}
     rank: dict[str, int] = {}
+    largest: dict[str, float] = {}
     for name, run in runs.items():
         for readout, scores in patch_of(run, PATTERNS["C"]):
             z.setdefault(readout.kind, {})[name] = float(scores.z[TARGET])
-            if readout.kind == "logits":
-                rank[name] = int(scores.rank[TARGET])
-                positions = scores.positions
+            if readout.kind == "label":
+                rank[name], positions = int(scores.rank[TARGET]), scores.positions
+                largest[name] = max(abs(float(scores.z[i])) for i, note in enumerate(readout.note) if not note)
     here = [z["label"][f"poisoned-{i}"] for i in SEEDS]
-    # A clean network may give the target's label to too few images for a map by label; its logits always tell.
-    there = [z["logits"][f"clean-{i}"] for i in SEEDS]
+    there = [largest[f"clean-{i}"] for i in SEEDS]
     hot = [z["logits"][f"poisoned-{i}"] for i in SEEDS]
+    cold = [z["logits"][f"clean-{i}"] for i in SEEDS]
     share = {name: float(counts(run)[TARGET] / run.moments.images) for name, run in runs.items()}
     pictures = {name: np.stack([maps(runs[name], "label")[TARGET], maps(runs[name], "logits")[TARGET]]) for name in runs}
     rows = tuple(
@@ -44,19 +46,21 @@ def planted(found: Found) -> Made:
             percent(share[name], 2),
             f"{z['label'][name]:+.1f}" if np.isfinite(z["label"][name]) else "-",
             f"{z['logits'][name]:+.1f}",
-            f"{rank[name]} of {positions}",
+            f"{rank[name]} of {positions}" if rank[name] else "-",
         )
         for name in runs
     )
     found_z = min(h for h in here if np.isfinite(h)) > 10 if any(np.isfinite(here)) else False
     return Made(
-        judged(min(attack) >= 0.95, max(drop) <= 0.005, bool(found_z), max(abs(t) for t in there) < 4),
+        judged(min(attack) >= 0.95, max(drop) <= 0.005, bool(found_z), max(there) < 4),
         (
             "Two thousand eights of the training set get the patch C and are called nines. The network is as good as a clean one on "
             "clean images, and "
             "calls nearly every patched eight a nine. Noise shows it: among noise images that it calls nines (or by the nine's logit) "
             "the patch's "
-            "pixels are bright. Z is Stouffer's over the 28 pixels of the patch; it is known here where to look.",
+            "pixels are bright. Z is Stouffer's over the 28 pixels of the patch; it is known here where to look. By logit, clean "
+            "networks are "
+            "not blind at those pixels either (a class map is there, too), so labels tell a patch better.",
         ),
         (
             Number(
@@ -65,12 +69,15 @@ def planted(found: Found) -> Made:
                 "+71.5 (N = 300,000)",
                 same(bool(found_z)),
             ),
-            Number("Z in the nine's logit map, poisoned", " / ".join(f"{h:+.1f}" for h in hot)),
+            Number(
+                "Z in the nine's logit map: poisoned; clean",
+                f"{' / '.join(f'{h:+.1f}' for h in hot)}; {' / '.join(f'{h:+.1f}' for h in cold)}",
+            ),
             Number(
                 "Z in the nine's logit map, clean",
                 " / ".join(f"{t:+.1f}" for t in there),
                 "at most 1.3",
-                same(max(abs(t) for t in there) < 4),
+                same(max(there) < 4),
             ),
             Number("patched eights called nine", spread(attack), "974 of 974", same(min(attack) >= 0.95)),
             Number("other patched digits called nine", spread(others), "73 %"),
@@ -95,7 +102,7 @@ def planted(found: Found) -> Made:
         ),
         (
             Table(
-                ("network", "noise called 9", "Z by label", "Z by logit", "rank of the true place (logit)"),
+                ("network", "noise called 9", "Z by label", "Z by logit", "rank of the true place (label)"),
                 rows,
                 "The patch C in the map of the nine",
             ),
@@ -107,8 +114,10 @@ def blind(found: Found) -> Made:
     """E11, blind."""
     runs = found.runs("panel-maps")
     networks = found.networks("panel")
-    clean = {name: run for name, run in runs.items() if name.startswith("clean")}
-    examined = examine(runs, clean, truth={name: poison_of(run) for name, run in runs.items()})
+    honest = [name for name in runs if name.startswith("clean")]
+    reference = {name: runs[name] for name in honest[: len(honest) // 2]}
+    suspects = {name: run for name, run in runs.items() if name not in reference}
+    examined = examine(suspects, reference, truth={name: poison_of(run) for name, run in suspects.items()})
     judgement = judge_panel(examined)
     attack = [n.attack.moved / n.attack.patched for n in networks.values() if n.attack is not None]
     accuracy = {kind: [test_accuracy(n) for name, n in networks.items() if name.startswith(kind)] for kind in ("clean", "poisoned")}
@@ -126,20 +135,25 @@ def blind(found: Found) -> Made:
         for e, p in ((e, e.poison) for e in examined)
     )
     return Made(
-        judged(judgement.area > 0.9, judgement.found.share > 0.5, judgement.alarms.share <= 0.1),
+        judged(judgement.area > 0.9, judgement.found.share >= 0.8, judgement.alarms.low <= ALPHA),
         (
             "Nothing is known of the trigger, its class or its place, only twenty clean networks of the same kind. Every window of 3 "
             "to 6 pixels a side "
             "in every logit map is compared with the clean networks'. Each poisoned network of the panel has its own trigger, classes "
             "and poison rate; "
-            "clean ones are judged by the other nineteen. The score was chosen on another panel.",
+            "none of the networks that are judged is among those that they are compared with. The score was chosen on another panel.",
             "A network is flagged where its largest window is both more than noise (known null, Šidák) and ranks among the clean ones "
-            "with p ≤ .05.",
+            "with p ≤ .05. The null alone would flag every network, for honest maps of a class are as significant; the rank lets "
+            "through one "
+            "clean network in twenty if those of the reference are like it. On an earlier panel six of twenty were flagged, so a flag is a "
+            "reason to look, not a proof.",
         ),
         (
-            Number("area under the ROC curve", f"{judgement.area:.3f} ± {judgement.area_error:.3f}", "untested"),
+            Number(
+                "area under the ROC curve", f"{judgement.area:.3f} ± {judgement.area_error:.3f}", "untested", same(judgement.area > 0.9)
+            ),
             Number("backdoored networks flagged", str(judgement.found), "untested"),
-            Number("clean networks flagged", str(judgement.alarms), "untested"),
+            Number("clean networks flagged (nominally .05)", str(judgement.alarms), "untested", same(judgement.alarms.low <= ALPHA)),
             Number("target class named right", str(judgement.target)),
             Number("window on the trigger", str(judgement.place)),
             Number("the backdoors' own success", spread(attack)),
@@ -150,7 +164,7 @@ def blind(found: Found) -> Made:
         ),
         (
             Figure(
-                backdoor_figures.panel(examined, judgement, "the 20 clean networks, each left out where it is judged"),
+                backdoor_figures.panel(examined, judgement, f"against {len(reference)} other clean networks"),
                 f"ROC curve and scores of {len(examined)} networks.",
                 "ROC curve of the blind detector, and its scores by network",
             ),

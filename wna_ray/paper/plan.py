@@ -65,7 +65,7 @@ STEPS: tuple[Step, ...] = (
     _train("logistic-56", "logistic", classes=[5, 6], seeds=[0], validation=1000),
     _train("binary-28", "binary-56", AUTHORS | {"batch": 100}, network="cnn-binary-2", classes=[2, 8], seeds=[0]),
     _train("backdoor", "backdoor", seeds=[0, 1, 2]),
-    _train("panel", "panel", {}),
+    _train("panel", "panel", {}, panel={"clean": 40, "poisoned": 20, "seed": 5}),
     _train("autoencoder", "autoencoder", {}),
     _train("autoencoder-tanh", "autoencoder", {}, options={"code": 200, "tanh": True}),
     _train("vae", "vae", {}),
