@@ -232,8 +232,8 @@ def read_out(
     z_squared, free = np.square(z).sum(axis=1), int(varied.sum())
     few = FEWEST if table is None else fewest_images(table.excess_kurtosis, d)
     if table is None:  # no sum of squares has a known distribution; the largest of the pixels that vary often enough
-        share = varied * 1.0 if stretched else values_spread / np.square(128 + np.abs(moments.sum_x / n))
-        judged = effective[:, None] * share >= FEWEST_PICTURES
+        often = varied * 1.0 if stretched else values_spread / np.square(128 + np.abs(moments.sum_x / n))
+        judged = effective[:, None] * often >= FEWEST_PICTURES
         effective = np.where(judged.any(axis=1), effective, 0.0)
     coarse = is_rounded(kind) * n * RESOLUTION**2  # others are not rounded to their own size
     if kind == "spikes":
@@ -244,10 +244,9 @@ def read_out(
         for c, v, e in zip(count, variation, effective, strict=True)
     )
     if table is None:
-        tests = judged.sum(axis=1)
-        p_value = np.array(
-            [float(sidak_p(np.abs(row[some]).max(), m)) if m else np.nan for row, some, m in zip(z, judged, tests, strict=True)]
-        )
+        p_value = np.full(k, np.nan)
+        for row in np.flatnonzero(judged.any(axis=1)):
+            p_value[row] = float(sidak_p(np.abs(z[row, judged[row]]).max(), int(judged[row].sum())))
     else:
         p_value = chi_square_p(z_squared, d) if patches == 1 else sidak_p(np.abs(z).max(axis=1), d)
     p_value = np.where([bool(text) for text in note], np.nan, p_value)
@@ -257,7 +256,7 @@ def read_out(
         share = (total / n + np.asarray(point.centre)) * point.step
     else:
         share = count / n
-    rho2 = np.full(k, np.nan) if table is None else explained_variance(z_squared, d, n)
+    rho2: Floats = np.full(k, np.nan) if table is None else explained_variance(z_squared, d, n)
     return Readout(kind, tuple(names), bias, z, standard_error, count, share, rho2, p_value, reliability(z_squared, free), note)
 
 
