@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from wna_ray.contrast import contrast
 from wna_ray.errors import RunError, SpecError
 from wna_ray.figures import samples
 from wna_ray.results import open_run
-from wna_ray.rundir import RunDirectory
+from wna_ray.rundir import RunDirectory, sha256
 from wna_ray.shard import run_shard
 from wna_ray.spec import BasisSpec, Spec, StimulusSpec
 from wna_ray.stimuli import Stimulus, load_basis, load_offset
@@ -286,6 +287,28 @@ def test_the_basis_is_in_the_fingerprint(make_spec: MakeSpec, made_up: Callable[
     other[0] = 255 - other[0]
     with pytest.raises(RunError, match=r"stimulus\.content"):
         run(linear_run(make_spec), str(tmp_path / "run"), executor="local")
+
+
+def test_a_forged_basis_is_refused(make_spec: MakeSpec, made_up: Callable[..., NDArray[np.uint8]], tmp_path: Path) -> None:
+    """Other numbers, other shapes and pickles, in a manifest that agrees with them."""
+    made_up((1, 4, 4))
+    run(linear_run(make_spec, samples=256), str(tmp_path / "run"), executor="local")
+    honest = np.load(tmp_path / "run" / "basis.npy")
+    assert (honest.dtype, honest.shape) == (np.int32, (6, 16))
+    for array, words in (
+        (honest + 1, "is not the basis that its spec.json tells of"),
+        (honest[:5], r"int32 of shape \(5, 16\), not int32 of shape \(6, 16\)"),
+        (honest.astype(np.float32), "float32 of shape"),
+        (np.array([{}], dtype=object), "no .npy of plain numbers"),
+        (np.zeros((60, 160), np.int32), "at most"),
+    ):
+        np.save(tmp_path / "run" / "basis.npy", array, allow_pickle=True)
+        manifest = json.loads((tmp_path / "run" / "MANIFEST.json").read_text())
+        data = (tmp_path / "run" / "basis.npy").read_bytes()
+        manifest["objects"]["basis.npy"] = {"bytes": len(data), "sha256": sha256(data)}
+        (tmp_path / "run" / "MANIFEST.json").write_text(json.dumps(manifest))
+        with pytest.raises(RunError, match=words):
+            _ = open_run(str(tmp_path / "run")).stimulus
 
 
 def test_a_filter_is_found_through_the_basis(make_spec: MakeSpec, tmp_path: Path) -> None:

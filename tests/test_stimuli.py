@@ -164,7 +164,7 @@ def test_bundled_offset_is_the_mean_of_the_training_set(wna_data: Path) -> None:
 
 
 @pytest.fixture
-def two_images(monkeypatch: pytest.MonkeyPatch) -> NDArray[np.uint8]:
+def seven_images(monkeypatch: pytest.MonkeyPatch) -> NDArray[np.uint8]:
     """Stand for the training images of ``mnist``."""
     images = np.random.default_rng(0).integers(0, 256, (7, 1, 3, 4), dtype=np.uint8)
     monkeypatch.setitem(datasets.SHAPES, "mnist", (1, 3, 4))
@@ -172,10 +172,10 @@ def two_images(monkeypatch: pytest.MonkeyPatch) -> NDArray[np.uint8]:
     return images
 
 
-def test_the_mean_image_of_a_data_set(two_images: NDArray[np.uint8]) -> None:
+def test_the_mean_image_of_a_data_set(seven_images: NDArray[np.uint8]) -> None:
     spec = spec_of(shape=(1, 3, 4), offset="mean:mnist")
     found = load_offset(spec)
-    assert np.array_equal(found, (two_images.astype(np.int64).sum(axis=0) / (7 * 255)).astype(np.float32))
+    assert np.array_equal(found, (seven_images.astype(np.int64).sum(axis=0) / (7 * 255)).astype(np.float32))
     assert stimulus_of(spec).offset_digest == hashlib.sha256(found.astype("<f4").tobytes()).hexdigest()
 
 

@@ -47,9 +47,10 @@ FEWEST_GRADIENTS = 2000
 """Images under which a row of ``estimator: gradient`` gets no p-value: values of a gradient are skewed, and no known null helps. With a
 skewness of 1 the largest of 784 values is then called significant in 5.6 % of null maps (second order of Edgeworth's series at z = 4)."""
 FEWEST_PICTURES = 300
-"""The same for a pixel of pictures: effective images, times the pixel's variance over its largest square. Neither response nor pixel is
-symmetric; at this bound the skewness of their product is at most 1/sqrt(300), and the chance to pass the threshold of 784 values off by
-9 % (second order of Edgeworth's series)."""
+"""The same for a pixel of pictures: effective images, times the pixel's variance over its largest square (of noise stretched to 8
+bits, whose pixels are sums of many weights, effective images alone). Neither response nor pixel is symmetric; at this bound the
+skewness of the sum of their products is at most 1/sqrt(300), and the chance to pass the threshold of 784 values is off by 9 %
+(Edgeworth, second order)."""
 RESOLUTION = 4
 """Steps of the fixed point in one standard deviation under which a dense row is called too coarse to judge."""
 KURTOSIS_ERROR, TAIL_ERROR = 0.02, 0.1
@@ -169,7 +170,14 @@ class Readout:
 
 
 def read_out(
-    moments: Moments, kind: ResponseKind, point: FixedPoint, table: Table | None, unit: float, names: Sequence[str], patches: int = 1
+    moments: Moments,
+    kind: ResponseKind,
+    point: FixedPoint,
+    table: Table | None,
+    unit: float,
+    names: Sequence[str],
+    patches: int = 1,
+    stretched: bool = False,
 ) -> Readout:
     """Maps and statistics of one kind of response.
 
@@ -190,10 +198,12 @@ def read_out(
         Patches of an image, each with a response of its own. Where there are several they overlap, so the values of a z-map are
         still of mean 0 and variance 1, but no longer independent: the p-value is then Sidak's of the largest, which holds for
         normal values however they depend on each other.
+    stretched
+        Whether pictures are noise that was stretched to 8 bits.
     """
     sums, n = moments.responses[kind], moments.images * patches
     k, d = len(names), moments.sum_x.size
-    values_spread = np.full(d, float(table.variance)) if table is not None else grid_variance(moments)
+    values_spread: Floats = np.full(d, float(table.variance)) if table is not None else grid_variance(moments)
     variance, varied = float(values_spread.mean()) if d else 0.0, values_spread > 0
 
     def rows(values: NDArray[np.generic], fill: float = 0.0) -> Floats:
@@ -228,8 +238,8 @@ def read_out(
     z_squared, free = np.square(z).sum(axis=1), int(varied.sum())
     few = FEWEST if table is None else fewest_images(table.excess_kurtosis, d)
     if table is None:  # no sum of squares has a known distribution; the largest of the pixels that vary often enough
-        share = values_spread / np.square(128 + np.abs(moments.sum_x / n))
-        judged = effective[:, None] * share >= FEWEST_PICTURES
+        often = varied * 1.0 if stretched else values_spread / np.square(128 + np.abs(moments.sum_x / n))
+        judged = effective[:, None] * often >= FEWEST_PICTURES
         effective = np.where(judged.any(axis=1), effective, 0.0)
     coarse = is_rounded(kind) * n * RESOLUTION**2  # others are not rounded to their own size
     if kind == "spikes":
@@ -240,10 +250,9 @@ def read_out(
         for c, v, e in zip(count, variation, effective, strict=True)
     )
     if table is None:
-        tests = judged.sum(axis=1)
-        p_value = np.array(
-            [float(sidak_p(np.abs(row[some]).max(), m)) if m else np.nan for row, some, m in zip(z, judged, tests, strict=True)]
-        )
+        p_value = np.full(k, np.nan)
+        for row in np.flatnonzero(judged.any(axis=1)):
+            p_value[row] = float(sidak_p(np.abs(z[row, judged[row]]).max(), int(judged[row].sum())))
     else:
         p_value = chi_square_p(z_squared, d) if patches == 1 else sidak_p(np.abs(z).max(axis=1), d)
     p_value = np.where([bool(text) for text in note], np.nan, p_value)
@@ -253,7 +262,7 @@ def read_out(
         share = (total / n + np.asarray(point.centre)) * point.step
     else:
         share = count / n
-    rho2 = np.full(k, np.nan) if table is None else explained_variance(z_squared, d, n)
+    rho2: Floats = np.full(k, np.nan) if table is None else explained_variance(z_squared, d, n)
     return Readout(kind, tuple(names), bias, z, standard_error, count, share, rho2, p_value, reliability(z_squared, free), note)
 
 

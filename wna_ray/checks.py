@@ -523,7 +523,7 @@ class Extent:
         """Memory that making the result again takes from so many bytes of moments; measured, to about a tenth."""
         pixels = math.prod(self.shape)
         maps, pictures, drawn = (8 * n for n in (self.rows * self.d, self.rows * pixels, min(self.rows, 30 * len(self.kinds)) * pixels))
-        whitened = 15 * maps if self.filtered else 0
+        whitened = (15 * maps + (200 * self.basis + 320 * self.d**2) * (self.basis > 0)) if self.filtered else 0
         decoded = 16 * self.rows * math.prod(self.decoded or (0,))  # the file, the array, the file made again, and some on the sheet
         return decoded + (whitened + 20 * maps + 23 * moments + 15 * pictures + 23 * drawn) // 10 + 24 * self.rows * self.outputs
 

@@ -203,7 +203,7 @@ def plan(
     for r in found.readouts:
         rho2 = r.rho2[np.isfinite(r.rho2)]
         median = float(np.median(rho2)) if rho2.size else 0.0
-        if r.estimator == "noise":
+        if r.estimator == "noise" and not asked.stimulus.measured:
             patches = job.stimulus.patches_an_image
             error = np.sqrt(2 * d) / (found.images * patches)  # sd of one row's rho2 under the null
             enough, clear = images_for(0.9, median, d) / patches, median > 2 * error

@@ -66,7 +66,8 @@ def draw(
             else "regression on the image, within what the basis spans, per {unit}",
         )
     if filters is not None and np.isfinite(filters).any():
-        pictures["filters.png"] = _recovery(stimulus, readouts[0], filters, f"Filters recovered from noise   {noise}")
+        found = "Filters, and averages of pictures" if stimulus.spec.measured else "Filters recovered from noise"
+        pictures["filters.png"] = _recovery(stimulus, readouts[0], filters, f"{found}   {noise}")
     one_hot = next((r for r in readouts if not is_dense(r.kind)), None)
     if one_hot is not None:
         pictures["label_frequencies.png"] = _frequencies(one_hot, f"Labels given to noise   {noise}")
@@ -190,6 +191,8 @@ def _sheet(
         else:
             units = told or (_UNITS[readout.kind] if readout.estimator == "noise" else f"mean gradient, {readout.kind} per {{unit}}")
             units = units.replace("{unit}", _unit(stimulus))
+            if stimulus.synthesis is not None and readout.estimator == "noise" and told is None:
+                units = units.partition("$\\sigma^2$")[0] + "variance of a weight" if "sigma" in units else units
             if stimulus.spec.measured:
                 units = units.replace("$\\sigma^2$", "mean var(x)")
             part.suptitle(

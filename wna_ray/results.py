@@ -99,6 +99,7 @@ def _read_outs(spec: Spec, stimulus: Stimulus, moments: Moments, identity: Mappi
             stimulus.unit,
             names,
             stimulus.patches_an_image,
+            stimulus.spec.basis is not None,
         )
         for r in spec.responses
     ]

@@ -26,11 +26,12 @@ from pydantic import (
 
 from wna_ray.datasets import SHAPES, DatasetName
 from wna_ray.errors import SpecError
-from wna_ray.noise import Kind, table
+from wna_ray.noise import table
 from wna_ray.wavelets import SIDE, wavelets
 
 ResponseKind = Literal["label", "confidence", "logits", "probabilities", "activation", "rectified", "spikes"]
 DIFFERENTIABLE: tuple[ResponseKind, ...] = ("logits", "probabilities", "activation", "rectified")
+StimulusKind = Literal["gaussian", "uniform", "binary", "sparse", "images"]
 UNIT_KINDS: tuple[ResponseKind, ...] = ("activation", "rectified", "spikes")
 MOST_FEATURES = 4096  # values whose covariance is taken apart for principal components
 MOST_BASIS = 1 << 25  # whole numbers of a basis: 128 MB
@@ -165,7 +166,7 @@ class StimulusSpec(_Frozen):
         itself is fed).
     """
 
-    kind: Literal[Kind, "images"]
+    kind: StimulusKind
     shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
     offset: Annotated[float | str, BeforeValidator(_number)] = 0.0
     scale: float = Field(gt=1e-30, lt=1e30)
