@@ -141,7 +141,7 @@ def mean_stimulus(finished: Run) -> NDArray[np.float32]:
     """``(C, H, W)``: mean of all stimuli that were counted in."""
     stimulus, moments = finished.stimulus, finished.moments
     grid = moments.sum_x[None] * np.float64(stimulus.unit / max(moments.images, 1))
-    return np.asarray(stimulus.offset + stimulus.expand(grid)[0], dtype=np.float32)
+    return np.asarray(stimulus.kept_offset + stimulus.expand(grid)[0], dtype=np.float32)
 
 
 def scored(templates: Template, split: Split, majority: float) -> tuple[dict[str, Any], dict[Score, Scored]]:

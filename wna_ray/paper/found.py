@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from wna_ray.classifier import Score, Scored, classify
 from wna_ray.datasets import DatasetName, NotAtHand, Split, load
 from wna_ray.errors import RunError
+from wna_ray.evaluation import mean_stimulus
 from wna_ray.models import load as load_model
 from wna_ray.opened import AnyRun, open_any
 from wna_ray.results import Run
@@ -117,10 +118,8 @@ def counts(run: Run) -> NDArray[np.int64]:
 
 
 def label_means(run: Run) -> Maps:
-    """Mean stimulus of each label ``(k, C, H, W)``: offset, grand mean of the noise, and bias map."""
-    moments = run.moments
-    grand = run.stimulus.expand((moments.sum_x / moments.images * run.stimulus.unit)[None])[0]
-    return np.asarray(maps(run, "label") + grand + run.stimulus.offset)
+    """Mean stimulus of each label ``(k, C, H, W)``; NaN where there is none."""
+    return np.asarray(maps(run, "label") + mean_stimulus(run))
 
 
 def scored(templates: Maps, dataset: DatasetName, score: Score) -> Scored:
