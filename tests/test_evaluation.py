@@ -20,7 +20,7 @@ from wna_ray.analysis import entropy
 from wna_ray.classifier import chance_rank, classify, on_cells, shuffled
 from wna_ray.datasets import NotAtHand, Split
 from wna_ray.errors import SpecError
-from wna_ray.evaluation import AVERAGE, RMS, Data, asked, data_of, mean_stimulus, self_labels, templates_of
+from wna_ray.evaluation import AVERAGE, RMS, Data, asked, centred, data_of, mean_stimulus, scored, self_labels, templates_of
 from wna_ray.models import load
 from wna_ray.page import PNG
 from wna_ray.report import written
@@ -102,6 +102,20 @@ def test_averages_and_rms_against_a_loop(tmp_path: Path, make_spec: Callable[...
         mine = images[labels == k]
         np.testing.assert_allclose(found["label" + AVERAGE][k], mine.mean(axis=0), atol=2e-6)
         np.testing.assert_allclose(found["label" + RMS][k], np.sqrt(np.square(mine).mean(axis=0)), atol=2e-6)
+
+
+def test_centred_score_is_the_correlation_with_images_less_the_mean_of_the_noise() -> None:
+    """Against numpy's correlation coefficient; a grey mean is seen by no correlation."""
+    rng = np.random.default_rng(9)
+    templates, offset = rng.normal(size=(4, 2, 3, 3)), rng.random((2, 3, 3), dtype=np.float32)
+    split = Split(rng.random((80, 2, 3, 3), dtype=np.float32), rng.integers(0, 4, 80))
+    entry, _ = scored(templates, split, 0.25, centred(split, offset))
+    right = [
+        int(np.argmax([np.corrcoef(t.ravel(), (image - offset).ravel())[0, 1] for t in templates])) == label
+        for image, label in zip(split.images, split.labels, strict=True)
+    ]
+    assert entry["accuracy"]["centred"] == np.mean(right) != entry["accuracy"]["correlation"]
+    assert centred(split, np.full((1, 1, 1), 0.4, dtype=np.float32)) is None
 
 
 def test_self_labels_are_those_of_maps_scaled_to_the_unit_interval() -> None:
@@ -264,8 +278,8 @@ def test_by_default_a_trained_network_is_scored_on_what_it_was_trained_on(tmp_pa
     assert data.images.labels.tolist() == [[7, 2].index(whole.labels[i]) for i in chosen]
     assert np.array_equal(data.images.images, np.stack([[np.rot90(whole.images[i, 0])] for i in chosen]))
     asked_for.clear()
-    scored = of(run(spec, str(tmp_path / "run"), executor="local"))
-    assert (scored["dataset"], scored["classes"], scored["chance"], scored["images"]) == ("mnist", 2, 0.5, 24)
+    report = of(run(spec, str(tmp_path / "run"), executor="local"))
+    assert (report["dataset"], report["classes"], report["chance"], report["images"]) == ("mnist", 2, 0.5, 24)
     assert asked_for == [False, True]
 
 

@@ -205,7 +205,7 @@ class _Described(_Loose):
     spec: dict[str, Any]
 
 
-_ByScore = dict[Literal["dot", "correlation", "cosine"], float]
+_ByScore = dict[Literal["dot", "correlation", "cosine", "centred"], float]
 
 
 class _Control(_Loose):

@@ -35,6 +35,7 @@ MEAN_IMAGE = "mean image"
 AVERAGE, RMS = " average", " rms"  # after the kind of a one-hot response: templates as the authors make them
 MOST_MATRIX = 50  # classes of a confusion matrix; of more, ranks are reported
 TOP = 5
+CENTRED = "centred"  # the correlation of a map with an image less the mean of the noise
 
 
 @dataclass(frozen=True)
@@ -144,10 +145,29 @@ def mean_stimulus(finished: Run) -> NDArray[np.float32]:
     return np.asarray(stimulus.kept_offset + stimulus.expand(grid)[0], dtype=np.float32)
 
 
-def scored(templates: Template, split: Split, majority: float) -> tuple[dict[str, Any], dict[Score, Scored]]:
-    """What is reported of a template set: each entry by score, as plain JSON values."""
-    found = {score: classifier.classify(templates, split, score) for score in SCORES}
-    control = {score: classifier.shuffled(templates, split, score) for score in SCORES}
+def centred(split: Split, offset: NDArray[np.float32]) -> Split | None:
+    """Images less the mean of the noise ``(C, H, W)``: a bias map tells what a step from there does. None where the mean is one grey, which
+    no correlation sees.
+    """
+    return None if offset.size == 1 else Split(split.images - offset, split.labels)
+
+
+def scored(templates: Template, split: Split, majority: float, steps: Split | None = None) -> tuple[dict[str, Any], dict[str, Scored]]:
+    """What is reported of a template set: each entry by score, as plain JSON values.
+
+    Parameters
+    ----------
+    templates, split
+        See `wna_ray.classifier.classify`.
+    majority
+        Share of the most frequent class, for p-values.
+    steps
+        The same images less the mean of the noise: their correlation with templates that are differences is the score `CENTRED`.
+    """
+    ways: list[tuple[str, Split, Score]] = [(score, split, score) for score in SCORES]
+    ways += [] if steps is None else [(CENTRED, steps, "correlation")]
+    found = {name: classifier.classify(templates, shown, score) for name, shown, score in ways}
+    control = {name: classifier.shuffled(templates, shown, score) for name, shown, score in ways}
     entry: dict[str, Any] = {
         "accuracy": {score: s.accuracy for score, s in found.items()},
         "interval": {score: s.interval for score, s in found.items()},
@@ -192,15 +212,15 @@ def picture_name(kind: str) -> str:
     return f"{EVALUATION.rpartition('/')[0]}/classifier_{kind.replace(' ', '_')}.png"
 
 
-def usual_score(kind: str) -> Score:
+def usual_score(kind: str, entry: Mapping[str, Any]) -> str:
     """The score of a template set's figure: the authors' for templates of theirs."""
-    return "cosine" if kind.endswith((AVERAGE, RMS)) else "correlation"
+    return "cosine" if kind.endswith((AVERAGE, RMS)) else CENTRED if CENTRED in entry["accuracy"] else "correlation"
 
 
-def _picture(kind: str, found: Mapping[Score, Scored], entry: Mapping[str, Any], names: list[str], data: Data) -> bytes:
+def _picture(kind: str, found: Mapping[str, Scored], entry: Mapping[str, Any], names: list[str], data: Data) -> bytes:
     from wna_ray import figures  # matplotlib, only where something is drawn
 
-    score, n, k = usual_score(kind), len(data.images.labels), data.classes
+    score, n, k = usual_score(kind, entry), len(data.images.labels), data.classes
     s, control = found[score], entry["control"][score]
     title = f"{kind} as classifier of {data.name}: accuracy {s.accuracy:.4g} ({score})\n{n:,} {data.split} images; "
     if k <= MOST_MATRIX:
@@ -247,8 +267,13 @@ def evaluate(spec: Spec, finished: Run, emit: Callback, ask: Ask) -> None:
     }
     cell = spec.stimulus.cell if finished.stimulus.gain is None else 1
     small = classifier.on_cells(images, cell) if cell > 1 else None
+    shown, offset = (images if small is None else small), finished.stimulus.offset
+    if small is not None and offset.size > 1 and (cells := classifier.on_cells(Split(offset[None], images.labels[:1]), cell)) is not None:
+        offset = cells.images[0]
+    steps = centred(shown, offset)
     for kind, maps in templates_of(finished):
-        entry, found = scored(maps, images, majority) if small is None else scored(maps[:, :, ::cell, ::cell], small, majority)
+        on_grid = maps if small is None else maps[:, :, ::cell, ::cell]
+        entry, found = scored(on_grid, shown, majority, None if kind.endswith((AVERAGE, RMS)) else steps)
         report["templates"][kind] = entry
         store.replace(picture_name(kind), _picture(kind, found, entry, names, data))
         if kind.endswith(AVERAGE):

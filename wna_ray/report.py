@@ -76,11 +76,11 @@ def _classifier(finished: AnyRun) -> Iterator[Section]:
     if scored is None:
         return
     figures = []
-    for kind in scored["templates"]:
+    for kind, entry in scored["templates"].items():
         name = picture_name(kind)
         data = finished.directory.store.read(name, most=MOST_PICTURE) if safe(name) else None
         if data is not None:
-            caption = f"{kind} as classifier of {scored['dataset']}, by {usual_score(kind)}."
+            caption = f"{kind} as classifier of {scored['dataset']}, by {usual_score(kind, entry)}."
             try:
                 figures.append(Figure(data, caption, caption))
             except ValueError as error:
@@ -92,9 +92,9 @@ def _classifier(finished: AnyRun) -> Iterator[Section]:
 
 CLASSIFIER = (
     "Each map is a template: an image gets the class whose map has the largest score with it. Shuffled maps have the same values in other "
-    "places. P-values: as many right by the share of the most frequent class. The authors take averages with cosine; maps of logits with "
-    "correlation are the improved way. The mean training image of each class is the ceiling of such templates, and no map. This part "
-    "depends on which images were at hand, so no digest proves it."
+    "places. P-values: as many right by the share of the most frequent class. The authors take averages with cosine; maps of logits are "
+    "the improved way, with correlation, or centred: with images less the mean of the noise. The mean training image of each class is the "
+    "ceiling of such templates, and no map. This part depends on which images were at hand, so no digest proves it."
 )
 PROOF = (
     "All that is shown here was made from exact sums whose SHA-256 digests are those of the run's manifest. The same spec gives the same "
