@@ -133,8 +133,8 @@ def templates_of(finished: Run) -> Iterator[tuple[str, Template]]:
             continue
         average = bias + mean_stimulus(finished)
         yield kind + AVERAGE, average
-        if finished.spec.moments.second:
-            yield kind + RMS, np.sqrt(finished.variance_maps[row : row + k] + np.square(average))
+        if finished.spec.keeps_squares:
+            yield kind + RMS, finished.rms_maps[row : row + k].astype(np.float32)
         row += k
 
 
