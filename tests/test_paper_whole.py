@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import browser
 import numpy as np
 import pytest
-from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
 
-from wna_ray import datasets, figures, pictures, training, trial_figures
+from wna_ray import bases, datasets, figures, pictures, stimuli, training, trial_figures
 from wna_ray.paper import conduct as conducting
 from wna_ray.paper import found as finding
-from wna_ray.paper.conduct import EXPERIMENTS, conduct
+from wna_ray.paper.conduct import EXPERIMENTS, Done, conduct
 from wna_ray.paper.plan import STEPS
 from wna_ray.spec import Spec
 from wna_ray.sweep_spec import SweepSpec
@@ -57,37 +59,68 @@ def small(asked: Any) -> Any:
     return asked.model_copy(update=sizes | {"poison": poison, "panel": panel})
 
 
-def test_the_whole_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WNA_DATA", raising=False)
-    for kind in (MNIST, FashionMNIST, CIFAR10):  # nothing real is touched
-        monkeypatch.setattr(kind, "__init__", None)
-    for module in (datasets, pictures, __import__("wna_ray.bases", fromlist=["x"]), __import__("wna_ray.stimuli", fromlist=["x"])):
-        monkeypatch.setattr(module, "load_bytes", made_up)
-    training._splits.cache_clear()
-    finding.data.cache_clear()
-    picture = figures.png(figures.Figure(figsize=(4, 3)))
-    # Figures of runs are tested elsewhere, and would take most of the time.
-    for module, name in ((figures, "draw"), (trial_figures, "draw"), (trial_figures, "draw_images")):
-        real = ("bias_maps", "z_maps", "label_frequencies", "filters", "attack", "microstimulation", "sensitivity", "classification_images")
-        shown = real if module is figures else real[4:6] if name == "draw" else real[6:]
-        monkeypatch.setattr(module, name, lambda *_a, shown=shown, **_k: {f"{n}.png": picture for n in shown})
-    monkeypatch.setattr(figures, "decoded", lambda *_: picture)
-    read = conducting.read_step
-    monkeypatch.setattr(conducting, "read_step", lambda *a: small(read(*a)))
-    steps = [step for step in STEPS if step.name not in ELSEWHERE]
-    said: list[str] = []
-    try:
-        done = conduct(tmp_path / "paper", jobs=JOBS, executor="local", steps=steps, say=said.append)
-    finally:
+@dataclass(frozen=True)
+class Whole:
+    """What came of it."""
+
+    out: Path
+    done: Done
+    said: list[str]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
+    """The paper, conducted in this process."""
+    out, said = tmp_path_factory.mktemp("whole") / "paper", list[str]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("WNA_DATA", raising=False)
+        for module in (datasets, pictures, bases, stimuli):
+            patch.setattr(module, "load_bytes", made_up)
+        # Figures of runs are tested elsewhere, and would take most of the time.
+        picture = figures.png(figures.Figure(figsize=(4, 3)))
+        drawn = {
+            (figures, "draw"): ("bias_maps", "z_maps", "label_frequencies", "filters"),
+            (trial_figures, "draw"): ("attack", "microstimulation"),
+            (trial_figures, "draw_images"): ("sensitivity", "classification_images"),
+        }
+        for (module, name), names in drawn.items():
+            patch.setattr(module, name, lambda *_a, names=names, **_k: {f"{n}.png": picture for n in names})
+        patch.setattr(figures, "decoded", lambda *_: picture)
+        read = conducting.read_step
+        patch.setattr(conducting, "read_step", lambda *a: small(read(*a)))
+        steps = [step for step in STEPS if step.name not in ELSEWHERE]
         training._splits.cache_clear()
         finding.data.cache_clear()
-    assert done.failed == {}, done.failed
-    assert [i for i, verdict in done.verdicts.items() if verdict is None] == ["e20"], said
-    numbers = json.loads((tmp_path / "paper" / "numbers.json").read_text())
+        yield Whole(out, conduct(out, jobs=JOBS, executor="local", steps=steps, say=said.append), said)
+    training._splits.cache_clear()
+    finding.data.cache_clear()
+
+
+def test_every_step_is_done(whole: Whole) -> None:
+    assert whole.done.failed == {}
+    told = {line.split()[2].rstrip(":") for line in whole.said if ": done in" in line}
+    assert told == {step.name for step in STEPS} - set(ELSEWHERE)
+
+
+def test_every_experiment_is_made_but_the_one_whose_data_is_not_there(whole: Whole) -> None:
+    assert [i for i, verdict in whole.done.verdicts.items() if verdict is None] == ["e20"], whole.said
+    numbers = json.loads((whole.out / "numbers.json").read_text())
     assert list(numbers) == [e.id for e in EXPERIMENTS if e.id != "e20"]
-    page = (tmp_path / "paper" / "report.html").read_text()
-    assert page.count("<figure") == sum(1 for _ in (tmp_path / "paper" / "figures").glob("*.png"))
-    # Again: nothing is trained or run a second time, and the page has the same bytes.
-    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "paper").rglob("*") if p.name in ("MANIFEST.json", "SWEEP.json")}
-    monkeypatch.setattr(conducting, "_write", lambda folder, files: said.extend(files))
-    assert len(before) > len(steps)
+    assert all(found["numbers"] for found in numbers.values())
+
+
+def test_the_report_has_every_picture_and_every_spec(whole: Whole) -> None:
+    page, names = (whole.out / "report.html").read_text(), [p.name for p in (whole.out / "figures").glob("*.png")]
+    assert page.count("data:image/png;base64,") == len(names) >= len(EXPERIMENTS) - 1
+    for step in STEPS:
+        if step.name not in ELSEWHERE:
+            assert f"{step.name}: the spec" in page, step.name
+
+
+def test_the_report_in_a_browser(whole: Whole, tmp_path: Path) -> None:
+    with browser.chromium(tmp_path / "profile") as running:
+        question = "[...document.images].every(i => i.complete && i.naturalWidth > 0) && document.documentElement.scrollWidth"
+        for width in (360, 1280):
+            found, said = running.ask(whole.out / "report.html", question, width)
+            assert 0 < found <= width
+            assert said == []

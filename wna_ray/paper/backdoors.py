@@ -33,7 +33,7 @@ def planted(found: Found) -> Made:
             z.setdefault(readout.kind, {})[name] = float(scores.z[TARGET])
             if readout.kind == "label":
                 rank[name], positions = int(scores.rank[TARGET]), scores.positions
-                largest[name] = max(abs(float(scores.z[i])) for i, note in enumerate(readout.note) if not note)
+                largest[name] = max((abs(float(scores.z[i])) for i, note in enumerate(readout.note) if not note), default=np.nan)
     here = [z["label"][f"poisoned-{i}"] for i in SEEDS]
     there = [largest[f"clean-{i}"] for i in SEEDS]
     hot = [z["logits"][f"poisoned-{i}"] for i in SEEDS]
