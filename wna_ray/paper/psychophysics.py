@@ -117,10 +117,13 @@ def ten_way(found: Found) -> Made:
     (trials,) = found.trials("psychometric-ten").values()
     table = trials.detection.to_pylist()
     gammas = trials.spec.gammas
-    d_prime = {g: float(np.mean([row["d_prime"] for row in table if row["gamma"] == g])) for g in gammas}
-    error = {g: float(np.sqrt(np.mean([row["d_prime_error"] ** 2 for row in table if row["gamma"] == g]))) for g in gammas}
+    # Weighted by what each digit tells: of answers that are hardly ever given d' is drawn to a value that depends on the numbers of trials.
+    known = {g: np.array([(row["d_prime"], row["d_prime_error"] ** -2) for row in table if row["gamma"] == g]).T for g in gammas}
+    d_prime = {g: float(np.average(d, weights=w)) for g, (d, w) in known.items()}
+    error = {g: float(w.sum() ** -0.5) for g, (_, w) in known.items()}
     images = {f"gamma {g:g}": trials.classification_images()[i] for i, g in enumerate(gammas)}
-    steady = [row["steadiness"] for row in table if row["gamma"] == gammas[-1] and row["steadiness"] is not None]
+    last = [row for row in table if row["gamma"] == gammas[-1] and row["steadiness"] is not None]
+    steady = [row["steadiness"] for row in last if (row["reliability"] or 0) > 0.5]
     falls = bool(np.all(np.diff([d_prime[g] for g in gammas]) < 0)) and abs(d_prime[0]) < 4 * error[0]
     rows = tuple(
         (
@@ -144,11 +147,11 @@ def ten_way(found: Found) -> Made:
         (
             Number(
                 "mean d' of ten digits at gamma " + " / ".join(f"{g:g}" for g in gammas),
-                " / ".join(f"{d_prime[g]:.2f}" for g in gammas),
+                " / ".join(f"{d_prime[g]:.2f} ± {error[g]:.2f}" for g in gammas),
                 "",
                 same(falls),
             ),
-            Number("same image at the largest gamma and at 0 (correlation, median)", f"{np.median(steady):.2f}" if steady else "-"),
+            Number("same image at the largest gamma and at 0 (correlation, median of the digits with a reliable one)", f"{np.median(steady):.2f}" if steady else "-"),
         ),
         (
             Figure(
