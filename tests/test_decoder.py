@@ -16,7 +16,7 @@ import torch
 from prepared import prepared, read
 from typer.testing import CliRunner
 
-from wna_ray import classifier, job
+from wna_ray import classifier
 from wna_ray.checks import NPY_BYTES, check_described
 from wna_ray.cli import app
 from wna_ray.errors import ModelError, RunError, SpecError
@@ -188,7 +188,6 @@ def test_refused(what: str, make: Callable[..., Spec]) -> None:
 def test_a_trained_decoder(make: Callable[..., Spec], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Its codes' shape is known, and told; its place is no part of the fingerprint; its maps are scored as pictures."""
     made_up_digits.install(monkeypatch)
-    monkeypatch.setattr(job, "load", lambda name, train, download=False: made_up_digits.split(train))
     base = {"dataset": "mnist", "epochs": 1, "validation": 80}
     train(TrainSpec.parse(base | {"network": "vae", "options": {"code": 6}}), str(tmp_path / "vae"), executor="local")
     train(TrainSpec.parse(base | {"network": "logistic"}), str(tmp_path / "net"), executor="local")

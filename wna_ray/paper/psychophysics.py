@@ -151,7 +151,10 @@ def ten_way(found: Found) -> Made:
                 "",
                 same(falls),
             ),
-            Number("same image at the largest gamma and at 0 (correlation, median of the digits with a reliable one)", f"{np.median(steady):.2f}" if steady else "-"),
+            Number(
+                "same image at the largest gamma and at 0 (correlation, median of the digits with a reliable one)",
+                f"{np.median(steady):.2f}" if steady else "-",
+            ),
         ),
         (
             Figure(
