@@ -36,6 +36,7 @@ from wna_ray.errors import RunError
 from wna_ray.finished import table_of
 from wna_ray.results import Run
 from wna_ray.spec import ResponseKind
+from wna_ray.stimuli import stimulus_text
 
 Floats = NDArray[np.float64]
 
@@ -207,7 +208,6 @@ class Measured:
             values = [np.nan if row["reliability"] is None else row["reliability"] for row in rows]
             reliability = np.array(values).reshape(len(looks), len(run.names)).T
         spec = stimulus.spec
-        spectrum = "" if spec.spectrum is None else f" 1/f^{spec.spectrum:g}"
         cell = f" in cells of {spec.cell}" if spec.cell > 1 else ""
         offset = "" if isinstance(spec.offset, float) else " around an image"
         return cls(
@@ -218,7 +218,7 @@ class Measured:
             gain=gain,
             samples=run.samples,
             seed=run.spec.seed,
-            noise=f"{spec.kind}{spectrum} noise{cell}, sd {stimulus.sd:.3g}{offset}" + (", by gradients" if gradient else ""),
+            noise=f"{stimulus_text(spec)} noise{cell}, sd {stimulus.sd:.3g}{offset}" + (", by gradients" if gradient else ""),
             grid=tuple(stimulus.grid_shape),
             spectrum=spec.spectrum,
             independent=not gradient and stimulus.patches_an_image == 1,
