@@ -45,6 +45,7 @@ EXPERIMENTS: tuple[Experiment, ...] = tuple(
     )
 )
 OWN = "paper"  # the directory that job files are written for
+PATIENCE = 86_400  # seconds: many sweeps wait for one another here, which is no sign of a cluster without room
 WEIGHTS = "torchvision:mobilenet_v2?weights="  # from a file of WNA_DATA, or else torchvision's own, which are downloaded
 
 
@@ -132,6 +133,8 @@ def read_step(step: Step, jobs: Path, out: str | Path, full: bool) -> Asked:
     sized = full and step.kind == "run" and "full" in yaml.safe_load(path.read_text())
     data = read_yaml(path, dict(step.changes) | (dict(step.full) if full else {}), sized)
     data = _moved(data, str(out))
+    if step.kind == "run":
+        data["execution"] = {"patience": PATIENCE} | data.get("execution", {})
     if step.kind == "train":
         return TrainSpec.parse(data, str(path))
     return SweepSpec.parse(data, str(path)) if "sweep" in data else parse_spec(data, str(path))
