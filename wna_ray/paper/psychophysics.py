@@ -161,7 +161,8 @@ def ten_way(found: Found) -> Made:
                 charts.sheet(
                     images,
                     trials.names,
-                    f"Classification images of ten answers around the mean digit, {trials.answers[0].sum():,} trials a gamma; grey: never answered",
+                    f"Classification images of ten answers around the mean digit, {trials.answers[0].sum():,} trials a gamma; grey: "
+                    "never answered",
                 ),
                 "Red: light there makes the network give that answer.",
                 "Classification images of ten answers by gamma",
