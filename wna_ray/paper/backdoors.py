@@ -74,8 +74,8 @@ def planted(found: Found) -> Made:
                 f"{' / '.join(f'{h:+.1f}' for h in hot)}; {' / '.join(f'{h:+.1f}' for h in cold)}",
             ),
             Number(
-                "Z in the nine's logit map, clean",
-                " / ".join(f"{t:+.1f}" for t in there),
+                "largest |Z| of any label of the clean networks",
+                " / ".join(f"{t:.1f}" for t in there),
                 "at most 1.3",
                 same(max(there) < 4),
             ),
