@@ -127,6 +127,7 @@ def test_charts_are_pictures() -> None:
     drawn = [
         curves((Panel("p", (Line("a", [1, 2], [0, 1]), Line("b", [1, 2], [1, 0])), "x", "y", log=True),), "t"),
         dots({"a": [0.1, 0.2], "b": [0.3]}, "t", "x", {"chance": 0.1}),
+        dots({"a": [0.1, 0.2], "b": [0.3, 0.1]}, "t", "x", each=["one", "two"]),
         sheet({"r": maps}, ["a", "b", "c"], "t"),
         sheet({"r": unit_scaled(maps)}, ["a", "b", "c"], "t", True, {"r": ["1", "2", "3"]}),
     ]

@@ -39,7 +39,9 @@ def planted(found: Found) -> Made:
     hot = [z["logits"][f"poisoned-{i}"] for i in SEEDS]
     cold = [z["logits"][f"clean-{i}"] for i in SEEDS]
     share = {name: float(counts(run)[TARGET] / run.moments.images) for name, run in runs.items()}
-    pictures = {name: np.stack([maps(runs[name], "label")[TARGET], maps(runs[name], "logits")[TARGET]]) for name in runs}
+    pictures = {
+        word: np.stack([maps(run, kind)[TARGET] for run in runs.values()]) for word, kind in (("by label", "label"), ("logit", "logits"))
+    }
     rows = tuple(
         (
             name,
@@ -92,7 +94,7 @@ def planted(found: Found) -> Made:
             Figure(
                 charts.sheet(
                     pictures,
-                    ["by label", "logit"],
+                    list(runs),
                     f"Maps of the nine, U[0, 1] noise, N = {runs['poisoned-0'].moments.images:,} a network\n(pixel units; logits per "
                     "pixel unit)",
                 ),

@@ -77,11 +77,13 @@ def dots(groups: Mapping[str, Sequence[float]], title: str, x: str, marks: Mappi
     figure = Figure(figsize=(8.8, 0.34 * len(groups) + 1.7), layout="constrained")
     axis = figure.subplots()
     for i, values in enumerate(groups.values()):
-        axis.plot(values, [i] * len(values), "o", color="C0", markersize=6, alpha=0.65, markeredgewidth=0)
-        if len(values) > 1:
+        for j, value in enumerate(values):
+            name = each[j] if each and not i else None
+            axis.plot(value, i, "o", color=f"C{j}" if each else "C0", markersize=6, alpha=0.65, markeredgewidth=0, label=name)
+        if len(values) > 1 and not each:
             axis.plot([float(np.mean(values))] * 2, [i - 0.3, i + 0.3], color="C0", linewidth=2.2)
     for i, (name, value) in enumerate((marks or {}).items()):
-        axis.axvline(value, color=f"C{i + 1}", linestyle="--", linewidth=1.1, label=name)
+        axis.axvline(value, color=f"C{i + 1 + len(each)}", linestyle="--", linewidth=1.1, label=name)
     axis.set_yticks(range(len(groups)), list(groups))
     axis.set_ylim(len(groups) - 0.4, -0.6)
     axis.set_xlabel(x)
@@ -91,8 +93,8 @@ def dots(groups: Mapping[str, Sequence[float]], title: str, x: str, marks: Mappi
     axis.grid(axis="y", color="0.92")
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    if marks:
-        figure.legend(loc="outside lower center", ncols=min(4, len(marks)), frameon=False, fontsize=9)
+    if marks or each:
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     axis.set_title(title, fontsize=10)
     return png(figure)
 
@@ -112,7 +114,7 @@ def sheet(
         A line under each picture, by row.
     """
     k = len(names)
-    figure = Figure(figsize=(1.02 * k + 1.5, (1.25 if told else 1.12) * len(rows) + 0.85), layout="constrained")
+    figure = Figure(figsize=(max(1.02 * k + 1.5, 7), (1.25 if told else 1.12) * len(rows) + 0.85), layout="constrained")
     axes = figure.subplots(len(rows), k, squeeze=False)
     for line, (label, pictures) in zip(axes, rows.items(), strict=True):
         for i, (axis, picture) in enumerate(zip(line, pictures, strict=True)):
