@@ -72,8 +72,17 @@ def curves(panels: Sequence[Panel], title: str, columns: int = 2) -> bytes:
     return png(figure)
 
 
-def dots(groups: Mapping[str, Sequence[float]], title: str, x: str, marks: Mapping[str, float] | None = None, shares: bool = True) -> bytes:
-    """One row a group, one dot a network, a bar at their mean; dashed lines at `marks`, their names at the top."""
+def dots(
+    groups: Mapping[str, Sequence[float]],
+    title: str,
+    x: str,
+    marks: Mapping[str, float] | None = None,
+    shares: bool = True,
+    each: Sequence[str] = (),
+) -> bytes:
+    """One row a group, one dot a network, a bar at their mean; dashed lines at `marks`. Where the networks of a group are of different
+    kinds, `each` names them: they have colours then, and no mean.
+    """
     figure = Figure(figsize=(8.8, 0.34 * len(groups) + 1.7), layout="constrained")
     axis = figure.subplots()
     for i, values in enumerate(groups.values()):
