@@ -122,6 +122,11 @@ def label_means(run: Run) -> Maps:
     return np.asarray(maps(run, "label") + mean_stimulus(run))
 
 
+def unit_length(templates: Maps) -> Maps:
+    """Each template ``(k, C, H, W)`` over its Euclidean norm."""
+    return np.asarray(templates / np.sqrt(np.square(templates).sum(axis=(1, 2, 3), keepdims=True)))
+
+
 def scored(templates: Maps, dataset: DatasetName, score: Score) -> Scored:
     """How templates classify the test images of a data set."""
     return classify(templates, data(dataset, False), score)

@@ -263,7 +263,7 @@ def imagenet(found: Found) -> Made:
                 "mean rank of the true class, of 1,000",
                 f"{rank:.1f} (chance {chance['mean']:.1f} ± {chance['standard_error']:.1f})",
                 "",
-                same(rank < chance["mean"] - 4 * chance["standard_error"]),
+                same(rank < chance["mean"] - 3 * chance["standard_error"]),
             ),
             Number("labels that noise reaches, of 1,000; entropy in bits", f"{int((n > 0).sum())}; {entropy(n):.2f}"),
             Number("the same by white noise", f"{int((white > 0).sum())}; {entropy(white):.2f}"),
