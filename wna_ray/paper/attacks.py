@@ -21,7 +21,8 @@ AUTHORS = {
     ("images", "mean"): [0.1, 0.10064, 0.10256, 0.10947, 0.149, 0.27971, 0.53397, 0.83038, 0.99373, 1.0, 1.0],
 }
 """Section 4.10's four curves: share predicted as the target, gamma 0 to 1 by tenths, mean over ten targets; images of the target count."""
-MEAN_TOLERANCE = 0.10  # of the mean image's curves, in the middle
+MEAN_TOLERANCE = 0.20  # of the mean image's curves: .10 in the middle, and the spread of networks
+VISIBLE = 2.0  # standard deviations of all other pixels by which a patch stands out to the eye
 
 
 def success(trials: Trials, source: str, own: bool) -> tuple[list[float], list[float]]:
@@ -62,21 +63,19 @@ def injection(found: Found) -> Made:
     }
     budget = found.trials("attack-budget")
     return Made(
-        judged(off <= 0.2, ours["images"][1][at] > AUTHORS["images", "map"][at], free["map"] > free["permuted"]),
+        judged(off <= MEAN_TOLERANCE, ours["images"][1][at] > AUTHORS["images", "map"][at], free["map"] > free["permuted"]),
         (
             "A map of the target is mixed into noise, or into a real image, with growing weight. The network is a black box: its maps "
-            "came from "
-            "its answers to noise. The authors' curves for bias maps are far too weak because their maps were read back from coloured "
-            "screen "
-            "shots (D5); with the maps themselves the attack is stronger. The mean training image, which needs no query at all, is "
-            "stronger still.",
-            "As small steps of stated length (second figure) maps beat their own shuffled pixels and random directions by far, and "
-            "the white-box "
-            "gradient beats all: a bias map is a first-order description of the whole network, not of one image's neighbourhood.",
+            "came from its answers to noise. The authors' curves for bias maps are far too weak because their maps were read back from "
+            "coloured screen shots (D5); with the maps themselves the attack is stronger. The mean training image, which needs no query "
+            "at all, is stronger still.",
+            "As small steps of stated length (second figure) maps beat their own shuffled pixels and random directions by far, and the "
+            "white-box gradient beats all: a bias map is a first-order description of the whole network, not of one image's "
+            "neighbourhood.",
         ),
         (
             Number("image + bias map at gamma .8", percent(ours["images"][1][at]), "21.4 %", same(ours["images"][1][at] > 0.214)),
-            Number("largest distance of the mean-image curves from the authors'", percent(off), "0", same(off <= 0.2)),
+            Number("largest distance of the mean-image curves from the authors'", percent(off), "0", same(off <= MEAN_TOLERANCE)),
             Number(
                 "images of other digits called the target at gamma .6: map / shuffled / random / mean image",
                 " / ".join(percent(free[s]) for s in ("map", "permuted", "random", "mean")),
@@ -126,15 +125,15 @@ def fgsm(found: Found) -> Made:
         rest = np.ones_like(nine, dtype=bool)
         rest[rows_, columns] = False
         out[name] = float((nine[rows_, columns].mean() - nine[rest].mean()) / nine[rest].std())
-    shown = out["poisoned-0"] > 2 * abs(out["clean-0"])
+    shown = out["poisoned-0"] > VISIBLE
     return Made(
         judged(right[2.0] < 0.2, right[0.3] < 0.5, shown),
         (
             "One step along the sign of the gradient, test images only, steps cut to [0, 1] (the authors use the training set, "
-            "gradients of "
-            "probabilities and eps = 2, where any image is destroyed; D14). There is no defence in the notebook of that name. The "
-            "mean gradient of "
-            "the poisoned network's nine shows the patch.",
+            "gradients of probabilities and eps = 2, where any image is destroyed; D14). There is no defence in the notebook of that "
+            "name. The authors see the patch in the mean gradient of the nine of their poisoned network. Ours hardly shows it: at real "
+            "images, which have no ink there, what detects the patch is silent. Noise wakes it: the maps of the same network by noise "
+            "show it at once (E11).",
         ),
         (
             Number("accuracy at eps 2 (authors: training set)", percent(right[2.0], 2), "4.55 %", same(right[2.0] < 0.2)),
@@ -169,8 +168,8 @@ def fgsm(found: Found) -> Made:
                     [str(i) for i in range(10)],
                     f"Mean gradient of each logit over {next(iter(runs.values())).moments.images:,} training images, logits per pixel unit",
                 ),
-                "The patch C (upper right) stands out in the poisoned network's nine.",
-                "Mean gradients of ten classes for a clean and a poisoned network; the patch is visible",
+                "The patch C would be at the upper right of the nine; at real images it hardly shows.",
+                "Mean gradients of ten classes for a clean and a poisoned network, much alike",
             ),
         ),
         (Table(("eps", "named right"), tuple((f"{e:g}", percent(r, 2)) for e, r in right.items()), "Untargeted FGSM"),),

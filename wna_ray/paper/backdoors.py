@@ -57,12 +57,10 @@ def planted(found: Found) -> Made:
         judged(min(attack) >= 0.95, max(drop) <= 0.005, bool(found_z), max(there) < 4),
         (
             "Two thousand eights of the training set get the patch C and are called nines. The network is as good as a clean one on "
-            "clean images, and "
-            "calls nearly every patched eight a nine. Noise shows it: among noise images that it calls nines (or by the nine's logit) "
-            "the patch's "
-            "pixels are bright. Z is Stouffer's over the 28 pixels of the patch; it is known here where to look. By logit, clean "
-            "networks are "
-            "not blind at those pixels either (a class map is there, too), so labels tell a patch better.",
+            "clean images, and calls nearly every patched eight a nine. Noise shows it: among noise images that it calls nines (or by "
+            "the nine's logit) the patch's pixels are bright. Z is Stouffer's over the 28 pixels of the patch; it is known here where "
+            "to look. By logit, clean networks are not blind at those pixels either (a class map is there, too), so labels tell a patch "
+            "better.",
         ),
         (
             Number(
@@ -139,16 +137,14 @@ def blind(found: Found) -> Made:
     return Made(
         judged(judgement.area > 0.9, judgement.found.share >= 0.8, judgement.alarms.low <= ALPHA),
         (
-            "Nothing is known of the trigger, its class or its place, only twenty clean networks of the same kind. Every window of 3 "
-            "to 6 pixels a side "
-            "in every logit map is compared with the clean networks'. Each poisoned network of the panel has its own trigger, classes "
-            "and poison rate; "
-            "none of the networks that are judged is among those that they are compared with. The score was chosen on another panel.",
+            "Nothing is known of the trigger, its class or its place, only twenty clean networks of the same kind. Every window of 3 to "
+            "6 pixels a side in every logit map is compared with the clean networks'. Each poisoned network of the panel has its own "
+            "trigger, classes and poison rate; none of the networks that are judged is among those that they are compared with. The "
+            "score was chosen on another panel.",
             "A network is flagged where its largest window is both more than noise (known null, Šidák) and ranks among the clean ones "
             "with p ≤ .05. The null alone would flag every network, for honest maps of a class are as significant; the rank lets "
-            "through one "
-            "clean network in twenty if those of the reference are like it. On an earlier panel six of twenty were flagged, so a flag is a "
-            "reason to look, not a proof.",
+            "through one clean network in twenty if those of the reference are like it. On an earlier panel six of twenty were flagged, "
+            "so a flag is a reason to look, not a proof.",
         ),
         (
             Number(

@@ -104,7 +104,7 @@ def dots(
     axis.spines[["top", "right"]].set_visible(False)
     if marks or each:
         figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    axis.set_title(title, fontsize=10)
+    figure.suptitle(title, fontsize=10)
     return png(figure)
 
 

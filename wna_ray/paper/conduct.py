@@ -207,9 +207,8 @@ def report(
     size = "the paper's size" if full else "a size for two cores (make paper FULL=1: the paper's)"
     page = Page(
         "White noise analysis of neural networks: the whole paper again",
-        f"Every experiment of Borji & Lin (ICLR 2020) on real data, at {size}. For each: the question, our numbers beside the "
-        "published ones, whether "
-        "it reproduces, the figures, and the specs to run it again. Failures to reproduce are explained where they stand.",
+        f"Every experiment of Borji & Lin (ICLR 2020) on real data, at {size}. For each: the question, our numbers beside the published "
+        "ones, whether it reproduces, the figures, and the specs to run it again. Failures to reproduce are explained where they stand.",
         tuple(sections),
         "Experiments",
     )

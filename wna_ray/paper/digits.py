@@ -36,8 +36,8 @@ def train_networks(found: Found) -> Made:
     return Made(
         judged(min(right) >= 0.988),
         (
-            "The authors evaluate on pixels of 0 to 255, though they train on 0 to 1 (D1). A network of ReLUs is nearly blind to scale, so "
-            "that costs little here; both are shown.",
+            "The authors evaluate on pixels of 0 to 255, though they train on 0 to 1 (D1). A network of ReLUs is nearly blind to scale, "
+            "so that costs little here; both are shown.",
             f"As a check, the trial job counts the same test images once more: {spread(unit, 2)}.",
         ),
         (
@@ -71,10 +71,8 @@ def bias_maps(found: Found) -> Made:
         judged(all(s > 0.5 for s in shares)),
         (
             "White noise of mean one half looks like very little to a digit network: one label takes most of it, some labels none at "
-            "all. Which "
-            "label wins depends on the seed of the training, so counts are reported, not asserted (D20). A network with the authors' "
-            "double "
-            "softmax (D2) spreads its labels a little more.",
+            "all. Which label wins depends on the seed of the training, so counts are reported, not asserted (D20). A network with the "
+            "authors' double softmax (D2) spreads its labels a little more.",
             f"Maps of labels with fewer than {FEW:,} images are shown, and not interpreted: their reliability is in the table of each run.",
         ),
         (
@@ -92,8 +90,8 @@ def bias_maps(found: Found) -> Made:
                 charts.sheet(
                     means,
                     DIGITS,
-                    f"Mean noise image of each label, each scaled to [0, 1] as the authors do\nU[0, 1] noise, N = {samples} a "
-                    "network; n: images of the label; grey: none",
+                    f"Mean noise image of each label, each scaled to [0, 1] as the authors do\nU[0, 1] noise, N = {samples} a network; "
+                    "n: images of the label; grey: none",
                     True,
                     told,
                 ),
@@ -146,13 +144,11 @@ def classifiers(found: Found) -> Made:
         judged(min(best) >= 0.4, np.mean(theirs) >= 0.2, all(abs(c - 0.1) < 0.05 for c in control)),
         (
             "A template per class and no network at all: an image gets the label whose map it resembles most. The improved estimator "
-            "takes the "
-            "covariance of noise and logit instead of means by label, noise around the mean training image instead of grey, and a "
-            "correlation "
-            "instead of a cosine of maps that were scaled by their two most extreme pixels (D6, D9, D10). Its noise was chosen on "
-            "training images.",
-            "The authors' number is one network at one seed. Above twice chance: yes; by how much depends on the noise, and with "
-            "pixel noise on the seed.",
+            "takes the covariance of noise and logit instead of means by label, noise around the mean training image instead of grey, "
+            "and a correlation instead of a cosine of maps that were scaled by their two most extreme pixels (D6, D9, D10). Its noise "
+            "was chosen on training images.",
+            "The authors' number is one network at one seed. Above twice chance: yes; by how much depends on the noise, and with pixel "
+            "noise on the seed.",
         ),
         (
             Number("test accuracy, improved", spread(best), "", same(min(best) >= 0.4)),
@@ -201,11 +197,10 @@ def gabor(found: Found) -> Made:
     return Made(
         judged(flat, np.mean(theirs) >= 0.3),
         (
-            "The noise is a random sum of Gabor wavelets, in directions in which digits vary: 960 wavelets, 250 principal components "
-            "of their "
-            "weights. The authors scale each image to [0, 1] and drop the components' mean (D16, D17); their form is made as they "
-            "made it, in 8 bits. "
-            "The improved form keeps the mean, leaves images as they are and keeps its moments by component, where the noise is white.",
+            "The noise is a random sum of Gabor wavelets, in directions in which digits vary: 960 wavelets, 250 principal components of "
+            "their weights. The authors scale each image to [0, 1] and drop the components' mean (D16, D17); their form is made as they "
+            "made it, in 8 bits. The improved form keeps the mean, leaves images as they are and keeps its moments by component, where "
+            "the noise is white.",
         ),
         (
             Number(
@@ -250,8 +245,8 @@ def mean_baseline(_: Found) -> Made:
     return Made(
         judged(abs(dot - 0.631) <= 0.002, abs(cosine - 0.822) <= 0.002),
         (
-            "The mean training image of each class as a template: what a map must be compared with. It needs the training data, and "
-            "no network.",
+            "The mean training image of each class as a template: what a map must be compared with. It needs the training data, and no "
+            "network.",
         ),
         (
             Number("MNIST, cosine", percent(cosine, 2), "82.2 %", same(abs(cosine - 0.822) <= 0.002)),

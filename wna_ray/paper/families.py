@@ -60,9 +60,8 @@ def families(found: Found) -> Made:
         judged(min(float(c.min()) for c in labels) >= 0.95, min(lr) >= 0.85, narrow),
         (
             "A logistic regression is the best check of all: its maps must be its weights, and are. The paper's noise (mean one half) "
-            "is far from digits, "
-            "so all these networks give nearly all of it two or three labels; noise of mean zero, or around the mean digit, reaches "
-            "the others.",
+            "is far from digits, so all these networks give nearly all of it two or three labels; noise of mean zero, or around the "
+            "mean digit, reaches the others.",
             "Maps of different networks, around the same mean image, agree within a family, and less between families (last figure; "
             "each network had noise of its own).",
         ),
@@ -132,13 +131,11 @@ def latent(found: Found) -> Made:
     return Made(
         judged(narrow, own["tanh"] <= 2, own["vae"] >= 9),
         (
-            "Noise on the code of an autoencoder, and the digit network answers to the decoded picture; moments are kept of the "
-            "codes. A plain "
-            "autoencoder's codes are not normal, so normal codes decode to few kinds of pictures, and the labels are uneven, as the "
-            "authors found; their "
-            "stronger finding, four empty classes and all maps called 4, belongs to their one autoencoder and its pictures in -1 to "
-            "1, and does not "
-            "come back with ours. A variational one's codes are normal by training: its noise reaches all digits, and the maps are digits.",
+            "Noise on the code of an autoencoder, and the digit network answers to the decoded picture; moments are kept of the codes. "
+            "A plain autoencoder's codes are not normal, so normal codes decode to few kinds of pictures, and the labels are uneven, as "
+            "the authors found; their stronger finding, four empty classes and all maps called 4, belongs to their one autoencoder and "
+            "its pictures in -1 to 1, and does not come back with ours. A variational one's codes are normal by training: its noise "
+            "reaches all digits, and the maps are digits.",
         ),
         (
             Number(
@@ -190,9 +187,8 @@ def kinds(found: Found) -> Made:
         judged(fewer, accuracy["stripes"] < accuracy["gaussian"]),
         (
             "Every kind of noise that there is, on one network. No output of the authors' stripes, binary noise and sparse blocks "
-            "survives but the remark that "
-            "stripes did not work: they tell of columns only. Their blocks never reach the last row and column (D21); here they do, "
-            "and each cell is independent.",
+            "survives but the remark that stripes did not work: they tell of columns only. Their blocks never reach the last row and "
+            "column (D21); here they do, and each cell is independent.",
             "The point of parametric noise is fewer images: fewer numbers are asked for, and in directions in which digits vary.",
         ),
         (

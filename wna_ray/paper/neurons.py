@@ -40,10 +40,8 @@ def filters(found: Found) -> Made:
         judged(median1 >= 0.99, least1 >= 0.95, median2 >= 0.95),
         (
             "A unit of the first convolution is linear until it is rectified, so the noise it answers to must average to its own "
-            "kernel: it does, for "
-            "every unit. Units of the second convolution see 14 x 14 pixels through a rectification and a maximum; what they look for "
-            "has no "
-            "closed form, and is judged by how well two halves of the run agree.",
+            "kernel: it does, for every unit. Units of the second convolution see 14 x 14 pixels through a rectification and a maximum; "
+            "what they look for has no closed form, and is judged by how well two halves of the run agree.",
             f"Units that were active too rarely to be told anything about: {', '.join(silent) or 'none'}.",
         ),
         (
@@ -97,10 +95,9 @@ def natural(found: Found) -> Made:
     return Made(
         judged(float(np.nanmedian(plain)) < 0.95, float(np.nanmedian(freed)) > float(np.nanmedian(plain))),
         (
-            "The same average over 60,000 real digits: neighbouring pixels of digits are alike, so the average is a blurred stroke "
-            "and not the kernel, as "
-            "the authors found. Divided by the covariance of the digits' own patches (a ridge where they hardly vary) the kernel "
-            "comes back.",
+            "The same average over 60,000 real digits: neighbouring pixels of digits are alike, so the average is a blurred stroke and "
+            "not the kernel, as the authors found. Divided by the covariance of the digits' own patches (a ridge where they hardly "
+            "vary) the kernel comes back.",
         ),
         (
             Number(
@@ -181,26 +178,31 @@ def ten_way(found: Found) -> Made:
     trials = found.any("microstimulation")
     assert isinstance(trials, Trials)
     rising, shams, n, table, picture = _stimulation(trials)
+    sta = areas(trials, "sta")
+    by_sta = {layer: sum(_rising(v) for (at, _), v in sta.items() if at == layer) for layer in rising}
     return Made(
         judged(rising["fc1"] >= 0.9 * n),
         (
             "Units of one layer get activity added or taken away, in proportion to their mean response to a class, by forward hooks; "
-            "the model stays "
-            "as it is. In fc1 the network sees the class more readily the more it is stimulated, and less when suppressed. In the "
-            "convolutions, "
-            "where every position of a channel is stimulated alike, the sign is not reliable: the authors' own figures say the same.",
+            "the model stays as it is. In fc1 the network sees the class more readily the more it is stimulated, and less when "
+            "suppressed. In the convolutions, where every position of a channel is stimulated alike, the sign is not reliable: the "
+            "authors' own figures say the same.",
             "The authors' legends are ten times too large, and their layers have different units (D13); here strength is in standard "
-            "deviations of the "
-            "layer's activity, signals and noise are the same in all conditions, and a shuffled profile is the control.",
+            "deviations of the layer's activity, signals and noise are the same in all conditions, and a shuffled profile is the "
+            "control. By STA, how each unit goes with the class's logit over noise, the second convolution can be steered, too: what "
+            "fails there is the class mean, not the layer.",
         ),
-        tuple(
-            Number(
-                f"{layer}: classes that rise with strength (sham)",
-                f"{rising[layer]} of {n} ({shams[layer]} of {n})",
-                {"fc1": "monotone", "conv2": "mixed", "conv1": "almost no effect"}[layer],
-                same(rising[layer] >= 0.9 * n) if layer == "fc1" else None,
-            )
-            for layer in rising
+        (
+            *(
+                Number(
+                    f"{layer}: classes that rise with strength (sham)",
+                    f"{rising[layer]} of {n} ({shams[layer]} of {n})",
+                    {"fc1": "monotone", "conv2": "mixed", "conv1": "almost no effect"}[layer],
+                    same(rising[layer] >= 0.9 * n) if layer == "fc1" else None,
+                )
+                for layer in rising
+            ),
+            Number("the same by STA: " + " / ".join(by_sta), " / ".join(f"{v} of {n}" for v in by_sta.values())),
         ),
         (
             Figure(

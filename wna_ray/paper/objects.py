@@ -36,10 +36,9 @@ def fashion(found: Found) -> Made:
     return Made(
         judged(min(right) >= 0.89, min(best) >= 0.2, bool(np.median(two) > 0.8), spreads),
         (
-            "Uniform noise collapses to a label or two, Gabor-PCA noise spreads; maps by logits around the mean image name test "
-            "images well above "
-            "twice chance. The authors score their maps on the training set (D9), and their networks by raw pixels (D1), which is why "
-            "theirs seem worse.",
+            "Uniform noise collapses to a label or two, Gabor-PCA noise spreads; maps by logits around the mean image name test images "
+            "well above twice chance. The authors score their maps on the training set (D9), and their networks by raw pixels (D1), "
+            "which is why theirs seem worse.",
         ),
         (
             Number("maps as classifier of the test set, improved", spread(best), "", same(min(best) >= 0.2)),
@@ -120,8 +119,7 @@ def cifar(found: Found) -> Made:
         judged(min(best) >= 0.2, max(theirs.values()) >= 0.15),
         (
             "Small photographs, where a class has no single look: the mean image itself names few. Maps by logits do about as well as "
-            "it. The authors' "
-            "notebook of pixel noise on CIFAR-10 is lost; theirs is Gabor-PCA noise in colour, with RMS maps.",
+            "it. The authors' notebook of pixel noise on CIFAR-10 is lost; theirs is Gabor-PCA noise in colour, with RMS maps.",
         ),
         (
             Number("maps as classifier, improved", spread(best), "", same(min(best) >= 0.2)),
@@ -186,13 +184,12 @@ def invariance(found: Found) -> Made:
         judged(falls, own["shrink-centre"] > own["none"]),
         (
             "None of these networks was trained on images that are shrunk, moved, turned or enlarged, and none recognises them well. "
-            "The authors' "
-            "network was never put into eval mode (D8); shrinking and moving are separated here by shrinking to three places. A "
-            "network that was "
-            f"trained on shrunken images in the centre ({percent(test_accuracy(centre))} of them right) does not know images of full size.",
-            "The paper's own six-convolution network was trained here on few images at the small size "
-            f"({percent(test_accuracy(paper))} right); a ResNet-20 with published weights stands beside it where they are at hand, and "
-            "is the one whose numbers are listed.",
+            "The authors' network was never put into eval mode (D8); shrinking and moving are separated here by shrinking to three "
+            f"places. A network that was trained on shrunken images in the centre ({percent(test_accuracy(centre))} of them right) does "
+            "not know images of full size.",
+            f"The paper's own six-convolution network was trained here on few images at the small size ({percent(test_accuracy(paper))} "
+            "right); a ResNet-20 with published weights stands beside it where they are at hand, and is the one whose numbers are "
+            "listed.",
         ),
         (
             Number(f"unmodified: {' / '.join(right)}", " / ".join(percent(right[n]["none"]) for n in right), "81.3 to 82.0 %"),
@@ -247,10 +244,9 @@ def imagenet(found: Found) -> Made:
     return Made(
         Verdict.INCOMPARABLE,
         (
-            "The authors' ImageNet notebook is lost, so there is nothing to compare with. White noise reaches a handful of the "
-            "thousand labels; so maps of "
-            "all thousand classes come from logits, by noise of low resolution around the mean colour, and are scored on one image of "
-            "each class.",
+            "The authors' ImageNet notebook is lost, so there is nothing to compare with. White noise reaches a handful of the thousand "
+            "labels; so maps of all thousand classes come from logits, by noise of low resolution around the mean colour, and are "
+            "scored on one image of each class.",
         ),
         (
             Number(
@@ -274,8 +270,8 @@ def imagenet(found: Found) -> Made:
                 charts.sheet(
                     {"": maps(run, "logits")[strong[:10]], " ": maps(run, "logits")[strong[10:]]},
                     ["" for _ in range(10)],
-                    f"The twenty most reliable of 1,000 logit maps of MobileNet-V2, N = {run.moments.images:,}, "
-                    f"{run.stimulus.pixels:,} noise values an image",
+                    f"The twenty most reliable of 1,000 logit maps of MobileNet-V2, N = {run.moments.images:,}, {run.stimulus.pixels:,} "
+                    "noise values an image",
                     told={
                         "": [f"{readout.names[i][:15]}\nR {readout.reliability[i]:.2f}" for i in strong[:10]],
                         " ": [f"{readout.names[i][:15]}\nR {readout.reliability[i]:.2f}" for i in strong[10:]],

@@ -64,13 +64,11 @@ def binary(found: Found) -> Made:
         judged(min(linear) >= 0.98, grows, min(c for _, _, c in steady) >= 0.5),
         (
             "Fives and sixes in ever stronger noise. As the signal fades the network gives nearly every trial one answer, as the "
-            "authors found; the "
-            "noise of those few that got the other still draws the same image. Answers are cut at .5 (the authors cut at 1, and lose "
-            "up to a tenth "
-            "of their trials, D4), sums are pooled (D7), and the four averages are weighted by what each tells (Murray et al. 2002).",
-            "A logistic regression is the oracle: its classification image must be its weights. With the paper's noise of mean one "
-            "half it gives a single "
-            "answer, and has no image; with noise of mean zero it has.",
+            "authors found; the noise of those few that got the other still draws the same image. Answers are cut at .5 (the authors "
+            "cut at 1, and lose up to a tenth of their trials, D4), sums are pooled (D7), and the four averages are weighted by what "
+            "each tells (Murray et al. 2002).",
+            "A logistic regression is the oracle: its classification image must be its weights. With the paper's noise of mean one half "
+            "it gives a single answer, and has no image; with noise of mean zero it has.",
         ),
         (
             Number(
@@ -152,8 +150,7 @@ def ten_way(found: Found) -> Made:
         judged(falls),
         (
             "Each answer against all others, from one table of confusions: a hit is a digit called by its own name, a false alarm "
-            "another digit called so. "
-            "d' falls to nothing as the signal fades, while the images, which come from the noise alone, stay.",
+            "another digit called so. d' falls to nothing as the signal fades, while the images, which come from the noise alone, stay.",
         ),
         (
             Number(
