@@ -115,6 +115,8 @@ def test_the_report_has_every_picture_and_every_spec(whole: Whole) -> None:
     for step in STEPS:
         if step.name not in ELSEWHERE:
             assert f"{step.name}: the spec" in page, step.name
+    assert "4 runs of 256 images" in page  # of networks, whose noise is 256 images each
+    assert "are significant (p &lt; 0.05 after Bonferroni)" in page
 
 
 def test_the_report_in_a_browser(whole: Whole, tmp_path: Path) -> None:

@@ -22,21 +22,25 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import yaml
 
 from wna_ray.errors import SpecError, StoreError, WnaError
+from wna_ray.opened import AnyRun
 from wna_ray.page import Figure, Page, Section, Verdict, render
 from wna_ray.paper import attacks, backdoors, digits, families, neurons, objects, psychophysics
 from wna_ray.paper.experiment import Experiment, Made
 from wna_ray.paper.found import Found, Missing
 from wna_ray.paper.plan import STEPS, Step
 from wna_ray.progress import duration
+from wna_ray.results import Run
 from wna_ray.spec import read_yaml
 from wna_ray.specs import parse_spec
 from wna_ray.sweep_run import run_any, run_sweep
 from wna_ray.sweep_spec import SweepSpec
 from wna_ray.train_run import train
 from wna_ray.train_spec import TrainSpec
+from wna_ray.trial_results import Trials
 
 EXPERIMENTS: tuple[Experiment, ...] = tuple(
     sorted(
@@ -45,6 +49,8 @@ EXPERIMENTS: tuple[Experiment, ...] = tuple(
     )
 )
 OWN = "paper"  # the directory that job files are written for
+LEVEL = 0.05  # of all maps of a step together
+MOST_PRINTS = 4  # fingerprints that are told
 PATIENCE = 86_400  # seconds: many sweeps wait for one another here, which is no sign of a cluster without room
 WEIGHTS = "torchvision:mobilenet_v2?weights="  # from a file of WNA_DATA, or else torchvision's own, which are downloaded
 
@@ -191,7 +197,9 @@ def report(
             say(f"{experiment.title}: could not be made. {reason}")
             continue
         verdicts[experiment.id] = made.verdict
-        sections.append(_section(experiment, made, {name: specs[name] for name in sorted(found.read) if name in specs}))
+        steps = sorted(found.read)
+        facts = [(step, fact) for step in steps if (fact := told(found.opened(step)))]
+        sections.append(_section(experiment, made, facts, {name: specs[name] for name in steps if name in specs}))
         numbers[experiment.id] = {
             "title": experiment.title,
             "verdict": made.verdict.value,
@@ -216,7 +224,27 @@ def report(
     return verdicts
 
 
-def _section(experiment: Experiment, made: Made, specs: Mapping[str, str]) -> Section:
+def told(runs: Mapping[str, AnyRun]) -> str:
+    """N of some runs, and how sure their maps are: in one line."""
+    if not runs:
+        return ""
+    samples = sorted({run.moments.images if isinstance(run, Run) else run.sums.images for run in runs.values()})
+    of = "trials" if all(isinstance(run, Trials) for run in runs.values()) else "images"
+    words = [f"{len(runs)} run{'s' * (len(runs) > 1)} of {' to '.join(f'{n:,}' for n in (samples[0], samples[-1])[: len(samples)])} {of}"]
+    readouts = [r for run in runs.values() if isinstance(run, Run) for r in run.readouts]
+    p = np.concatenate([r.p_value for r in readouts]) if readouts else np.zeros(0)
+    tested = p[np.isfinite(p)]
+    if len(tested):
+        reliable = np.concatenate([r.reliability for r in readouts])[np.isfinite(p)]
+        found = int((tested < LEVEL / len(tested)).sum())
+        words.append(f"{found:,} of {len(tested):,} maps with enough images are significant (p < {LEVEL:g} after Bonferroni)")
+        words.append(f"median reliability {np.median(reliable):.3f}")
+    prints = [run.fingerprint[:8] for run in runs.values()]
+    words.append(f"fingerprint{'s' * (len(prints) > 1)} {', '.join(prints[:MOST_PRINTS])}" + ", ..." * (len(prints) > MOST_PRINTS))
+    return "; ".join(words)
+
+
+def _section(experiment: Experiment, made: Made, facts: Sequence[tuple[str, str]], specs: Mapping[str, str]) -> Section:
     return Section(
         experiment.id,
         experiment.title,
@@ -226,7 +254,7 @@ def _section(experiment: Experiment, made: Made, specs: Mapping[str, str]) -> Se
         made.numbers,
         made.figures,
         made.tables,
-        made.facts,
+        (*made.facts, *facts),
         tuple((f"{name}: the spec", text) for name, text in specs.items()),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -45,6 +45,7 @@ class Found:
         self.out, self.why = Path(out), dict(why or {})
         self.read: set[str] = set()
         """Names of steps that were asked for, since it was last emptied."""
+        self._opened: dict[str, dict[str, AnyRun]] = {}
 
     def _path(self, step: str) -> str:
         self.read.add(step)
@@ -65,17 +66,24 @@ class Found:
 
     def any(self, name: str) -> AnyRun:
         """A finished run of any kind."""
-        try:
-            return open_any(self._path(f"runs/{name}"))
-        except RunError as reason:
-            raise Missing(str(reason)) from None
+        return self._open(name, lambda path: {"": open_any(path)})[""]
 
     def members(self, name: str) -> dict[str, AnyRun]:
         """The finished runs of a sweep, by their paths."""
-        try:
-            return open_sweep(self._path(f"runs/{name}")).members
-        except RunError as reason:
-            raise Missing(str(reason)) from None
+        return self._open(name, lambda path: open_sweep(path).members)
+
+    def opened(self, step: str) -> dict[str, AnyRun]:
+        """Runs of a step that were opened."""
+        return self._opened.get(step.removeprefix("runs/"), {})
+
+    def _open(self, name: str, how: Callable[[str], dict[str, AnyRun]]) -> dict[str, AnyRun]:
+        path = self._path(f"runs/{name}")
+        if name not in self._opened:
+            try:
+                self._opened[name] = how(path)
+            except RunError as reason:
+                raise Missing(str(reason)) from None
+        return self._opened[name]
 
     def there(self, name: str) -> bool:
         """Whether a sweep that not everybody can run (it needs somebody's weights) is finished."""
