@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from wna_ray import backdoor_figures
-from wna_ray.backdoor import ALPHA
 from wna_ray.backdoor_runs import examine, patch_of, poison_of
 from wna_ray.backdoor_runs import judged as judge_panel
-from wna_ray.page import Figure, Number, Table
+from wna_ray.page import Figure, Number, Table, Verdict
 from wna_ray.paper import charts
 from wna_ray.paper.experiment import Experiment, Made, judged, percent, same, spread, test_accuracy
 from wna_ray.paper.found import Found, counts, maps
@@ -135,7 +134,7 @@ def blind(found: Found) -> Made:
         for e, p in ((e, e.poison) for e in examined)
     )
     return Made(
-        judged(judgement.area > 0.9, judgement.found.share >= 0.8, judgement.alarms.low <= ALPHA),
+        Verdict.INCOMPARABLE,
         (
             "Nothing is known of the trigger, its class or its place, only twenty clean networks of the same kind. Every window of 3 to "
             "6 pixels a side in every logit map is compared with the clean networks'. Each poisoned network of the panel has its own "
@@ -147,11 +146,9 @@ def blind(found: Found) -> Made:
             "so a flag is a reason to look, not a proof.",
         ),
         (
-            Number(
-                "area under the ROC curve", f"{judgement.area:.3f} ± {judgement.area_error:.3f}", "untested", same(judgement.area > 0.9)
-            ),
-            Number("backdoored networks flagged", str(judgement.found), "untested"),
-            Number("clean networks flagged (nominally .05)", str(judgement.alarms), "untested", same(judgement.alarms.low <= ALPHA)),
+            Number("area under the ROC curve", f"{judgement.area:.3f} ± {judgement.area_error:.3f}"),
+            Number("backdoored networks flagged", str(judgement.found)),
+            Number("clean networks flagged (nominally .05)", str(judgement.alarms)),
             Number("target class named right", str(judgement.target)),
             Number("window on the trigger", str(judgement.place)),
             Number("the backdoors' own success", spread(attack)),

@@ -27,7 +27,7 @@ import yaml
 
 from wna_ray.errors import SpecError, StoreError, WnaError
 from wna_ray.opened import AnyRun
-from wna_ray.page import Figure, Page, Section, Verdict, render
+from wna_ray.page import Page, Section, Verdict, render
 from wna_ray.paper import attacks, backdoors, digits, families, neurons, objects, psychophysics
 from wna_ray.paper.experiment import Experiment, Made
 from wna_ray.paper.found import Found, Missing
@@ -266,6 +266,3 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
             (folder / name).write_bytes(data)
     except OSError as error:
         raise StoreError(f"cannot write to '{folder}' ({error.strerror}); give another --out") from None
-
-
-__all__ = ["EXPERIMENTS", "Done", "Figure", "conduct", "read_step", "report"]

@@ -10,7 +10,6 @@ from wna_ray.page import Figure, Number, Table
 from wna_ray.paper import charts
 from wna_ray.paper.experiment import Experiment, Made, entropy, judged, percent, same, spread, test_accuracy
 from wna_ray.paper.found import Found, counts, figure, maps, scored, unit_length, weights_of
-from wna_ray.results import Run
 
 DIGITS = [str(i) for i in range(10)]
 SHOWN = 6  # images of each kind of noise
@@ -237,4 +236,3 @@ EXPERIMENTS = (
     Experiment("e17", "E17 Noise on codes", "What if noise is decoded by an autoencoder first?", latent),
     Experiment("e19", "E19 Other kinds of noise", "Which kinds of noise work, and how many images does each need?", kinds),
 )
-__all__ = ["EXPERIMENTS", "Run"]

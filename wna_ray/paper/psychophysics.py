@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from wna_ray.analysis import cosine
-from wna_ray.page import Figure, Number, Table
+from wna_ray.page import Figure, Number, Table, Verdict
 from wna_ray.paper import charts
 from wna_ray.paper.experiment import Experiment, Made, judged, percent, same, spread, test_accuracy
 from wna_ray.paper.found import Found, Maps, figure, weights_of
@@ -147,7 +147,7 @@ def ten_way(found: Found) -> Made:
         for row in table
     )
     return Made(
-        judged(falls),
+        Verdict.INCOMPARABLE,
         (
             "Each answer against all others, from one table of confusions: a hit is a digit called by its own name, a false alarm "
             "another digit called so. d' falls to nothing as the signal fades, while the images, which come from the noise alone, stay.",
