@@ -41,10 +41,10 @@ def made_up(name: str, train: bool, download: bool = False) -> tuple[np.ndarray,
 def small(asked: Any) -> Any:
     """The same with little of everything."""
     if isinstance(asked, SweepSpec):
-        kept = {
-            name: small(spec) for name, spec in asked.members.items() if not name.startswith(("clean-", "poisoned-")) or name[-2:] < "03"
-        }
-        return SweepSpec(asked.axes, kept) if len(kept) == len(asked.members) else SweepSpec({"network": tuple(kept)}, kept)
+        panel = ("clean-00", "clean-01", "clean-02", "clean-03", "poisoned-00", "poisoned-01")
+        if "clean-00" in asked.members:
+            return SweepSpec({"network": panel}, {name: small(asked.members[name]) for name in panel})
+        return SweepSpec(asked.axes, {name: small(spec) for name, spec in asked.members.items()})
     numerics = asked.numerics.model_copy(update={"batch": 32}) if isinstance(asked, Spec | TrialSpec) else None
     if isinstance(asked, Spec):
         stop = asked.stop and asked.stop.model_copy(update={"first": 64})
@@ -113,9 +113,9 @@ def test_the_report_has_every_picture_and_every_spec(whole: Whole) -> None:
     page, names = (whole.out / "report.html").read_text(), [p.name for p in (whole.out / "figures").glob("*.png")]
     assert page.count("data:image/png;base64,") == len(names) >= len(EXPERIMENTS) - 1
     for step in STEPS:
-        if step.name not in ELSEWHERE:
+        if step.kind == "run" and step.name not in ELSEWHERE:
             assert f"{step.name}: the spec" in page, step.name
-    assert "4 runs of 256 images" in page  # of networks, whose noise is 256 images each
+    assert "6 runs of 256 images" in page  # of networks, whose noise is 256 images each
     assert "are significant (p &lt; 0.05 after Bonferroni)" in page
 
 

@@ -27,7 +27,9 @@ def _steadiness(trials: Trials) -> tuple[float, float, float]:
     """
     gammas, images = trials.spec.gammas, trials.detected.optimal
     first = int(np.argmax(gammas))
-    last = min((i for i in range(len(gammas)) if not images[i].note[1]), key=lambda i: gammas[i])
+    last = min((i for i in range(len(gammas)) if not images[i].note[1]), key=lambda i: gammas[i], default=None)
+    if last is None:
+        return (float("nan"),) * 3
     r = _correlation(images[first].image[1], images[last].image[1])
     return gammas[last], r, r / float(np.sqrt(images[first].reliability[1] * images[last].reliability[1]))
 
