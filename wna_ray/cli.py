@@ -44,7 +44,7 @@ from wna_ray.spec import Spec, StcSpec, TargetSpec
 from wna_ray.specs import AnySpec
 from wna_ray.stc_run import Question
 from wna_ray.stimuli import stimulus_text
-from wna_ray.store import Place
+from wna_ray.store import Place, write_files
 from wna_ray.sweep import Sweep, SweepDirectory, is_sweep
 from wna_ray.sweep_run import SweepPrinter, run_any, run_sweep
 from wna_ray.sweep_spec import SweepSpec, read_asked
@@ -553,7 +553,7 @@ def contrast(
     found = paired(one, two, kind, name, other)  # type: ignore[arg-type]  # an unknown kind is refused there
     title = f"{kind}: {plain(name, 30)} in {plain(a, 40)} minus {plain(other or name, 30)} in {plain(b, 40)}, N = {found.images:,} images"
     picture = figures.contrast(one.stimulus, found.z, found.unpaired, title.replace("$", r"\$"), found.correlation)
-    _write({"contrast.png": picture, "z_map.npy": to_npy(found.z)}, to)
+    write_files(to, {"contrast.png": picture, "z_map.npy": to_npy(found.z)}, "--to")
     print(title)
     print(
         f"correlation {found.correlation:.4f}: pairing divides errors by {1 / np.sqrt(1 - found.correlation):.2f}; "
@@ -593,7 +593,7 @@ def compare(
                 "have added. Give each network a seed of its own (in a sweep: a: {model: ..., seed: 1}, b: {model: ..., seed: 2})",
                 file=sys.stderr,
             )
-    _write(made, to)
+    write_files(to, made, "--to")
     for table in tables:
         _console().print(table)
     print(f"written to {to}/")
@@ -615,15 +615,6 @@ def _labelled(urls: list[str], endpoint: str | None) -> list[tuple[str, Run]]:
             raise RunError(f"'{name}' is no run of noise, so it has no bias maps to compare")
         runs.append((plain("/".join(path[same:]) if len(parts) > 1 else path[-1], 80), run))
     return runs
-
-
-def _write(made: Mapping[str, bytes], folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, data in made.items():
-            (folder / name).write_bytes(data)
-    except OSError as error:
-        raise StoreError(f"cannot write to '{folder}' ({error.strerror}); give another --to") from None
 
 
 @app.command()
@@ -687,12 +678,7 @@ def backdoor(
             }
             console.print(suspects(table))
             print(f"{name}: {found[0].verdict}")
-    for name, data in made.items():
-        try:
-            to.mkdir(parents=True, exist_ok=True)
-            (to / name).write_bytes(data)
-        except OSError as error:
-            raise StoreError(f"cannot write to '{to}' ({error.strerror}); give another --to") from None
+    write_files(to, made, "--to")
     print(f"written to {to}/")
 
 

@@ -19,7 +19,7 @@ import re
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -435,3 +435,13 @@ def _temporary_file(final: str, data: bytes) -> str:
         temporary.unlink(missing_ok=True)
         raise
     return str(temporary)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes], option: str) -> None:
+    """Write files into a local folder; `StoreError`, which names the command's `option` for another folder, where that cannot be done."""
+    try:
+        for name, data in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+    except OSError as error:
+        raise StoreError(f"cannot write to '{folder}' ({error.strerror}); give another {option}") from None

@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
-from wna_ray.errors import SpecError, StoreError, WnaError
+from wna_ray.errors import SpecError, WnaError
 from wna_ray.opened import AnyRun
 from wna_ray.page import Page, Section, Verdict, render
 from wna_ray.paper import attacks, backdoors, digits, families, neurons, objects, psychophysics
@@ -36,6 +36,7 @@ from wna_ray.progress import duration
 from wna_ray.results import Run
 from wna_ray.spec import read_yaml
 from wna_ray.specs import parse_spec
+from wna_ray.store import write_files
 from wna_ray.sweep_run import run_any, run_sweep
 from wna_ray.sweep_spec import SweepSpec
 from wna_ray.train_run import train
@@ -207,7 +208,9 @@ def report(
                 {"name": n.name, "ours": n.ours, "published": n.theirs, "verdict": n.verdict and n.verdict.value} for n in made.numbers
             ],
         }
-        _write(found.out / "figures", {f"{experiment.id}-{i}.png": figure.png for i, figure in enumerate(made.figures, start=1)})
+        write_files(
+            found.out / "figures", {f"{experiment.id}-{i}.png": figure.png for i, figure in enumerate(made.figures, start=1)}, "--out"
+        )
         say(
             f"{experiment.title}: {made.verdict.value}. {made.numbers[0].name}: {made.numbers[0].ours}"
             + (f" (published: {made.numbers[0].theirs})" if made.numbers[0].theirs else "")
@@ -220,7 +223,8 @@ def report(
         tuple(sections),
         "Experiments",
     )
-    _write(found.out, {"report.html": render(page), "numbers.json": (json.dumps(numbers, indent=1, ensure_ascii=False) + "\n").encode()})
+    said = (json.dumps(numbers, indent=1, ensure_ascii=False) + "\n").encode()
+    write_files(found.out, {"report.html": render(page), "numbers.json": said}, "--out")
     return verdicts
 
 
@@ -257,12 +261,3 @@ def _section(experiment: Experiment, made: Made, facts: Sequence[tuple[str, str]
         (*made.facts, *facts),
         tuple((f"{name}: the spec", text) for name, text in specs.items()),
     )
-
-
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            (folder / name).write_bytes(data)
-    except OSError as error:
-        raise StoreError(f"cannot write to '{folder}' ({error.strerror}); give another --out") from None
