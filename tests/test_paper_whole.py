@@ -23,7 +23,12 @@ from wna_ray.train_spec import PanelSpec, TrainSpec
 from wna_ray.trial_spec import TrialSpec
 
 JOBS = Path(__file__).parents[1] / "jobs"
-ELSEWHERE = ("runs/imagenet", "runs/cifar-maps-resnet20", "runs/transforms-resnet20")  # need somebody's weights
+ELSEWHERE = (
+    "runs/imagenet",
+    "runs/imagenet-photographs",
+    "runs/cifar-maps-resnet20",
+    "runs/transforms-resnet20",
+)  # need somebody's weights
 IMAGES = {True: 70, False: 6}  # of each class; more training images than any basis has components
 
 

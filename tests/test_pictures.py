@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,18 @@ from wna_ray import StcSpec, bases, datasets, pictures, run, run_stc
 from wna_ray.analysis import FEWEST_PICTURES, best_ridge, cosine, read_out, sidak_p, whiten
 from wna_ray.bases import build
 from wna_ray.contrast import contrast
+from wna_ray.datasets import Split
 from wna_ray.errors import CanaryError, RunError, SpecError
 from wna_ray.figures import samples
 from wna_ray.moments import Moments
-from wna_ray.pictures import images_of
+from wna_ray.paper import found as finding
+from wna_ray.pictures import cell_means, images_of
 from wna_ray.responses import Dense, FixedPoint
 from wna_ray.results import Run, open_run
 from wna_ray.rundir import RunDirectory
 from wna_ray.shard import run_shard
 from wna_ray.spec import BasisSpec, Spec, StimulusSpec
-from wna_ray.stimuli import Stimulus, load_basis, load_offset
+from wna_ray.stimuli import Stimulus, load_basis, load_offset, stimulus_text
 from wna_ray.trial_spec import TrialSpec
 
 Floats = NDArray[np.float64]
@@ -83,6 +86,68 @@ def test_images_of_some_classes(small: NDArray[np.uint8]) -> None:
     assert np.array_equal(stimulus.noise.grid(0, 1000).astype(int) + 128, expected)
     with pytest.raises(SpecError, match=r"stimulus\.classes: mnist has no images of 7"):
         images_of("mnist", "train", (7,))
+
+
+def test_classes_by_a_range(make_spec: MakeSpec) -> None:
+    asked = {"kind": "images", "dataset": "mnist", "shape": [1, 28, 28]}
+    for text, numbers in (("1:8:3", (1, 4, 7)), ("0:3", (0, 1, 2))):
+        spec = make_spec(stimulus=asked | {"classes": text}, samples=1)
+        assert spec.stimulus.classes == numbers
+        assert spec == make_spec(stimulus=asked | {"classes": list(numbers)}, samples=1)
+    many = make_spec(stimulus=asked | {"classes": "0:100:5"}, samples=1).stimulus
+    assert stimulus_text(many) == "mnist train pictures, classes 0, 5 ... 95 (20)"
+
+
+@pytest.mark.parametrize("shape, cell", [((4, 4), 2), ((5, 7), 3), ((3, 2), 3)])
+def test_means_of_cells(shape: tuple[int, int], cell: int) -> None:
+    """Against a loop over cells, in whole numbers; means of halves are rounded up, and the ends of the scale stay."""
+    x = np.random.default_rng(5).integers(-128, 128, size=(6, 2, *shape)).astype(np.int8)
+    x[0], x[1] = -128, 127
+    found = cell_means(x, cell)
+    for i, a in enumerate(range(0, shape[0], cell)):
+        for j, b in enumerate(range(0, shape[1], cell)):
+            part = x[:, :, a : a + cell, b : b + cell].astype(int)
+            expected = [[math.floor(Fraction(int(c.sum()), c.size) + Fraction(1, 2)) for c in image] for image in part]
+            assert (found[:, :, i, j] == expected).all()
+    assert found.shape[2:] == (-(-shape[0] // cell), -(-shape[1] // cell))
+
+
+def test_pictures_are_shown_whole_where_moments_are_kept_of_cells(small: NDArray[np.uint8], make_spec: MakeSpec, tmp_path: Path) -> None:
+    """The network sees every pixel; maps and the covariance are those of the means; whitened, they regress the response on the means."""
+    spec = of_images(make_spec, ["logits"])
+    spec = spec.model_copy(update={"stimulus": spec.stimulus.model_copy(update={"cell": 2})})
+    done = run(spec, str(tmp_path / "run"), executor="local")
+    means = np.floor(small.reshape(N, 2, 2, 2, 2).mean(axis=(2, 4)) + 0.5).reshape(N, 4) / 255
+    y = small.reshape(N, 16) / 255 @ weights().double().numpy().T
+    y = y - y.mean(axis=1, keepdims=True)
+    covariance = (y - y.mean(axis=0)).T @ means / N
+    logits = done.readouts[0]
+    assert done.stimulus.pixels == 4
+    np.testing.assert_allclose(logits.bias, covariance / means.var(axis=0).mean(), atol=1e-4)
+    np.testing.assert_allclose(done.covariance, np.cov(means.T, ddof=0), atol=1e-12)
+    expected = np.linalg.solve(np.cov(means.T, ddof=0), covariance.T).T.reshape(3, 2, 2)
+    np.testing.assert_allclose(done.whitened(0.0)[:, 0], expected.repeat(2, axis=1).repeat(2, axis=2), atol=1e-3)
+
+
+def test_pictures_of_classes_that_were_not_shown(
+    small: NDArray[np.uint8], make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs, which leave out class 2 and class 0: each names those by a regression of its own images, with its own mean."""
+    x, labels, w = small.reshape(N, 16) / 255, np.arange(N) % 3, weights().double().numpy()
+    monkeypatch.setattr(finding, "data", lambda name, train: Split((small / 255).astype(np.float32), labels))
+    runs, right = [], 0
+    for left in (2, 0):
+        spec = of_images(make_spec, ["logits"])
+        stimulus = spec.stimulus.model_copy(update={"classes": tuple(sorted({0, 1, 2} - {left}))})
+        runs.append(run(spec.model_copy(update={"stimulus": stimulus, "samples": 1000}), str(tmp_path / str(left)), executor="local"))
+        seen, maps = labels != left, runs[-1].whitened().reshape(3, 16)
+        right += int((((x[~seen] - x[seen].mean(axis=0)) @ maps.T).argmax(axis=1) == left).sum())
+        assert cosine(maps[:, 1:], (w - w.mean(axis=0))[:, 1:]).min() > 0.99
+    found = finding.held_out(runs)
+    assert found.confusion.sum() == 1000
+    assert (found.accuracy, (found.ranks == 1).sum()) == (right / 1000, right)
+    assert found.confusion.sum(axis=1).tolist() == [500, 0, 500]
+    assert 0 < right < 1000
 
 
 def test_other_images_than_the_run_began_with(small: NDArray[np.uint8]) -> None:
@@ -329,7 +394,8 @@ def test_a_run_of_stretched_noise(make_spec: MakeSpec, tmp_path: Path) -> None:
     [
         ({"kind": "images", "shape": [1, 28, 28]}, "dataset: kind images needs one of mnist"),
         ({"kind": "images", "dataset": "mnist", "shape": [3, 32, 32]}, r"images of mnist are \(1, 28, 28\)"),
-        ({"kind": "images", "dataset": "mnist", "shape": [1, 28, 28], "cell": 2}, "cell: is of noise"),
+        ({"kind": "images", "dataset": "mnist", "shape": [1, 28, 28], "classes": "0-5"}, "'0-5' is no range; give numbers, or START:STOP"),
+        ({"kind": "images", "dataset": "mnist", "shape": [1, 28, 28], "classes": "0:9:0"}, "'0:9:0' is no range"),
         ({"kind": "images", "dataset": "mnist", "shape": [1, 28, 28], "basis": {"kind": "gabor"}}, "basis: is of noise"),
         ({"kind": "images", "dataset": "mnist", "shape": [1, 28, 28], "classes": [1, 1]}, "each may stand once"),
         ({"kind": "gaussian", "split": "test"}, "split: only kind images shows a data set"),

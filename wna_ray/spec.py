@@ -53,6 +53,15 @@ def _units(value: Any) -> Any:
     return [value] if type(value) is int else value
 
 
+def _classes(value: Any) -> Any:
+    if not isinstance(value, str):
+        return _units(value)
+    parts = value.split(":")
+    if not 2 <= len(parts) <= 3 or not all(part.isdecimal() and len(part) < 6 for part in parts) or int(parts[-1]) == 0:
+        raise ValueError(f"'{value}' is no range; give numbers, or START:STOP or START:STOP:STEP")
+    return tuple(range(*map(int, parts)))
+
+
 class BasisSpec(_Frozen):
     """Pictures of which each image is a mixture with independent weights, instead of independent pixels (see `wna_ray.bases`).
 
@@ -152,7 +161,8 @@ class StimulusSpec(_Frozen):
     scale
         Size of the noise, in the units of ``space``. Pictures, whose pixels are in [0, 1], are multiplied by it; it is 1 for ``images``.
     cell
-        Side, in pixels, of the square cells that share one value (1: white noise).
+        Side, in pixels, of the square cells that share one value (1: white noise). ``images`` are shown whole, and moments are kept of the
+        means over cells, rounded to bytes.
     density
         ``sparse`` only: share of cells that differ from the offset.
     spectrum
@@ -160,7 +170,8 @@ class StimulusSpec(_Frozen):
     basis
         Each image is a mixture of pictures, whose weights are the independent values of the noise (see `BasisSpec`).
     dataset, split, classes
-        ``images`` only: which data set, its ``train`` or ``test`` images, and of which classes (all by default; numbers).
+        ``images`` only: which data set, its ``train`` or ``test`` images, and of which classes (all by default; numbers, or a range as
+        Python cuts lists: ``"0:1000:2"`` is every other one of a thousand).
     space
         Where the noise lives: ``pixel`` ([0, 1], before the model's own normalisation) or ``input`` (what the network
         itself is fed).
@@ -176,7 +187,7 @@ class StimulusSpec(_Frozen):
     basis: BasisSpec | None = None
     dataset: DatasetName | None = None
     split: Literal["train", "test"] | None = None
-    classes: Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 16)], ...], BeforeValidator(_units), Field(min_length=1)] | None = None
+    classes: Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 16)], ...], BeforeValidator(_classes), Field(min_length=1)] | None = None
     space: Literal["pixel", "input"] = "pixel"
 
     @model_validator(mode="before")
@@ -213,7 +224,7 @@ class StimulusSpec(_Frozen):
             raise ValueError(f"dataset: kind images needs one of {', '.join(SHAPES)}")
         if SHAPES[self.dataset] != self.shape:
             raise ValueError(f"dataset: images of {self.dataset} are {SHAPES[self.dataset]}, but shape is {self.shape}")
-        given = [name for name in ("density", "spectrum", "basis") if getattr(self, name) is not None] + ["cell"] * (self.cell > 1)
+        given = [name for name in ("density", "spectrum", "basis") if getattr(self, name) is not None]
         if given:
             raise ValueError(f"{given[0]}: is of noise, but kind images shows pictures as they are; leave it out")
         if self.classes is not None and len(set(self.classes)) < len(self.classes):

@@ -20,12 +20,13 @@ from wna_ray import bases
 from wna_ray.datasets import SHAPES, NotAtHand, load_bytes
 from wna_ray.errors import SpecError, near
 from wna_ray.noise import Noise
-from wna_ray.pictures import LEVELS, MIDDLE, Pictures, Rescaled, Source, images_of
+from wna_ray.pictures import LEVELS, MIDDLE, Pictures, Rescaled, Source, cell_means, images_of
 from wna_ray.spec import StimulusSpec
 
 BUNDLED_OFFSETS = {"bundled:mnist-mean": "mnist-mean.npy"}
 MEAN = "mean:"  # before the name of a data set
 CHANNEL_MEANS = {"imagenet-sample": (0.485, 0.456, 0.406)}  # of data sets without training images here; torchvision's for ImageNet
+MOST_NAMED = 12  # classes that a title names one by one
 RANK = 1e-9  # eigenvalues of a basis's Gram matrix below this share of the largest are rounding
 
 
@@ -97,7 +98,9 @@ def content_digest(spec: StimulusSpec, basis: NDArray[np.int32] | None) -> str:
 def stimulus_text(spec: StimulusSpec, formula: bool = False) -> str:
     """What is shown, in a few words; exponents as a `formula` where a figure draws it."""
     if spec.kind == "images":
-        classes = "" if spec.classes is None else f", classes {', '.join(map(str, spec.classes))}"
+        chosen = spec.classes or ()
+        numbers = ", ".join(map(str, chosen)) if len(chosen) <= MOST_NAMED else f"{chosen[0]}, {chosen[1]} ... {chosen[-1]} ({len(chosen)})"
+        classes = "" if spec.classes is None else f", classes {numbers}"
         return f"{spec.dataset} {spec.split} pictures{classes}"
     if spec.basis is not None:
         basis = spec.basis
@@ -173,7 +176,8 @@ class Stimulus:
     """Images ``offset + scale * unit * grid``, addressable by index; where there is a spectrum, the grid is filtered first.
 
     With a basis the grid is one of weights, ``(1, 1, d)``, and the image ``offset + centre + scale * unit * S grid``, with S the
-    synthesis matrix. Pictures (of a data set, or stretched to 8 bits) have their bytes for a grid, ``offset + scale * (grid + 128) / 255``.
+    synthesis matrix. Pictures (of a data set, or stretched to 8 bits) have their bytes for a grid, ``offset + scale * (grid + 128) / 255``;
+    in cells they are shown whole, and moments are kept of the cells' means (see `keep`).
 
     Attributes
     ----------
@@ -314,7 +318,11 @@ class Stimulus:
         return 0 if self.patches is None else self.patches.rows // 2 * self.patches.columns + self.patches.columns // 2
 
     def keep(self, grid: NDArray[np.int8]) -> NDArray[np.int8]:
-        """Patches ``(n * patches, C, h, w)`` of grid values ``(n, C, H', W')``, image by image, row by row."""
+        """What moments are kept of: patches ``(n * patches, C, h, w)`` of grid values ``(n, C, H', W')``, image by image, row by row; of
+        pictures in cells their means, rounded.
+        """
+        if self.spec.kind == "images" and self.spec.cell > 1:
+            grid = cell_means(grid, self.spec.cell)
         if self.patches is None:
             return grid
         (_, h, w), p = self.grid_shape, self.patches

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn.functional import avg_pool2d
 
 from wna_ray.classifier import Score, Scored, classify
 from wna_ray.datasets import DatasetName, NotAtHand, Split, load
@@ -138,6 +140,25 @@ def unit_length(templates: Maps) -> Maps:
 def scored(templates: Maps, dataset: DatasetName, score: Score) -> Scored:
     """How templates classify the test images of a data set."""
     return classify(templates, data(dataset, False), score)
+
+
+def held_out(runs: Iterable[Run]) -> Scored:
+    """How runs that showed pictures of some classes name the pictures of the others, all answers together.
+
+    By whitened maps and the step from the mean picture, in the dot product: the linear part of what a response says of an image. Maps and
+    images are compared in the cells that moments were kept of.
+    """
+    found = []
+    for run in runs:
+        shown = run.stimulus.spec
+        assert shown.dataset is not None, "runs of pictures"
+        split, cell = data(shown.dataset, shown.split == "train"), shown.cell
+        rest = ~np.isin(split.labels, shown.classes or ())
+        means = avg_pool2d(torch.from_numpy(split.images[rest]), cell, ceil_mode=True, count_include_pad=False).numpy()
+        steps = means - mean_stimulus(run)[:, ::cell, ::cell]
+        found.append(classify(run.whitened()[:, :, ::cell, ::cell], Split(steps, split.labels[rest]), "dot"))
+    confusion, ranks = np.sum([f.confusion for f in found], axis=0), np.concatenate([f.ranks for f in found])
+    return Scored(float(np.trace(confusion) / confusion.sum()), confusion, ranks)
 
 
 def weights_of(uri: str) -> Maps:

@@ -74,6 +74,7 @@ STEPS: tuple[Step, ...] = (
         _run(name, 1)
         for name in (
             "imagenet",
+            "imagenet-photographs",
             "cifar-maps-resnet20",
             "transforms-resnet20",
             "cifar-maps",
