@@ -12,8 +12,8 @@ import browser
 import pytest
 from matplotlib.figure import Figure as Drawing
 
-from wna_ray.figures import png
 from wna_ray.page import Figure, Number, Page, Section, Table, Verdict, render
+from wna_ray.sheets import png
 
 EVIL = "<script>alert(1)</script>\"'&<img src=x onerror=alert(1)>"
 EMPTY = {"meta", "link", "img", "br"}

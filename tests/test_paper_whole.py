@@ -12,7 +12,7 @@ import browser
 import numpy as np
 import pytest
 
-from wna_ray import bases, datasets, figures, pictures, stimuli, training, trial_figures
+from wna_ray import bases, datasets, figures, pictures, sheets, stimuli, training, trial_figures
 from wna_ray.paper import conduct as conducting
 from wna_ray.paper import found as finding
 from wna_ray.paper.conduct import EXPERIMENTS, Done, conduct
@@ -82,7 +82,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
         for module in (datasets, pictures, bases, stimuli):
             patch.setattr(module, "load_bytes", made_up)
         # Figures of runs are tested elsewhere, and would take most of the time.
-        picture = figures.png(figures.Figure(figsize=(4, 3)))
+        picture = sheets.png(figures.Figure(figsize=(4, 3)))
         drawn = {
             (figures, "draw"): ("bias_maps", "z_maps", "label_frequencies", "filters"),
             (trial_figures, "draw"): ("attack", "microstimulation"),

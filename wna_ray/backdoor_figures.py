@@ -12,8 +12,9 @@ from matplotlib.patches import Rectangle
 from wna_ray.analysis import z_threshold
 from wna_ray.backdoor import ALPHA, Floats
 from wna_ray.backdoor_runs import Examined
-from wna_ray.figures import noise_text, png, show
+from wna_ray.figures import noise_text, show
 from wna_ray.roc import Judgement
+from wna_ray.sheets import png
 
 CLEAN, POISONED = "tab:blue", "tab:red"
 

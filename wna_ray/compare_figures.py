@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from wna_ray.compare import LEAST_RELIABLE, Measured, projected
-from wna_ray.figures import DIVERGING, png
+from wna_ray.figures import DIVERGING
+from wna_ray.sheets import png
 
 MOST_CELLS = 24  # runs whose cells still hold numbers
 MOST_BANDS = 6  # runs whose quartiles are drawn

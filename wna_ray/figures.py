@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
 from textwrap import wrap
 
 import matplotlib
 import numpy as np
 import pyarrow as pa
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import Normalize
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from wna_ray.analysis import Readout, cosine, entropy, grid_variance, z_threshold
 from wna_ray.moments import Moments
 from wna_ray.responses import is_dense, is_triggered
+from wna_ray.sheets import Block, Cell, Sheet, png
 from wna_ray.stimuli import Stimulus, stimulus_text
 
 MOST_MAPS = 30  # maps of one kind on a sheet: the most reliable ones
@@ -106,25 +106,16 @@ def samples(stimulus: Stimulus, n: int = 6) -> bytes:
         middle = float(stimulus.shown_offset.mean())
         low, high = middle - 2.5 * stimulus.sd, middle + 2.5 * stimulus.sd
     columns = min(n, COLUMNS)
-    figure = Figure(figsize=(1.35 * columns + 0.4, 0.75 + 1.85 * -(-n // columns)), layout="constrained")
-    axes = figure.subplots(-(-n // columns), columns, squeeze=False)
-    for axis in axes.flat[n:]:
-        axis.set_axis_off()
-    for i, (axis, image) in enumerate(zip(axes.flat, images, strict=False)):
-        shown = np.clip((image - low) / (high - low), 0.0, 1.0)
-        if len(image) == 3:
-            axis.imshow(shown.transpose(1, 2, 0), interpolation="nearest")
-        else:
-            axis.imshow(shown[0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axis.set_xticks([])
-        axis.set_yticks([])
-        axis.set_title(f"image {i}", fontsize=8)
-        axis.set_xlabel(f"mean {image.mean():.2f}\n{image.min():.2f} to {image.max():.2f}", fontsize=7)
     size = noise_text(stimulus, float(images.std(axis=0).mean()) if stimulus.spec.measured and n > 1 else None)
     words = f"{size}; mean of these {n} images {images.mean():.3g}, values {images.min():.3g} to {images.max():.3g}"
     words += f"\nblack is {low:.3g}, white is {high:.3g} (in {_unit(stimulus)}s)"
-    figure.suptitle("\n".join(line for text in words.split("\n") for line in wrap(text, 18 * columns)), fontsize=9)
-    return png(figure)
+    title = "\n".join(line for text in words.split("\n") for line in wrap(text, 18 * columns))
+    told = [f"mean {image.mean():.2f}\n{image.min():.2f} to {image.max():.2f}" for image in images]
+    sheet = Sheet(title, [Block(_in_lines(told))], aspect=_aspect(stimulus), narrowest=0, size=9)
+    for i, (cell, image) in enumerate(zip(chain(*sheet.cells[0]), images, strict=True)):
+        light(cell, np.clip((image - low) / (high - low), 0.0, 1.0))
+        cell.set_title(f"image {i}", fontsize=8)
+    return sheet.png()
 
 
 def _unit(stimulus: Stimulus) -> str:
@@ -170,24 +161,15 @@ def _sheet(
     tests = _tests(stimulus)
     threshold = z_threshold(tests)
     blocks = [(r, _chosen(r)) for r in readouts]
-    lines = [max(1, -(-len(rows) // COLUMNS)) for _, rows in blocks]
-    height = 1.8 if cell is None else 2.1  # inches a line of maps with its text
-    columns = max(min(COLUMNS, len(rows)) for _, rows in blocks)
-    width = max(7.5, 1.35 * columns + 1.4)
-    figure = Figure(figsize=(width, 0.5 + sum(height * n + 0.45 for n in lines)), layout="constrained")
-    figure.suptitle(title, fontsize=11)
-    parts = figure.subfigures(len(blocks), 1, height_ratios=[height * n + 0.45 for n in lines], squeeze=False)
-    for (readout, rows), count, part in zip(blocks, lines, parts[:, 0], strict=True):
-        pictures = maps(readout, rows) if rows else np.zeros((0, *stimulus.shape))
-        axes = part.subplots(count, columns, squeeze=False)
+    pictures = [maps(r, rows) if rows else np.zeros((0, *stimulus.shape)) for r, rows in blocks]
+    drawn = []
+    for (readout, rows), some in zip(blocks, pictures, strict=True):
         shown = f"   ({len(rows)} most reliable of {len(readout.names)})" if len(rows) < len(readout.names) else ""
         if cell is None:
             mark = "beyond the lines" if _is_line(np.empty(stimulus.shape)) else "outline"
             strongest = "; of the channels the strongest" if stimulus.shape[0] > 1 else ""
-            part.suptitle(
-                f"{readout.kind}{shown}: z{strongest}; {mark}: |z| > {threshold:.2f} (p < 0.05, Sidak over {tests:,} values)",
-                fontsize=9,
-            )
+            heading = f"{readout.kind}{shown}: z{strongest}; {mark}: |z| > {threshold:.2f} (p < 0.05, Sidak over {tests:,} values)"
+            under = [_p_text(readout, row) for row in rows]
         else:
             units = told or (_UNITS[readout.kind] if readout.estimator == "noise" else f"mean gradient, {readout.kind} per {{unit}}")
             units = units.replace("{unit}", _unit(stimulus))
@@ -195,74 +177,92 @@ def _sheet(
                 units = units.partition("$\\sigma^2$")[0] + "variance of a weight" if "sigma" in units else units
             if stimulus.spec.measured:
                 units = units.replace("$\\sigma^2$", "mean var(x)")
-            part.suptitle(
-                f"{readout.kind}{shown}: {units}; each map on its own symmetric scale"
-                + (", grey is zero" if stimulus.shape[0] == 3 else ""),
-                fontsize=9,
-            )
-        finite = np.abs(pictures[np.isfinite(pictures)])
-        largest = float(finite.max()) if finite.size else 0.0
-        common = min(largest, Z_LIMIT * threshold) if cell is None and finite.size else None
-        for axis in axes.flat[len(rows) :]:
-            axis.set_axis_off()
-        for axis, row, picture in zip(axes.flat, rows, pictures, strict=False):
-            limit = show(axis, np.full_like(picture, np.nan) if readout.note[row] == "constant" else picture, common)
-            axis.set_title(readout.names[row][:16], fontsize=9)
-            if readout.note[row] == "constant" or not np.isfinite(picture).all():
-                axis.text(0.5, 0.5, readout.note[row] or "no map", ha="center", va="center", fontsize=8, transform=axis.transAxes)
-            elif cell is None:
-                if not readout.note[row]:
-                    _outline(axis, picture, threshold)
-                axis.set_xlabel(_p_text(readout, row), fontsize=7)
-            else:
-                axis.set_xlabel(f"±{limit:.2g}\n{cell(readout, row)}", fontsize=7)
+            heading = f"{readout.kind}{shown}: {units}; each map on its own symmetric scale"
+            heading += ", grey is zero" if stimulus.shape[0] == 3 else ""
+            under = [
+                f"±{_largest(p):.2g}\n{cell(readout, row)}" if _there(readout, row, p) else "" for row, p in zip(rows, some, strict=True)
+            ]
+        drawn.append(Block(_in_lines(under), heading))
+    sheet = Sheet(title, drawn, aspect=_aspect(stimulus), right=0.75 if cell is None else 0)
+    for i, ((readout, rows), some, cells) in enumerate(zip(blocks, pictures, sheet.cells, strict=True)):
+        largest = _largest(some)
+        common = min(largest, Z_LIMIT * threshold) if cell is None and largest else None
+        for place, row, picture in zip(chain(*cells), rows, some, strict=True):
+            there = _there(readout, row, picture)
+            show(place, picture if there else np.full_like(picture, np.nan), common)
+            place.set_title(readout.names[row][:16])
+            if not there:
+                place.say(readout.note[row] or "no map")
+            elif cell is None and not readout.note[row]:
+                _outline(place, picture, threshold)
         if common is not None:
             mappable = ScalarMappable(Normalize(-common, common), DIVERGING)
-            extend = "both" if largest > common else "neither"
-            bar = part.colorbar(mappable, ax=axes, shrink=0.8, pad=0.01, aspect=15, extend=extend)
+            bar = sheet.figure.colorbar(mappable, cax=sheet.bar(i), extend="both" if largest > common else "neither")
             bar.ax.tick_params(labelsize=7)
             bar.ax.axhline(threshold, color="black", linewidth=0.6)
             bar.ax.axhline(-threshold, color="black", linewidth=0.6)
-    return png(figure)
+    return sheet.png()
+
+
+def _there(readout: Readout, row: int, picture: Picture) -> bool:
+    return readout.note[row] != "constant" and bool(np.isfinite(picture).all())
+
+
+def _largest(pictures: Picture) -> float:
+    return float(np.abs(pictures[np.isfinite(pictures)]).max(initial=0.0))
+
+
+def _aspect(stimulus: Stimulus) -> float:
+    """Height over width of its pictures; of codes, which are drawn as bars, 1."""
+    c, h, w = stimulus.shape
+    return 1.0 if _is_line(np.empty((c, h, w))) else h / w
+
+
+def _in_lines(texts: Sequence[str]) -> list[list[str]]:
+    """Texts of cells in lines of `COLUMNS`; one empty line where there are none."""
+    return [list(texts[a : a + COLUMNS]) for a in range(0, len(texts), COLUMNS)] or [[]]
 
 
 def decoded(stimulus: Stimulus, readouts: list[Readout], moments: Moments, classes: pa.Table, pictures: NDArray[np.float32]) -> bytes:
     """A PNG: the decoder's pictures ``(R, C, H, W)`` of the maps, one block a response kind, all on one scale of light."""
     called = iter(classes["self_label"].to_pylist())
-    blocks = [(r, _chosen(r)) for r in readouts]
-    lines = [max(1, -(-len(rows) // COLUMNS)) for _, rows in blocks]
-    columns = max(min(COLUMNS, len(rows)) for _, rows in blocks)
-    figure = Figure(figsize=(max(7.5, 1.35 * columns + 0.6), 0.7 + sum(2.0 * n + 0.4 for n in lines)), layout="constrained")
     finite = pictures[np.isfinite(pictures)]
     low, high = (float(f(finite)) for f in (np.min, np.max)) if finite.size else (0.0, 1.0)
     if low >= -1 and high <= 1:  # a sigmoid's pictures, or a tanh's
         low, high = -1.0 if low < 0 else 0.0, 1.0
-    scale = f"black is {low:.3g}, white is {high:.3g}"
-    figure.suptitle(f"Decoded maps   {_noise_text(stimulus, moments)}, as codes; {scale}", fontsize=11)
-    parts = figure.subfigures(len(blocks), 1, height_ratios=[2.0 * n + 0.4 for n in lines], squeeze=False)
-    for (readout, rows), count, part, some in zip(blocks, lines, parts[:, 0], np.split(pictures, len(readouts)), strict=True):
-        labels = [next(called) for _ in readout.names]
-        shown = f"   ({len(rows)} most reliable of {len(readout.names)})" if len(rows) < len(readout.names) else ""
+    blocks, shown = [], []
+    for readout, some in zip(readouts, np.split(pictures, len(readouts)), strict=True):
+        rows, labels = _chosen(readout), [next(called) for _ in readout.names]
+        of_all = f"   ({len(rows)} most reliable of {len(readout.names)})" if len(rows) < len(readout.names) else ""
         what = "the picture of its mean code" if is_triggered(readout.kind) and readout.estimator == "noise" else STEP
-        part.suptitle(f"{readout.kind}{shown}: {what}", fontsize=9)
-        axes = part.subplots(count, columns, squeeze=False)
-        for axis in axes.flat[len(rows) :]:
-            axis.set_axis_off()
-        for axis, row in zip(axes.flat, rows, strict=False):
-            picture = some[row]
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.set_title(readout.names[row][:16], fontsize=9)
-            if not np.isfinite(picture).all():
-                axis.set_facecolor("0.92")
-                axis.set_box_aspect(picture.shape[1] / picture.shape[2])
-                axis.text(0.5, 0.5, readout.note[row] or "no map", ha="center", va="center", fontsize=8, transform=axis.transAxes)
-                continue
-            light = np.clip((picture - low) / (high - low or 1), 0, 1)
-            axis.imshow(light.transpose(1, 2, 0) if len(light) == 3 else light[0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            said = "" if labels[row] is None else f'called "{labels[row]}"\n'
-            axis.set_xlabel(f"{said}reliability {readout.reliability[row]:.3f}", fontsize=7)
-    return png(figure)
+        there = {row: bool(np.isfinite(some[row]).all()) for row in rows}
+        said = [
+            ("" if labels[row] is None else f'called "{labels[row]}"\n') + f"reliability {readout.reliability[row]:.3f}"
+            if there[row]
+            else ""
+            for row in rows
+        ]
+        blocks.append(Block(_in_lines(said), f"{readout.kind}{of_all}: {what}"))
+        shown.append([(readout.names[row], some[row], "" if there[row] else readout.note[row] or "no map") for row in rows])
+    title = f"Decoded maps   {_noise_text(stimulus, moments)}, as codes; black is {low:.3g}, white is {high:.3g}"
+    sheet = Sheet(title, blocks, aspect=pictures.shape[2] / pictures.shape[3])
+    for cells, parts in zip(sheet.cells, shown, strict=True):
+        for cell, (name, picture, missing) in zip(chain(*cells), parts, strict=True):
+            light(cell, np.clip((picture - low) / (high - low or 1), 0, 1))
+            cell.set_title(name[:16])
+            if missing:
+                cell.say(missing)
+    return sheet.png()
+
+
+def light(cell: Cell | Axes, picture: NDArray[np.floating]) -> None:
+    """Draw one picture ``(C, H, W)`` in [0, 1], grey or in colour; a grey field where it is not finite."""
+    if not np.isfinite(picture).all():
+        cell.set_facecolor("0.92")
+        cell.set_box_aspect(picture.shape[1] / picture.shape[2])
+    else:
+        shown = picture.transpose(1, 2, 0) if len(picture) == 3 else picture[0]
+        cell.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
 
 
 def _recovery(stimulus: Stimulus, readout: Readout, filters: Picture, title: str) -> bytes:
@@ -270,24 +270,26 @@ def _recovery(stimulus: Stimulus, readout: Readout, filters: Picture, title: str
     rows = [i for i in _chosen(readout) if np.isfinite(filters[i]).all()]
     cosines = cosine(readout.bias, filters)
     truth, found = (stimulus.expand(maps[rows]) for maps in (filters, readout.bias))
-    columns = min(COLUMNS, len(rows))
-    lines = -(-len(rows) // columns)
-    figure = Figure(figsize=(max(7.5, 1.0 * columns + 0.8), 0.9 + 2.5 * lines), layout="constrained")
     known = cosines[np.isfinite(cosines)]
     told = f"cosine with the true filter: median {np.median(known):.4f}, smallest {known.min():.4f}" if known.size else "no maps"
     count = f"{known.size} linear units of {len(readout.names)}, {len(rows)} shown"
-    figure.suptitle(f"{title}\n{told} ({count}); above the filter, below the map of its {readout.kind}", fontsize=10)
-    axes = figure.subplots(2 * lines, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for i, row in enumerate(rows):
-        line, column = divmod(i, columns)
-        for axis, picture in zip(axes[2 * line : 2 * line + 2, column], (truth[i], found[i]), strict=True):
-            axis.set_axis_on()
-            show(axis, picture, None)
-        axes[2 * line, column].set_title(f"unit {readout.names[row]}", fontsize=8)
-        axes[2 * line + 1, column].set_xlabel(f"{cosines[row]:.4f}" if np.isfinite(cosines[row]) else readout.note[row], fontsize=7)
-    return png(figure)
+    under = _in_lines([f"{cosines[row]:.4f}" if np.isfinite(cosines[row]) else readout.note[row] for row in rows])
+    lines, titled = list(chain(*(([""] * len(line), line) for line in under))), [1, 0] * len(under)
+    sheet = Sheet(
+        f"{title}\n{told} ({count}); above the filter, below the map of its {readout.kind}",
+        [Block(lines, titled=titled)],
+        aspect=_aspect(stimulus),
+        side=0.9,
+        pitch=1.0,
+        size=10,
+    )
+    cells = sheet.cells[0]
+    above, below = chain(*cells[::2]), chain(*cells[1::2])
+    for filter_, map_, row, one, other in zip(truth, found, rows, above, below, strict=True):
+        show(one, filter_, None)
+        show(other, map_, None)
+        one.set_title(f"unit {readout.names[row]}", fontsize=8)
+    return sheet.png()
 
 
 def reliability(curve: pa.Table, stimulus: Stimulus) -> bytes:
@@ -347,7 +349,7 @@ def _p_text(readout: Readout, row: int) -> str:
     return "p < 1e-300" if p < 1e-300 else f"p = {p:.2g}"
 
 
-def _outline(axis: Axes, picture: Picture, threshold: float) -> None:
+def _outline(axis: Cell | Axes, picture: Picture, threshold: float) -> None:
     """Mark where a map of z ``(C, H, W)`` passes a threshold."""
     peak = np.abs(picture).max(axis=0)
     if not (threshold < peak.max() and peak.min() < threshold):
@@ -364,10 +366,11 @@ def _is_line(picture: Picture) -> bool:
     return 1 in picture.shape[1:] and max(picture.shape[1:]) > 1
 
 
-def show(axis: Axes, picture: Picture, limit: float | None) -> float:
+def show(axis: Cell | Axes, picture: Picture, limit: float | None) -> float:
     """Draw one map ``(C, H, W)``: one channel in diverging colours, three as light around grey, else the strongest; a line as bars."""
-    axis.set_xticks([])
-    axis.set_yticks([])
+    if isinstance(axis, Axes):
+        axis.set_xticks([])
+        axis.set_yticks([])
     if not np.isfinite(picture).all():
         axis.set_facecolor("0.92")
         axis.set_box_aspect(picture.shape[1] / picture.shape[2])
@@ -454,11 +457,3 @@ def ranks(places: NDArray[np.float64], k: int, title: str) -> bytes:
     axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=10)
     return png(figure)
-
-
-def png(figure: Figure) -> bytes:
-    """A figure as the bytes of a PNG file; a function of what it shows."""
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
-    return buffer.getvalue()

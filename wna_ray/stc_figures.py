@@ -10,7 +10,8 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from wna_ray.figures import DIVERGING, png
+from wna_ray.figures import DIVERGING
+from wna_ray.sheets import png
 
 MOST_UNITS = 12  # on a sheet
 ALPHA = 0.05

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from wna_ray.autoencoders import AUTOENCODERS
-from wna_ray.figures import png
+from wna_ray.sheets import png
 from wna_ray.train_spec import TrainSpec
 from wna_ray.trained import TrainedNetwork
 

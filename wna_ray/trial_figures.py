@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from wna_ray.analysis import z_threshold
-from wna_ray.figures import DIVERGING, noise_text, png, show
+from wna_ray.figures import DIVERGING, noise_text, show
+from wna_ray.sheets import Block, Sheet, png
 from wna_ray.stimuli import Stimulus
 from wna_ray.trial_detection import Detected
 from wna_ray.trial_spec import TrialSpec
@@ -231,16 +233,41 @@ def _heading(spec: TrialSpec, stimulus: Stimulus, answers: NDArray[np.int64], wh
     )
 
 
-def _picture(axis: Axes, stimulus: Stimulus, image: NDArray[np.float64], z: NDArray[np.float64] | None, told: str) -> None:
-    """One map on the noise grid, ``(d,)``, outlined where its z is beyond the threshold."""
-    limit = show(axis, stimulus.expand(image[None])[0], None)
-    if np.isnan(limit):
-        axis.text(0.5, 0.5, "no trials", ha="center", va="center", fontsize=8, transform=axis.transAxes)
-    elif z is not None:
-        peak, level = np.abs(stimulus.expand(z[None])[0]).max(axis=0), z_threshold(stimulus.pixels)
-        if peak.min() < level < peak.max():
-            axis.contour(peak, levels=[level], colors="black", linewidths=0.5)
-    axis.set_xlabel(told if np.isnan(limit) else f"\u00b1{limit:.2g}{told and chr(10)}{told}", fontsize=7)
+@dataclass(frozen=True)
+class _Image:
+    """A map on the noise grid ``(d,)``, and z that outlines it where it is beyond the threshold; what is written over and under it."""
+
+    image: NDArray[np.float64]
+    z: NDArray[np.float64] | None
+    told: str
+    title: str = ""
+
+
+def _sheet(title: str, stimulus: Stimulus, lines: Sequence[Sequence[_Image]], labels: Sequence[str], pitch: float) -> bytes:
+    """Lines of maps, each line with its label; titles over the first."""
+    expanded = [stimulus.expand(np.stack([part.image for part in line])) for line in lines]
+
+    def under(part: _Image, picture: NDArray[np.float64]) -> str:
+        limit = float(np.abs(picture).max()) or 1.0
+        return f"\u00b1{limit:.2g}{part.told and chr(10)}{part.told}" if np.isfinite(limit) else part.told
+
+    texts = [[under(*both) for both in zip(line, maps, strict=True)] for line, maps in zip(lines, expanded, strict=True)]
+    titled = [max(part.title.count("\n") + 1 for part in lines[0])] + [0] * (len(lines) - 1)
+    _, height, width = stimulus.shape
+    sheet = Sheet(title, [Block(texts, titled=titled)], aspect=height / width, side=1.15, pitch=pitch, left=1.1, size=9)
+    for line, cells, maps in zip(lines, sheet.cells[0], expanded, strict=True):
+        for part, cell, picture in zip(line, cells, maps, strict=True):
+            if np.isnan(show(cell, picture, None)):
+                cell.say("no trials")
+            elif part.z is not None:
+                peak, level = np.abs(stimulus.expand(part.z[None])[0]).max(axis=0), z_threshold(stimulus.pixels)
+                if peak.min() < level < peak.max():
+                    cell.contour(peak, levels=[level], colors="black", linewidths=0.5)
+            if part.title:
+                cell.set_title(part.title, fontsize=8)
+    for line_cells, label in zip(sheet.cells[0], labels, strict=True):
+        line_cells[0].set_ylabel(label, fontsize=8)
+    return sheet.png()
 
 
 def _two_by_two(
@@ -253,25 +280,22 @@ def _two_by_two(
     answers: NDArray[np.int64],
 ) -> bytes:
     """A line a signal weight: mean noise of the four cells, and the images of the second response by both weightings."""
-    figure = Figure(figsize=(10.4, 1.95 * len(spec.gammas) + 1.1), layout="constrained")
-    grid = figure.subplots(len(spec.gammas), 6, squeeze=False)
-    for g, line in enumerate(grid):
+    lines, labels = [], []
+    for g, gamma in enumerate(spec.gammas):
         of_row = rows[g * 2 + 1]
-        for c, (s, k) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
-            _picture(line[c], stimulus, found.cells[g, s, k], None, f"{answers[g, s, k]:,} trials")
-            if g == 0:
-                line[c].set_title(f'signal "{classes[s]}"\nanswer "{names[k]}"', fontsize=8)
-        for axis, images, kind in ((line[4], found.standard[g], "standard_"), (line[5], found.optimal[g], "")):
-            reliable = of_row[f"{kind}reliability"]
+        line = [
+            _Image(found.cells[g, s, k], None, f"{answers[g, s, k]:,} trials", f'signal "{classes[s]}"\nanswer "{names[k]}"')
+            for s, k in ((0, 0), (0, 1), (1, 0), (1, 1))
+        ]
+        for images, kind in ((found.standard[g], "standard"), (found.optimal[g], "optimal")):
+            reliable = of_row["standard_reliability" if kind == "standard" else "reliability"]
             told = images.note[1] or f"reliability {reliable:.3f}"
-            _picture(axis, stimulus, images.image[1], images.z[1], told)
-        if g == 0:
-            line[4].set_title(f'image of "{names[1]}"\nstandard', fontsize=8)
-            line[5].set_title(f'image of "{names[1]}"\noptimal', fontsize=8)
+            line.append(_Image(images.image[1], images.z[1], told, f'image of "{names[1]}"\n{kind}'))
+        lines.append([replace(part, title="") for part in line] if g else line)
         told = "" if of_row["d_prime"] is None else f"\nd' = {of_row['d_prime']:.2f} \u00b1 {of_row['d_prime_error']:.2f}"
-        line[0].set_ylabel(f"gamma {spec.gammas[g]:g}{told}", fontsize=8)
-    figure.suptitle(_heading(spec, stimulus, answers, "Mean noise by signal and answer, and classification images"), fontsize=9)
-    return png(figure)
+        labels.append(f"gamma {gamma:g}{told}")
+    title = _heading(spec, stimulus, answers, "Mean noise by signal and answer, and classification images")
+    return _sheet(title, stimulus, lines, labels, 1.55)
 
 
 def _by_response(
@@ -279,20 +303,17 @@ def _by_response(
 ) -> bytes:
     """A line a signal weight, a column a response (the first ten that were given most)."""
     shown = np.sort(np.argsort(-answers.sum(axis=(0, 1)), kind="stable")[:10])
-    figure = Figure(figsize=(1.25 * len(shown) + 1.2, 1.85 * len(spec.gammas) + 1.1), layout="constrained")
-    grid = figure.subplots(len(spec.gammas), len(shown), squeeze=False)
-    for g, line in enumerate(grid):
-        for axis, k in zip(line, shown, strict=True):
+    lines = []
+    for g in range(len(spec.gammas)):
+        line = []
+        for k in shown:
             row = rows[g * len(names) + int(k)]
             said = "" if row["d_prime"] is None else f"\nd' {row['d_prime']:.2f}"
-            _picture(
-                axis, stimulus, found.optimal[g].image[k], found.optimal[g].z[k], (row["note"] or f"rel. {row['reliability']:.3f}") + said
-            )
-            if g == 0:
-                axis.set_title(names[k][:12], fontsize=9)
-        line[0].set_ylabel(f"gamma {spec.gammas[g]:g}", fontsize=8)
-    figure.suptitle(_heading(spec, stimulus, answers, "Classification images of the answers, optimally weighted over signals"), fontsize=9)
-    return png(figure)
+            told = (row["note"] or f"rel. {row['reliability']:.3f}") + said
+            line.append(_Image(found.optimal[g].image[k], found.optimal[g].z[k], told, "" if g else names[k][:12]))
+        lines.append(line)
+    title = _heading(spec, stimulus, answers, "Classification images of the answers, optimally weighted over signals")
+    return _sheet(title, stimulus, lines, [f"gamma {gamma:g}" for gamma in spec.gammas], 1.25)
 
 
 def _sensitivity(spec: TrialSpec, rows: Sequence[Row], names: Sequence[str], answers: NDArray[np.int64]) -> bytes:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -14,7 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from wna_ray.figures import DIVERGING, png, show
+from wna_ray.figures import DIVERGING, light, show
+from wna_ray.sheets import Block, Sheet, png
 
 Pictures = NDArray[np.floating]
 
@@ -123,41 +123,33 @@ def sheet(
         A line under each picture, by row.
     """
     k = len(names)
-    figure = Figure(figsize=(max(1.02 * k + 1.5, 7), (1.25 if told else 1.12) * len(rows) + 0.85), layout="constrained")
-    axes = figure.subplots(len(rows), k, squeeze=False)
-    for line, (label, pictures) in zip(axes, rows.items(), strict=True):
-        for i, (axis, picture) in enumerate(zip(line, pictures, strict=True)):
+    lines = [list(told[label]) if told is not None and label in told else [""] * k for label in rows]
+    first = next(iter(rows.values()))
+    found = Sheet(
+        title,
+        [Block(lines, titled=[max(str(n).count("\n") + 1 for n in names)] + [0] * (len(rows) - 1))],
+        aspect=first.shape[2] / first.shape[3],
+        side=0.95,
+        pitch=1.02,
+        left=max(0.075 * max(len(part) for label in rows for part in label.split("\n")), 0.1),
+        right=0.0 if grey else 0.95,
+        size=10,
+        framed=False,
+    )
+    for line, (label, pictures) in zip(found.cells[0], rows.items(), strict=True):
+        for cell, picture in zip(line, pictures, strict=True):
             if grey:
-                _light(axis, picture)
+                light(cell, np.clip(picture, 0, 1))
             else:
-                show(axis, np.asarray(picture, dtype=np.float64), None)
-            for spine in axis.spines.values():
-                spine.set_visible(False)
-            if told is not None and label in told:
-                axis.set_xlabel(told[label][i], fontsize=7, labelpad=2)
-        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
-    for axis, name in zip(axes[0], names, strict=True):
-        axis.set_title(str(name)[:14], fontsize=9)
-    figure.suptitle(title, fontsize=10)
+                show(cell, np.asarray(picture, dtype=np.float64), None)
+        line[0].set_ylabel(label)
+    for cell, name in zip(found.cells[0][0], names, strict=True):
+        cell.set_title(str(name)[:14])
     if not grey:
-        bar = figure.colorbar(
-            ScalarMappable(Normalize(-1, 1), DIVERGING), ax=axes, location="right", shrink=min(1.0, 1.6 / len(rows)), aspect=14, pad=0.01
-        )
+        bar = found.figure.colorbar(ScalarMappable(Normalize(-1, 1), DIVERGING), cax=found.bar(0))
         bar.set_ticks([-1, 0, 1], labels=["-max", "0", "+max"], fontsize=7)
         bar.set_label("each map in its own scale", fontsize=7)
-    return png(figure)
-
-
-def _light(axis: Axes, picture: Pictures) -> None:
-    axis.set_xticks([])
-    axis.set_yticks([])
-    if not np.isfinite(picture).all():
-        axis.set_facecolor("0.92")
-        axis.set_box_aspect(picture.shape[1] / picture.shape[2])
-    elif len(picture) == 3:
-        axis.imshow(np.clip(picture.transpose(1, 2, 0), 0, 1), interpolation="nearest")
-    else:
-        axis.imshow(picture[0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    return found.png()
 
 
 def unit_scaled(pictures: Pictures) -> Pictures:
