@@ -68,20 +68,22 @@ from wna_ray.spec import Spec
 def say(*words):
     print(*words, flush=True)
 
-spec = Spec.parse({
-    "model": "python:networks_for_tests:elsewhere",
-    "stimulus": {"kind": "gaussian", "shape": [1, 4, 4], "space": "input", "scale": 1.0},
-    "samples": 64 * 280,
-    "numerics": {"batch": 64, "device": "cpu"},
-    "execution": {"shard": 128, "segments": 4, "patience": 5},
-})
+def asked(patience):
+    return Spec.parse({
+        "model": "python:networks_for_tests:elsewhere",
+        "stimulus": {"kind": "gaussian", "shape": [1, 4, 4], "space": "input", "scale": 1.0},
+        "samples": 64 * 280,
+        "numerics": {"batch": 64, "device": "cpu"},
+        "execution": {"shard": 128, "segments": 4, "patience": patience},
+    })
 
+spec = asked(120)  # a busy machine takes its time to start a worker
 cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=0, include_dashboard=False))
 ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
 
-executor = RayExecutor(spec)
+executor = RayExecutor(asked(5))
 try:
-    execute(spec, RunDirectory(sys.argv[1] + "/nobody"), executor, print)
+    execute(asked(5), RunDirectory(sys.argv[1] + "/nobody"), executor, print)
 except WnaError as error:
     say("nobody:", error)
 executor.close()
