@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from wna_ray import models
+from wna_ray import device_noise, models
 from wna_ray.errors import CanaryError, ModelError, SpecError
 from wna_ray.gradients import add_gradients, exponents, first_gradient
 from wna_ray.moments import Moments
@@ -441,17 +441,17 @@ def run_shard(job: Job, network: Network, start: int, stop: int, stored: list[St
     outputs: list[NDArray[np.float32]] = []
     block = batch * max(1, BLOCK_VALUES // (batch * d))
     end = stop + -stop % batch  # the last batch is filled up
-    ahead = job.stimulus.noise.grid(0, 0)
+    ahead = torch.empty(0)
     for a in range(start, stop, batch):
         with phase("noise"):
             if not len(ahead):
-                ahead = job.stimulus.noise.grid(a, min(a + block, end))
+                ahead = device_noise.grid(job.stimulus.noise, a, min(a + block, end), network.device)
             grid, ahead = ahead[:batch], ahead[batch:]
             images = job.stimulus.images(grid, network.device)
         with phase("forward"):
             answer = network(images)
         counted = min(batch, stop - a)
-        grids.append(grid[:counted])
+        grids.append(grid[:counted].cpu().numpy())
         outputs.append(answer[:counted])
         if len(grids) * batch * max(d, kept) >= PENDING_VALUES or a + batch >= stop:
             pending = np.concatenate(grids)

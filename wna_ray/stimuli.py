@@ -433,13 +433,13 @@ class Stimulus:
         """SHA-256 of the offset's float32 values."""
         return hashlib.sha256(np.ascontiguousarray(self.offset, dtype="<f4").tobytes()).hexdigest()
 
-    def images(self, grid: NDArray[np.int8], device: torch.device | str = "cpu") -> torch.Tensor:
+    def images(self, grid: NDArray[np.int8] | torch.Tensor, device: torch.device | str = "cpu") -> torch.Tensor:
         """Turn grid values into images.
 
         Parameters
         ----------
         grid
-            ``(n, C, h, w)`` int8.
+            ``(n, C, h, w)`` int8, wherever they are.
 
         Returns
         -------
@@ -447,16 +447,16 @@ class Stimulus:
             ``(n, C, H, W)`` float32 on `device`: what is shown. Of white noise it is one product and one sum a value, each rounded to
             float32, so every IEEE device gives the same bits.
         """
-        offset = torch.tensor(self.shown_offset, device=device)
+        offset, values = torch.tensor(self.shown_offset, device=device), torch.as_tensor(grid, device=device)
         if self.spec.measured:
-            pixels = self._levels.to(device)[torch.from_numpy(grid).to(device).to(torch.int64) + MIDDLE]
+            pixels = self._levels.to(device)[values.to(torch.int64) + MIDDLE]
             where = self.offset if self.shown is None or self.offset.size == 1 else self.offset[:, *self.shown.where]
             return pixels if not where.any() else pixels.add_(torch.tensor(where, device=device))
         if self._has_basis:  # a product of whole numbers, exact in any order
-            mixed = torch.from_numpy(grid).to(device).reshape(len(grid), -1).to(torch.float64) @ self._pictures_on(torch.device(device))
-            return mixed.mul_(self.unit * bases.STEP).to(torch.float32).reshape(len(grid), *self.shown_shape).add_(offset)
-        values = self.filtered(torch.from_numpy(grid).to(device).to(torch.float32)).mul_(np.float32(self.unit).item())
-        return self._expand(values, self.shown_shape).add_(offset)
+            mixed = values.reshape(len(values), -1).to(torch.float64) @ self._pictures_on(torch.device(device))
+            return mixed.mul_(self.unit * bases.STEP).to(torch.float32).reshape(len(values), *self.shown_shape).add_(offset)
+        white = self.filtered(values.to(torch.float32)).mul_(np.float32(self.unit).item())
+        return self._expand(white, self.shown_shape).add_(offset)
 
     @cached_property
     def _levels(self) -> torch.Tensor:

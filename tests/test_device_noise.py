@@ -1,0 +1,147 @@
+"""Noise made on a device: plain torch, and the Triton kernel under its interpreter, against the golden file, Python integers and NumPy."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import philox
+import pytest
+import torch
+
+from wna_ray import device_noise, run
+from wna_ray.device_noise import blocks, by_torch, grid
+from wna_ray.noise import KINDS, Kind, Noise
+from wna_ray.pictures import Source
+from wna_ray.spec import Spec
+from wna_ray.stimuli import Stimulus
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "noise.json").read_text())
+DENSITY: dict[str, float | None] = {"gaussian": None, "uniform": None, "binary": None, "sparse": 0.1}
+CASES: list[tuple[Kind, tuple[int, int, int], int, int, int]] = [
+    *((kind, (1, 3, 7), GOLDEN["values"][kind]["seed"], GOLDEN["values"][kind]["index"], 1) for kind in KINDS),
+    ("gaussian", (1, 28, 28), 1, 0, 9),  # more blocks than a program has threads
+    ("uniform", (3, 5, 7), (1 << 64) - 1, 1 << 40, 4),
+    ("sparse", (1, 3, 3), 1 << 63, 3, 40),
+    ("binary", (2, 16, 16), 0, (1 << 48) - 2, 2),
+    ("gaussian", (1, 4, 4), 5, 7, 0),
+]
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
+
+INTERPRETED = """
+import json, sys
+import numpy as np
+from wna_ray.device_noise import by_kernel
+from wna_ray.noise import Noise
+
+for kind, shape, seed, start, images, density in json.loads(sys.argv[1]):
+    made = by_kernel(Noise(kind, tuple(shape), seed, density), start, start + images, "cpu")
+    assert made.shape == (images, *shape), made.shape
+    print(json.dumps(made.reshape(-1).tolist()))
+"""
+
+COMPILED = """
+import sys
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+import triton
+from wna_ray.kernels import philox_grid
+
+kinds = {"out": "*i8", "values": "*i8", "seed": "i64", "first": "i64", "count": "i32", "BLOCK": "constexpr"}
+source = ASTSource(philox_grid, kinds, {"BLOCK": 256}, {(i,): [["tt.divisibility", 16]] for i in (0, 1)})
+made = triton.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32))
+print(len(made.asm["cubin"]), made.asm["ptx"].count("st.global.v4.b32"), made.asm["ptx"].count("mul.hi.u64") > 0)
+"""
+
+
+def script(text: str, *args: str, **environ: str) -> str:
+    done = subprocess.run([sys.executable, "-c", text, *args], capture_output=True, text=True, env=os.environ | environ, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "seed, first", [(0, 1), (1, 1), ((1 << 64) - 1, (1 << 63) - 3), (12345678901234567, 1 << 40), (1 << 63, (1 << 64) - 7)]
+)
+def test_blocks_are_philox(seed: int, first: int) -> None:
+    """Words by int64 arithmetic that wraps, against Python's integers; at the ends of the range, too."""
+    found = blocks(seed, first, 7, "cpu")
+    assert [[int(word) % (1 << 64) for word in block] for block in found] == [philox.block((seed, 0), first + i) for i in range(7)]
+
+
+@pytest.mark.parametrize("case", GOLDEN["words"], ids=lambda c: f"seed{c['seed']}-image{c['index']}")
+def test_words_are_golden(case: dict[str, Any]) -> None:
+    per_image = -(-len(case["words"]) // 16)
+    words = blocks(case["seed"], case["index"] * per_image + 1, per_image, "cpu").reshape(-1).tolist()
+    assert [(word >> 16 * m) & 0xFFFF for word in words for m in range(4)][: len(case["words"])] == case["words"]
+
+
+def test_plain_torch_makes_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As NumPy does; the cut into chunks changes nothing."""
+    for chunk in (1 << 18, 60):
+        monkeypatch.setattr(device_noise, "CHUNK_BLOCKS", chunk)
+        for kind, shape, seed, start, images in CASES:
+            noise = Noise(kind, shape, seed, DENSITY[kind])
+            assert np.array_equal(by_torch(noise, start, start + images, "cpu").numpy(), noise.grid(start, start + images))
+
+
+@needs_triton
+def test_the_kernel_makes_the_stream() -> None:
+    cases = [(*case, DENSITY[case[0]]) for case in CASES]
+    lines = script(INTERPRETED, json.dumps(cases), TRITON_INTERPRET="1").splitlines()
+    assert len(lines) == len(CASES)
+    for line, (kind, shape, seed, start, images) in zip(lines, CASES, strict=True):
+        assert json.loads(line) == Noise(kind, shape, seed, DENSITY[kind]).grid(start, start + images).reshape(-1).tolist()
+    for line, kind in zip(lines, KINDS, strict=False):
+        assert json.loads(line) == GOLDEN["values"][kind]["values"]
+
+
+@needs_triton
+@pytest.mark.parametrize("capability", ["80", "90"])
+def test_the_kernel_compiles_for_real_devices(capability: str) -> None:
+    """For an A100 and an H100, without one: machine code, 16 bytes a store, whole 64-bit products."""
+    size, stores, products = script(COMPILED, capability, TRITON_INTERPRET="0").split()
+    assert int(size) > 0
+    assert int(stores) > 0
+    assert products == "True"
+
+
+@pytest.mark.parametrize("make", [by_torch, device_noise.by_kernel])
+def test_counters_beyond_64_bits_are_refused(make: Any) -> None:
+    if make is device_noise.by_kernel:
+        pytest.importorskip("triton")
+    with pytest.raises(ValueError, match="do not fit in 64 bits; take fewer or smaller images"):
+        make(Noise("binary", (3, 1 << 10, 1 << 10), 0), (1 << 48) - 1, 1 << 48, "cpu")
+
+
+def test_a_run_on_a_device_that_makes_its_own_noise(make_spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same moments and images, wherever the noise was made (plain torch here, as on a CUDA device without Triton)."""
+    spec: Spec = make_spec(samples=3000, stimulus={"kind": "gaussian", "cell": 2})
+    plain = run(spec, str(tmp_path / "plain"), executor="local")
+    made: list[int] = []
+
+    def here(source: Source, start: int, stop: int, device: torch.device) -> torch.Tensor:
+        assert isinstance(source, Noise)
+        made.append(stop - start)
+        return by_torch(source, start, stop, device)
+
+    monkeypatch.setattr(device_noise, "grid", here)
+    other = run(spec, str(tmp_path / "other"), executor="local")
+    assert sum(made) >= 3000
+    for name, array in plain.moments.arrays().items():
+        assert np.array_equal(array, other.moments.arrays()[name]), name
+    assert np.array_equal(plain.bias_maps, other.bias_maps)
+
+
+def test_noise_for_the_cpu_is_made_by_numpy(make_spec: Any) -> None:
+    spec: Spec = make_spec()
+    stimulus = Stimulus(spec.stimulus, spec.seed, np.zeros((1, 1, 1), np.float32))
+    assert np.array_equal(grid(stimulus.noise, 3, 9, "cpu").numpy(), stimulus.noise.grid(3, 9))
+    images = stimulus.images(stimulus.noise.grid(3, 9))
+    assert torch.equal(stimulus.images(grid(stimulus.noise, 3, 9, "cpu")), images)

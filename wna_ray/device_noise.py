@@ -1,0 +1,122 @@
+"""The noise stream on a device: the same grid values as `wna_ray.noise`, bit for bit, made where they are used.
+
+There are two ways, which tests hold against the golden file: a Triton kernel for CUDA, and plain torch for any device. A thread of the
+kernel makes one Philox4x64-10 block, 16 values, and looks them up in the family's table.
+
+References
+----------
+Salmon, Moraes, Dror & Shaw (2011), "Parallel random numbers: as easy as 1, 2, 3", SC. ``docs/noise.md``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from wna_ray.noise import LEVELS, PER_BLOCK, Kind, Noise, table
+from wna_ray.pictures import Source
+
+MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
+INCREMENTS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
+ROUNDS = 10
+WORD, HALF = 1 << 64, (1 << 32) - 1
+CHUNK_BLOCKS = 1 << 18  # blocks that plain torch makes at a time: 4 million values
+
+
+def _signed(x: int) -> int:
+    """The int64 with the bits of a 64-bit word: torch has no unsigned arithmetic."""
+    return x - WORD if x >= WORD // 2 else x
+
+
+def _times(a: torch.Tensor, b: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """High and low word of the product of words ``a`` and a constant, in int64 that wraps."""
+    low, high = a & HALF, (a >> 32) & HALF
+    b_low, b_high = b & HALF, b >> 32
+    ll, lh, hl = low * _signed(b_low), low * _signed(b_high), high * _signed(b_low)
+    carry = (((ll >> 32) & HALF) + (lh & HALF) + (hl & HALF)) >> 32
+    return high * b_high + ((lh >> 32) & HALF) + ((hl >> 32) & HALF) + carry, a * _signed(b)
+
+
+def blocks(seed: int, first: int, count: int, device: torch.device | str) -> torch.Tensor:
+    """Philox blocks by plain torch.
+
+    Parameters
+    ----------
+    seed
+        First word of the key; the second is 0.
+    first
+        Counter of the first block; all counters are below 2^64.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(count, 4)`` int64, the bits of the four words.
+    """
+    if first + count > WORD:
+        raise ValueError(f"noise: counters up to {first + count - 1} do not fit in 64 bits; take fewer or smaller images")
+    c0 = torch.arange(count, dtype=torch.int64, device=device) + _signed(first)
+    c1 = c2 = c3 = torch.zeros_like(c0)
+    k0, k1 = seed, 0
+    for _ in range(ROUNDS):
+        (h0, l0), (h1, l1) = _times(c0, MULTIPLIERS[0]), _times(c2, MULTIPLIERS[1])
+        c0, c1, c2, c3 = h1 ^ c1 ^ _signed(k0), l1, h0 ^ c3 ^ _signed(k1), l0
+        k0, k1 = (k0 + INCREMENTS[0]) % WORD, (k1 + INCREMENTS[1]) % WORD
+    return torch.stack([c0, c1, c2, c3], dim=1)
+
+
+@lru_cache(maxsize=8)
+def _table_on(kind: Kind, density: float | None, device: torch.device) -> torch.Tensor:
+    """``(65536,)`` int8 of a family, on a device."""
+    return torch.from_numpy(table(kind, density).values.copy()).to(device)
+
+
+def grid(source: Source, start: int, stop: int, device: torch.device | str) -> torch.Tensor:
+    """Grid values of images ``start ... stop - 1``, made where they are used.
+
+    Noise for a CUDA device is made there, by the Triton kernel, or by plain torch where Triton is missing; all else by NumPy on the CPU,
+    which is faster there.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(stop - start, C, h, w)`` int8, the values of ``source.grid``; on `device`, or on the CPU.
+    """
+    device = torch.device(device)
+    if device.type != "cuda" or not isinstance(source, Noise):
+        return torch.from_numpy(source.grid(start, stop))
+    return (by_torch if importlib.util.find_spec("triton") is None else by_kernel)(source, start, stop, device)
+
+
+def by_torch(noise: Noise, start: int, stop: int, device: torch.device | str) -> torch.Tensor:
+    """`grid` by plain torch."""
+    device, d, n = torch.device(device), noise.pixels, stop - start
+    per_image = -(-d // PER_BLOCK)
+    values, out = _table_on(noise.kind, noise.density, device), torch.empty((n, d), dtype=torch.int8, device=device)
+    shifts = torch.arange(0, 64, 16, device=device)
+    step = max(1, CHUNK_BLOCKS // per_image)
+    for a in range(0, n, step):
+        b = min(a + step, n)
+        words = blocks(noise.seed, (start + a) * per_image + 1, (b - a) * per_image, device)
+        index = ((words[:, :, None] >> shifts) & (LEVELS - 1)).reshape(b - a, per_image * PER_BLOCK)
+        out[a:b] = values[index[:, :d]]
+    return out.reshape(n, *noise.shape)
+
+
+def by_kernel(noise: Noise, start: int, stop: int, device: torch.device | str) -> torch.Tensor:
+    """`grid` by the Triton kernel; on the CPU under Triton's interpreter (``TRITON_INTERPRET=1`` when Triton is first imported)."""
+    from wna_ray.kernels import THREADS, philox_grid
+
+    device, d, n = torch.device(device), noise.pixels, stop - start
+    per_image = -(-d // PER_BLOCK)
+    first, count = start * per_image + 1, n * per_image
+    if first + count > WORD:
+        raise ValueError(f"noise: counters up to {first + count - 1} do not fit in 64 bits; take fewer or smaller images")
+    out = torch.empty((n, per_image * PER_BLOCK), dtype=torch.int8, device=device)
+    if n:
+        kernel: Any = philox_grid
+        values, programs = _table_on(noise.kind, noise.density, device), -(-count // THREADS)
+        kernel[(programs,)](out, values, _signed(noise.seed), _signed(first), count, BLOCK=THREADS)
+    return out[:, :d].reshape(n, *noise.shape)
