@@ -172,12 +172,21 @@ class Moments:
             Entries in an image, which then counts once.
         """
         x = grid.reshape(len(grid), self.sum_x.size)
-        step = min(MAX_CHUNK, max(MIN_CHUNK, CHUNK_VALUES // self.sum_x.size))
+        step = min(MAX_CHUNK, max(MIN_CHUNK, CHUNK_VALUES // max(self.sum_x.size, 1)))
         total = self
         for a in range(0, len(x), step):
             part = slice(a, a + step)
-            total = total.merge(_sums(x[part], {k: _weights(r, part) for k, r in responses.items()}, self.sum_xx.size > 0))
+            total = total.merge(_sums(x[part], {k: weights_of(r, part) for k, r in responses.items()}, self.sum_xx.size > 0))
         return replace(total, images=self.images + len(x) // patches, odd=self.odd)
+
+    def update_odd(self, grid: NDArray[np.int8], responses: Mapping[str, Response], patches: int = 1) -> Moments:
+        """Add images of odd batches to those, where halves are kept."""
+        assert self.odd is not None, "asked only where halves are kept"
+        return replace(self, odd=self.odd.update(grid, responses, patches))
+
+    def fetched(self) -> Moments:
+        """Itself: all sums are here (see `wna_ray.device_moments`)."""
+        return self
 
     def skip(self, nonfinite: int = 0, out_of_range: int = 0) -> Moments:
         """Count images that are left out."""
@@ -254,7 +263,7 @@ def add(a: Ints, b: Ints) -> Ints:
 
 
 @dataclass(frozen=True)
-class _Weights:
+class Weights:
     """A response of a chunk as a matrix: ``values (m, n)`` int64 for the sorted ``rows (m,)``; ``fed (m,)`` images."""
 
     rows: Ints
@@ -262,18 +271,19 @@ class _Weights:
     values: Ints
 
 
-def _weights(response: Response, part: slice) -> _Weights:
+def weights_of(response: Response, part: slice) -> Weights:
+    """The responses of some images as a matrix; of one-hot kinds only of the rows that occurred."""
     if not isinstance(response, Selected):
         values = response.values[part].T
         k, n = values.shape
-        return _Weights(np.arange(k), np.full(k, n, dtype=np.int64), values)
+        return Weights(np.arange(k), np.full(k, n, dtype=np.int64), values)
     rows, inverse = np.unique(response.rows[part], return_inverse=True)
     values = np.zeros((len(rows), len(inverse)), dtype=np.int64)
     values[inverse, np.arange(len(inverse))] = response.weights[part]
-    return _Weights(rows, np.bincount(inverse, minlength=len(rows)).astype(np.int64), values)
+    return Weights(rows, np.bincount(inverse, minlength=len(rows)).astype(np.int64), values)
 
 
-def _sums(x: NDArray[np.int8], weights: Mapping[str, _Weights], second: bool) -> Moments:
+def _sums(x: NDArray[np.int8], weights: Mapping[str, Weights], second: bool) -> Moments:
     """Moments of one chunk, its images not counted: one matrix product of all response rows (and a row of ones) with the grid."""
     ones = np.ones((1, len(x)), dtype=np.int64)
     left = torch.from_numpy(np.concatenate([ones, *(w.values for w in weights.values())]).astype(np.float64))

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -21,10 +22,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from wna_ray import device_noise, models
+from wna_ray.device_moments import DeviceMoments
 from wna_ray.errors import CanaryError, ModelError, SpecError
 from wna_ray.gradients import add_gradients, exponents, first_gradient
 from wna_ray.moments import Moments
-from wna_ray.noise import STREAM
+from wna_ray.noise import STREAM, Noise
 from wna_ray.pictures import Pictures
 from wna_ray.responses import FixedPoint, Response, calibrate, respond
 from wna_ray.spec import NormaliseSpec, Spec, canonical
@@ -35,6 +37,7 @@ from wna_ray.units import Field, Tap, as_maps, find_field
 Device = Literal["cpu", "cuda"]
 
 PENDING_VALUES = 32 << 20  # grid values a shard keeps before it adds them to its moments (32 MB)
+DEVICE_PENDING_VALUES = 256 << 20  # the same on a CUDA device
 BLOCK_VALUES = 1 << 20  # grid values made in one go, for several small batches (1 MB)
 PILOT_IMAGES = 64  # at least so many images choose the fixed points
 QUANTILE_IMAGES = 4096  # and so many patches a quantile: it is off by less than 1 % of all patches (2 sd, at the median 1.6 %)
@@ -259,7 +262,11 @@ class Network:
             self.maps(torch.zeros((1, *self.spec.stimulus.shape), device=self.device))
 
     def __call__(self, images: torch.Tensor) -> NDArray[np.float32]:
-        """Outputs ``(n, k)`` float32 of images ``(n, C, H, W)`` float32; ``n`` is at most the fixed batch.
+        """What `answer` gives, in the CPU's memory."""
+        return np.asarray(self.answer(images).cpu().numpy())
+
+    def answer(self, images: torch.Tensor) -> torch.Tensor:
+        """Outputs ``(n, k)`` float32 of images ``(n, C, H, W)`` float32, on the device; ``n`` is at most the fixed batch.
 
         Of units that are pooled, ``(n, patches * k)``. The forward pass always has the same shape: fewer images are padded with
         copies of the last.
@@ -272,7 +279,7 @@ class Network:
                 raise ModelError(f"model: {self.spec.model} gave {found}; expected one row of outputs for each of {batch} images")
             if self.field is not None:
                 y = self.field.responses(self._maps_of(y))
-            return np.asarray(y.reshape(batch, -1)[:n].float().cpu().numpy())
+            return y.reshape(batch, -1)[:n].float()
 
     def _whole_batch(self, images: torch.Tensor) -> torch.Tensor:
         missing = self.spec.numerics.batch - len(images)
@@ -437,8 +444,12 @@ def run_shard(job: Job, network: Network, start: int, stop: int, stored: list[St
     phase, total = Phases(), job.no_images()
     if job.spec.estimator == "gradient":
         return add_gradients(job, network, start, stop, phase), phase.seconds
-    grids: list[NDArray[np.int8]] = []
-    outputs: list[NDArray[np.float32]] = []
+    there = stays_on_device(job, network.device)
+    sums: Moments | DeviceMoments = DeviceMoments(total, network.device) if there else total
+    most, late = (DEVICE_PENDING_VALUES, 1) if there else (PENDING_VALUES, 0)
+    sets: deque[_Set] = deque()
+    grids: list[torch.Tensor] = []
+    outputs: list[torch.Tensor] = []
     block = batch * max(1, BLOCK_VALUES // (batch * d))
     end = stop + -stop % batch  # the last batch is filled up
     ahead = torch.empty(0)
@@ -449,16 +460,60 @@ def run_shard(job: Job, network: Network, start: int, stop: int, stored: list[St
             grid, ahead = ahead[:batch], ahead[batch:]
             images = job.stimulus.images(grid, network.device)
         with phase("forward"):
-            answer = network(images)
+            answer = network.answer(images)
         counted = min(batch, stop - a)
-        grids.append(grid[:counted].cpu().numpy())
+        grids.append(grid[:counted])
         outputs.append(answer[:counted])
-        if len(grids) * batch * max(d, kept) >= PENDING_VALUES or a + batch >= stop:
-            pending = np.concatenate(grids)
-            odd = np.arange(a + counted - len(pending), a + counted) // batch % 2 == 1
-            total = _add(job, total, pending, np.concatenate(outputs), phase, stored, odd)
+        if len(grids) * batch * max(d, kept) >= most or a + batch >= stop:
+            sets.append(_Set.of(grids, outputs, a + counted, batch))
             grids, outputs = [], []
-    return total, phase.seconds
+        while len(sets) > (late if a + batch < stop else 0):
+            sums = _add(job, sums, sets.popleft(), phase, stored)
+    return sums.fetched(), phase.seconds
+
+
+def stays_on_device(job: Job, device: torch.device) -> bool:
+    """Whether grid values are made on the device, and the large sums of moments kept there, so that no image ever travels."""
+    return device.type == "cuda" and isinstance(job.stimulus.noise, Noise) and job.stimulus.patches is None
+
+
+@dataclass(frozen=True)
+class _Set:
+    """Images whose answers are on their way, or there.
+
+    Attributes
+    ----------
+    grid
+        ``(n, C, h, w)`` int8.
+    outputs
+        ``(n, k)`` float32 in the CPU's memory, once `arrived`.
+    odd
+        ``(n,)``: of an odd batch.
+    arrived
+        Where they come from a CUDA device: recorded behind the copy. The device works on while the CPU waits for it.
+    """
+
+    grid: torch.Tensor
+    outputs: torch.Tensor
+    odd: NDArray[np.bool_]
+    arrived: torch.cuda.Event | None
+
+    @classmethod
+    def of(cls, grids: list[torch.Tensor], outputs: list[torch.Tensor], stop: int, batch: int) -> _Set:
+        """Put together the batches up to image `stop`, and send for their outputs."""
+        grid, answers, arrived = torch.cat(grids), torch.cat(outputs), None
+        if answers.is_cuda:
+            here = torch.empty(answers.shape, dtype=answers.dtype, pin_memory=True)
+            answers = here.copy_(answers, non_blocking=True)
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            arrived.record()
+        return cls(grid, answers, np.arange(stop - len(grid), stop) // batch % 2 == 1, arrived)
+
+    def answers(self) -> NDArray[np.float32]:
+        """The outputs, waited for."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return np.asarray(self.outputs.numpy())
 
 
 def _counted(finite: NDArray[np.bool_], within: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -468,17 +523,11 @@ def _counted(finite: NDArray[np.bool_], within: NDArray[np.bool_]) -> NDArray[np
     return counted
 
 
-def _add(
-    job: Job,
-    total: Moments,
-    grid: NDArray[np.int8],
-    outputs: NDArray[np.float32],
-    phase: Phases,
-    stored: list[Stored] | None,
-    odd: NDArray[np.bool_],
-) -> Moments:
+def _add(job: Job, total: Moments | DeviceMoments, some: _Set, phase: Phases, stored: list[Stored] | None) -> Moments | DeviceMoments:
     """Add images to moments; those with an output that is not finite, or out of range, are counted apart."""
-    patches = job.stimulus.patches_an_image
+    patches, odd = job.stimulus.patches_an_image, some.odd
+    with phase("forward"):
+        outputs = some.answers()
     with phase("responses"):
         finite = np.asarray(np.isfinite(outputs).all(axis=1))
         answered = outputs if finite.all() else outputs[finite]
@@ -488,13 +537,22 @@ def _add(
         responses: dict[str, Response] = {kind: response for kind, (response, _) in answers.items()}
         if not within.all():
             responses = {kind: response.keep(within.repeat(patches)) for kind, response in responses.items()}
-        if len(answered) < len(outputs) or not within.all():
-            grid, odd = grid[finite][within], odd[finite][within]
+        counted = _counted(finite, within)
         if stored is not None:
-            stored.append(Stored.of(_counted(finite, within), responses, patches))
+            stored.append(Stored.of(counted, responses, patches))
     with phase("moments"):
-        total = total.update(job.stimulus.keep(grid), responses, patches)
-        if total.odd is not None and odd.any():
-            some = {kind: response.keep(odd.repeat(patches)) for kind, response in responses.items()}
-            total = replace(total, odd=total.odd.update(job.stimulus.keep(grid[odd]), some, patches))
+        grid = some.grid
+        if not counted.all():
+            grid, odd = grid[torch.from_numpy(counted).to(grid.device)], odd[counted]
+        halves = total.odd is not None and bool(odd.any())
+        of_odd = {kind: response.keep(odd.repeat(patches)) for kind, response in responses.items()} if halves else {}
+        if isinstance(total, DeviceMoments):
+            total = total.update(grid, responses)
+            if halves:
+                total = total.update_odd(grid[torch.from_numpy(odd).to(grid.device)], of_odd)
+        else:
+            kept = grid.cpu().numpy()
+            total = total.update(job.stimulus.keep(kept), responses, patches)
+            if halves:
+                total = total.update_odd(job.stimulus.keep(kept[odd]), of_odd, patches)
     return total.skip(nonfinite=len(outputs) - len(answered), out_of_range=int((~within).sum()))

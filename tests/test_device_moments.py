@@ -1,0 +1,97 @@
+"""Moments on a device (here the CPU, as torch sees it) against those of `wna_ray.moments`, which have oracles of their own, and int64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from prepared import prepared
+
+from wna_ray import device_moments, shard
+from wna_ray.device_moments import DeviceMoments
+from wna_ray.moments import Moments
+from wna_ray.noise import Noise
+from wna_ray.responses import LIMIT, Dense, Selected
+from wna_ray.shard import run_shard, stays_on_device
+from wna_ray.spec import Spec
+
+MakeSpec = Callable[..., Spec]
+CPU = torch.device("cpu")
+
+
+def equal(a: Moments, b: Moments) -> None:
+    one, other = a.arrays(), b.arrays()
+    assert list(one) == list(other)
+    for name, array in one.items():
+        assert array.dtype == other[name].dtype
+        assert np.array_equal(array, other[name]), name
+
+
+@pytest.mark.parametrize("second", [False, True])
+@pytest.mark.parametrize("chunk", [1 << 26, 1])
+def test_the_largest_values_are_summed_exactly(second: bool, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Responses and grid at the ends of their range, all of one sign: against int64 arithmetic, and `Moments`."""
+    monkeypatch.setattr(device_moments, "CHUNK_VALUES", chunk)
+    rng = np.random.default_rng(0)
+    n, d = 20_000, 3
+    grid = np.full((n, d), -128, dtype=np.int8)
+    grid[:, 1] = rng.integers(-128, 128, n)
+    y = np.full((n, 2), LIMIT, dtype=np.int64)
+    y[:, 1] = rng.integers(-LIMIT, LIMIT + 1, n)
+    rows, weights = rng.integers(0, 40, n), rng.integers(1, 1 << 16, n)
+    responses = {"logits": Dense(y), "confidence": Selected(rows, weights)}
+    empty = Moments.identity(d, responses, second)
+    found = DeviceMoments(empty, CPU)
+    for a in (0, 7000):
+        b = 7000 if a == 0 else n
+        part = {"logits": Dense(y[a:b]), "confidence": Selected(rows[a:b], weights[a:b])}
+        found = found.update(torch.from_numpy(grid[a:b]), part)
+    fetched = found.fetched()
+    x = grid.astype(np.int64)
+    assert np.array_equal(fetched.sum_x, x.sum(axis=0))
+    assert np.array_equal(fetched.responses["logits"].sum_yx, y.T @ x)
+    if second:
+        assert np.array_equal(fetched.responses["logits"].sum_yxx, y.T @ x**2)
+    equal(fetched, empty.update(grid, responses))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"responses": ["label", "logits"]},
+        {"responses": ["confidence", "probabilities"], "moments": {"second": True}},
+        {"moments": {"halves": True, "second": True}},
+        {"model": "python:networks_for_tests:sometimes_nan", "moments": {"halves": True}},
+    ],
+)
+@pytest.mark.parametrize("most", [1 << 28, 2000])
+def test_a_shard_on_a_device_has_the_same_moments(
+    changes: dict[str, Any], most: int, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers handled one set late, sums kept on the device: the bytes of the plain way."""
+    job, network = prepared(make_spec(**changes))
+    plain, _ = run_shard(job, network, 64, 2000)
+    assert plain.seen == 1936
+    monkeypatch.setattr(shard, "stays_on_device", lambda *_: True)
+    monkeypatch.setattr(shard, "DEVICE_PENDING_VALUES", most)
+    found, seconds = run_shard(job, network, 64, 2000)
+    equal(found, plain)
+    assert set(seconds) == {"noise", "forward", "responses", "moments"}
+
+
+def test_what_stays_on_a_device(make_spec: MakeSpec) -> None:
+    """Noise of whole images does; windows of units and pictures go the plain way, as everything does on the CPU."""
+    job, _ = prepared(make_spec())
+    assert isinstance(job.stimulus.noise, Noise)
+    assert stays_on_device(job, torch.device("cuda"))
+    assert not stays_on_device(job, CPU)
+    units, _ = prepared(make_spec(model="python:networks_for_tests:layered", responses=["activation"], target={"layer": "maps"}))
+    assert not stays_on_device(units, torch.device("cuda"))
+
+
+def test_patches_are_refused() -> None:
+    with pytest.raises(ValueError, match="of whole images"):
+        DeviceMoments(Moments.identity(2, ["label"]), CPU).update(torch.zeros((2, 2), dtype=torch.int8), {}, patches=2)
