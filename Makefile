@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test chaos lint paper bench scale train clean
+.PHONY: demo test chaos lint paper bench bench-gpu scale train clean
 
 ## demo: the main job on the bundled model; what a digit network expects to see
 demo: $(STAMP)
@@ -34,6 +34,10 @@ paper: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/noise.py
 	$(BIN)/python benchmarks/whole_job.py
+
+## bench-gpu: the same of a CUDA device, without Ray
+bench-gpu: $(STAMP)
+	$(BIN)/python benchmarks/gpu.py --out benchmarks/gpu.json
 
 ## scale: a thousand simulated workers and a million shards, two real actors, and moments of ImageNet's size
 scale: $(STAMP)
