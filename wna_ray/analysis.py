@@ -31,7 +31,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2, norm, t
+from scipy.special import chdtrc, ndtr, ndtri, stdtr
 
 from wna_ray.errors import RunError
 from wna_ray.moments import Moments
@@ -67,6 +67,11 @@ def explained_variance(z_squared: Floats, d: int, images: int) -> Floats:
     return (z_squared - d) / images
 
 
+def normal_density(x: Floats | float) -> Floats:
+    """Of the standard normal distribution."""
+    return np.asarray(np.exp(-np.square(x) / 2) / np.sqrt(2 * np.pi))
+
+
 def fewest_images(excess_kurtosis: float, d: int) -> float:
     """Effective images under which a row gets no p-value: 30, and more where the noise's kurtosis moves what its sums are compared with.
 
@@ -74,13 +79,13 @@ def fewest_images(excess_kurtosis: float, d: int) -> float:
     `z_threshold`, by less than `TAIL_ERROR` (first order of Edgeworth's series, ``k (x^3 - 3 x) / (24 n)`` times density over tail).
     """
     level = z_threshold(d)
-    tail = excess_kurtosis * (level**3 - 3 * level) / 24 * float(norm.pdf(level) / norm.sf(level))
+    tail = excess_kurtosis * (level**3 - 3 * level) / 24 * float(normal_density(level) / ndtr(-level))
     return max(FEWEST, abs(excess_kurtosis) / (2 * KURTOSIS_ERROR), tail / TAIL_ERROR)
 
 
 def chi_square_p(z_squared: Floats, d: int) -> Floats:
     """P(chi^2 with d degrees of freedom >= ||z||^2): one test for the whole map, so no correction over pixels is due."""
-    return np.asarray(chi2.sf(z_squared, d))
+    return np.asarray(chdtrc(d, z_squared))
 
 
 def reliability(z_squared: Floats, d: int) -> Floats:
@@ -105,7 +110,7 @@ def images_for(squared_cosine: float, rho2: float, d: int) -> float:
 
 def z_threshold(tests: int, alpha: float = 0.05) -> float:
     """|z| that the largest of `tests` independent null values exceeds with probability `alpha` (two-sided, Sidak)."""
-    return float(norm.isf((1 - (1 - alpha) ** (1 / tests)) / 2))
+    return -float(ndtri((1 - (1 - alpha) ** (1 / tests)) / 2))
 
 
 def sidak_p(largest: Floats, tests: int, freedom: float = np.inf) -> Floats:
@@ -113,7 +118,7 @@ def sidak_p(largest: Floats, tests: int, freedom: float = np.inf) -> Floats:
 
     Values are normal, or, with degrees of freedom, Student's t: divided by errors that were measured.
     """
-    return np.asarray(-np.expm1(tests * np.log1p(-2 * t.sf(largest, freedom))))
+    return np.asarray(-np.expm1(tests * np.log1p(-2 * stdtr(freedom, -largest))))
 
 
 def entropy(share: Floats) -> float:

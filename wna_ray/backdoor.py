@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from wna_ray.analysis import sidak_p
 from wna_ray.poison import Pixel
@@ -90,7 +90,7 @@ def patch_scores(z: Floats, pixels: Sequence[Pixel]) -> PatchScores:
     scores = stouffer(everywhere)
     own = scores[:, top * right + left]
     rank = np.where(np.isnan(own), 0, (scores >= own[:, None]).sum(axis=1))
-    return PatchScores(own, norm.sf(own), rank, down * right)
+    return PatchScores(own, ndtr(-own), rank, down * right)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
+from scipy.special import bdtrc
 
 from wna_ray.datasets import Split
 from wna_ray.detection import wilson
@@ -55,7 +55,7 @@ class Scored:
 
     def p_value(self, share: float) -> float:
         """P(at least so many images are named right) where each is with probability `share`: the binomial tail."""
-        return float(binom.sf(np.trace(self.confusion) - 1, self.confusion.sum(), share))
+        return float(bdtrc(np.trace(self.confusion) - 1, int(self.confusion.sum()), share))
 
     def top(self, places: int) -> float:
         """Share of images whose class is among the first so many places; where scores are equal, by the middle of their places."""

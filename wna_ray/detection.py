@@ -21,9 +21,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm
+from scipy.special import ndtri
 
-from wna_ray.analysis import fewest_images, reliability
+from wna_ray.analysis import fewest_images, normal_density, reliability
 
 Floats = NDArray[np.float64]
 Weighting = Literal["standard", "optimal"]
@@ -78,9 +78,9 @@ def sensitivity(hits: ArrayLike, signals: ArrayLike, false_alarms: ArrayLike, ot
         raise ValueError("hits and false_alarms: expected counts between 0 and their trials")
     nothing = (n == 0) | (m == 0)
     rates = [np.where(nothing, np.nan, (count + 0.5) / (trials + 1)) for count, trials in ((h, n), (f, m))]
-    z = [norm.ppf(rate) for rate in rates]
+    z = [ndtri(rate) for rate in rates]
     with np.errstate(divide="ignore", invalid="ignore"):
-        error = np.sqrt(sum(p * (1 - p) / (t * norm.pdf(q) ** 2) for p, t, q in zip(rates, (n, m), z, strict=True)))
+        error = np.sqrt(sum(p * (1 - p) / (t * normal_density(q) ** 2) for p, t, q in zip(rates, (n, m), z, strict=True)))
     return Sensitivity(rates[0], rates[1], z[0] - z[1], error, -(z[0] + z[1]) / 2, error / 2)
 
 
@@ -113,7 +113,7 @@ def by_class(confusion: NDArray[np.int64], correct: NDArray[np.int64]) -> Sensit
 def wilson(successes: ArrayLike, trials: ArrayLike, confidence: float = 0.95) -> tuple[Floats, Floats]:
     """Interval of a share that is right in about `confidence` of all experiments (Wilson 1927); NaN where there are no trials."""
     k, n = np.broadcast_arrays(np.asarray(successes, dtype=np.float64), np.asarray(trials, dtype=np.float64))
-    z = float(norm.isf((1 - confidence) / 2))
+    z = -float(ndtri((1 - confidence) / 2))
     with np.errstate(divide="ignore", invalid="ignore"):
         p = k / n
         middle, half = (p + z**2 / (2 * n)) / (1 + z**2 / n), z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
@@ -221,7 +221,7 @@ def classification_images(
         yes, no = counts[s, row].astype(np.float64), rest[s, row].astype(np.float64)
         weight = np.ones(len(s))
         if weighting == "optimal":
-            weight = (yes + no) * norm.pdf(norm.ppf((yes + 0.5) / (yes + no + 1)))
+            weight = (yes + no) * normal_density(ndtri((yes + 0.5) / (yes + no + 1)))
             weight /= weight.sum()
         difference = noise[s, row] / yes[:, None] - (total[s] - noise[s, row]) / no[:, None]
         variance = float((weight**2 * (1 / yes + 1 / no)).sum()) * sd**2

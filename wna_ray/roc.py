@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 from wna_ray.detection import wilson
 
@@ -28,6 +27,8 @@ def auc(negative: ArrayLike, positive: ArrayLike) -> float:
         One group is empty, or a score is NaN.
     """
     n, p = _groups(negative, positive)
+    from scipy.stats import rankdata  # takes a second to import, and nothing else here needs it
+
     ranks = rankdata(np.concatenate([n, p]))[len(n) :]
     return float((ranks.sum() - len(p) * (len(p) + 1) / 2) / (len(n) * len(p)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.stats import binom
+from scipy.special import bdtrc
 
 from wna_ray.classifier import mean_images
 from wna_ray.datasets import class_names
@@ -275,7 +275,7 @@ def imagenet(found: Found) -> Made:
             ),
             Number(
                 f"the same, true class among the first {PLACES}",
-                f"{percent(first / shown, 1)} (chance {percent(PLACES / k, 1)}, p = {binom.sf(first - 1, shown, PLACES / k):.1g})",
+                f"{percent(first / shown, 1)} (chance {percent(PLACES / k, 1)}, p = {bdtrc(first - 1, shown, PLACES / k):.1g})",
             ),
             Number("the same, mean rank of the true class", ranked(float(photographs.ranks.mean()))),
             Number("labels that noise reaches, of 1,000; entropy in bits", f"{int((n > 0).sum())}; {entropy(n):.2f}"),
