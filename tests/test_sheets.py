@@ -11,6 +11,7 @@ from matplotlib.image import imread
 from numpy.typing import NDArray
 
 from wna_ray.figures import light, show
+from wna_ray.paper import charts
 from wna_ray.sheets import Block, Cell, Sheet
 
 DPI = 130
@@ -96,6 +97,19 @@ def test_outlines_and_bars_stay_in_their_cell() -> None:
     assert any(isinstance(artist, PolyCollection) for artist in sheet.axis.get_children())
     assert min(at(pixels, image, x, 0.5).max() for x in np.linspace(0.48, 0.52, 9)) < 0.5
     assert at(pixels, image, 0.3, 0.5).min() > 0.9
+
+
+def test_labels_of_lines_have_room() -> None:
+    """On a sheet of the paper, however long they are: nothing is drawn at the edges, and a colour bar only where there is one scale."""
+    maps = np.random.default_rng(0).normal(size=(8, 1, 5, 5))
+    label, widths = "logits around the mean, seed 0", []
+    for pictures in (maps, np.repeat(maps, 3, axis=1)):
+        png = charts.sheet({label: pictures, "b": pictures}, [str(i) for i in range(8)], "title")
+        pixels = np.asarray(imread(BytesIO(png))[:, :, :3])
+        for edge in (pixels[:, :4], pixels[:, -4:], pixels[:4], pixels[-4:]):
+            assert (edge == 1).all()
+        widths.append(pixels.shape[1])
+    assert widths[0] == pytest.approx(widths[1] + 0.95 * DPI, abs=1), "the bar's room"
 
 
 def test_a_missing_picture_is_a_grey_field() -> None:

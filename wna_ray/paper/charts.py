@@ -17,6 +17,7 @@ from wna_ray.figures import DIVERGING, light, show
 from wna_ray.sheets import Block, Sheet, png
 
 Pictures = NDArray[np.floating]
+LETTER = 0.09  # inches that a letter of a line's label takes, wide ones too
 
 
 @dataclass(frozen=True)
@@ -125,14 +126,15 @@ def sheet(
     k = len(names)
     lines = [list(told[label]) if told is not None and label in told else [""] * k for label in rows]
     first = next(iter(rows.values()))
+    diverging = not grey and first.shape[1] == 1  # colours are light around grey
     found = Sheet(
         title,
-        [Block(lines, titled=[max(str(n).count("\n") + 1 for n in names)] + [0] * (len(rows) - 1))],
+        [Block(lines, titled=[int(any(names))] + [0] * (len(rows) - 1))],
         aspect=first.shape[2] / first.shape[3],
         side=0.95,
         pitch=1.02,
-        left=max(0.075 * max(len(part) for label in rows for part in label.split("\n")), 0.1),
-        right=0.0 if grey else 0.95,
+        left=0.1 + LETTER * max(len(part) for label in rows for part in label.split("\n")),
+        right=0.95 if diverging else 0.0,
         size=10,
         framed=False,
     )
@@ -145,7 +147,7 @@ def sheet(
         line[0].set_ylabel(label)
     for cell, name in zip(found.cells[0][0], names, strict=True):
         cell.set_title(str(name)[:14])
-    if not grey:
+    if diverging:
         bar = found.figure.colorbar(ScalarMappable(Normalize(-1, 1), DIVERGING), cax=found.bar(0))
         bar.set_ticks([-1, 0, 1], labels=["-max", "0", "+max"], fontsize=7)
         bar.set_label("each map in its own scale", fontsize=7)

@@ -13,6 +13,7 @@ from wna_ray.page import Figure, Number, Table, Verdict
 from wna_ray.paper import charts
 from wna_ray.paper.experiment import Experiment, Made, entropy, judged, percent, same, spread, test_accuracy
 from wna_ray.paper.found import Found, Missing, counts, data, figure, held_out, label_means, maps, scored
+from wna_ray.results import Run
 
 PLACES = 10  # of a thousand classes: one photograph of each tells more by its rank than by the first place alone
 SEEDS = [f"cnn-{i}" for i in range(3)]
@@ -227,6 +228,19 @@ def invariance(found: Found) -> Made:
     )
 
 
+def _strongest(run: Run, title: str) -> bytes:
+    """A sheet of the twenty most reliable logit maps of a run."""
+    readout = next(r for r in run.readouts if r.kind == "logits")
+    strong = np.argsort(-readout.reliability)[:20]
+    pictures, told = run.stimulus.expand(readout.bias[strong]), [f"{readout.names[i][:15]}\nR {readout.reliability[i]:.2f}" for i in strong]
+    return charts.sheet(
+        {"": pictures[:10], " ": pictures[10:]},
+        [""] * 10,
+        f"{title}, N = {run.moments.images:,}",
+        told={"": told[:10], " ": told[10:]},
+    )
+
+
 def imagenet(found: Found) -> Made:
     """E20."""
     runs = found.runs("imagenet")
@@ -239,8 +253,9 @@ def imagenet(found: Found) -> Made:
         )
     logits = report["templates"]["logits"]
     accuracy, rank, chance = logits["accuracy"]["correlation"], logits["mean_rank"]["correlation"], report["chance_rank"]
-    photographs = held_out(found.runs("imagenet-photographs").values())
-    right, shown = int(np.trace(photographs.confusion)), int(photographs.confusion.sum())
+    shown = found.runs("imagenet-photographs")
+    photographs = held_out(shown.values())
+    right, images = int(np.trace(photographs.confusion)), int(photographs.confusion.sum())
     first, k = int((photographs.ranks <= PLACES).sum()), len(run.names)
     n = counts(run)
     top = np.argsort(-n)[:8]
@@ -249,7 +264,6 @@ def imagenet(found: Found) -> Made:
     def ranked(mean: float) -> str:
         return f"{mean:.1f} (chance {chance['mean']:.1f} ± {chance['standard_error']:.1f})"
 
-    strong = np.argsort(-readout.reliability)[:20]
     return Made(
         Verdict.INCOMPARABLE,
         (
@@ -269,13 +283,13 @@ def imagenet(found: Found) -> Made:
             Number("the same, mean rank of the true class, of 1,000", ranked(rank)),
             Number(
                 "maps by photographs of other classes as classifier",
-                f"{percent(photographs.accuracy, 2)} ({right} of {shown:,}; chance 0.10 %, p = {photographs.p_value(1 / k):.1g})",
+                f"{percent(photographs.accuracy, 2)} ({right} of {images:,}; chance 0.10 %, p = {photographs.p_value(1 / k):.1g})",
                 "",
                 same(photographs.accuracy >= 2 / k),
             ),
             Number(
                 f"the same, true class among the first {PLACES}",
-                f"{percent(first / shown, 1)} (chance {percent(PLACES / k, 1)}, p = {bdtrc(first - 1, shown, PLACES / k):.1g})",
+                f"{percent(first / images, 1)} (chance {percent(PLACES / k, 1)}, p = {bdtrc(first - 1, images, PLACES / k):.1g})",
             ),
             Number("the same, mean rank of the true class", ranked(float(photographs.ranks.mean()))),
             Number("labels that noise reaches, of 1,000; entropy in bits", f"{int((n > 0).sum())}; {entropy(n):.2f}"),
@@ -284,18 +298,16 @@ def imagenet(found: Found) -> Made:
         ),
         (
             Figure(
-                charts.sheet(
-                    {"": maps(run, "logits")[strong[:10]], " ": maps(run, "logits")[strong[10:]]},
-                    ["" for _ in range(10)],
-                    f"The twenty most reliable of 1,000 logit maps of MobileNet-V2, N = {run.moments.images:,}, {run.stimulus.pixels:,} "
-                    "noise values an image",
-                    told={
-                        "": [f"{readout.names[i][:15]}\nR {readout.reliability[i]:.2f}" for i in strong[:10]],
-                        " ": [f"{readout.names[i][:15]}\nR {readout.reliability[i]:.2f}" for i in strong[10:]],
-                    },
+                _strongest(
+                    run, f"The twenty most reliable of 1,000 logit maps of MobileNet-V2 by noise, {run.stimulus.pixels:,} values an image"
                 ),
                 "Logit maps, light around grey, each in its own scale; R: reliability.",
-                "Twenty low-resolution logit maps of ImageNet classes",
+                "Twenty low-resolution logit maps of ImageNet classes by noise",
+            ),
+            Figure(
+                _strongest(shown["even"], "The same by photographs of every other class, in means over cells of 32 pixels"),
+                "Logit maps by photographs (not whitened), as above.",
+                "Twenty low-resolution logit maps of ImageNet classes by photographs, orange for jack-o'-lantern, blue for airliner",
             ),
             Figure(
                 figure(run, "label_frequencies"),
