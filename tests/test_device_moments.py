@@ -90,8 +90,3 @@ def test_what_stays_on_a_device(make_spec: MakeSpec) -> None:
     assert not stays_on_device(job, CPU)
     units, _ = prepared(make_spec(model="python:networks_for_tests:layered", responses=["activation"], target={"layer": "maps"}))
     assert not stays_on_device(units, torch.device("cuda"))
-
-
-def test_patches_are_refused() -> None:
-    with pytest.raises(ValueError, match="of whole images"):
-        DeviceMoments(Moments.identity(2, ["label"]), CPU).update(torch.zeros((2, 2), dtype=torch.int8), {}, patches=2)

@@ -23,13 +23,9 @@ def drawn(sheet: Sheet) -> NDArray[np.float64]:
     return np.asarray(imread(BytesIO(sheet.png()))[:, :, :3], dtype=np.float64)
 
 
-def box(cell: Cell) -> tuple[float, float, float, float]:
-    return cell._box
-
-
 def at(pixels: NDArray[np.float64], cell: Cell, x: float, y: float) -> NDArray[np.float64]:
     """The colour at a place of a cell, from its left and upper edge as shares of its size."""
-    left, bottom, width, height = box(cell)
+    left, bottom, width, height = cell.box
     return np.asarray(pixels[int(len(pixels) - (bottom + height * (1 - y)) * DPI), int((left + width * x) * DPI)])
 
 
@@ -62,7 +58,7 @@ def test_nothing_overlaps_and_all_is_on_the_sheet() -> None:
     sheet.png()
     width, height = sheet.figure.get_size_inches() * sheet.figure.dpi
     texts = [text.get_window_extent() for text in sheet.axis.texts]
-    boxes = [box(cell) for block in sheet.cells for line in block for cell in line]
+    boxes = [cell.box for block in sheet.cells for line in block for cell in line]
     frames = [[x * sheet.figure.dpi for x in (left, bottom, left + w, bottom + h)] for left, bottom, w, h in boxes]
     every = [list(t.extents) for t in texts] + frames
     assert len(every) == 1 + 2 + 4 + 4 + 4 + 3 + 1 + 11
@@ -79,7 +75,7 @@ def test_a_picture_keeps_its_proportions(shape: tuple[int, int, int]) -> None:
     sheet = Sheet("", [Block([[""]])], side=1.0)
     cell = sheet.cells[0][0][0]
     light(cell, np.ones(shape))
-    _, _, width, height = box(cell)
+    _, _, width, height = cell.box
     assert height / width == pytest.approx(shape[1] / shape[2])
     assert max(width, height) == pytest.approx(1.0)
 

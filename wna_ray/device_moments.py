@@ -49,7 +49,7 @@ class DeviceMoments:
     """
 
     def __init__(self, empty: Moments, device: torch.device) -> None:
-        self._empty, self._device = empty, device
+        self._device = device
         self._small = Moments.identity(0, empty.responses)
         d, second = empty.sum_x.size, empty.sum_xx.size
         self._x, self._xx = (torch.zeros(n, dtype=torch.int64, device=device) for n in (d, second))
@@ -57,10 +57,8 @@ class DeviceMoments:
         self._masters = {kind: _Masters(none, nothing) for kind in empty.responses}
         self.odd = None if empty.odd is None else DeviceMoments(empty.odd, device)
 
-    def update(self, grid: torch.Tensor, responses: Mapping[str, Response], patches: int = 1) -> DeviceMoments:
+    def update(self, grid: torch.Tensor, responses: Mapping[str, Response]) -> DeviceMoments:
         """Add images: as `Moments.update`, of grid values ``(n, ...)`` int8 on the device. Changes and gives itself."""
-        if patches != 1:
-            raise ValueError("moments on a device are of whole images")
         n, d = len(grid), self._x.numel()
         self._small = self._small.update(np.zeros((n, 0), dtype=np.int8), responses)
         x, step = grid.reshape(n, d), min(MAX_CHUNK, max(MIN_CHUNK, CHUNK_VALUES // d))
@@ -79,10 +77,10 @@ class DeviceMoments:
                 self._masters[kind].add(part.rows.tolist(), first[block], squares[block])
         return self
 
-    def update_odd(self, grid: torch.Tensor, responses: Mapping[str, Response], patches: int = 1) -> DeviceMoments:
+    def update_odd(self, grid: torch.Tensor, responses: Mapping[str, Response]) -> DeviceMoments:
         """Add images of odd batches."""
         assert self.odd is not None, "asked only where halves are kept"
-        self.odd.update(grid, responses, patches)
+        self.odd.update(grid, responses)
         return self
 
     def skip(self, nonfinite: int = 0, out_of_range: int = 0) -> DeviceMoments:

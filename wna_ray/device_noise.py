@@ -24,6 +24,7 @@ INCREMENTS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 ROUNDS = 10
 WORD, HALF = 1 << 64, (1 << 32) - 1
 CHUNK_BLOCKS = 1 << 18  # blocks that plain torch makes at a time: 4 million values
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def _signed(x: int) -> int:
@@ -55,8 +56,6 @@ def blocks(seed: int, first: int, count: int, device: torch.device | str) -> tor
     torch.Tensor
         ``(count, 4)`` int64, the bits of the four words.
     """
-    if first + count > WORD:
-        raise ValueError(f"noise: counters up to {first + count - 1} do not fit in 64 bits; take fewer or smaller images")
     c0 = torch.arange(count, dtype=torch.int64, device=device) + _signed(first)
     c1 = c2 = c3 = torch.zeros_like(c0)
     k0, k1 = seed, 0
@@ -87,19 +86,27 @@ def grid(source: Source, start: int, stop: int, device: torch.device | str) -> t
     device = torch.device(device)
     if device.type != "cuda" or not isinstance(source, Noise):
         return torch.from_numpy(source.grid(start, stop))
-    return (by_torch if importlib.util.find_spec("triton") is None else by_kernel)(source, start, stop, device)
+    return (by_kernel if HAS_TRITON else by_torch)(source, start, stop, device)
+
+
+def _counters(noise: Noise, start: int, stop: int) -> tuple[int, int]:
+    """Blocks of an image, and the counter of the first block of some images."""
+    per_image = -(-noise.pixels // PER_BLOCK)
+    if stop * per_image >= WORD:
+        raise ValueError(f"noise: counters up to {stop * per_image} do not fit in 64 bits; take fewer or smaller images")
+    return per_image, start * per_image + 1
 
 
 def by_torch(noise: Noise, start: int, stop: int, device: torch.device | str) -> torch.Tensor:
     """`grid` by plain torch."""
     device, d, n = torch.device(device), noise.pixels, stop - start
-    per_image = -(-d // PER_BLOCK)
+    per_image, first = _counters(noise, start, stop)
     values, out = _table_on(noise.kind, noise.density, device), torch.empty((n, d), dtype=torch.int8, device=device)
     shifts = torch.arange(0, 64, 16, device=device)
     step = max(1, CHUNK_BLOCKS // per_image)
     for a in range(0, n, step):
         b = min(a + step, n)
-        words = blocks(noise.seed, (start + a) * per_image + 1, (b - a) * per_image, device)
+        words = blocks(noise.seed, first + a * per_image, (b - a) * per_image, device)
         index = ((words[:, :, None] >> shifts) & (LEVELS - 1)).reshape(b - a, per_image * PER_BLOCK)
         out[a:b] = values[index[:, :d]]
     return out.reshape(n, *noise.shape)
@@ -110,13 +117,10 @@ def by_kernel(noise: Noise, start: int, stop: int, device: torch.device | str) -
     from wna_ray.kernels import THREADS, philox_grid
 
     device, d, n = torch.device(device), noise.pixels, stop - start
-    per_image = -(-d // PER_BLOCK)
-    first, count = start * per_image + 1, n * per_image
-    if first + count > WORD:
-        raise ValueError(f"noise: counters up to {first + count - 1} do not fit in 64 bits; take fewer or smaller images")
+    per_image, first = _counters(noise, start, stop)
     out = torch.empty((n, per_image * PER_BLOCK), dtype=torch.int8, device=device)
     if n:
         kernel: Any = philox_grid
-        values, programs = _table_on(noise.kind, noise.density, device), -(-count // THREADS)
-        kernel[(programs,)](out, values, _signed(noise.seed), _signed(first), count, BLOCK=THREADS)
+        values, count = _table_on(noise.kind, noise.density, device), n * per_image
+        kernel[(-(-count // THREADS),)](out, values, _signed(noise.seed), _signed(first), count, BLOCK=THREADS)
     return out[:, :d].reshape(n, *noise.shape)

@@ -166,10 +166,10 @@ def _sheet(
     for (readout, rows), some in zip(blocks, pictures, strict=True):
         shown = f"   ({len(rows)} most reliable of {len(readout.names)})" if len(rows) < len(readout.names) else ""
         if cell is None:
-            mark = "beyond the lines" if _is_line(np.empty(stimulus.shape)) else "outline"
+            mark = "beyond the lines" if _is_line(stimulus.shape) else "outline"
             strongest = "; of the channels the strongest" if stimulus.shape[0] > 1 else ""
             heading = f"{readout.kind}{shown}: z{strongest}; {mark}: |z| > {threshold:.2f} (p < 0.05, Sidak over {tests:,} values)"
-            under = [_p_text(readout, row) for row in rows]
+            under = [_p_text(readout, row) if _there(readout, row, p) else "" for row, p in zip(rows, some, strict=True)]
         else:
             units = told or (_UNITS[readout.kind] if readout.estimator == "noise" else f"mean gradient, {readout.kind} per {{unit}}")
             units = units.replace("{unit}", _unit(stimulus))
@@ -180,12 +180,12 @@ def _sheet(
             heading = f"{readout.kind}{shown}: {units}; each map on its own symmetric scale"
             heading += ", grey is zero" if stimulus.shape[0] == 3 else ""
             under = [
-                f"±{_largest(p):.2g}\n{cell(readout, row)}" if _there(readout, row, p) else "" for row, p in zip(rows, some, strict=True)
+                f"±{limit_of(p):.2g}\n{cell(readout, row)}" if _there(readout, row, p) else "" for row, p in zip(rows, some, strict=True)
             ]
         drawn.append(Block(_in_lines(under), heading))
     sheet = Sheet(title, drawn, aspect=_aspect(stimulus), right=0.75 if cell is None else 0)
     for i, ((readout, rows), some, cells) in enumerate(zip(blocks, pictures, sheet.cells, strict=True)):
-        largest = _largest(some)
+        largest = float(np.abs(some[np.isfinite(some)]).max(initial=0.0))
         common = min(largest, Z_LIMIT * threshold) if cell is None and largest else None
         for place, row, picture in zip(chain(*cells), rows, some, strict=True):
             there = _there(readout, row, picture)
@@ -194,7 +194,7 @@ def _sheet(
             if not there:
                 place.say(readout.note[row] or "no map")
             elif cell is None and not readout.note[row]:
-                _outline(place, picture, threshold)
+                outline(place, picture, threshold)
         if common is not None:
             mappable = ScalarMappable(Normalize(-common, common), DIVERGING)
             bar = sheet.figure.colorbar(mappable, cax=sheet.bar(i), extend="both" if largest > common else "neither")
@@ -208,14 +208,10 @@ def _there(readout: Readout, row: int, picture: Picture) -> bool:
     return readout.note[row] != "constant" and bool(np.isfinite(picture).all())
 
 
-def _largest(pictures: Picture) -> float:
-    return float(np.abs(pictures[np.isfinite(pictures)]).max(initial=0.0))
-
-
 def _aspect(stimulus: Stimulus) -> float:
     """Height over width of its pictures; of codes, which are drawn as bars, 1."""
-    c, h, w = stimulus.shape
-    return 1.0 if _is_line(np.empty((c, h, w))) else h / w
+    _, h, w = stimulus.shape
+    return 1.0 if _is_line(stimulus.shape) else h / w
 
 
 def _in_lines(texts: Sequence[str]) -> list[list[str]]:
@@ -325,7 +321,7 @@ def contrast(stimulus: Stimulus, z: Picture, unpaired: Picture, title: str, corr
     names = (f"paired (responses correlate: {correlation:.3f})", "as two independent runs would show it")
     for axis, picture, name in zip(axes, (z, unpaired), names, strict=True):
         show(axis, picture, limit)
-        _outline(axis, picture, threshold)
+        outline(axis, picture, threshold)
         axis.set_title(name, fontsize=9)
     mappable = ScalarMappable(Normalize(-limit, limit), DIVERGING)
     bar = figure.colorbar(mappable, ax=axes, shrink=0.8, label="z of the difference")
@@ -349,21 +345,26 @@ def _p_text(readout: Readout, row: int) -> str:
     return "p < 1e-300" if p < 1e-300 else f"p = {p:.2g}"
 
 
-def _outline(axis: Cell | Axes, picture: Picture, threshold: float) -> None:
+def outline(axis: Cell | Axes, picture: Picture, threshold: float) -> None:
     """Mark where a map of z ``(C, H, W)`` passes a threshold."""
     peak = np.abs(picture).max(axis=0)
     if not (threshold < peak.max() and peak.min() < threshold):
         return
-    if _is_line(picture):
+    if _is_line(picture.shape):
         for level in (-threshold, threshold):
             axis.axhline(level, color="black", linewidth=0.5)
     else:
         axis.contour(peak, levels=[threshold], colors="black", linewidths=0.5)
 
 
-def _is_line(picture: Picture) -> bool:
-    """Whether a map is one line of values, as codes are."""
-    return 1 in picture.shape[1:] and max(picture.shape[1:]) > 1
+def _is_line(shape: tuple[int, ...]) -> bool:
+    """Whether a map ``(C, H, W)`` is one line of values, as codes are."""
+    return 1 in shape[1:] and max(shape[1:]) > 1
+
+
+def limit_of(picture: Picture) -> float:
+    """Where the symmetric scale of a map of its own ends; NaN where there is no map."""
+    return (float(np.abs(picture).max()) or 1.0) if np.isfinite(picture).all() else math.nan
 
 
 def show(axis: Cell | Axes, picture: Picture, limit: float | None) -> float:
@@ -375,8 +376,8 @@ def show(axis: Cell | Axes, picture: Picture, limit: float | None) -> float:
         axis.set_facecolor("0.92")
         axis.set_box_aspect(picture.shape[1] / picture.shape[2])
         return float("nan")
-    own = limit or float(np.abs(picture).max()) or 1.0
-    if _is_line(picture):
+    own = limit or limit_of(picture)
+    if _is_line(picture.shape):
         values = np.take_along_axis(picture, np.abs(picture).argmax(axis=0)[None], axis=0)[0].ravel()
         x, zero = np.arange(len(values)), np.zeros(len(values))
         sides = np.stack([np.stack([x + dx, y], axis=1) for dx, y in ((-0.5, zero), (-0.5, values), (0.5, values), (0.5, zero))], axis=1)

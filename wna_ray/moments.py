@@ -184,10 +184,6 @@ class Moments:
         assert self.odd is not None, "asked only where halves are kept"
         return replace(self, odd=self.odd.update(grid, responses, patches))
 
-    def fetched(self) -> Moments:
-        """Itself: all sums are here (see `wna_ray.device_moments`)."""
-        return self
-
     def skip(self, nonfinite: int = 0, out_of_range: int = 0) -> Moments:
         """Count images that are left out."""
         return replace(self, nonfinite=self.nonfinite + nonfinite, out_of_range=self.out_of_range + out_of_range)

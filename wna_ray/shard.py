@@ -469,7 +469,7 @@ def run_shard(job: Job, network: Network, start: int, stop: int, stored: list[St
             grids, outputs = [], []
         while len(sets) > (late if a + batch < stop else 0):
             sums = _add(job, sums, sets.popleft(), phase, stored)
-    return sums.fetched(), phase.seconds
+    return sums.fetched() if isinstance(sums, DeviceMoments) else sums, phase.seconds
 
 
 def stays_on_device(job: Job, device: torch.device) -> bool:

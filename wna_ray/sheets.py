@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,48 +26,40 @@ GAP = 0.06  # inches between things
 SMALL, MIDDLE, LARGE = 7.0, 9.0, 11.0  # sizes of what stands under a picture, over it, and over all
 
 
-@dataclass
 class Cell:
     """A place for one picture. It has what a picture needs of matplotlib's ``Axes``, under the same names.
 
-    Attributes
+    Parameters
     ----------
     axis
         Of the whole sheet; its unit is the inch, upwards.
     left, top, width, height
         Of the place, in inches; the picture stands in the middle of its upper edge.
+    aspect
+        Height over width of the picture, until there is one.
+    framed
+        Whether a frame is drawn.
     """
 
-    axis: Axes
-    left: float
-    top: float
-    width: float
-    height: float
-    framed: bool = True
-    _aspect: float = 1.0
-    _x: tuple[float, float] = (0.0, 1.0)
-    _y: tuple[float, float] = (0.0, 1.0)
-    _place: Affine2D = field(default_factory=Affine2D)
-    _frame: Rectangle | None = None
-
-    def __post_init__(self) -> None:
-        """Draw the frame."""
-        self._frame = Rectangle((0, 0), 1, 1, facecolor="none", edgecolor="black" if self.framed else "none", linewidth=0.8, zorder=3)
-        self.axis.add_artist(self._frame)
+    def __init__(self, axis: Axes, left: float, top: float, width: float, height: float, aspect: float, framed: bool) -> None:
+        self.axis, self.left, self.top, self.width, self.height = axis, left, top, width, height
+        self._aspect, self._x, self._y = aspect, (0.0, 1.0), (0.0, 1.0)
+        self._place = Affine2D()
+        self._frame = Rectangle((0, 0), 1, 1, facecolor="none", edgecolor="black" if framed else "none", linewidth=0.8, zorder=3)
+        axis.add_artist(self._frame)
         self._settle()
 
     @property
-    def _box(self) -> tuple[float, float, float, float]:
+    def box(self) -> tuple[float, float, float, float]:
         """Left, bottom, width and height of the picture."""
         width = min(self.width, self.height / self._aspect)
         height = width * self._aspect
         return self.left + (self.width - width) / 2, self.top - height, width, height
 
     def _settle(self) -> None:
-        left, bottom, width, height = self._box
+        left, bottom, width, height = self.box
         across, up = width / (self._x[1] - self._x[0]), height / (self._y[1] - self._y[0])
         self._place.clear().translate(-self._x[0], -self._y[0]).scale(across, up).translate(left, bottom)
-        assert self._frame is not None, "drawn first"
         self._frame.set_bounds(left, bottom, width, height)
 
     def set_box_aspect(self, aspect: float) -> None:
@@ -87,7 +79,6 @@ class Cell:
 
     def set_facecolor(self, color: str) -> None:
         """Of a cell without a picture."""
-        assert self._frame is not None, "drawn first"
         self._frame.set_facecolor(color)
 
     def imshow(self, values: ArrayLike, cmap: Any = None, vmin: float | None = None, vmax: float | None = None, **how: Any) -> None:
@@ -108,7 +99,6 @@ class Cell:
 
     def add_collection(self, drawn: Collection) -> None:
         """Anything, in the cell's own coordinates; cut off at its edges."""
-        assert self._frame is not None, "drawn first"
         drawn.set_transform(self._place + self.axis.transData)
         self.axis.add_artist(drawn)
         drawn.set_clip_path(self._frame)
@@ -119,22 +109,22 @@ class Cell:
 
     def set_title(self, text: str, fontsize: float = MIDDLE) -> None:
         """Above the picture."""
-        left, bottom, width, height = self._box
+        left, bottom, width, height = self.box
         self.axis.text(left + width / 2, bottom + height + GAP / 2, text, ha="center", va="bottom", fontsize=fontsize)
 
-    def set_xlabel(self, text: str, fontsize: float = SMALL, color: str = "black") -> None:
+    def set_xlabel(self, text: str, fontsize: float = SMALL) -> None:
         """Below the picture."""
-        left, bottom, width, _ = self._box
-        self.axis.text(left + width / 2, bottom - GAP, text, ha="center", va="top", fontsize=fontsize, color=color)
+        left, bottom, width, _ = self.box
+        self.axis.text(left + width / 2, bottom - GAP, text, ha="center", va="top", fontsize=fontsize)
 
     def set_ylabel(self, text: str, fontsize: float = MIDDLE) -> None:
         """Left of the picture, level."""
-        left, bottom, _, height = self._box
+        left, bottom, _, height = self.box
         self.axis.text(left - 1.5 * GAP, bottom + height / 2, text, ha="right", va="center", fontsize=fontsize)
 
     def say(self, text: str) -> None:
         """In the middle of a cell without a picture."""
-        left, bottom, width, height = self._box
+        left, bottom, width, height = self.box
         self.axis.text(left + width / 2, bottom + height / 2, text, ha="center", va="center", fontsize=8)
 
 
@@ -211,7 +201,7 @@ class Sheet:
         self.cells: list[list[list[Cell]]] = []
         """By block, line and column."""
         self._bars: list[tuple[float, float]] = []
-        self._right = (width, right)
+        self._bar_at = width - right + 2 * GAP
         y, first = height - tall, left + GAP + (width - 2 * GAP - left - right - columns * pitch) / 2
         for block, heights, above in zip(blocks, lines, headings, strict=True):
             if block.heading:
@@ -221,9 +211,8 @@ class Sheet:
             for line, needed, n in zip(block.lines, heights, _titles(block), strict=True):
                 top = y - _over(n)
                 places = [first + i * pitch + (pitch - side) / 2 for i in range(len(line))]
-                of_block.append([Cell(self.axis, x, top, side, picture, framed) for x in places])
+                of_block.append([Cell(self.axis, x, top, side, picture, aspect, framed) for x in places])
                 for cell, text in zip(of_block[-1], line, strict=True):
-                    cell.set_box_aspect(aspect)
                     if text:
                         cell.set_xlabel(text)
                 y -= needed
@@ -232,12 +221,10 @@ class Sheet:
 
     def bar(self, block: int, most: float = 1.6) -> Axes:
         """Axes for a colour bar, right of a block."""
-        (width, right), (bottom, height) = self._right, self._bars[block]
+        bottom, height = self._bars[block]
         tall = min(height, most)
-        whole = self.figure.get_size_inches()
-        return self.figure.add_axes(
-            ((width - right + 2 * GAP) / whole[0], (bottom + (height - tall) / 2) / whole[1], 0.1 / whole[0], tall / whole[1])
-        )
+        across, up = self.figure.get_size_inches()
+        return self.figure.add_axes((self._bar_at / across, (bottom + (height - tall) / 2) / up, 0.1 / across, tall / up))
 
     def png(self) -> bytes:
         """The sheet as the bytes of a PNG file."""

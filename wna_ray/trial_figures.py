@@ -16,7 +16,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from wna_ray.analysis import z_threshold
-from wna_ray.figures import DIVERGING, noise_text, show
+from wna_ray.figures import DIVERGING, limit_of, noise_text, outline, show
 from wna_ray.sheets import Block, Sheet, png
 from wna_ray.stimuli import Stimulus
 from wna_ray.trial_detection import Detected
@@ -248,7 +248,7 @@ def _sheet(title: str, stimulus: Stimulus, lines: Sequence[Sequence[_Image]], la
     expanded = [stimulus.expand(np.stack([part.image for part in line])) for line in lines]
 
     def under(part: _Image, picture: NDArray[np.float64]) -> str:
-        limit = float(np.abs(picture).max()) or 1.0
+        limit = limit_of(picture)
         return f"\u00b1{limit:.2g}{part.told and chr(10)}{part.told}" if np.isfinite(limit) else part.told
 
     texts = [[under(*both) for both in zip(line, maps, strict=True)] for line, maps in zip(lines, expanded, strict=True)]
@@ -260,9 +260,7 @@ def _sheet(title: str, stimulus: Stimulus, lines: Sequence[Sequence[_Image]], la
             if np.isnan(show(cell, picture, None)):
                 cell.say("no trials")
             elif part.z is not None:
-                peak, level = np.abs(stimulus.expand(part.z[None])[0]).max(axis=0), z_threshold(stimulus.pixels)
-                if peak.min() < level < peak.max():
-                    cell.contour(peak, levels=[level], colors="black", linewidths=0.5)
+                outline(cell, stimulus.expand(part.z[None])[0], z_threshold(stimulus.pixels))
             if part.title:
                 cell.set_title(part.title, fontsize=8)
     for line_cells, label in zip(sheet.cells[0], labels, strict=True):

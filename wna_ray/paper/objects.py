@@ -307,7 +307,7 @@ def imagenet(found: Found) -> Made:
             Figure(
                 _strongest(shown["even"], "The same by photographs of every other class, in means over cells of 32 pixels"),
                 "Logit maps by photographs (not whitened), as above.",
-                "Twenty low-resolution logit maps of ImageNet classes by photographs, orange for jack-o'-lantern, blue for airliner",
+                "Twenty low-resolution logit maps of ImageNet classes by photographs, orange for a jack-o'-lantern, blue for an airship",
             ),
             Figure(
                 figure(run, "label_frequencies"),
