@@ -58,6 +58,17 @@ def test_the_largest_values_are_summed_exactly(second: bool, chunk: int, monkeyp
     equal(fetched, empty.update(grid, responses))
 
 
+def test_rows_come_in_any_order() -> None:
+    """A label that shows up late may be the smallest."""
+    grid = np.arange(12, dtype=np.int8).reshape(6, 2)
+    rows, ones = np.array([9, 5, 9, 2, 5, 7]), np.ones(6, dtype=np.int64)
+    empty = Moments.identity(2, ["label"], second=True)
+    found = DeviceMoments(empty, CPU)
+    for part in (slice(0, 3), slice(3, 6)):
+        found = found.update(torch.from_numpy(grid[part]), {"label": Selected(rows[part], ones[part])})
+    equal(found.fetched(), empty.update(grid, {"label": Selected(rows, ones)}))
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -49,7 +49,7 @@ def test_every_picture_stands_in_its_cell_the_right_way_up() -> None:
 
 def test_nothing_overlaps_and_all_is_on_the_sheet() -> None:
     """Cells, and the texts around them, by the boxes that matplotlib measures."""
-    lines = [["one\ntwo\nthree"] * 4, ["one"] * 4]
+    lines = [["one\ntwo\nthree"] * 5, ["one"] * 5]
     sheet = Sheet("a\ntitle", [Block(lines, "heading", titled=[2, 0]), Block([["x"] * 3], "another")], left=1, right=0.75)
     for cell in sheet.cells[0][0]:
         cell.set_title("over\nit")
@@ -61,7 +61,7 @@ def test_nothing_overlaps_and_all_is_on_the_sheet() -> None:
     boxes = [cell.box for block in sheet.cells for line in block for cell in line]
     frames = [[x * sheet.figure.dpi for x in (left, bottom, left + w, bottom + h)] for left, bottom, w, h in boxes]
     every = [list(t.extents) for t in texts] + frames
-    assert len(every) == 1 + 2 + 4 + 4 + 4 + 3 + 1 + 11
+    assert len(every) == 1 + 2 + 5 + 5 + 5 + 3 + 1 + 13
     for i, (left, bottom, right, top) in enumerate(every):
         assert min(left, bottom) >= 0
         assert right <= width

@@ -331,7 +331,8 @@ def _sensitivity(spec: TrialSpec, rows: Sequence[Row], names: Sequence[str], ans
         axis.set_ylabel(label)
         axis.spines[["top", "right"]].set_visible(False)
     if chosen:
-        axes[1].legend(fontsize=7, frameon=False, ncols=2, title="answer", title_fontsize=7)
+        lines, labels = axes[1].get_legend_handles_labels()
+        figure.legend(lines, labels, fontsize=7, frameon=False, title="answer", title_fontsize=7, loc="outside right center")
     figure.suptitle(
         f"How well each class is told from the others\n{answers[0].sum():,} trials a signal weight, signals from {spec.signals.dataset} "
         f"({spec.signals.split}); bars: standard errors",

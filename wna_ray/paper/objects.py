@@ -138,7 +138,8 @@ def cifar(found: Found) -> Made:
         (
             Figure(
                 charts.sheet(
-                    {"mean image": mean - mean.mean(axis=0), **{n: maps(runs[n], "logits") for n in (*SEEDS, *known)}},
+                    {"mean image": mean - mean.mean(axis=0)}
+                    | {f"{n}\nN = {runs[n].moments.images:,}": maps(runs[n], "logits") for n in (*SEEDS, *known)},
                     names,
                     "Logit maps, logits per pixel unit, light around grey; above: mean training image minus the mean of all",
                 ),
