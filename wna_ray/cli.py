@@ -30,7 +30,7 @@ from wna_ray.driver import SILENT_SECONDS, latest
 from wna_ray.errors import RunError, SpecError, StoreError, WnaError
 from wna_ray.fetch import fetch as download
 from wna_ray.inprocess import InProcessExecutor
-from wna_ray.job import image_bytes, pilot, row_bytes, segment_bytes
+from wna_ray.job import Pilot, image_bytes, pilot, row_bytes, segment_bytes
 from wna_ray.memory import Machine, available, check, expected_rows, needs
 from wna_ray.memory import size as in_bytes
 from wna_ray.opened import AnyRun, open_any
@@ -193,6 +193,12 @@ def plan(
     )
     seconds = asked.samples / found.images_per_second / workers
     print(f"time      {found.images_per_second:,.0f} images/s for one worker here, {duration(seconds)} for {workers}")
+    timed = found.introduction.environment.get("tune")
+    if timed is not None:
+        rates = ", ".join(f"{size} {rate:,.0f}" for size, rate in timed["images_per_second"].items())
+        print(f"batch     {timed['batch']} images; forward passes alone, images/s by batch: {rates}")
+    if asked.numerics.compile is not None:
+        print(f"compile   {_compiling(asked, found, pilot_images, workers)}")
     has = _parse_size(memory) if memory is not None else available()
     if has is not None:
         name = "this machine" if memory is None else f"a machine of {memory}"
@@ -222,6 +228,18 @@ def plan(
             f"{np.ceil(enough):,.0f}" if clear else "-",
         )
     _console().print(table)
+
+
+def _compiling(asked: Spec, compiled: Pilot, images: int, workers: int) -> str:
+    """What compiling takes, and when it has paid."""
+    numerics = asked.with_batch(compiled.introduction.job.spec.numerics.batch).numerics
+    plain = pilot(asked.model_copy(update={"numerics": numerics.model_copy(update={"compile": None})}), images, workers)
+    after, taken = compiled.pays_after(plain) * workers, max(0.0, compiled.start_seconds - plain.start_seconds)
+    told = f"takes a worker {taken:.0f} s (less where torch has it in its cache), {compiled.images_per_second:,.0f} images/s instead of "
+    told += f"{plain.images_per_second:,.0f}; "
+    if not np.isfinite(after):
+        return f"{told}it does not pay here, leave numerics.compile out"
+    return f"{told}it pays for runs of more than {after:,.0f} images" + (", so not for this one" if after > asked.samples else "")
 
 
 def _plan_sweep(path: Path, asked: SweepSpec) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -23,7 +25,7 @@ from wna_ray.inprocess import InProcessExecutor
 from wna_ray.memory import available, check, expected_rows, moment_sets, needs
 from wna_ray.moments import Moments, Partial
 from wna_ray.results import Answers, Run, derive, map_images, mean_codes, read_outs, reliability_curve
-from wna_ray.rundir import RunDirectory, SegmentInfo
+from wna_ray.rundir import SPEC, RunDirectory, SegmentInfo
 from wna_ray.scheduling import TICK_SECONDS, Executor, PayloadLost, Plan, Scheduler, call, fan_in, plan, segment_images
 from wna_ray.shard import Job
 from wna_ray.spec import Spec, StcSpec, StopSpec
@@ -95,12 +97,23 @@ def run(
     WnaError
         With one message that says what to do. Whatever was committed stays.
     """
+    spec = _settled(spec, out, single_writer)
     with driving(spec, out, executor, workers, address, single_writer, callbacks) as (directory, runner, told):
         ask = execute(spec, directory, runner, told, told.claim)
         finished = Run(directory.store.place)
         evaluate(spec, finished, told, ask)
         told.finish()
     return finished
+
+
+def _settled(spec: Spec, out: str, single_writer: bool) -> Spec:
+    """With the batch that the run has chosen when it began, if there is one."""
+    if spec.numerics.tune:
+        directory = RunDirectory(Place(out, spec.execution.endpoint, single_writer))
+        if directory.read_json(SPEC) is not None:
+            batch = directory.spec()["identity"].get("numerics", {}).get("batch")
+            return spec.with_batch(batch) if isinstance(batch, int) else spec
+    return spec
 
 
 @contextlib.contextmanager
@@ -193,6 +206,7 @@ def execute(spec: Spec, directory: RunDirectory, executor: Executor, emit: Callb
     attempts = spec.execution.attempts
     introduction: Introduction = call(executor, CALL_TRIES, "introduce")
     job = introduction.job
+    spec = job.spec  # with the batch that was chosen, if it was to be
     rows = expected_rows(job, introduction.seen)
     need = needs(job, rows, fan_in(rows * row_bytes(job)), segment_bytes(job))
     check(job, rows, need, executor.machines(), available())
@@ -348,13 +362,33 @@ def _answers(job: Job, shared: Any, readouts: list[Readout], moments: Moments, e
 
 @dataclass(frozen=True)
 class Pilot:
-    """What a few images tell about a run: the plan, the rate of one worker, and statistics by response."""
+    """What a few images tell about a run.
+
+    Attributes
+    ----------
+    introduction, plan
+        The job, and how it would be cut.
+    images
+        That were shown.
+    images_per_second
+        Rate of one worker.
+    start_seconds
+        That it took to look at the model, or to compile it.
+    readouts
+        Statistics by response.
+    """
 
     introduction: Introduction
     plan: Plan
     images: int
     images_per_second: float
+    start_seconds: float
     readouts: list[Readout]
+
+    def pays_after(self, plain: Pilot) -> float:
+        """Images after which a worker has got back what compiling took it, beside a pilot without; infinite where it never does."""
+        gain = 1 / plain.images_per_second - 1 / self.images_per_second
+        return max(0.0, self.start_seconds - plain.start_seconds) / gain if gain > 0 else math.inf
 
 
 def pilot(spec: Spec, images: int, workers: int) -> Pilot:
@@ -363,8 +397,11 @@ def pilot(spec: Spec, images: int, workers: int) -> Pilot:
     few = spec.model_copy(update={"stop": None, "samples": -(-min(images, spec.samples) // batch) * batch})
     executor = InProcessExecutor(few)
     try:
+        begin = time.perf_counter()
         introduction: Introduction = call(executor, 1, "introduce")
+        start_seconds = time.perf_counter() - begin
         job = introduction.job
+        spec = spec.with_batch(job.spec.numerics.batch)
         for _ in "ab":
             ticket = executor.submit("shard", job, 0, few.samples)
             executor.wait(TICK_SECONDS)
@@ -377,7 +414,7 @@ def pilot(spec: Spec, images: int, workers: int) -> Pilot:
     readouts = read_outs(few, job.stimulus, partial.moments, job.identity, list(job.names))
     whole = replace(introduction, job=replace(job, spec=spec))
     cut = plan_run(whole, [(0, spec.samples)], workers, spec.samples)
-    return Pilot(whole, cut, few.samples, few.samples / sum(seconds.values()), readouts)
+    return Pilot(whole, cut, few.samples, few.samples / sum(seconds.values()), start_seconds, readouts)
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ from wna_ray.responses import FixedPoint, Response, calibrate, respond
 from wna_ray.spec import NormaliseSpec, Spec, canonical
 from wna_ray.stimuli import Stimulus, content_digest, load_basis, load_offset
 from wna_ray.stored import Stored
+from wna_ray.tuning import Compiled, Tuned, choose_batch
 from wna_ray.units import Field, Tap, as_maps, find_field
 
 Device = Literal["cpu", "cuda"]
@@ -136,7 +137,7 @@ class Job:
             "responses": [r.identity() for r in spec.responses],
             "fixed_point": {kind: p.identity() for kind, p in self.points.items()},
             "moments": spec.moments.identity(),
-            "numerics": spec.numerics.model_dump(mode="json") | {"device": self.device},
+            "numerics": spec.numerics.identity() | {"device": self.device},
             "canary": self.canary,
         }
         # What only some runs have is left out of all others, so that their fingerprints stay what they were.
@@ -202,12 +203,15 @@ class Network:
             given = f"stimulus.shape: {self.seen}" if self.decoder is None else f"decoder: {spec.decoder} gives pictures {self.seen}"
             raise ModelError(f"{given}, but {spec.model} takes {self.model.shape}")
         self.field: Field | None = None
+        self.tuned: Tuned | None = None
         module = self.model.module
         if spec.target is not None:
             if isinstance(module, Tap):
                 raise ModelError("target.layer: the model's URI already takes a layer; leave layer= out of it")
             module = Tap(module, spec.target.layer, "target.layer").eval()
         self.module = self._here(module, spec.model)
+        mode = spec.numerics.compile
+        self._compiled = None if mode is None else Compiled(self.module, mode, spec.model)
         if self.normalise is not None:
             channels = (1, -1, 1, 1)
             self._mean, self._std = (
@@ -255,6 +259,19 @@ class Network:
             )
         return normalise
 
+    def tune(self, shape: tuple[int, int, int]) -> int:
+        """Choose the batch for images ``(C, H, W)``, and keep to it; how fast the others were is in `tuned`."""
+
+        def forward(n: int) -> None:
+            with torch.inference_mode():
+                self._pass(torch.rand((n, *shape), device=self.device))
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+
+        self.tuned = choose_batch(forward)
+        self.spec = self.spec.with_batch(self.tuned.batch)
+        return self.tuned.batch
+
     def aim(self, field: Field | None) -> None:
         """Answer for the units of a field."""
         self.field = field
@@ -271,15 +288,27 @@ class Network:
         Of units that are pooled, ``(n, patches * k)``. The forward pass always has the same shape: fewer images are padded with
         copies of the last.
         """
-        n, batch = len(images), self.spec.numerics.batch
         with torch.inference_mode():
-            y = self._pass(self._whole_batch(images))
-            if not isinstance(y, torch.Tensor) or y.ndim < 1 or len(y) != batch or y.numel() < batch:
-                found = tuple(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
-                raise ModelError(f"model: {self.spec.model} gave {found}; expected one row of outputs for each of {batch} images")
-            if self.field is not None:
-                y = self.field.responses(self._maps_of(y))
-            return y.reshape(batch, -1)[:n].float()
+            return self._outputs(self._pass(self._whole_batch(images), self._compiled))[: len(images)]
+
+    def answer_fed(self, fed: torch.Tensor) -> torch.Tensor:
+        """The same of what `ready` gives, a whole batch, where there is no decoder."""
+        with torch.inference_mode():
+            return self._outputs(self.forward(fed))
+
+    def forward(self, fed: torch.Tensor) -> torch.Tensor:
+        """What the network gives for a whole batch of what `ready` gives: the forward pass, compiled where it is, and nothing else."""
+        found: torch.Tensor = (self._compiled or self.module)(fed)
+        return found
+
+    def _outputs(self, y: Any) -> torch.Tensor:
+        batch = self.spec.numerics.batch
+        if not isinstance(y, torch.Tensor) or y.ndim < 1 or len(y) != batch or y.numel() < batch:
+            found = tuple(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
+            raise ModelError(f"model: {self.spec.model} gave {found}; expected one row of outputs for each of {batch} images")
+        if self.field is not None:
+            y = self.field.responses(self._maps_of(y))
+        return torch.as_tensor(y.reshape(batch, -1).float())
 
     def _whole_batch(self, images: torch.Tensor) -> torch.Tensor:
         missing = self.spec.numerics.batch - len(images)
@@ -307,12 +336,22 @@ class Network:
             y = y.reshape(len(x), -1) if self.field is None else self.field.middle(self._maps_of(y))
             return x, y.float()
 
-    def _pass(self, images: torch.Tensor) -> torch.Tensor:
-        if self.decoder is not None:
-            images = self._pictures(images)
+    def levels(self, stimulus: Stimulus) -> torch.Tensor:
+        """``(C, 256)``: what the network is fed in each channel for grid values of -128 ... 127, of a stimulus that is `pointwise`."""
+        values = torch.arange(-128, 128, dtype=torch.int8, device=self.device).view(-1, 1, 1, 1)
+        fed = self.ready(stimulus.images(values.expand(-1, stimulus.shown_shape[0], 1, 1), self.device))
+        return fed[:, :, 0, 0].T.contiguous()
+
+    def ready(self, images: torch.Tensor) -> torch.Tensor:
+        """What the model itself is fed for images ``(n, C, H, W)`` float32: normalised, in its arithmetic and memory format."""
         if self.normalise is not None and (self.normalise.mean, self.normalise.std) != ((0.0,), (1.0,)):
             images = (images - self._mean) / self._std
-        output: torch.Tensor = self.module(images.to(self.dtype).contiguous(memory_format=torch.channels_last))
+        return images.to(self.dtype).contiguous(memory_format=torch.channels_last)
+
+    def _pass(self, images: torch.Tensor, compiled: Compiled | None = None) -> torch.Tensor:
+        if self.decoder is not None:
+            images = self._pictures(images)
+        output: torch.Tensor = (compiled or self.module)(self.ready(images))
         return output
 
     def _maps_of(self, output: torch.Tensor) -> torch.Tensor:
@@ -327,6 +366,9 @@ def resolve(spec: Spec, network: Network) -> Job:
         field, whole = _aim(spec, Stimulus(spec.stimulus, spec.seed, offset, basis=basis, content=content), network)
         stimulus = stimulus_of(spec, offset, field, basis, content)
         _enough(spec, stimulus)
+        if spec.numerics.tune:
+            batch = network.tune(stimulus.shown_shape)
+            spec = network.spec
         first = _first_outputs(stimulus, network)
         measured = any(r.quantile is not None for r in spec.responses)
         pilot = max(PILOT_IMAGES, -(-QUANTILE_IMAGES // stimulus.patches_an_image) if measured else 0)

@@ -338,12 +338,23 @@ class NumericsSpec(_Frozen):
         CPU threads of a forward pass.
     device
         ``auto`` is ``cuda`` where the workers have it, else ``cpu``.
+    compile
+        Compile the network (``torch.compile``): half a minute for each worker, which a long run gets back (``wna plan`` tells when).
+        ``max-autotune`` also tries out kernels, and on CUDA records graphs. Not compiled by default.
+    tune
+        Choose the batch by timing a few on the first worker, once: it is written into the run, which from then on has that batch.
     """
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch: int = Field(default=128, ge=1, le=1 << 16)
     threads: int = Field(default=1, ge=1, le=256)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: Literal["default", "max-autotune"] | None = None
+    tune: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """What decides a result, as plain JSON values; what only some runs have is left out of all others."""
+        return self.model_dump(mode="json", exclude={"tune"} if self.compile else {"tune", "compile"})
 
 
 class MomentsSpec(_Frozen):
@@ -624,6 +635,11 @@ class Spec(_Written):
             self._check_gradient()
         if self.stop is not None and self.stop.response not in (None, *kinds):
             raise ValueError(f"stop.response: {self.stop.response} is none of the responses ({', '.join(kinds)})")
+        if self.numerics.compile is not None and (self.target is not None or self.estimator == "gradient"):
+            other = "target" if self.target is not None else "estimator: gradient"
+            raise ValueError(f"numerics.compile: a compiled network gives its outputs, no more, but {other} looks inside; leave one out")
+        if self.numerics.tune and any(uri.startswith("export:") for uri in (self.model, self.decoder or "")):
+            raise ValueError("numerics.tune: a program saved by torch.export has its batch built in; give numerics.batch instead")
         if self.target is not None and self.target.position == "pooled" and self.stimulus.cell > 1:
             raise ValueError("target.position: pooled needs noise of single pixels; leave stimulus.cell out")
         correlates = next((name for name in ("spectrum", "basis") if getattr(self.stimulus, name) is not None), None)
@@ -637,6 +653,10 @@ class Spec(_Written):
             if self.stimulus.measured:
                 raise ValueError("target.position: patches of one picture are no independent samples, so pooled needs noise; take centre")
         return self
+
+    def with_batch(self, batch: int) -> Self:
+        """The same with a batch that has been chosen."""
+        return self.model_copy(update={"numerics": self.numerics.model_copy(update={"batch": batch, "tune": False})})
 
     @property
     def looks(self) -> tuple[int, ...]:

@@ -208,6 +208,9 @@ class TrialSpec(_Written):
         if self.noise is not None and (self.noise.basis is not None or self.noise.kind == "images"):
             what = "basis" if self.noise.basis is not None else "kind"
             raise ValueError(f"noise.{what}: trials show signals in noise of single pixels, cells or a spectrum; take one of those")
+        if self.numerics.compile is not None or self.numerics.tune:
+            which = "tune" if self.numerics.tune else "compile"
+            raise ValueError(f"numerics.{which}: is for runs; trials change what happens inside the network, so leave it out")
         if self.moments and (self.noise is None or self.attack or self.stimulate or len(self.transforms) > 1):
             raise ValueError("moments: are kept of signals in noise alone; leave attack, stimulate and transforms out, and give noise")
         return self

@@ -77,6 +77,7 @@ class Worker:
         """Load the model, look at it through the first batch, twice: a network must repeat itself."""
         network = self._loaded()
         job = resolve(self._spec, network)
+        self._asked = job.spec
         try:
             check_canary(job, network)
         except CanaryError:
@@ -89,7 +90,7 @@ class Worker:
         moments, _ = run_shard(job, network, 0, min(self._spec.numerics.batch, self._spec.samples))
         seconds = time.perf_counter() - begin
         seen: dict[str, int] = {r.kind: len(moments.responses[r.kind].rows) for r in self._spec.responses if not is_dense(r.kind)}
-        return None, Introduction(job, seconds, seen, environment(self._device))
+        return None, Introduction(job, seconds, seen, environment(self._device) | _timed(network))
 
     def shard(self, job: Job | Pass | TwinPass | TrialJob, start: int, stop: int) -> tuple[Partial, dict[str, float]]:
         """Moments of a shard (and its responses, where kept), sums of a later pass, or counts of trials; and seconds by phase."""
@@ -124,7 +125,7 @@ class Worker:
 
     def answer(self, job: Job, images: NDArray[np.float32]) -> tuple[None, NDArray[np.float32]]:
         """Outputs ``(n, k)`` for images ``(n, C, H, W)``, a few: they come by way of the driver. Of pooled positions, the middle one's."""
-        network, batch = self._trusted_network(job), self._spec.numerics.batch
+        network, batch = self._trusted_network(job), job.spec.numerics.batch
         x = torch.from_numpy(images.copy()).to(network.device)  # a copy: what Ray hands over is read-only
         outputs = np.concatenate([network(x[a : a + batch]) for a in range(0, len(x), batch)])
         patches = outputs.reshape(len(images), -1, len(job.names))
@@ -134,7 +135,7 @@ class Worker:
         self, job: Job, layers: Sequence[str], images: NDArray[np.uint8], classes: NDArray[np.int64], noise: int
     ) -> tuple[None, dict[str, Activity]]:
         """What the units of some layers do by themselves: for images ``(n, C, H, W)`` of known classes, and for so many images of noise."""
-        network, batch = self._trusted_network(job), self._spec.numerics.batch
+        network, batch = self._trusted_network(job), job.spec.numerics.batch
         shown = (
             (torch.from_numpy(images[a : a + batch]).to(network.device).float() / 255, classes[a : a + batch])
             for a in range(0, len(images), batch)
@@ -144,7 +145,7 @@ class Worker:
 
     def pictures(self, job: Job, codes: NDArray[np.float32]) -> tuple[None, NDArray[np.float32]]:
         """The decoder's pictures ``(n, C, H, W)`` of codes, a few."""
-        network, batch = self._trusted_network(job), self._spec.numerics.batch
+        network, batch = self._trusted_network(job), job.spec.numerics.batch
         x = torch.from_numpy(codes.copy()).to(network.device)
         return None, np.concatenate([network.pictures(x[a : a + batch]) for a in range(0, len(x), batch)])
 
@@ -171,6 +172,7 @@ class Worker:
         """The network, once it has answered the first batch with the bits on record."""
         network = self._loaded()
         if job.fingerprint not in self._trusted:
+            network.spec = network.spec.with_batch(job.spec.numerics.batch)  # that the first worker may have chosen
             check_canary(job, network)
             self._trusted.add(job.fingerprint)
         return network
@@ -187,6 +189,16 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(trim_threshold, (1 << 31) - 1)
         libc.mallopt(mmap_threshold, 32 << 20)  # the largest that glibc accepts
+
+
+def _timed(network: Network) -> dict[str, Any]:
+    """How fast each batch was that was timed, for the record."""
+    found = network.tuned
+    return (
+        {}
+        if found is None
+        else {"tune": {"batch": found.batch, "images_per_second": {str(b): r for b, r in found.images_per_second.items()}}}
+    )
 
 
 def environment(device: Device) -> dict[str, Any]:
