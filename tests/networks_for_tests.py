@@ -392,3 +392,8 @@ def large_pictures() -> nn.Module:
     """A linear decoder of digits' size."""
     torch.manual_seed(6)
     return nn.Sequential(nn.Flatten(), nn.Linear(6, 784), nn.Unflatten(1, (1, 28, 28)))
+
+
+def coloured() -> nn.Module:
+    """Four logits of 3 x 11 x 7 pixels."""
+    return Linear(4, 3 * 11 * 7)

@@ -46,16 +46,47 @@ for kind, shape, seed, start, images, density in json.loads(sys.argv[1]):
     print(json.dumps(made.reshape(-1).tolist()))
 """
 
+FED = """
+import json, sys
+import torch
+from prepared import prepared
+from wna_ray import device_noise, shard
+from wna_ray.device_noise import by_kernel
+from wna_ray.spec import Spec
+
+changes = json.loads(sys.argv[1])
+job, network = prepared(Spec.parse(changes))
+plain, _ = shard.run_shard(job, network, 0, job.spec.samples)
+grid = job.stimulus.noise.grid(5, 5 + job.spec.numerics.batch)
+expected = network.ready(job.stimulus.images(grid))
+found = device_noise.fed(torch.from_numpy(grid), network.levels(job.stimulus), job.stimulus)
+assert found.dtype == expected.dtype == getattr(torch, job.spec.numerics.dtype)
+assert found.shape == expected.shape and found.stride() == expected.stride(), (found.stride(), expected.stride())
+assert torch.equal(found, expected) and found.float().std() > 0
+made = []
+device_noise.grid = lambda source, a, b, device: made.append(b - a) or by_kernel(source, a, b, device)
+shard.stays_on_device = shard.looks_up = lambda job, device: True
+again, _ = shard.run_shard(job, network, 0, job.spec.samples)
+assert sum(made) >= job.spec.samples
+one, other = plain.arrays(), again.arrays()
+assert set(one) == set(other) and all((one[name] == other[name]).all() for name in one)
+print(int(one["counts"][0]))
+"""
+
 COMPILED = """
 import sys
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 import triton
-from wna_ray.kernels import philox_grid
+from wna_ray.kernels import look_up, philox_grid
 
 kinds = {"out": "*i8", "values": "*i8", "seed": "i64", "first": "i64", "count": "i32", "BLOCK": "constexpr"}
 source = ASTSource(philox_grid, kinds, {"BLOCK": 256}, {(i,): [["tt.divisibility", 16]] for i in (0, 1)})
-made = triton.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32))
+target = GPUTarget("cuda", int(sys.argv[1]), 32)
+made = triton.compile(source, target=target)
+kinds = {"out": "*bf16", "grid": "*i8", "levels": "*bf16", **dict.fromkeys(("each", "channels", "rows", "columns", "width", "cell"), "i32")}
+looks = triton.compile(ASTSource(look_up, kinds | {"BLOCK": "constexpr"}, {"BLOCK": 1024}), target=target)
+assert len(looks.asm["cubin"]) > 0
 print(len(made.asm["cubin"]), made.asm["ptx"].count("st.global.v4.b32"), made.asm["ptx"].count("mul.hi.u64") > 0)
 """
 
@@ -100,6 +131,33 @@ def test_the_kernel_makes_the_stream() -> None:
         assert json.loads(line) == Noise(kind, shape, seed, DENSITY[kind]).grid(start, start + images).reshape(-1).tolist()
     for line, kind in zip(lines, KINDS, strict=False):
         assert json.loads(line) == GOLDEN["values"][kind]["values"]
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"numerics": {"batch": 8}},
+        {"numerics": {"batch": 8, "dtype": "bfloat16"}},
+        {"numerics": {"batch": 8, "dtype": "float16"}, "stimulus": {"cell": 3}},
+    ],
+    ids=["float32", "bfloat16", "float16-cells"],
+)
+def test_a_shard_by_kernels_alone(changes: dict[str, Any]) -> None:
+    """What the network is fed, bit for bit and in the same memory format; then the moments of a shard whose noise, images and sums are made
+    as on a CUDA device: those of the plain way.
+    """
+    stimulus = {"kind": "gaussian", "shape": [3, 11, 7], "offset": 0.45, "scale": 0.2} | changes.get("stimulus", {})
+    spec = {
+        "model": "python:networks_for_tests:coloured",
+        "normalise": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+        "responses": ["label", "logits"],
+        "samples": 100,
+        "evaluation": "none",
+    }
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    asked = spec | changes | {"stimulus": stimulus}
+    assert script(FED, json.dumps(asked), TRITON_INTERPRET="1", PYTHONPATH=path).split() == ["100"]
 
 
 @needs_triton

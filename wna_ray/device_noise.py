@@ -1,7 +1,8 @@
 """The noise stream on a device: the same grid values as `wna_ray.noise`, bit for bit, made where they are used.
 
 There are two ways, which tests hold against the golden file: a Triton kernel for CUDA, and plain torch for any device. A thread of the
-kernel makes one Philox4x64-10 block, 16 values, and looks them up in the family's table.
+kernel makes one Philox4x64-10 block, 16 values, and looks them up in the family's table. A second kernel turns grid values into what the
+network is fed.
 
 References
 ----------
@@ -18,6 +19,7 @@ import torch
 
 from wna_ray.noise import LEVELS, PER_BLOCK, Kind, Noise, table
 from wna_ray.pictures import Source
+from wna_ray.stimuli import Stimulus
 
 MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
 INCREMENTS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
@@ -87,6 +89,34 @@ def grid(source: Source, start: int, stop: int, device: torch.device | str) -> t
     if device.type != "cuda" or not isinstance(source, Noise):
         return torch.from_numpy(source.grid(start, stop))
     return (by_kernel if HAS_TRITON else by_torch)(source, start, stop, device)
+
+
+def fed(grid: torch.Tensor, levels: torch.Tensor, stimulus: Stimulus) -> torch.Tensor:
+    """What a network is fed for grid values, looked up: scaling, offset, normalisation and rounding in one step.
+
+    Parameters
+    ----------
+    grid
+        ``(n, C, h, w)`` int8 on a CUDA device (or on the CPU, under Triton's interpreter).
+    levels
+        ``(C, 256)``: what stands for each value (see `wna_ray.shard.Network.levels`).
+    stimulus
+        A pointwise one.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(n, C, H, W)`` of the type of `levels`, channels_last.
+    """
+    from wna_ray.kernels import PIXELS, look_up
+
+    n, c, h, w = grid.shape
+    _, height, width = stimulus.shown_shape
+    out = torch.empty((n, c, height, width), dtype=levels.dtype, device=grid.device, memory_format=torch.channels_last)
+    kernel: Any = look_up
+    each = height * width * c
+    kernel[(n, -(-each // PIXELS))](out, grid.contiguous(), levels, each, c, h, w, width, stimulus.spec.cell, BLOCK=PIXELS)
+    return out
 
 
 def _counters(noise: Noise, start: int, stop: int) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import triton.language as tl
 from wna_ray.device_noise import INCREMENTS, MULTIPLIERS, ROUNDS
 
 THREADS = 256  # Philox blocks of one program
+PIXELS = 1024  # values that the network is fed, of one program
 M0, M1, K0, K1 = (tl.constexpr(word) for word in (*MULTIPLIERS, *INCREMENTS))
 TURNS = tl.constexpr(ROUNDS)
 
@@ -40,3 +41,19 @@ def philox_grid(out, values, seed, first, count, BLOCK: tl.constexpr):  # type: 
     index = tl.reshape(((words >> shifts) & 0xFFFF).to(tl.int32), (BLOCK, 16))
     keep = (i < count)[:, None]
     tl.store(out + i[:, None] * 16 + tl.arange(0, 16)[None, :], tl.load(values + index, mask=keep), mask=keep)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def look_up(out, grid, levels, each, channels, rows, columns, width, cell, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """What stands for each grid value in its channel, in channels_last; program ``(i, j)`` makes the j-th part of image i.
+
+    ``out``: ``(n, H, width, channels)``, ``each`` values an image; ``grid``: ``(n, channels, rows, columns)`` int8, one value for
+    ``cell`` x ``cell`` pixels; ``levels``: ``(channels, 256)``.
+    """
+    image = tl.program_id(0).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    keep = at < each
+    channel, pixel = at % channels, at // channels
+    row, column = pixel // width // cell, pixel % width // cell
+    value = tl.load(grid + image * channels * rows * columns + (channel * rows + row) * columns + column, mask=keep, other=0)
+    tl.store(out + image * each + at, tl.load(levels + channel * 256 + value.to(tl.int32) + 128, mask=keep), mask=keep)

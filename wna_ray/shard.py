@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from wna_ray import device_noise, models
+from wna_ray.beside import Beside
 from wna_ray.device_moments import DeviceMoments
 from wna_ray.errors import CanaryError, ModelError, SpecError
 from wna_ray.gradients import add_gradients, exponents, first_gradient
@@ -486,23 +487,21 @@ def run_shard(job: Job, network: Network, start: int, stop: int, stored: list[St
     phase, total = Phases(), job.no_images()
     if job.spec.estimator == "gradient":
         return add_gradients(job, network, start, stop, phase), phase.seconds
-    there = stays_on_device(job, network.device)
-    sums: Moments | DeviceMoments = DeviceMoments(total, network.device) if there else total
+    there, beside = stays_on_device(job, network.device), Beside(network.device)
+    with beside():
+        sums: Moments | DeviceMoments = DeviceMoments(total, network.device) if there else total
     most, late = (DEVICE_PENDING_VALUES, 1) if there else (PENDING_VALUES, 0)
+    levels = network.levels(job.stimulus) if looks_up(job, network.device) else None
     sets: deque[_Set] = deque()
     grids: list[torch.Tensor] = []
     outputs: list[torch.Tensor] = []
-    block = batch * max(1, BLOCK_VALUES // (batch * d))
-    end = stop + -stop % batch  # the last batch is filled up
-    ahead = torch.empty(0)
+    ahead = _grids(job, network.device, start, stop, beside)
     for a in range(start, stop, batch):
         with phase("noise"):
-            if not len(ahead):
-                ahead = device_noise.grid(job.stimulus.noise, a, min(a + block, end), network.device)
-            grid, ahead = ahead[:batch], ahead[batch:]
-            images = job.stimulus.images(grid, network.device)
+            grid = next(ahead)
+            shown = job.stimulus.images(grid, network.device) if levels is None else device_noise.fed(grid, levels, job.stimulus)
         with phase("forward"):
-            answer = network.answer(images)
+            answer = network.answer(shown) if levels is None else network.answer_fed(shown)
         counted = min(batch, stop - a)
         grids.append(grid[:counted])
         outputs.append(answer[:counted])
@@ -510,8 +509,34 @@ def run_shard(job: Job, network: Network, start: int, stop: int, stored: list[St
             sets.append(_Set.of(grids, outputs, a + counted, batch))
             grids, outputs = [], []
         while len(sets) > (late if a + batch < stop else 0):
-            sums = _add(job, sums, sets.popleft(), phase, stored)
-    return sums.fetched() if isinstance(sums, DeviceMoments) else sums, phase.seconds
+            some = sets.popleft()
+            with beside(some.grid):
+                sums = _add(job, sums, some, phase, stored)
+    with beside():
+        return sums.fetched() if isinstance(sums, DeviceMoments) else sums, phase.seconds
+
+
+def _grids(job: Job, device: torch.device, start: int, stop: int, beside: Beside) -> Iterator[torch.Tensor]:
+    """Grid values of one batch after another, the last one filled up; several small batches are made in one go, and on a CUDA device
+    the next ones are made while the last ones are shown.
+    """
+    batch, source = job.spec.numerics.batch, job.stimulus.noise
+    block, end = batch * max(1, BLOCK_VALUES // (batch * source.pixels)), stop + -stop % batch
+
+    def started(a: int) -> Callable[[], torch.Tensor]:
+        return beside.start(lambda: device_noise.grid(source, a, min(a + block, end), device))
+
+    coming = started(start)
+    for a in range(start, end, block):
+        here = coming()
+        if a + block < end:
+            coming = started(a + block)
+        yield from torch.split(here, batch)
+
+
+def looks_up(job: Job, device: torch.device) -> bool:
+    """Whether what the network is fed is looked up, value by value of the grid, by one kernel."""
+    return device.type == "cuda" and device_noise.HAS_TRITON and job.stimulus.pointwise and job.decoder is None
 
 
 def stays_on_device(job: Job, device: torch.device) -> bool:

@@ -458,6 +458,11 @@ class Stimulus:
         white = self.filtered(values.to(torch.float32)).mul_(np.float32(self.unit).item())
         return self._expand(white, self.shown_shape).add_(offset)
 
+    @property
+    def pointwise(self) -> bool:
+        """Whether each pixel is a function of one grid value and its channel alone."""
+        return not self.spec.measured and not self.spec.mixed and self.offset.size == 1
+
     @cached_property
     def _levels(self) -> torch.Tensor:
         """``(256,)`` float32: the pixel of each byte."""

@@ -1,0 +1,49 @@
+"""A second stream of a CUDA device, on which noise and moments hide behind the forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class Beside:
+    """Starts work beside the main stream of a CUDA device; elsewhere work is done where and when it is asked for.
+
+    Parameters
+    ----------
+    device
+        Where.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def start(self, make: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+        """Begin to make something; what this gives hands it over, once the main stream gets there. The host waits for nothing."""
+        if self._stream is None:
+            return make
+        with torch.cuda.stream(self._stream):
+            made, done = make(), self._stream.record_event()
+
+        def take() -> torch.Tensor:
+            main = torch.cuda.current_stream(made.device)
+            main.wait_event(done)
+            made.record_stream(main)
+            return made
+
+        return take
+
+    @contextmanager
+    def __call__(self, *read: torch.Tensor) -> Iterator[None]:
+        """What is done inside is done there. It may `read` tensors that the main stream has finished."""
+        if self._stream is None:
+            yield
+            return
+        for tensor in read:
+            tensor.record_stream(self._stream)
+        with torch.cuda.stream(self._stream):
+            yield
