@@ -14,7 +14,7 @@ from wna_ray import device_moments, shard
 from wna_ray.device_moments import DeviceMoments
 from wna_ray.moments import Moments
 from wna_ray.noise import Noise
-from wna_ray.responses import LIMIT, Dense, Selected
+from wna_ray.responses import LIMIT, Dense, Selected, respond
 from wna_ray.shard import run_shard, stays_on_device
 from wna_ray.spec import Spec
 
@@ -91,6 +91,43 @@ def test_a_shard_on_a_device_has_the_same_moments(
     found, seconds = run_shard(job, network, 64, 2000)
     equal(found, plain)
     assert set(seconds) == {"noise", "forward", "responses", "moments"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("on_device", [False, True], ids=["plain", "on a device"])
+def test_each_arithmetic_is_summed_as_int64_would(
+    dtype: str, on_device: bool, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the network computes in: its answers, rounded once, and the grid are whole numbers, and their sums those of int64 loops."""
+    kinds = ["label", "confidence", "logits", "probabilities"]
+    numerics = {"batch": 64, "dtype": dtype}
+    job, network = prepared(make_spec(responses=kinds, moments={"second": True, "halves": True}, numerics=numerics))
+    monkeypatch.setattr(shard, "stays_on_device", lambda *_: on_device)
+    monkeypatch.setattr(shard, "DEVICE_PENDING_VALUES", 5000)
+    found, _ = run_shard(job, network, 0, 300)
+    sums: dict[tuple[bool, str, int], list[Any]] = {}
+    for i in range(300):
+        grid = job.stimulus.noise.grid(i, i + 1)
+        x, outputs = grid.reshape(-1).astype(np.int64), network(job.stimulus.images(grid))
+        for kind in kinds:
+            answer, within = respond(next(r for r in job.spec.responses if r.kind == kind), job.points[kind], outputs)
+            assert within.all()
+            rows = [int(answer.rows[0])] if isinstance(answer, Selected) else range(answer.values.shape[1])
+            values = answer.weights if isinstance(answer, Selected) else answer.values[0]
+            for row, y in zip(rows, values.tolist(), strict=True):
+                for odd in {False, i // 64 % 2 == 1}:
+                    old = sums.setdefault((odd, kind, row), [0, 0, np.zeros_like(x), np.zeros_like(x)])
+                    sums[odd, kind, row] = [old[0] + 1, old[1] + y, old[2] + y * x, old[3] + y * x * x]
+    assert found.odd is not None
+    for odd, moments in ((False, found), (True, found.odd)):
+        for kind in kinds:
+            got = moments.responses[kind]
+            assert got.rows.tolist() == sorted(row for o, k, row in sums if (o, k) == (odd, kind))
+            for at, row in enumerate(got.rows.tolist()):
+                count, y, yx, yxx = sums[odd, kind, row]
+                assert (int(got.count[at]), int(got.sum_y[at])) == (count, y)
+                assert np.array_equal(got.sum_yx[at], yx)
+                assert np.array_equal(got.sum_yxx[at], yxx)
 
 
 def test_what_stays_on_a_device(make_spec: MakeSpec) -> None:
