@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -401,7 +402,8 @@ def test_stopping_takes_three_seconds_even_if_the_storage_hangs(tmp_path: Path, 
 
 
 def test_golden_run(tmp_path: Path, make_spec: MakeSpec) -> None:
-    """The moments of one tiny run, number by number. Its arithmetic is exact in float32, so every machine must agree.
+    """The moments of one tiny run, number by number, and what is stored, byte by byte. Its arithmetic is exact in float32, so every
+    machine must agree, and no optimisation may change it.
 
     If this turns red, published results change: see "Reproducibility impact" in CHANGELOG.md before touching the file.
     """
@@ -413,6 +415,8 @@ def test_golden_run(tmp_path: Path, make_spec: MakeSpec) -> None:
     spec = json.loads((tmp_path / "run" / "spec.json").read_text())
     assert spec["identity"] == golden["identity"]
     assert got.fingerprint == golden["fingerprint"]
+    files = {name: (tmp_path / "run" / name).read_bytes() for name in golden["sha256"]}
+    assert {name: hashlib.sha256(data).hexdigest() for name, data in files.items()} == golden["sha256"]
 
 
 def test_started_event_tells_what_will_happen(tmp_path: Path, make_spec: MakeSpec) -> None:
