@@ -16,6 +16,8 @@ from servers import Moto, Rclone, Rgw, S3Server
 from wna_ray.spec import Spec
 
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are taken by the other processes
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
 )  # for `python:networks_for_tests`
@@ -25,6 +27,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Workers are started once and keep their environment, so the place for planted faults is chosen before.
 os.environ["WNA_TEST_FAULT"] = str(Path(tempfile.mkdtemp(prefix="wna-fault-")) / "fault")
+
+
+# Tests of these files start clusters, or measure how long something takes: one at a time.
+ALONE = {"test_job", "test_ray_executor", "test_stop", "test_cluster", "test_hosts", "test_chaos", "test_crash"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For ``--dist loadgroup``: a file's tests share their fixtures, so one process has them all; those with a cluster share that."""
+    for item in items:
+        cluster = item.path.stem in ALONE or "ray_cluster" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("cluster" if cluster else item.path.stem))
 
 
 @pytest.fixture

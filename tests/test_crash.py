@@ -43,7 +43,7 @@ PICTURES = {f"{name}.png": "drawn" for name in ("bias_maps", "z_maps", "label_fr
 """Instead of figures, whose drawing would take most of the time; how they are stored is what matters here."""
 
 NURSERY = """
-import json, os, sys
+import json, os, sys, tempfile
 import s3fs
 import torch
 import wna_ray.store
@@ -106,6 +106,9 @@ def child(spec, url, k, log):
         json.dump([counter.n, counter.names], file)
     os._exit(code)
 
+with tempfile.TemporaryDirectory() as folder:  # imports what a run imports on its way, which else each child would do
+    run(Spec.parse(json.loads(sys.argv[2])), folder + "/warm", executor="local")
+
 for line in sys.stdin:
     pid = os.fork()
     if pid == 0:
@@ -122,9 +125,8 @@ class Nursery:
     def __init__(self, folder: Path, env: dict[str, str]) -> None:
         self._log = folder / f"{uuid.uuid4().hex}.json"
         environment = os.environ | env
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", NURSERY, json.dumps(PICTURES)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+        command = [sys.executable, "-c", NURSERY, json.dumps(PICTURES), json.dumps(SPEC)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
     def run(self, url: str, k: int) -> tuple[int, int, list[str]]:
         """Exit code, operations, and their names (with what was raised, last)."""
