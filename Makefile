@@ -13,7 +13,7 @@ demo: $(STAMP)
 
 ## test: lint, types and the whole test suite
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 ## chaos: the tests that kill, freeze and cut off whole hosts and a real S3 server, and crash at every storage operation
 ##        (Linux, root; .ci/install-servers installs what they start; what cannot run skips and says why)
@@ -30,10 +30,12 @@ lint: $(STAMP)
 paper: $(STAMP)
 	$(BIN)/wna paper $(if $(FULL),--full --out paper-full)
 
-## bench: noise and whole-job speed beside their limits, as ratios
+## bench: speed beside the limit and beside others, what each part costs, scaling; redraws benchmarks/README.md (a quarter of an hour)
 bench: $(STAMP)
-	$(BIN)/python benchmarks/noise.py
-	$(BIN)/python benchmarks/whole_job.py
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/parts.py
+	$(BIN)/python benchmarks/scaling.py
 
 ## bench-gpu: the same of a CUDA device, without Ray
 bench-gpu: $(STAMP)

@@ -1,10 +1,11 @@
 """What a GPU does, without Ray: noise, the forward pass alone, the whole of a worker's shard, and proofs that its numbers are exact.
 
-    python benchmarks/gpu.py [--seconds 6] [--rounds 5] [--out benchmarks/gpu.json]
+    python benchmarks/gpu.py [--seconds 4] [--rounds 3] [--compile default] [--out benchmarks/gpu.json]
 
-First the checks: noise made on the device against the golden file and NumPy, moments on the device against int64 arithmetic. Then rates,
-which take turns. The limit is the forward pass on batches that lie ready, in the arithmetic and memory format of a worker; a shard is
-what a worker does between two reports: noise, forward pass, responses and moments, all images counted. Ten minutes at most.
+First the checks: noise made on the device against the golden file and NumPy, moments on the device against int64 arithmetic, a whole shard
+against the same on the CPU. Then rates, which take turns. The limit is the forward pass of the same network, compiled or not, on batches
+that lie ready in a worker's arithmetic and memory format; a shard is what a worker does between two reports: noise, forward pass,
+responses and moments, all images counted. Ten minutes at most (not with `--compile max-autotune`).
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from wna_ray.device_moments import DeviceMoments
-from wna_ray.device_noise import by_torch, grid
+from wna_ray.device_noise import by_torch, fed, grid
 from wna_ray.moments import Moments
 from wna_ray.noise import KINDS, Noise
 from wna_ray.responses import LIMIT, Dense
@@ -30,7 +32,24 @@ from wna_ray.spec import Spec
 GOLDEN = json.loads((Path(__file__).parents[1] / "tests" / "golden" / "noise.json").read_text())
 IMAGE = (3, 224, 224)
 MODELS = {"ResNet-18": "torchvision:resnet18?seed=1", "ResNet-50": "torchvision:resnet50?seed=1"}
+EXACT = {
+    "model": "python:gpu:exact",
+    "stimulus": {"kind": "uniform", "shape": [3, 8, 8], "space": "input", "scale": 127 / 8},
+    "responses": ["label", "logits"],
+    "moments": {"second": True, "halves": True},
+    "samples": 100_000,
+    "evaluation": "none",
+}
+"""Multiples of 1/8 all through, so float32 is exact on every device."""
 READY = 4  # batches that lie ready
+
+
+def exact() -> nn.Module:
+    """A linear network whose weights are eighths."""
+    layer = nn.Linear(192, 5, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randint(-8, 9, (5, 192), generator=torch.Generator().manual_seed(0)) / 8)
+    return nn.Sequential(nn.Flatten(), layer)
 
 
 def check(device: torch.device) -> None:
@@ -53,6 +72,16 @@ def check(device: torch.device) -> None:
     assert np.array_equal(found.sum_yx, y.T @ wide)
     assert np.array_equal(found.sum_yxx, y.T @ wide**2)
     print(f"moments: int64 arithmetic's, to the last bit, of {n:,} images with the largest values that there can be")
+    sums_ = []
+    for where in ("cuda", "cpu"):
+        network = Network(Spec.parse(EXACT | {"numerics": {"device": where}}), where)
+        sums_.append(run_shard(resolve(network.spec, network), network, 0, EXACT["samples"])[0].arrays())
+    assert all(np.array_equal(array, sums_[1][name]) for name, array in sums_[0].items())
+    network = Network(model_spec(MODELS["ResNet-18"], "bfloat16", 64, None, ["label"]), "cuda")
+    stimulus = resolve(network.spec, network).stimulus
+    values = grid(stimulus.noise, 0, 64, device)
+    assert torch.equal(fed(values, network.levels(stimulus), stimulus), network.ready(stimulus.images(values, device)))
+    print("a shard: the CPU's moments, to the last bit; what the network is fed: by one kernel, or step by step, the same bits")
 
 
 def rate(work: Callable[[], int], seconds: float) -> float:
@@ -97,26 +126,33 @@ def noise_rates(device: torch.device, rounds: int, seconds: float) -> dict[str, 
     return {name: float(np.median(rates)) for name, rates in found.items()}
 
 
-def model_rates(uri: str, dtype: str, batch: int, device: torch.device, rounds: int, seconds: float) -> dict[str, Any]:
+def model_spec(uri: str, dtype: str, batch: int, mode: str | None, kinds: list[str]) -> Spec:
+    """A job at ImageNet size."""
+    stimulus = {"kind": "gaussian", "shape": IMAGE, "offset": 0.5, "scale": 0.25}
+    numerics = {"batch": batch, "dtype": dtype, "device": "cuda", "compile": mode}
+    return Spec.parse(
+        {"model": uri, "stimulus": stimulus, "responses": kinds, "samples": 1 << 40, "numerics": numerics, "evaluation": "none"}
+    )
+
+
+def model_rates(
+    uri: str, dtype: str, mode: str | None, batch: int, device: torch.device, rounds: int, seconds: float
+) -> dict[str, dict[str, float]]:
     """The forward pass alone, and whole shards that keep labels or the logits of all classes."""
 
     def spec(kinds: list[str]) -> Spec:
-        stimulus = {"kind": "gaussian", "shape": IMAGE, "offset": 0.5, "scale": 0.25}
-        numerics = {"batch": batch, "dtype": dtype, "device": "cuda"}
-        return Spec.parse(
-            {"model": uri, "stimulus": stimulus, "responses": kinds, "samples": 1 << 40, "numerics": numerics, "evaluation": "none"}
-        )
+        return model_spec(uri, dtype, batch, mode, kinds)
 
     works: dict[str, Callable[[], int]] = {}
     network = Network(spec(["label"]), "cuda")
     stimulus = resolve(spec(["label"]), network).stimulus
-    normalised = [stimulus.images(grid(stimulus.noise, i * batch, (i + 1) * batch, device), device) for i in range(READY)]
-    ready = [x.to(network.dtype).contiguous(memory_format=torch.channels_last) for x in normalised]
+    shown = [stimulus.images(grid(stimulus.noise, i * batch, (i + 1) * batch, device), device) for i in range(READY)]
+    ready = [network.ready(images) for images in shown]
 
     def forward() -> int:
         with torch.inference_mode():
             for x in ready:
-                network.module(x)
+                network.forward(x)
         return batch * READY
 
     works["forward only"] = forward
@@ -130,7 +166,7 @@ def model_rates(uri: str, dtype: str, batch: int, device: torch.device, rounds: 
 
         works[name] = shard
     found = in_turns(works, rounds, seconds)
-    out: dict[str, Any] = {}
+    out: dict[str, dict[str, float]] = {}
     for name, rates in found.items():
         ratio = rates / found["forward only"]
         out[name] = {"images_per_second": float(np.median(rates)), "ratio": float(np.median(ratio)), "lowest": float(ratio.min())}
@@ -139,8 +175,9 @@ def model_rates(uri: str, dtype: str, batch: int, device: torch.device, rounds: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=6.0)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--compile", choices=["default", "max-autotune"], default="default", help="how the compiled ones are")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -151,23 +188,22 @@ def main() -> None:
     check(device)
     record: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": str(torch.__version__), "batch": args.batch}
     print(f"{record['device']}, torch {record['torch']}")
-    record["noise"] = noise_rates(device, args.rounds, args.seconds / 6)
+    record["noise"] = noise_rates(device, args.rounds, args.seconds / 4)
     for name, values in record["noise"].items():
         print(f"{values:12.3g} values/s  {name}")
     record["models"] = {}
     for name, uri in MODELS.items():
-        for dtype in ("bfloat16", "float32"):
-            found = model_rates(uri, dtype, args.batch, device, args.rounds, args.seconds)
-            record["models"][f"{name}, {dtype}"] = found
+        for dtype, mode in (("bfloat16", args.compile), ("bfloat16", None), ("float32", None)):
+            found = model_rates(uri, dtype, mode, args.batch, device, args.rounds, args.seconds)
+            told = f"{name}, {dtype}" + (f", compiled ({mode})" if mode else "")
+            record["models"][told] = found
             for what, numbers in found.items():
-                print(f"{numbers['images_per_second']:12,.0f} images/s  {numbers['ratio']:.3f}  {name}, {dtype}: {what}")
+                print(f"{numbers['images_per_second']:12,.0f} images/s  {numbers['ratio']:.3f}  {told}: {what}", flush=True)
     peak = torch.cuda.max_memory_allocated() / 2**30
     record["peak_memory_gib"] = peak
-    print(
-        f"peak memory of the device {peak:.1f} GiB; an hour has 3,600 s: 10^8 images through ResNet-18 with all logits are a projection of"
-    )
-    rate_ = record["models"]["ResNet-18, bfloat16"]["logits of all classes"]["images_per_second"]
-    print(f"{1e8 / rate_ / 3600:.1f} hours")
+    fastest = max(found["logits of all classes"]["images_per_second"] for name, found in record["models"].items() if "ResNet-18" in name)
+    print(f"peak memory of the device {peak:.1f} GiB")
+    print(f"projection: 10^8 images through ResNet-18 with the logits of all classes take {1e8 / fastest / 3600:.1f} hours at this rate")
     if args.out:
         args.out.write_text(json.dumps(record, indent=1) + "\n")
 

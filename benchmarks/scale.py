@@ -208,7 +208,7 @@ class Watch:
                 pass
 
 
-def simulate(args: argparse.Namespace) -> None:
+def simulate(args: argparse.Namespace) -> dict[str, float]:
     """A thousand workers, a million shards."""
     spec = Spec.parse(SMALL | {"samples": args.shards * BATCH, "execution": {"shard": BATCH, "attempts": 5}})
     executor = SimulatedExecutor(spec, args.workers, args.shard_ms / 1000)
@@ -241,6 +241,13 @@ def simulate(args: argparse.Namespace) -> None:
     print(f"merging all segments {watch.stages['read out'] - watch.stages['merge']:.3f} s; real time of everything {real:.0f} s")
     first, last = watch.memory[1][1], watch.memory[-1][1]
     print(f"driver's memory from {watch.memory[1][0]:,} to {watch.memory[-1][0]:,} shards: {(last - first) / (1 << 20):+.1f} MiB")
+    return {
+        "workers": args.workers,
+        "shards": args.shards,
+        "driver_seconds_per_shard": each,
+        "merge_seconds": watch.stages["read out"] - watch.stages["merge"],
+        "memory_mib": (last - first) / (1 << 20),
+    }
 
 
 def actors(args: argparse.Namespace) -> None:

@@ -1,0 +1,444 @@
+"""Ways to average noise by a network's answers, each of which waits until it is asked for a slice of work.
+
+All show uniform noise on [0, 1] to the same network in the same batches and keep, of each label, the sum of the images that got it and
+their number. `speed.py` lets them take turns. A contender lives in a process of its own, forked from one that has torch loaded; those on
+Ray share a process and a cluster.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from wna_ray.events import Event, SegmentCommitted, ShardDone
+from wna_ray.job import make_executor, moment_size
+from wna_ray.models import load
+from wna_ray.rundir import RunDirectory
+from wna_ray.scheduling import Scheduler, call, plan
+from wna_ray.shard import Network
+from wna_ray.spec import Spec
+from wna_ray.stimuli import Stimulus, load_offset
+from wna_ray.worker import Introduction, keep_freed_memory
+
+READY = 8  # batches that lie ready for the limit
+SHARD_SECONDS = 0.15  # so that a slice has many; a real run has shards of two seconds, whose cost is smaller
+TRIES = 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, and how it is asked.
+
+    Attributes
+    ----------
+    name
+        Of the network, for people.
+    uri
+        Its weights; random ones are as fast.
+    shape
+        ``(C, H, W)`` of an image.
+    batch
+        Images in a forward pass, of every contender.
+    block
+        Images that the authors' recipe makes at a time.
+    seconds, rounds
+        Of a slice, and how many of each contender.
+    dtype
+        Arithmetic of the limit and of this project; the others have float32.
+    """
+
+    name: str
+    uri: str
+    shape: tuple[int, int, int]
+    batch: int
+    block: int
+    seconds: float
+    rounds: int
+    dtype: str = "float32"
+
+    def spec(self, kinds: tuple[str, ...] = ("label",)) -> Spec:
+        """The job as a user would write it."""
+        return Spec.parse(
+            {
+                "model": self.uri,
+                "stimulus": {"kind": "uniform", "shape": self.shape, "offset": 0.5, "scale": 0.5},
+                "responses": list(kinds),
+                "samples": 1 << 40,
+                "seed": 1,
+                "numerics": {"batch": self.batch, "dtype": self.dtype, "device": "cpu"},
+                "evaluation": "none",
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What came of a slice of work.
+
+    Attributes
+    ----------
+    images, seconds
+        Of the steady state.
+    phases
+        Seconds of all workers by phase, where the contender knows them.
+    memory
+        Largest resident size of a process that runs the network, in MB.
+    """
+
+    images: float
+    seconds: float
+    phases: dict[str, float] = field(default_factory=dict)
+    memory: float = 0.0
+
+
+class Contender(Protocol):
+    """Something that can be asked for a slice of about so many seconds, and closed."""
+
+    def __call__(self, seconds: float) -> Slice:
+        """Work for about `seconds`."""
+
+    def close(self) -> None:
+        """End its processes."""
+
+
+def repeat(work: Callable[[], int], seconds: float) -> Slice:
+    """Do something, which says how many images it was, for so long; once at least."""
+    begin, images = time.perf_counter(), 0
+    while time.perf_counter() - begin < seconds or not images:
+        images += work()
+    return Slice(images, time.perf_counter() - begin, memory=peak())
+
+
+def slope(stamps: list[float], images: list[int], workers: int) -> Slice:
+    """The steady rate of shards that ended at `stamps`: a line through how many images there were when, but for each worker's first shard
+    and last, when others may have nothing to do.
+    """
+    kept = slice(workers - 1, len(stamps) - workers + 1 if len(stamps) > 3 * workers else None)
+    t, n = np.array(stamps)[kept], np.cumsum(images)[kept]
+    if len(t) < 2:
+        return Slice(sum(images), stamps[-1])
+    return Slice(float(np.polyfit(t - t[0], n, 1)[0] * (t[-1] - t[0])), float(t[-1] - t[0]))
+
+
+class Limit:
+    """The forward pass alone, on batches that lie ready, as a worker of this project runs it: a process of one thread a core."""
+
+    def __init__(self, case: Case, cores: int) -> None:
+        self._lines, self._processes = [], []
+        for _ in range(cores):
+            line, other = multiprocessing.Pipe()
+            self._processes.append(multiprocessing.get_context("fork").Process(target=_forward_only, args=(case, other), daemon=True))
+            self._processes[-1].start()
+            other.close()
+            self._lines.append(line)
+        for line in self._lines:
+            line.recv()
+
+    def __call__(self, seconds: float) -> Slice:
+        for line in self._lines:
+            line.send(seconds)
+        parts: list[Slice] = [line.recv() for line in self._lines]
+        rate = sum(part.images / part.seconds for part in parts)
+        return Slice(rate * seconds, seconds, memory=max(part.memory for part in parts))
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.join()
+
+
+def _forward_only(case: Case, line: Connection) -> None:
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    spec = case.spec()
+    network, stimulus = Network(spec, "cpu"), Stimulus(spec.stimulus, 1, load_offset(spec.stimulus))
+    grids = [stimulus.noise.grid(i * case.batch, (i + 1) * case.batch) for i in range(READY)]
+    turn = itertools.cycle(network.ready(stimulus.images(grid)) for grid in grids)
+
+    def work() -> int:
+        network.forward(next(turn))
+        return case.batch
+
+    with torch.inference_mode():
+        repeat(work, 0.0)
+        line.send("ready")
+        while True:
+            line.send(repeat(work, line.recv()))
+
+
+class Ours:
+    """This project, here or on Ray: noise, forward pass, responses, moments, their merging and commits, with its scheduler and journal of
+    events. Starting, looking at the model and reading out, which a run has once, are not in the rate.
+    """
+
+    def __init__(self, case: Case, workers: int, kinds: tuple[str, ...] = ("label",)) -> None:
+        spec = case.spec(kinds)
+        self._batch = case.batch
+        self._executor = make_executor(spec, "ray" if workers else "local", workers or None)
+        self._workers, self._ray = max(1, workers), workers > 0
+        introduction: Introduction = call(self._executor, TRIES, "introduce")
+        self._introduction, self._job = introduction, introduction.job
+        self._shared = self._executor.share(self._job)
+        self._folder = tempfile.TemporaryDirectory()
+        self._directory = RunDirectory(f"{self._folder.name}/run")
+        self._directory.begin(self._job, introduction.environment)
+        self._at, self._rate = 0, 0.0
+        self._batches(4 * self._workers)
+
+    def __call__(self, seconds: float) -> Slice:
+        return self._batches(max(4 * self._workers, round(self._rate * seconds / self._batch)))
+
+    def _batches(self, batches: int) -> Slice:
+        stamps, images, phases = list[float](), list[int](), dict[str, float]()
+
+        def note(event: Event) -> None:
+            if isinstance(event, ShardDone):
+                stamps.append(time.perf_counter() - begin)
+                images.append(event.stop - event.start)
+                for phase, taken in event.seconds.items():
+                    phases[phase] = phases.get(phase, 0.0) + taken
+            if isinstance(event, SegmentCommitted):
+                phases["commit"] = phases.get("commit", 0.0) + event.commit.seconds
+
+        job, span = self._job, (self._at, self._at + batches * self._batch)
+        shard = max(self._batch, round(self._rate / self._workers * SHARD_SECONDS))
+        cut = plan([span], span[1], self._batch, *moment_size(job), self._workers, self._introduction.batch_seconds, shard, segments=1)
+        scheduler = Scheduler(self._executor, TRIES, note, 0)
+        begin = time.perf_counter()
+        scheduler.run(cut, (self._shared,), (self._directory.store.place, job.fingerprint))
+        taken = time.perf_counter() - begin
+        self._at = span[1]
+        # One worker has nothing to wait for at the end, so all of its time counts.
+        found = slope(stamps, images, self._workers) if self._workers > 1 else Slice(sum(images), taken)
+        self._rate = found.images / found.seconds
+        return Slice(found.images, found.seconds, phases, peak("ray::RayWorker") if self._ray else peak())
+
+    def close(self) -> None:
+        self._executor.close()
+        self._folder.cleanup()
+
+
+class Authors:
+    """The recipe of Borji & Lin's notebooks as a plain loop, with all cores: a block of ``torch.rand``, answers in batches, all of them
+    kept, then a mask and a mean for each class.
+    """
+
+    def __init__(self, case: Case, cores: int) -> None:
+        torch.set_num_threads(cores)
+        self._case, self._model = case, plain(case)
+        self._sums: torch.Tensor | None = None
+        self._block()
+
+    def _block(self) -> int:
+        case = self._case
+        noise = torch.rand(case.block, *case.shape)
+        with torch.no_grad():
+            answers = torch.cat([self._model(part) for part in noise.split(case.batch)])
+        labels = answers.argmax(1)
+        if self._sums is None:
+            self._sums = torch.zeros(answers.shape[1], *case.shape)
+        for label in range(answers.shape[1]):
+            mask = labels == label
+            if mask.any():
+                self._sums[label] += noise[mask].mean(0) * mask.sum()
+        return case.block
+
+    def __call__(self, seconds: float) -> Slice:
+        return repeat(self._block, seconds)
+
+    def close(self) -> None:
+        pass
+
+
+class _Noise(Dataset[torch.Tensor]):
+    """An image of noise by its number."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self._shape = shape
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.rand(self._shape, generator=torch.Generator().manual_seed(index))
+
+
+class _Counting(Sampler[int]):
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count()
+
+
+class Loader:
+    """``torch.utils.data.DataLoader`` that makes noise on all cores but one, and a loop that runs the network on the other."""
+
+    def __init__(self, case: Case, cores: int) -> None:
+        torch.set_num_threads(1)
+        self._model = plain(case)
+        self._sums: dict[int, torch.Tensor] = {}
+        loader = DataLoader(
+            _Noise(case.shape), case.batch, sampler=_Counting(), num_workers=max(1, cores - 1), multiprocessing_context="fork"
+        )
+        self._batches: Iterator[torch.Tensor] = iter(loader)
+        self._batch()
+
+    def _batch(self) -> int:
+        noise = next(self._batches)
+        with torch.inference_mode():
+            labels = self._model(noise).argmax(1)
+        for label in labels.unique().tolist():
+            chosen = noise[labels == label].sum(0)
+            self._sums[label] = self._sums[label] + chosen if label in self._sums else chosen
+        return len(noise)
+
+    def __call__(self, seconds: float) -> Slice:
+        return repeat(self._batch, seconds)
+
+    def close(self) -> None:
+        del self._batches
+
+
+class _Answer:
+    """The actor of Ray Data's ``map_batches``: numbers of images in, sums of the images of each label out."""
+
+    def __init__(self, case: Case) -> None:
+        torch.set_num_threads(1)
+        self._case, self._model = case, plain(case)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        first = int(batch["id"][0])
+        noise = torch.rand(len(batch["id"]), *self._case.shape, generator=torch.Generator().manual_seed(first))
+        with torch.inference_mode():
+            labels = self._model(noise).argmax(1)
+        there, count = labels.unique(return_counts=True)
+        sums = np.stack([noise[labels == label].sum(0).numpy() for label in there])
+        return {"label": there.numpy(), "count": count.numpy(), "sum": sums, "memory": np.full(len(there), peak())}
+
+
+class RayData:
+    """``ray.data.range(N).map_batches(Actor)``, an actor a core, sums added by the driver. Rate between the first sums and the last."""
+
+    def __init__(self, case: Case, cores: int) -> None:
+        import ray.data
+
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        self._case, self._cores, self._rate = case, cores, 0.0
+        self._run(8 * cores)
+
+    def __call__(self, seconds: float) -> Slice:
+        return self._run(max(8 * self._cores, round(self._rate * seconds / self._case.batch)))
+
+    def _run(self, batches: int) -> Slice:
+        import ray.data
+
+        case, sums = self._case, dict[int, Any]()
+        answers = ray.data.range(batches * case.batch, override_num_blocks=min(batches, 64)).map_batches(
+            _Answer,
+            fn_constructor_args=(case,),
+            batch_size=case.batch,
+            compute=ray.data.ActorPoolStrategy(size=self._cores),
+            num_cpus=1,
+        )
+        stamps, images, memory = list[float](), list[int](), 0.0
+        begin = time.perf_counter()
+        for part in answers.iter_batches(batch_size=None):
+            for label, total in zip(part["label"], part["sum"], strict=True):
+                sums[int(label)] = sums[int(label)] + total if int(label) in sums else total.copy()
+            stamps.append(time.perf_counter() - begin)
+            images.append(int(part["count"].sum()))
+            memory = max(memory, float(part["memory"].max()))
+        found = slope(stamps, images, self._cores)
+        self._rate = found.images / found.seconds
+        return Slice(found.images, found.seconds, memory=memory)
+
+    def close(self) -> None:
+        pass
+
+
+def plain(case: Case) -> torch.nn.Module:
+    """The network as PyTorch gives it, in float32; it normalises what it is shown as this project would."""
+    model = load(case.uri)
+    if model.normalise is None:
+        return model.module.eval()
+    return torch.nn.Sequential(_Normalise(model.normalise.mean, model.normalise.std), model.module).eval()
+
+
+class _Normalise(torch.nn.Module):
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.mean, self.std = (torch.tensor(v).view(1, -1, 1, 1) for v in (mean, std))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - self.mean) / self.std
+
+
+def peak(title: str | None = None) -> float:
+    """Largest resident size so far, in MB, of this process; or of the largest whose command line begins with `title`."""
+    processes = [Path("/proc/self")]
+    if title is not None:
+        processes = [p for p in Path("/proc").iterdir() if p.name.isdigit() and _text(p / "cmdline").startswith(title)]
+    lines = (line for p in processes for line in _text(p / "status").splitlines() if line.startswith("VmHWM"))
+    return max((int(line.split()[1]) / 1024 for line in lines), default=0.0)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:  # the process has ended
+        return ""
+
+
+LIMITS = ("limit, one core", "limit, all cores")
+CONTENDERS: dict[str, Callable[[Case, int], Contender]] = {
+    LIMITS[0]: lambda case, cores: Limit(case, 1),
+    "wna_ray, in process": lambda case, cores: Ours(case, 0),
+    "wna_ray, Ray, 1 worker": lambda case, cores: Ours(case, 1),
+    LIMITS[1]: Limit,
+    "wna_ray, Ray, a worker a core": Ours,
+    "authors' loop": Authors,
+    "Ray Data map_batches": RayData,
+    "DataLoader and a loop": Loader,
+}
+ON_RAY = {"wna_ray, Ray, 1 worker", "wna_ray, Ray, a worker a core", "Ray Data map_batches"}
+
+
+def serve(cores: int, cluster: bool, line: Connection) -> None:
+    """Be some contenders: for ``(name, case)`` become one more (the answer is "" or what went wrong), for ``(name, seconds)`` work (the
+    answer is a `Slice`), for ``(name, None)`` close it, for None end.
+    """
+    os.environ["OMP_NUM_THREADS"] = "1"
+    there: dict[str, Contender] = {}
+    if cluster:
+        import ray
+
+        path = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}
+        ray.init("local", include_dashboard=False, num_cpus=8, log_to_driver=False, logging_level="ERROR", runtime_env=path)
+    else:
+        torch.set_num_threads(1)
+    line.send("")
+    while (asked := line.recv()) is not None:
+        name, what = asked
+        try:
+            if isinstance(what, Case):
+                there[name] = CONTENDERS[name](what, cores)
+                line.send("")
+            elif what is None:
+                there.pop(name).close()
+                line.send("")
+            else:
+                line.send(there[name](what))
+        except Exception:
+            line.send(traceback.format_exc())
+    if cluster:
+        ray.shutdown()
+    os._exit(0)  # whatever threads a library has left

@@ -1,0 +1,217 @@
+"""Everybody's images a second side by side: the network alone, this project, the authors' loop, Ray Data, and a DataLoader.
+
+    python benchmarks/speed.py [--case "MNIST CNN"]... [--out benchmarks]
+
+One contender at a time works for a few seconds, and they take turns, so that what else the machine does hits all of them. Each round gives
+one ratio to the limit (the forward pass alone on as many cores); medians are reported. Writes ``speed.json`` and ``speed.png``, and the
+table in ``README.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from contenders import CONTENDERS, LIMITS, ON_RAY, Case, Slice, serve
+from matplotlib.figure import Figure
+from page import put
+
+from wna_ray.sheets import png
+
+LARGE = (3, 224, 224)
+CASES = (
+    Case("MNIST CNN", "bundled:mnist-cnn", (1, 28, 28), 128, 10_000, 3.0, 3),
+    Case("CIFAR ResNet-20", "python:wna_ray.networks:cifar_resnet20", (3, 32, 32), 128, 1_280, 3.0, 3),
+    Case("SqueezeNet 1.1", "torchvision:squeezenet1_1?seed=1", LARGE, 16, 64, 4.0, 3),
+    Case("MobileNet-V2", "torchvision:mobilenet_v2?seed=1", LARGE, 16, 64, 4.0, 3),
+    Case("ResNet-18", "torchvision:resnet18?seed=1", LARGE, 16, 64, 5.0, 3),
+    Case("ResNet-50", "torchvision:resnet50?seed=1", LARGE, 8, 32, 8.0, 2),
+)
+ONE = {"wna_ray, in process", "wna_ray, Ray, 1 worker"}
+"""Contenders that have one core; the others have all."""
+
+
+def with_bfloat16(cases: tuple[Case, ...]) -> tuple[Case, ...]:
+    """Where the processor multiplies bfloat16, the first network in it, too."""
+    first = cases[0]
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    if "avx512_bf16" not in flags and "amx_bf16" not in flags:
+        print("no bfloat16: this processor has no instructions for it, and emulates it many times slower than float32")
+        return cases
+    second = Case(f"{first.name}, bfloat16", first.uri, first.shape, first.batch, first.block, first.seconds, first.rounds, "bfloat16")
+    return (first, second, *cases[1:])
+
+
+def limit_of(name: str) -> str:
+    """Which limit a contender is compared with."""
+    return LIMITS[0] if name in ONE or name == LIMITS[0] else LIMITS[1]
+
+
+class Host:
+    """A process with some contenders."""
+
+    def __init__(self, cores: int, cluster: bool = False) -> None:
+        context = multiprocessing.get_context("forkserver")
+        self._line, other = context.Pipe()
+        self._process = context.Process(target=serve, args=(cores, cluster, other))
+        self._process.start()
+        other.close()
+        self._line.recv()
+
+    def ask(self, name: str, what: Any) -> Any:
+        """Send a message of `contenders.serve`, and wait for the answer."""
+        line: Connection = self._line
+        line.send((name, what))
+        answer = line.recv()
+        if isinstance(answer, str) and answer:
+            raise SystemExit(f"{name}: {answer}")
+        return answer
+
+    def end(self) -> None:
+        self._line.send(None)
+        self._process.join(60)
+        self._process.kill()
+
+
+@contextmanager
+def hosts(names: list[str], cluster: Host, cores: int) -> Iterator[dict[str, Host]]:
+    """A host for each contender; those on Ray have one together."""
+    found = {name: cluster if name in ON_RAY else Host(cores) for name in names}
+    try:
+        yield found
+    finally:
+        for host in found.values():
+            if host is not cluster:
+                host.end()
+
+
+def measure(case: Case, names: list[str], cluster: Host, cores: int) -> dict[str, list[Slice]]:
+    """Slices of every contender, a round each."""
+    found: dict[str, list[Slice]] = {name: [] for name in names}
+    with hosts(names, cluster, cores) as there:
+        for name in names:
+            there[name].ask(name, case)
+        for i in range(case.rounds):
+            for name in names if i % 2 == 0 else reversed(names):
+                found[name].append(there[name].ask(name, case.seconds))
+                part = found[name][-1]
+                print(f"  {case.name}, round {i + 1}: {part.images / part.seconds:10,.1f} images/s  {name}", flush=True)
+        for name in names:
+            there[name].ask(name, None)
+    return found
+
+
+def summary(found: dict[str, list[Slice]]) -> dict[str, dict[str, Any]]:
+    """Rate, ratio to the limit and its range over rounds, phases and memory of each contender."""
+    rates = {name: np.array([part.images / part.seconds for part in parts]) for name, parts in found.items()}
+    out: dict[str, dict[str, Any]] = {}
+    for name, parts in found.items():
+        ratio = rates[name] / rates[limit_of(name)]
+        phases = {phase: sum(part.phases.get(phase, 0.0) for part in parts) for phase in parts[0].phases}
+        total = sum(phases.values())
+        out[name] = {
+            "images_per_second": float(np.median(rates[name])),
+            "ratio": float(np.median(ratio)),
+            "lowest": float(ratio.min()),
+            "highest": float(ratio.max()),
+            "phases": {phase: taken / total for phase, taken in phases.items()},
+            "megabytes": max(part.memory for part in parts),
+        }
+    return out
+
+
+def table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """Markdown: a line a contender, a column a network; rate, ratio to the limit, peak memory."""
+    lines = [f"| |{'|'.join(f' {case} ' for case in results)}|", "|---" * (len(results) + 1) + "|"]
+    for name in next(iter(results.values())):
+        cells = []
+        for case in results.values():
+            found = case[name]
+            rate = found["images_per_second"]
+            ratio = "" if name in LIMITS else f" ({found['ratio']:.2f})"
+            cells.append(f" {rate:{',.0f' if rate >= 100 else '.1f'}}{ratio}, {found['megabytes']:,.0f} MB ")
+        lines.append(f"| {name} |{'|'.join(cells)}|")
+    return "\n".join(lines)
+
+
+def phases_table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """Markdown: where a worker's time goes."""
+    name = "wna_ray, Ray, a worker a core"
+    phases = list(next(iter(results.values()))[name]["phases"])
+    lines = [f"| % of a worker's time |{'|'.join(f' {case} ' for case in results)}|", "|---" * (len(results) + 1) + "|"]
+    for phase in phases:
+        cells = (f" {100 * case[name]['phases'][phase]:.2f} " for case in results.values())
+        lines.append(f"| {phase} |{'|'.join(cells)}|")
+    return "\n".join(lines)
+
+
+def figure(results: dict[str, dict[str, dict[str, Any]]], told: str) -> bytes:
+    """Ratios to the limit, their ranges over rounds as lines."""
+    names = [name for name in next(iter(results.values())) if name not in LIMITS]
+    drawn = Figure(figsize=(1.2 + 1.5 * len(results), 4.4), layout="constrained")
+    axis = drawn.subplots()
+    width = 0.8 / len(names)
+    for i, name in enumerate(names):
+        x = np.arange(len(results)) + (i - (len(names) - 1) / 2) * width
+        ratio, low, high = (np.array([case[name][key] for case in results.values()]) for key in ("ratio", "lowest", "highest"))
+        axis.bar(x, ratio, width, label=name, color=f"C{i}")
+        axis.vlines(x, low, high, color="black", linewidth=0.8)
+    axis.axhline(1, color="0.3", linewidth=0.8)
+    axis.set_xticks(range(len(results)), list(results))
+    axis.set_ylabel("rate over that of the forward pass alone,\non as many cores")
+    axis.spines[["top", "right"]].set_visible(False)
+    drawn.legend(fontsize=8, frameon=False, ncols=3, loc="outside lower center")
+    drawn.suptitle(f"Noise averaged by labels: speed beside the limit\n{told}", fontsize=10)
+    return png(drawn)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", action="append", choices=[case.name for case in CASES], help="a network; all by default")
+    parser.add_argument("--contender", action="append", choices=list(CONTENDERS), help="besides the limits; all by default")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    args = parser.parse_args()
+
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["contenders"])
+    cores, begin = len(os.sched_getaffinity(0)), time.perf_counter()
+    names = [name for name in CONTENDERS if args.contender is None or name in args.contender or name in LIMITS]
+    cases = with_bfloat16(tuple(case for case in CASES if args.case is None or case.name in args.case))
+    cluster = Host(cores, cluster=True)
+    try:
+        results = {case.name: summary(measure(case, names, cluster, cores)) for case in cases}
+    finally:
+        cluster.end()
+    rounds = " to ".join(sorted({str(case.rounds) for case in cases}))
+    capability = torch.backends.cpu.get_cpu_capability()
+    told = f"{cores} cores ({capability}), torch {torch.__version__.partition('+')[0]}, float32, medians of {rounds} rounds"
+    text = f"{told[0].upper()}{told[1:]}.\n\n{table(results)}\n\n{phases_table(results)}"
+    print(f"\n{text}\n\n{(time.perf_counter() - begin) / 60:.1f} minutes")
+    args.out.mkdir(parents=True, exist_ok=True)
+    record = {
+        "machine": platform.machine(),
+        "cpu_capability": capability,
+        "cores": cores,
+        "torch": str(torch.__version__),
+        "cases": {case.name: asdict(case) for case in cases},
+        "results": results,
+    }
+    (args.out / "speed.json").write_text(json.dumps(record, indent=1) + "\n")
+    (args.out / "speed.png").write_bytes(figure(results, told))
+    put(args.out / "README.md", "speed", text)
+
+
+if __name__ == "__main__":
+    main()
