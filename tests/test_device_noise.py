@@ -32,6 +32,7 @@ CASES: list[tuple[Kind, tuple[int, int, int], int, int, int]] = [
     ("binary", (2, 16, 16), 0, (1 << 48) - 2, 2),
     ("gaussian", (1, 4, 4), 5, 7, 0),
 ]
+GREY = {"mean": [0.4], "std": [0.3]}
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
 
 INTERPRETED = """
@@ -140,8 +141,9 @@ def test_the_kernel_makes_the_stream() -> None:
         {"numerics": {"batch": 8}},
         {"numerics": {"batch": 8, "dtype": "bfloat16"}},
         {"numerics": {"batch": 8, "dtype": "float16"}, "stimulus": {"cell": 3}},
+        {"numerics": {"batch": 8}, "stimulus": {"shape": [1, 4, 4]}, "model": "python:networks_for_tests:linear", "normalise": GREY},
     ],
-    ids=["float32", "bfloat16", "float16-cells"],
+    ids=["float32", "bfloat16", "float16-cells", "one-channel"],
 )
 def test_a_shard_by_kernels_alone(changes: dict[str, Any]) -> None:
     """What the network is fed, bit for bit and in the same memory format; then the moments of a shard whose noise, images and sums are made

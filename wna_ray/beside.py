@@ -11,6 +11,8 @@ import torch
 class Beside:
     """Starts work beside the main stream of a CUDA device; elsewhere work is done where and when it is asked for.
 
+    A network has one: torch keeps the memory that a stream has freed for this stream.
+
     Parameters
     ----------
     device
@@ -28,6 +30,8 @@ class Beside:
             return make
         with torch.cuda.stream(self._stream):
             made, done = make(), self._stream.record_event()
+        if not made.is_cuda:  # pictures, which the CPU makes
+            return lambda: made
 
         def take() -> torch.Tensor:
             main = torch.cuda.current_stream(made.device)
@@ -43,7 +47,7 @@ class Beside:
         if self._stream is None:
             yield
             return
-        for tensor in read:
+        for tensor in (t for t in read if t.is_cuda):
             tensor.record_stream(self._stream)
         with torch.cuda.stream(self._stream):
             yield

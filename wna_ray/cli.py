@@ -196,7 +196,7 @@ def plan(
     timed = found.introduction.environment.get("tune")
     if timed is not None:
         rates = ", ".join(f"{size} {rate:,.0f}" for size, rate in timed["images_per_second"].items())
-        print(f"batch     {timed['batch']} images; forward passes alone, images/s by batch: {rates}")
+        print(f"batch     {timed['batch']} images; forward passes alone (not compiled), images/s by batch: {rates}")
     if asked.numerics.compile is not None:
         print(f"compile   {_compiling(asked, found, pilot_images, workers)}")
     has = _parse_size(memory) if memory is not None else available()

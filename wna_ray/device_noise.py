@@ -112,7 +112,9 @@ def fed(grid: torch.Tensor, levels: torch.Tensor, stimulus: Stimulus) -> torch.T
 
     n, c, h, w = grid.shape
     _, height, width = stimulus.shown_shape
-    out = torch.empty((n, c, height, width), dtype=levels.dtype, device=grid.device, memory_format=torch.channels_last)
+    # Of one channel both formats are the same memory, and torch keeps the strides that there were.
+    form = torch.channels_last if c > 1 else torch.contiguous_format
+    out = torch.empty((n, c, height, width), dtype=levels.dtype, device=grid.device, memory_format=form)
     kernel: Any = look_up
     each = height * width * c
     kernel[(n, -(-each // PIXELS))](out, grid.contiguous(), levels, each, c, h, w, width, stimulus.spec.cell, BLOCK=PIXELS)

@@ -393,15 +393,14 @@ class Pilot:
 
 def pilot(spec: Spec, images: int, workers: int) -> Pilot:
     """Show `images` (rounded up to whole batches) in this process and read them out; writes nothing."""
-    batch = spec.numerics.batch
-    few = spec.model_copy(update={"stop": None, "samples": -(-min(images, spec.samples) // batch) * batch})
-    executor = InProcessExecutor(few)
+    executor = InProcessExecutor(spec.model_copy(update={"stop": None}))
     try:
         begin = time.perf_counter()
         introduction: Introduction = call(executor, 1, "introduce")
-        start_seconds = time.perf_counter() - begin
-        job = introduction.job
-        spec = spec.with_batch(job.spec.numerics.batch)
+        start_seconds = time.perf_counter() - begin - introduction.environment.get("tune", {}).get("seconds", 0.0)
+        batch = introduction.job.spec.numerics.batch
+        few = introduction.job.spec.model_copy(update={"samples": min(-(-images // batch) * batch, spec.samples)})
+        job = replace(introduction.job, spec=few)
         for _ in "ab":
             ticket = executor.submit("shard", job, 0, few.samples)
             executor.wait(TICK_SECONDS)
@@ -412,6 +411,7 @@ def pilot(spec: Spec, images: int, workers: int) -> Pilot:
     finally:
         executor.close()
     readouts = read_outs(few, job.stimulus, partial.moments, job.identity, list(job.names))
+    spec = spec.with_batch(batch)
     whole = replace(introduction, job=replace(job, spec=spec))
     cut = plan_run(whole, [(0, spec.samples)], workers, spec.samples)
     return Pilot(whole, cut, few.samples, few.samples / sum(seconds.values()), start_seconds, readouts)

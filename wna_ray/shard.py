@@ -33,7 +33,7 @@ from wna_ray.responses import FixedPoint, Response, calibrate, respond
 from wna_ray.spec import NormaliseSpec, Spec, canonical
 from wna_ray.stimuli import Stimulus, content_digest, load_basis, load_offset
 from wna_ray.stored import Stored
-from wna_ray.tuning import Compiled, Tuned, choose_batch
+from wna_ray.tuning import CANDIDATES, Compiled, Tuned, choose_batch
 from wna_ray.units import Field, Tap, as_maps, find_field
 
 Device = Literal["cpu", "cuda"]
@@ -188,6 +188,7 @@ class Network:
 
     def __init__(self, spec: Spec, device: Device) -> None:
         self.spec, self.device = spec, torch.device(device)
+        self.beside = Beside(self.device)
         self.model = models.load(spec.model)
         self.dtype: torch.dtype = getattr(torch, spec.numerics.dtype)
         if device == "cuda":
@@ -212,6 +213,8 @@ class Network:
             module = Tap(module, spec.target.layer, "target.layer").eval()
         self.module = self._here(module, spec.model)
         mode = spec.numerics.compile
+        if mode is not None and isinstance(module, Tap):
+            raise ModelError("numerics.compile: a compiled network gives its outputs, no more, but layer= looks inside; leave one out")
         self._compiled = None if mode is None else Compiled(self.module, mode, spec.model)
         if self.normalise is not None:
             channels = (1, -1, 1, 1)
@@ -261,15 +264,26 @@ class Network:
         return normalise
 
     def tune(self, shape: tuple[int, int, int]) -> int:
-        """Choose the batch for images ``(C, H, W)``, and keep to it; how fast the others were is in `tuned`."""
+        """Choose the batch for images ``(C, H, W)`` by the network as it is, not compiled, and keep to it; `tuned` has all rates."""
 
-        def forward(n: int) -> None:
-            with torch.inference_mode():
-                self._pass(torch.rand((n, *shape), device=self.device))
-            if self.device.type == "cuda":
-                torch.cuda.synchronize()
+        def prepared(n: int) -> Callable[[], None]:
+            images = torch.rand((n, *shape), device=self.device)
 
-        self.tuned = choose_batch(forward)
+            def forward() -> None:
+                with torch.inference_mode():
+                    self._pass(images)
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize()
+
+            return forward
+
+        try:
+            self.tuned = choose_batch(prepared)
+        except Exception as error:  # whatever the network's own code raises
+            raise ModelError(
+                f"numerics.tune: {self.spec.model} does not take batches of {CANDIDATES[0]} images and more of {shape} here "
+                f"({type(error).__name__}: {models.first_line(error)}); give numerics.batch instead"
+            ) from error
         self.spec = self.spec.with_batch(self.tuned.batch)
         return self.tuned.batch
 
@@ -487,7 +501,7 @@ def run_shard(job: Job, network: Network, start: int, stop: int, stored: list[St
     phase, total = Phases(), job.no_images()
     if job.spec.estimator == "gradient":
         return add_gradients(job, network, start, stop, phase), phase.seconds
-    there, beside = stays_on_device(job, network.device), Beside(network.device)
+    there, beside = stays_on_device(job, network.device), network.beside
     with beside():
         sums: Moments | DeviceMoments = DeviceMoments(total, network.device) if there else total
     most, late = (DEVICE_PENDING_VALUES, 1) if there else (PENDING_VALUES, 0)
@@ -497,7 +511,7 @@ def run_shard(job: Job, network: Network, start: int, stop: int, stored: list[St
     outputs: list[torch.Tensor] = []
     ahead = _grids(job, network.device, start, stop, beside)
     for a in range(start, stop, batch):
-        with phase("noise"):
+        with phase("noise"), torch.inference_mode():
             grid = next(ahead)
             shown = job.stimulus.images(grid, network.device) if levels is None else device_noise.fed(grid, levels, job.stimulus)
         with phase("forward"):

@@ -340,7 +340,8 @@ class NumericsSpec(_Frozen):
         ``auto`` is ``cuda`` where the workers have it, else ``cpu``.
     compile
         Compile the network (``torch.compile``): half a minute for each worker, which a long run gets back (``wna plan`` tells when).
-        ``max-autotune`` also tries out kernels, and on CUDA records graphs. Not compiled by default.
+        ``max-autotune`` also tries out kernels, and on CUDA records graphs; which ones win may differ from worker to worker, and then their
+        bits do, which is found out before they compute anything. Not compiled by default.
     tune
         Choose the batch by timing a few on the first worker, once: it is written into the run, which from then on has that batch.
     """
@@ -638,6 +639,8 @@ class Spec(_Written):
         if self.numerics.compile is not None and (self.target is not None or self.estimator == "gradient"):
             other = "target" if self.target is not None else "estimator: gradient"
             raise ValueError(f"numerics.compile: a compiled network gives its outputs, no more, but {other} looks inside; leave one out")
+        if self.numerics.tune and self.estimator == "gradient":
+            raise ValueError("numerics.tune: times forward passes, but estimator: gradient goes backward, too; give numerics.batch instead")
         if self.numerics.tune and any(uri.startswith("export:") for uri in (self.model, self.decoder or "")):
             raise ValueError("numerics.tune: a program saved by torch.export has its batch built in; give numerics.batch instead")
         if self.target is not None and self.target.position == "pooled" and self.stimulus.cell > 1:

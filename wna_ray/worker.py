@@ -171,8 +171,8 @@ class Worker:
     def _trusted_network(self, job: Job) -> Network:
         """The network, once it has answered the first batch with the bits on record."""
         network = self._loaded()
+        network.spec = network.spec.with_batch(job.spec.numerics.batch)  # that the first worker may have chosen
         if job.fingerprint not in self._trusted:
-            network.spec = network.spec.with_batch(job.spec.numerics.batch)  # that the first worker may have chosen
             check_canary(job, network)
             self._trusted.add(job.fingerprint)
         return network
@@ -194,11 +194,10 @@ def keep_freed_memory() -> None:
 def _timed(network: Network) -> dict[str, Any]:
     """How fast each batch was that was timed, for the record."""
     found = network.tuned
-    return (
-        {}
-        if found is None
-        else {"tune": {"batch": found.batch, "images_per_second": {str(b): r for b, r in found.images_per_second.items()}}}
-    )
+    if found is None:
+        return {}
+    rates = {str(batch): rate for batch, rate in found.images_per_second.items()}
+    return {"tune": {"batch": found.batch, "images_per_second": rates, "seconds": found.seconds}}
 
 
 def environment(device: Device) -> dict[str, Any]:
