@@ -30,9 +30,10 @@ lint: $(STAMP)
 paper: $(STAMP)
 	$(BIN)/wna paper $(if $(FULL),--full --out paper-full)
 
-## bench: speed beside the limit and beside others, what each part costs, scaling; redraws benchmarks/README.md (a quarter of an hour)
+## bench: speed beside the limit and beside others, what each part costs, scaling; redraws benchmarks/README.md (a quarter of an hour);
+##        pandas is for Ray Data, which is one of the others
 bench: $(STAMP)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pandas
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/parts.py
 	$(BIN)/python benchmarks/scaling.py

@@ -8,6 +8,7 @@ Ray share a process and a cluster.
 from __future__ import annotations
 
 import itertools
+import logging
 import multiprocessing
 import os
 import tempfile
@@ -34,8 +35,9 @@ from wna_ray.stimuli import Stimulus, load_offset
 from wna_ray.worker import Introduction, keep_freed_memory
 
 READY = 8  # batches that lie ready for the limit
-SHARD_SECONDS = 0.15  # so that a slice has many; a real run has shards of two seconds, whose cost is smaller
+SHARD_SECONDS = 0.5  # so that a slice has a few; a real run has shards of two seconds, whose cost is smaller
 TRIES = 1
+WORKER = "ray::RayWorker"
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Case:
         Of a slice, and how many of each contender.
     dtype
         Arithmetic of the limit and of this project; the others have float32.
+    normalise
+        Mean and std by channel, where the network's source declares none.
     """
 
     name: str
@@ -68,17 +72,19 @@ class Case:
     seconds: float
     rounds: int
     dtype: str = "float32"
+    normalise: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
-    def spec(self, kinds: tuple[str, ...] = ("label",)) -> Spec:
+    def spec(self) -> Spec:
         """The job as a user would write it."""
         return Spec.parse(
             {
                 "model": self.uri,
                 "stimulus": {"kind": "uniform", "shape": self.shape, "offset": 0.5, "scale": 0.5},
-                "responses": list(kinds),
+                "responses": ["label"],
                 "samples": 1 << 40,
                 "seed": 1,
                 "numerics": {"batch": self.batch, "dtype": self.dtype, "device": "cpu"},
+                "normalise": None if self.normalise is None else dict(zip(("mean", "std"), self.normalise, strict=True)),
                 "evaluation": "none",
             }
         )
@@ -166,7 +172,7 @@ def _forward_only(case: Case, line: Connection) -> None:
     spec = case.spec()
     network, stimulus = Network(spec, "cpu"), Stimulus(spec.stimulus, 1, load_offset(spec.stimulus))
     grids = [stimulus.noise.grid(i * case.batch, (i + 1) * case.batch) for i in range(READY)]
-    turn = itertools.cycle(network.ready(stimulus.images(grid)) for grid in grids)
+    turn = itertools.cycle([network.ready(stimulus.images(grid)) for grid in grids])
 
     def work() -> int:
         network.forward(next(turn))
@@ -180,12 +186,15 @@ def _forward_only(case: Case, line: Connection) -> None:
 
 
 class Ours:
-    """This project, here or on Ray: noise, forward pass, responses, moments, their merging and commits, with its scheduler and journal of
-    events. Starting, looking at the model and reading out, which a run has once, are not in the rate.
+    """This project, here or on Ray: noise, forward pass, responses, moments, and the merging of shards by its scheduler. One worker's rate
+    has the commit in it, too, which for several comes after the last shard (a slice is one segment) and is told among the phases. Starting,
+    looking at the model and reading out, which a run has once, are in none.
     """
 
-    def __init__(self, case: Case, workers: int, kinds: tuple[str, ...] = ("label",)) -> None:
-        spec = case.spec(kinds)
+    def __init__(self, case: Case, workers: int, compiled: bool = False) -> None:
+        spec, others = case.spec(), processes(WORKER)
+        if compiled:
+            spec = spec.model_copy(update={"numerics": spec.numerics.model_copy(update={"compile": "default"})})
         self._batch = case.batch
         self._executor = make_executor(spec, "ray" if workers else "local", workers or None)
         self._workers, self._ray = max(1, workers), workers > 0
@@ -195,8 +204,9 @@ class Ours:
         self._folder = tempfile.TemporaryDirectory()
         self._directory = RunDirectory(f"{self._folder.name}/run")
         self._directory.begin(self._job, introduction.environment)
-        self._at, self._rate = 0, 0.0
+        self._at, self._rate, self._processes = 0, 0.0, set[str]()
         self._batches(4 * self._workers)
+        self._processes = processes(WORKER) - others if self._ray else {"self"}
 
     def __call__(self, seconds: float) -> Slice:
         return self._batches(max(4 * self._workers, round(self._rate * seconds / self._batch)))
@@ -224,7 +234,7 @@ class Ours:
         # One worker has nothing to wait for at the end, so all of its time counts.
         found = slope(stamps, images, self._workers) if self._workers > 1 else Slice(sum(images), taken)
         self._rate = found.images / found.seconds
-        return Slice(found.images, found.seconds, phases, peak("ray::RayWorker") if self._ray else peak())
+        return Slice(found.images, found.seconds, phases, peak(*self._processes))
 
     def close(self) -> None:
         self._executor.close()
@@ -330,13 +340,17 @@ class RayData:
     def __init__(self, case: Case, cores: int) -> None:
         import ray.data
 
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        self._case, self._cores, self._rate = case, cores, 0.0
-        self._run(8 * cores)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        self._case, self._cores = case, cores
+        model, noise = plain(case), torch.rand(case.batch, *case.shape)
+        with torch.inference_mode():
+            model(noise)
+            found = repeat(lambda: len(model(noise)), 0.3)
+        self._guess = cores * found.images / found.seconds
 
     def __call__(self, seconds: float) -> Slice:
-        return self._run(max(8 * self._cores, round(self._rate * seconds / self._case.batch)))
+        return self._run(max(8 * self._cores, round(self._guess * seconds / self._case.batch)))
 
     def _run(self, batches: int) -> Slice:
         import ray.data
@@ -358,7 +372,6 @@ class RayData:
             images.append(int(part["count"].sum()))
             memory = max(memory, float(part["memory"].max()))
         found = slope(stamps, images, self._cores)
-        self._rate = found.images / found.seconds
         return Slice(found.images, found.seconds, memory=memory)
 
     def close(self) -> None:
@@ -367,10 +380,11 @@ class RayData:
 
 def plain(case: Case) -> torch.nn.Module:
     """The network as PyTorch gives it, in float32; it normalises what it is shown as this project would."""
-    model = load(case.uri)
-    if model.normalise is None:
-        return model.module.eval()
-    return torch.nn.Sequential(_Normalise(model.normalise.mean, model.normalise.std), model.module).eval()
+    model, normalise = load(case.uri), case.normalise
+    if normalise is None:
+        assert model.normalise is not None, "noise is in pixels"
+        normalise = model.normalise.mean, model.normalise.std
+    return torch.nn.Sequential(_Normalise(*normalise), model.module).eval()
 
 
 class _Normalise(torch.nn.Module):
@@ -382,12 +396,14 @@ class _Normalise(torch.nn.Module):
         return (x - self.mean) / self.std
 
 
-def peak(title: str | None = None) -> float:
-    """Largest resident size so far, in MB, of this process; or of the largest whose command line begins with `title`."""
-    processes = [Path("/proc/self")]
-    if title is not None:
-        processes = [p for p in Path("/proc").iterdir() if p.name.isdigit() and _text(p / "cmdline").startswith(title)]
-    lines = (line for p in processes for line in _text(p / "status").splitlines() if line.startswith("VmHWM"))
+def processes(title: str) -> set[str]:
+    """Numbers of the processes whose command line begins so."""
+    return {p.name for p in Path("/proc").iterdir() if p.name.isdigit() and _text(p / "cmdline").startswith(title)}
+
+
+def peak(*numbers: str) -> float:
+    """Largest resident size so far, in MB, of the largest of some processes; of this one by default."""
+    lines = (line for n in numbers or ("self",) for line in _text(Path("/proc") / n / "status").splitlines() if line.startswith("VmHWM"))
     return max((int(line.split()[1]) / 1024 for line in lines), default=0.0)
 
 
@@ -405,11 +421,12 @@ CONTENDERS: dict[str, Callable[[Case, int], Contender]] = {
     "wna_ray, Ray, 1 worker": lambda case, cores: Ours(case, 1),
     LIMITS[1]: Limit,
     "wna_ray, Ray, a worker a core": Ours,
+    "the same, compiled": lambda case, cores: Ours(case, cores, compiled=True),
     "authors' loop": Authors,
     "Ray Data map_batches": RayData,
     "DataLoader and a loop": Loader,
 }
-ON_RAY = {"wna_ray, Ray, 1 worker", "wna_ray, Ray, a worker a core", "Ray Data map_batches"}
+ON_RAY = {"wna_ray, Ray, 1 worker", "wna_ray, Ray, a worker a core", "the same, compiled", "Ray Data map_batches"}
 
 
 def serve(cores: int, cluster: bool, line: Connection) -> None:
@@ -422,7 +439,7 @@ def serve(cores: int, cluster: bool, line: Connection) -> None:
         import ray
 
         path = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}
-        ray.init("local", include_dashboard=False, num_cpus=8, log_to_driver=False, logging_level="ERROR", runtime_env=path)
+        ray.init("local", include_dashboard=False, num_cpus=16, log_to_driver=False, logging_level="ERROR", runtime_env=path)
     else:
         torch.set_num_threads(1)
     line.send("")
@@ -439,6 +456,8 @@ def serve(cores: int, cluster: bool, line: Connection) -> None:
                 line.send(there[name](what))
         except Exception:
             line.send(traceback.format_exc())
+    for contender in there.values():
+        contender.close()
     if cluster:
         ray.shutdown()
     os._exit(0)  # whatever threads a library has left

@@ -34,7 +34,7 @@ ALONE = {"test_job", "test_ray_executor", "test_stop", "test_cluster", "test_hos
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For ``--dist loadgroup``: a file's tests share their fixtures, so one process has them all; those with a cluster share that."""
+    """For ``--dist loadgroup``: tests with a cluster share it, in one process; of the others, those of a file share their fixtures."""
     for item in items:
         cluster = item.path.stem in ALONE or "ray_cluster" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("cluster" if cluster else item.path.stem))
