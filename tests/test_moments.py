@@ -158,6 +158,39 @@ def test_round_trip(n: int, seed: int) -> None:
     assert identical(Moments.from_arrays(m.arrays()), m)
 
 
+@pytest.mark.parametrize("second", [False, True])
+@pytest.mark.parametrize("with_logits", [False, True], ids=["labels", "labels and logits"])
+@pytest.mark.parametrize("columns", [1 << 18, 1], ids=["whole", "column by column"])
+def test_labels_are_added_as_they_are(second: bool, with_logits: bool, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of one label each, at both ends of the grid, against Python's integers; beside a matrix product, or without one."""
+    monkeypatch.setattr(moments_module, "CHUNK_VALUES", columns)
+    rng = np.random.default_rng(0)
+    grid = rng.choice(np.array([-128, -1, 0, 127], dtype=np.int8), size=(300, 3))
+    responses: dict[str, Response] = {"label": Selected(rng.choice([2, 5, 900], 300), np.ones(300, dtype=np.int64))}
+    if with_logits:
+        responses["logits"] = Dense(rng.integers(-LIMIT, LIMIT + 1, size=(300, 4)))
+    got = Moments.identity(3, list(responses), second).update(grid, responses)
+    x = grid.astype(object)
+    assert got.sum_x.tolist() == x.sum(axis=0).tolist()
+    assert got.sum_xx.tolist() == ((x * x).sum(axis=0).tolist() if second else [])
+    for kind, rows in naive(grid, responses).items():
+        found = got.responses[kind]
+        assert found.rows.tolist() == sorted(rows)
+        for at, row in enumerate(sorted(rows)):
+            assert (int(found.count[at]), int(found.sum_y[at])) == (rows[row]["count"], rows[row]["y"])
+            assert found.sum_yx[at].tolist() == rows[row]["yx"].tolist()
+            assert found.sum_yxx[at].tolist() == (rows[row]["yxx"].tolist() if second else [])
+
+
+def test_a_full_chunk_of_the_largest_values_in_one_label() -> None:
+    """2^14 images of -128 with the same label: the squares add up to 2^28, which int32 holds."""
+    n = moments_module.MAX_CHUNK
+    label = {"label": Selected(np.full(n, 3), np.ones(n, dtype=np.int64))}
+    got = Moments.identity(1, ["label"], second=True).update(np.full((n, 1), -128, dtype=np.int8), label)
+    assert got.responses["label"].sum_yx.tolist() == [[-128 * n]]
+    assert got.responses["label"].sum_yxx.tolist() == got.sum_xx.reshape(1, 1).tolist() == [[128 * 128 * n]]
+
+
 def test_only_rows_that_occurred_are_kept() -> None:
     grid = np.ones((3, 2), np.int8)
     m = Moments.identity(2, ["label"]).update(grid, {"label": Selected(np.array([7, 900, 7]), np.ones(3, np.int64))})

@@ -37,7 +37,8 @@ from wna_ray.stored import Stored
 
 Ints = NDArray[np.int64]
 
-CHUNK_VALUES = 1 << 20  # grid values turned into float64 at a time (8 MB)
+CHUNK_VALUES = 1 << 18  # grid values turned into float64 at a time (2 MB)
+ROUND_VALUES = 1 << 20  # grid values added in one round, whatever their size
 MAX_CHUNK = 1 << 14  # images at a time: the bound of exactness above
 ADD_VALUES = 1 << 20  # sums checked at a time (8 MB)
 ODD = "odd_"  # before the names of arrays of odd batches
@@ -172,7 +173,7 @@ class Moments:
             Entries in an image, which then counts once.
         """
         x = grid.reshape(len(grid), self.sum_x.size)
-        step = min(MAX_CHUNK, max(MIN_CHUNK, CHUNK_VALUES // max(self.sum_x.size, 1)))
+        step = min(MAX_CHUNK, max(MIN_CHUNK, ROUND_VALUES // max(self.sum_x.size, 1)))
         total = self
         for a in range(0, len(x), step):
             part = slice(a, a + step)
@@ -260,11 +261,14 @@ def add(a: Ints, b: Ints) -> Ints:
 
 @dataclass(frozen=True)
 class Weights:
-    """A response of a chunk as a matrix: ``values (m, n)`` int64 for the sorted ``rows (m,)``; ``fed (m,)`` images."""
+    """A response of a chunk as a matrix: ``values (m, n)`` int64 for the sorted ``rows (m,)``; ``fed (m,)`` images; whether these are
+    `labels`, so that each image has a 1 in one row, and nothing else.
+    """
 
     rows: Ints
     fed: Ints
     values: Ints
+    labels: bool = False
 
 
 def weights_of(response: Response, part: slice) -> Weights:
@@ -276,19 +280,30 @@ def weights_of(response: Response, part: slice) -> Weights:
     rows, inverse = np.unique(response.rows[part], return_inverse=True)
     values = np.zeros((len(rows), len(inverse)), dtype=np.int64)
     values[inverse, np.arange(len(inverse))] = response.weights[part]
-    return Weights(rows, np.bincount(inverse, minlength=len(rows)).astype(np.int64), values)
+    labels = bool((response.weights[part] == 1).all())
+    return Weights(rows, np.bincount(inverse, minlength=len(rows)).astype(np.int64), values, labels)
 
 
 def _sums(x: NDArray[np.int8], weights: Mapping[str, Weights], second: bool) -> Moments:
-    """Moments of one chunk, its images not counted: one matrix product of all response rows (and a row of ones) with the grid."""
-    ones = np.ones((1, len(x)), dtype=np.int64)
-    left = torch.from_numpy(np.concatenate([ones, *(w.values for w in weights.values())]).astype(np.float64))
-    right = torch.from_numpy(np.ascontiguousarray(x)).to(torch.float64)
-    first = (left @ right).numpy().astype(np.int64)
-    squares = (left @ right.square_()).numpy().astype(np.int64) if second else first[:, :0]
+    """Moments of one chunk, its images not counted.
+
+    Where each image has one row with a weight of 1 (labels), images of a row are added as they are. Of all other responses there is one
+    matrix product with the grid, and a row of ones.
+    """
+    grouped = {kind: _group_sums(x, w.values == 1, second) for kind, w in weights.items() if w.labels}
+    others = [w.values for kind, w in weights.items() if kind not in grouped]
+    if others or not grouped:
+        first, squares = _products(x, np.concatenate([np.ones((1, len(x)), dtype=np.int64), *others]), second)
+        sum_x, sum_xx = first[0], squares[0]
+    else:
+        sum_x, sum_xx = (sums.sum(axis=0) for sums in next(iter(grouped.values())))
     responses, at = {}, 1
     for kind, w in weights.items():
-        block, at = slice(at, at + len(w.rows)), at + len(w.rows)
+        if kind in grouped:
+            yx, yxx = grouped[kind]
+        else:
+            block, at = slice(at, at + len(w.rows)), at + len(w.rows)
+            yx, yxx = first[block], squares[block]
         yy = np.square(w.values).sum(axis=1)
         responses[kind] = ResponseMoments(
             rows=w.rows,
@@ -296,10 +311,37 @@ def _sums(x: NDArray[np.int8], weights: Mapping[str, Weights], second: bool) -> 
             peak=np.abs(w.values).max(axis=1, initial=0),
             sum_y=w.values.sum(axis=1),
             sum_yy=np.stack([yy >> 32, yy & _LOW], axis=1),
-            sum_yx=first[block],
-            sum_yxx=squares[block],
+            sum_yx=yx,
+            sum_yxx=yxx,
         )
-    return Moments(0, 0, 0, first[0], squares[0], responses)
+    return Moments(0, 0, 0, sum_x, sum_xx, responses)
+
+
+def _group_sums(x: NDArray[np.int8], members: NDArray[np.bool_], second: bool) -> tuple[Ints, Ints]:
+    """Sums ``(m, d)`` of grid values, and of their squares, of the images in each row; in int32, which 2^14 squares of 2^14 do not fill."""
+    m, d = len(members), x.shape[1]
+    first, squares = np.empty((m, d), dtype=np.int64), np.empty((m, d if second else 0), dtype=np.int64)
+    for row, among in enumerate(members):
+        chosen = x[among]
+        first[row] = chosen.sum(axis=0, dtype=np.int32)
+        if second:
+            squares[row] = np.square(chosen.astype(np.int16)).sum(axis=0, dtype=np.int32)
+    return first, squares
+
+
+def _products(x: NDArray[np.int8], left: Ints, second: bool) -> tuple[Ints, Ints]:
+    """Sums ``(m, d)`` of grid values, and of their squares, weighted by the rows of `left`: float64 products, some columns at a time so
+    that they stay in the cache.
+    """
+    (m, n), d = left.shape, x.shape[1]
+    first, squares = np.empty((m, d), dtype=np.int64), np.empty((m, d if second else 0), dtype=np.int64)
+    weights, grid, step = torch.from_numpy(left.astype(np.float64)), torch.from_numpy(x), max(1, CHUNK_VALUES // max(n, 1))
+    for a in range(0, d, step):
+        right = grid[:, a : a + step].to(torch.float64)
+        first[:, a : a + step] = (weights @ right).numpy()
+        if second:
+            squares[:, a : a + step] = (weights @ right.square_()).numpy()
+    return first, squares
 
 
 @dataclass(frozen=True)
