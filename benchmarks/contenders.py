@@ -191,10 +191,8 @@ class Ours:
     looking at the model and reading out, which a run has once, are in none.
     """
 
-    def __init__(self, case: Case, workers: int, compiled: bool = False) -> None:
+    def __init__(self, case: Case, workers: int) -> None:
         spec, others = case.spec(), processes(WORKER)
-        if compiled:
-            spec = spec.model_copy(update={"numerics": spec.numerics.model_copy(update={"compile": "default"})})
         self._batch = case.batch
         self._executor = make_executor(spec, "ray" if workers else "local", workers or None)
         self._workers, self._ray = max(1, workers), workers > 0
@@ -421,12 +419,11 @@ CONTENDERS: dict[str, Callable[[Case, int], Contender]] = {
     "wna_ray, Ray, 1 worker": lambda case, cores: Ours(case, 1),
     LIMITS[1]: Limit,
     "wna_ray, Ray, a worker a core": Ours,
-    "the same, compiled": lambda case, cores: Ours(case, cores, compiled=True),
     "authors' loop": Authors,
     "Ray Data map_batches": RayData,
     "DataLoader and a loop": Loader,
 }
-ON_RAY = {"wna_ray, Ray, 1 worker", "wna_ray, Ray, a worker a core", "the same, compiled", "Ray Data map_batches"}
+ON_RAY = {"wna_ray, Ray, 1 worker", "wna_ray, Ray, a worker a core", "Ray Data map_batches"}
 
 
 def serve(cores: int, cluster: bool, line: Connection) -> None:
