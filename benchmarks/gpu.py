@@ -79,11 +79,11 @@ def check(device: torch.device) -> None:
     assert np.array_equal(found.sum_yx, y.T @ wide)
     assert np.array_equal(found.sum_yxx, y.T @ wide**2)
     print(f"moments: int64 arithmetic's, to the last bit, of {n:,} images with the largest values that there can be")
-    sums_ = []
+    both = []
     for where in ("cuda", "cpu"):
         network = Network(Spec.parse(EXACT | {"numerics": {"device": where}}), where)
-        sums_.append(run_shard(resolve(network.spec, network), network, 0, EXACT["samples"])[0].arrays())
-    assert all(np.array_equal(array, sums_[1][name]) for name, array in sums_[0].items())
+        both.append(run_shard(resolve(network.spec, network), network, 0, EXACT["samples"])[0].arrays())
+    assert all(np.array_equal(array, both[1][name]) for name, array in both[0].items())
     pictures = EXACT | {"stimulus": RESCALED, "samples": 1000}
     network = Network(Spec.parse(pictures | {"numerics": {"device": "cuda"}}), "cuda")
     run_shard(resolve(network.spec, network), network, 0, 1000)  # bytes are made on the CPU, and go the plain way

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from matrix_free import forward_seconds
 from numpy.typing import NDArray
-from page import put
+from page import put, table
 from scale import resident
 
 from wna_ray import Spec, StcSpec, run, run_stc
@@ -53,11 +53,6 @@ def in_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str
         for name, call in calls.items():
             taken[name][i] = seconds(call)
     return taken
-
-
-def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Markdown."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in (columns, ("---",) * len(columns), *rows))
 
 
 def noise(record: dict[str, Any]) -> str:

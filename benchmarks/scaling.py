@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from page import put
-from parts import table
+from page import put, table
 from scale import simulate
 
 from wna_ray import Spec, run

@@ -17,7 +17,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from contenders import CONTENDERS, LIMITS, ON_RAY, Case, Slice, serve
 from matplotlib.figure import Figure
-from page import put
+from page import put, table
 
 from wna_ray.sheets import png
 
@@ -53,8 +53,7 @@ def with_bfloat16(cases: tuple[Case, ...]) -> tuple[Case, ...]:
     if "avx512_bf16" not in flags and "amx_bf16" not in flags:
         print("no bfloat16: this processor has no instructions for it, and emulates it many times slower than float32")
         return cases
-    second = Case(f"{first.name}, bfloat16", first.uri, first.shape, first.batch, first.block, first.seconds, first.rounds, "bfloat16")
-    return (first, second, *cases[1:])
+    return (first, replace(first, name=f"{first.name}, bfloat16", dtype="bfloat16"), *cases[1:])
 
 
 def limit_of(name: str) -> str:
@@ -153,34 +152,25 @@ def summary(found: dict[str, list[tuple[float, Slice]]]) -> dict[str, dict[str, 
     return out
 
 
-def table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
+def rates_table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
     """Markdown: a line a contender, a column a network; rate, ratio to the limit, peak memory."""
-    lines = [f"| |{'|'.join(f' {case} ' for case in results)}|", "|---" * (len(results) + 1) + "|"]
-    for name in next(iter(results.values())):
-        cells = []
-        for case in results.values():
-            found = case[name]
-            rate = found["images_per_second"]
-            ratio = "" if name in LIMITS else f" ({found['ratio']:.2f})"
-            cells.append(f" {rate:{',.0f' if rate >= 100 else '.1f'}}{ratio}, {found['megabytes']:,.0f} MB ")
-        lines.append(f"| {name} |{'|'.join(cells)}|")
-    return "\n".join(lines)
+
+    def cell(name: str, found: dict[str, Any]) -> str:
+        rate, ratio = found["images_per_second"], "" if name in LIMITS else f" ({found['ratio']:.2f})"
+        return f"{rate:{',.0f' if rate >= 100 else '.1f'}}{ratio}, {found['megabytes']:,.0f} MB"
+
+    names = next(iter(results.values()))
+    return table(("", *results), ((name, *(cell(name, case[name]) for case in results.values())) for name in names))
 
 
 def phases_table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
     """Markdown: where a worker's time goes."""
-    name = next((n for n, found in next(iter(results.values())).items() if n.startswith("wna_ray, Ray") and found["phases"]), None)
+    contenders = next(iter(results.values()))
+    name = next((n for n, found in contenders.items() if n.startswith("wna_ray, Ray") and found["phases"]), None)
     if name is None:
         return ""
-    phases = list(next(iter(results.values()))[name]["phases"])
-    lines = [
-        f"| {name}: % of the time in shards and commits |{'|'.join(f' {case} ' for case in results)}|",
-        "|---" * (len(results) + 1) + "|",
-    ]
-    for phase in phases:
-        cells = (f" {100 * case[name]['phases'][phase]:.2f} " for case in results.values())
-        lines.append(f"| {phase} |{'|'.join(cells)}|")
-    return "\n".join(lines)
+    rows = ((phase, *(f"{100 * case[name]['phases'][phase]:.2f}" for case in results.values())) for phase in contenders[name]["phases"])
+    return table((f"{name}: % of the time in shards and commits", *results), rows)
 
 
 def figure(results: dict[str, dict[str, dict[str, Any]]], told: str) -> bytes:
@@ -223,7 +213,7 @@ def main() -> None:
     rounds = " to ".join(sorted({str(case.rounds) for case in cases}))  # none has more than nine
     capability = torch.backends.cpu.get_cpu_capability()
     told = f"{cores} cores ({capability}), torch {torch.__version__.partition('+')[0]}, float32 unless told, medians of {rounds} rounds"
-    text = f"{told[0].upper()}{told[1:]} (Ray Data: one).\n\n{table(results)}\n\n{phases_table(results)}"
+    text = f"{told[0].upper()}{told[1:]} (Ray Data: one).\n\n{rates_table(results)}\n\n{phases_table(results)}"
     print(f"\n{text}\n\n{(time.perf_counter() - begin) / 60:.1f} minutes")
     if args.case is not None or args.contender is not None:
         return  # what is kept is whole
