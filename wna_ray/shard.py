@@ -304,7 +304,7 @@ class Network:
         copies of the last.
         """
         with torch.inference_mode():
-            return self._outputs(self._pass(self._whole_batch(images), self._compiled))[: len(images)]
+            return self._outputs(self.forward(self._fed(self._whole_batch(images))))[: len(images)]
 
     def answer_fed(self, fed: torch.Tensor) -> torch.Tensor:
         """The same of what `ready` gives, a whole batch, where there is no decoder."""
@@ -363,10 +363,11 @@ class Network:
             images = (images - self._mean) / self._std
         return images.to(self.dtype).contiguous(memory_format=torch.channels_last)
 
-    def _pass(self, images: torch.Tensor, compiled: Compiled | None = None) -> torch.Tensor:
-        if self.decoder is not None:
-            images = self._pictures(images)
-        output: torch.Tensor = (compiled or self.module)(self.ready(images))
+    def _fed(self, images: torch.Tensor) -> torch.Tensor:
+        return self.ready(images if self.decoder is None else self._pictures(images))
+
+    def _pass(self, images: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.module(self._fed(images))
         return output
 
     def _maps_of(self, output: torch.Tensor) -> torch.Tensor:
