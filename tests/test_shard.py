@@ -12,18 +12,15 @@ import networks_for_tests
 import numpy as np
 import pytest
 import torch
+from prepared import prepared
 
 from wna_ray.errors import ModelError, NumericsError
 from wna_ray.moments import Partial
-from wna_ray.shard import Job, Network, check_canary, resolve, run_shard
+from wna_ray.shard import LARGE_IMAGE, Network, check_canary, run_shard
 from wna_ray.spec import Spec
+from wna_ray.stimuli import Stimulus, load_offset
 
 MakeSpec = Callable[..., Spec]
-
-
-def prepared(spec: Spec) -> tuple[Job, Network]:
-    network = Network(spec, "cpu")
-    return resolve(spec, network), network
 
 
 def arrays_equal(a: Partial, b: Partial) -> bool:
@@ -176,6 +173,23 @@ def test_normalisation_comes_between_noise_and_network(make_spec: MakeSpec) -> N
     plain = Network(make_spec(), "cpu")
     x = torch.linspace(-1, 1, 64 * 16).reshape(64, 1, 4, 4)
     assert np.array_equal(pixel(x), plain((x - 0.25) / 0.5))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("shape, cell", [((3, 160, 144), 1), ((1, 256, 256), 4), ((3, 160, 144), 16)])
+def test_large_images_are_made_one_by_one(make_spec: MakeSpec, shape: tuple[int, int, int], cell: int, dtype: str) -> None:
+    """In the same bits and the same memory format as all together, so that the network does the same with them."""
+    assert np.prod(shape) >= LARGE_IMAGE
+    stimulus = {"kind": "uniform", "shape": shape, "space": "pixel", "offset": 0.5, "scale": 0.5, "cell": cell}
+    normalise = {"mean": [0.4, 0.3, 0.2][: shape[0]], "std": [0.3, 0.2, 0.1][: shape[0]]}
+    spec = make_spec(stimulus=stimulus, normalise=normalise, numerics={"batch": 5, "dtype": dtype})
+    network, images = Network(spec, "cpu"), Stimulus(spec.stimulus, 7, load_offset(spec.stimulus))
+    grid = torch.from_numpy(images.noise.grid(3, 8))
+    found, together = network.fed(images, grid), network.ready(images.images(grid))
+    assert found.dtype == together.dtype == getattr(torch, dtype)
+    assert found.stride() == together.stride()
+    assert torch.equal(found, together)
+    assert found.float().std() > 0
 
 
 def test_an_output_of_the_wrong_shape(make_spec: MakeSpec) -> None:

@@ -112,13 +112,18 @@ def fed(grid: torch.Tensor, levels: torch.Tensor, stimulus: Stimulus) -> torch.T
 
     n, c, h, w = grid.shape
     _, height, width = stimulus.shown_shape
-    # Of one channel both formats are the same memory, and torch keeps the strides that there were.
-    form = torch.channels_last if c > 1 else torch.contiguous_format
-    out = torch.empty((n, c, height, width), dtype=levels.dtype, device=grid.device, memory_format=form)
+    out = room((n, c, height, width), levels.dtype, grid.device)
     kernel: Any = look_up
     each = height * width * c
     kernel[(n, -(-each // PIXELS))](out, grid.contiguous(), levels, each, c, h, w, width, stimulus.spec.cell, BLOCK=PIXELS)
     return out
+
+
+def room(shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Memory for images, as ``.contiguous(memory_format=torch.channels_last)`` would lay them out."""
+    # Of one channel both formats are the same memory, and torch keeps the strides that there were.
+    form = torch.channels_last if shape[1] > 1 else torch.contiguous_format
+    return torch.empty(shape, dtype=dtype, device=device, memory_format=form)
 
 
 def _counters(noise: Noise, start: int, stop: int) -> tuple[int, int]:

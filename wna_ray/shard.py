@@ -8,6 +8,7 @@ Ray or storage.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -41,6 +42,7 @@ Device = Literal["cpu", "cuda"]
 PENDING_VALUES = 32 << 20  # grid values a shard keeps before it adds them to its moments (32 MB)
 DEVICE_PENDING_VALUES = 256 << 20  # the same on a CUDA device
 BLOCK_VALUES = 1 << 20  # grid values made in one go, for several small batches (1 MB)
+LARGE_IMAGE = 1 << 16  # values of an image that is better made ready alone, in the cache, than with others (DECISIONS.md)
 PILOT_IMAGES = 64  # at least so many images choose the fixed points
 QUANTILE_IMAGES = 4096  # and so many patches a quantile: it is off by less than 1 % of all patches (2 sd, at the median 1.6 %)
 FIELD_IMAGES = 8  # of noise, on which a receptive field is put to the test
@@ -357,11 +359,23 @@ class Network:
         fed = self.ready(stimulus.images(values.expand(-1, stimulus.shown_shape[0], 1, 1), self.device))
         return fed[:, :, 0, 0].T.contiguous()
 
+    def fed(self, stimulus: Stimulus, grid: torch.Tensor) -> torch.Tensor:
+        """What `ready` gives for the images of grid values ``(n, C, h, w)`` int8; large ones are made one by one on a CPU, in its cache."""
+        if self.device.type != "cpu" or not stimulus.pointwise or math.prod(stimulus.shown_shape) < LARGE_IMAGE:
+            return self.ready(stimulus.images(grid, self.device))
+        out = device_noise.room((len(grid), *stimulus.shown_shape), self.dtype, self.device)
+        for image, values in zip(torch.split(out, 1), torch.split(grid, 1), strict=True):
+            image.copy_(self._normalised(stimulus.images(values)))
+        return out
+
     def ready(self, images: torch.Tensor) -> torch.Tensor:
         """What the model itself is fed for images ``(n, C, H, W)`` float32: normalised, in its arithmetic and memory format."""
-        if self.normalise is not None and (self.normalise.mean, self.normalise.std) != ((0.0,), (1.0,)):
-            images = (images - self._mean) / self._std
-        return images.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        return self._normalised(images).to(self.dtype).contiguous(memory_format=torch.channels_last)
+
+    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
+        if self.normalise is None or (self.normalise.mean, self.normalise.std) == ((0.0,), (1.0,)):
+            return images
+        return images.sub(self._mean).div_(self._std)
 
     def _fed(self, images: torch.Tensor) -> torch.Tensor:
         return self.ready(images if self.decoder is None else self._pictures(images))
@@ -506,7 +520,7 @@ def run_shard(job: Job, network: Network, start: int, stop: int, stored: list[St
     with beside():
         sums: Moments | DeviceMoments = DeviceMoments(total, network.device) if there else total
     most, late = (DEVICE_PENDING_VALUES, 1) if there else (PENDING_VALUES, 0)
-    levels = network.levels(job.stimulus) if looks_up(job, network.device) else None
+    show = _showing(job, network)
     sets: deque[_Set] = deque()
     grids: list[torch.Tensor] = []
     outputs: list[torch.Tensor] = []
@@ -514,9 +528,9 @@ def run_shard(job: Job, network: Network, start: int, stop: int, stored: list[St
     for a in range(start, stop, batch):
         with phase("noise"), torch.inference_mode():
             grid = next(ahead)
-            shown = job.stimulus.images(grid, network.device) if levels is None else device_noise.fed(grid, levels, job.stimulus)
+            shown = show(grid)
         with phase("forward"):
-            answer = network.answer(shown) if levels is None else network.answer_fed(shown)
+            answer = network.answer_fed(shown) if job.decoder is None else network.answer(shown)
         counted = min(batch, stop - a)
         grids.append(grid[:counted])
         outputs.append(answer[:counted])
@@ -547,6 +561,17 @@ def _grids(job: Job, device: torch.device, start: int, stop: int, beside: Beside
         if a + block < end:
             coming = started(a + block)
         yield from torch.split(here, batch)
+
+
+def _showing(job: Job, network: Network) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What makes of grid values all that can be made ready before the forward pass: what the network is fed, or what its decoder is."""
+    stimulus = job.stimulus
+    if job.decoder is not None:
+        return lambda grid: stimulus.images(grid, network.device)
+    if looks_up(job, network.device):
+        levels = network.levels(stimulus)
+        return lambda grid: device_noise.fed(grid, levels, stimulus)
+    return lambda grid: network.fed(stimulus, grid)
 
 
 def looks_up(job: Job, device: torch.device) -> bool:
