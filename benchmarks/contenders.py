@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -37,7 +37,6 @@ from wna_ray.worker import Introduction, keep_freed_memory
 READY = 8  # batches that lie ready for the limit
 SHARD_SECONDS = 0.5  # so that a slice has a few; a real run has shards of two seconds, whose cost is smaller
 TRIES = 1
-WORKER = "ray::RayWorker"
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,10 @@ class Case:
         Images that the authors' recipe makes at a time.
     seconds, rounds
         Of a slice, and how many of each contender.
-    dtype
-        Arithmetic of the limit and of this project; the others have float32.
     normalise
         Mean and std by channel, where the network's source declares none.
+    dtype, compile
+        Arithmetic of the limit and of this project, and whether they compile; the others have plain float32.
     """
 
     name: str
@@ -71,8 +70,9 @@ class Case:
     block: int
     seconds: float
     rounds: int
-    dtype: str = "float32"
     normalise: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    dtype: str = "float32"
+    compile: str | None = None
 
     def spec(self) -> Spec:
         """The job as a user would write it."""
@@ -83,7 +83,7 @@ class Case:
                 "responses": ["label"],
                 "samples": 1 << 40,
                 "seed": 1,
-                "numerics": {"batch": self.batch, "dtype": self.dtype, "device": "cpu"},
+                "numerics": {"batch": self.batch, "dtype": self.dtype, "device": "cpu", "compile": self.compile},
                 "normalise": None if self.normalise is None else dict(zip(("mean", "std"), self.normalise, strict=True)),
                 "evaluation": "none",
             }
@@ -111,7 +111,10 @@ class Slice:
 
 
 class Contender(Protocol):
-    """Something that can be asked for a slice of about so many seconds, and closed."""
+    """Something that starts when it is made, and can be waited for, asked for a slice of about so many seconds, and closed."""
+
+    def ready(self) -> None:
+        """Wait until it has started, and warm up."""
 
     def __call__(self, seconds: float) -> Slice:
         """Work for about `seconds`."""
@@ -150,6 +153,8 @@ class Limit:
             self._processes[-1].start()
             other.close()
             self._lines.append(line)
+
+    def ready(self) -> None:
         for line in self._lines:
             line.recv()
 
@@ -186,25 +191,36 @@ def _forward_only(case: Case, line: Connection) -> None:
 
 
 class Ours:
-    """This project, here or on Ray: noise, forward pass, responses, moments, and the merging of shards by its scheduler. One worker's rate
-    has the commit in it, too, which for several comes after the last shard (a slice is one segment) and is told among the phases. Starting,
-    looking at the model and reading out, which a run has once, are in none.
+    """This project, here or on Ray: noise, forward pass, responses, moments, and the merging of shards by its scheduler. The commit at the
+    end of a slice is not in its rate, but told among the phases: a segment of a real run takes a minute or more, not a second or two.
+    Starting, looking at the model and reading out, which a run has once, are in neither.
     """
 
+    introduced: ClassVar[dict[Case, Introduction]] = {}
+    """By whoever of this process was first."""
+
     def __init__(self, case: Case, workers: int) -> None:
-        spec, others = case.spec(), processes(WORKER)
-        self._batch = case.batch
-        self._executor = make_executor(spec, "ray" if workers else "local", workers or None)
+        self._case, self._batch = case, case.batch
+        self._executor = make_executor(case.spec(), "ray" if workers else "local", workers or None)
         self._workers, self._ray = max(1, workers), workers > 0
-        introduction: Introduction = call(self._executor, TRIES, "introduce")
-        self._introduction, self._job = introduction, introduction.job
-        self._shared = self._executor.share(self._job)
         self._folder = tempfile.TemporaryDirectory()
         self._directory = RunDirectory(f"{self._folder.name}/run")
-        self._directory.begin(self._job, introduction.environment)
-        self._at, self._rate, self._processes = 0, 0.0, set[str]()
-        self._batches(4 * self._workers)
-        self._processes = processes(WORKER) - others if self._ray else {"self"}
+        self._at, self._rate, self._processes = 0, 0.0, {"self"}
+
+    def ready(self) -> None:
+        if self._case not in self.introduced:
+            self.introduced[self._case] = call(self._executor, TRIES, "introduce")
+        self._introduction = self.introduced[self._case]
+        self._job = self._introduction.job
+        self._shared = self._executor.share(self._job)
+        self._directory.begin(self._job, self._introduction.environment)
+        for batches in (1, 2):  # the first looks at the network once more, and is no measure of the rate
+            self._batches(batches * self._workers)
+        if self._ray:
+            import ray
+
+            numbers = [actor.handle.__ray_call__.remote(lambda _: os.getpid()) for actor in self._executor._pool]
+            self._processes = {str(number) for number in ray.get(numbers)}
 
     def __call__(self, seconds: float) -> Slice:
         return self._batches(max(4 * self._workers, round(self._rate * seconds / self._batch)))
@@ -230,7 +246,7 @@ class Ours:
         taken = time.perf_counter() - begin
         self._at = span[1]
         # One worker has nothing to wait for at the end, so all of its time counts.
-        found = slope(stamps, images, self._workers) if self._workers > 1 else Slice(sum(images), taken)
+        found = slope(stamps, images, self._workers) if self._workers > 1 else Slice(sum(images), taken - phases["commit"])
         self._rate = found.images / found.seconds
         return Slice(found.images, found.seconds, phases, peak(*self._processes))
 
@@ -248,6 +264,8 @@ class Authors:
         torch.set_num_threads(cores)
         self._case, self._model = case, plain(case)
         self._sums: torch.Tensor | None = None
+
+    def ready(self) -> None:
         self._block()
 
     def _block(self) -> int:
@@ -297,6 +315,8 @@ class Loader:
             _Noise(case.shape), case.batch, sampler=_Counting(), num_workers=max(1, cores - 1), multiprocessing_context="fork"
         )
         self._batches: Iterator[torch.Tensor] = iter(loader)
+
+    def ready(self) -> None:
         self._batch()
 
     def _batch(self) -> int:
@@ -341,11 +361,14 @@ class RayData:
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         self._case, self._cores = case, cores
+
+    def ready(self) -> None:
+        case = self._case
         model, noise = plain(case), torch.rand(case.batch, *case.shape)
         with torch.inference_mode():
             model(noise)
             found = repeat(lambda: len(model(noise)), 0.3)
-        self._guess = cores * found.images / found.seconds
+        self._guess = self._cores * found.images / found.seconds
 
     def __call__(self, seconds: float) -> Slice:
         return self._run(max(8 * self._cores, round(self._guess * seconds / self._case.batch)))
@@ -394,11 +417,6 @@ class _Normalise(torch.nn.Module):
         return (x - self.mean) / self.std
 
 
-def processes(title: str) -> set[str]:
-    """Numbers of the processes whose command line begins so."""
-    return {p.name for p in Path("/proc").iterdir() if p.name.isdigit() and _text(p / "cmdline").startswith(title)}
-
-
 def peak(*numbers: str) -> float:
     """Largest resident size so far, in MB, of the largest of some processes; of this one by default."""
     lines = (line for n in numbers or ("self",) for line in _text(Path("/proc") / n / "status").splitlines() if line.startswith("VmHWM"))
@@ -427,8 +445,8 @@ ON_RAY = {"wna_ray, Ray, 1 worker", "wna_ray, Ray, a worker a core", "Ray Data m
 
 
 def serve(cores: int, cluster: bool, line: Connection) -> None:
-    """Be some contenders: for ``(name, case)`` become one more (the answer is "" or what went wrong), for ``(name, seconds)`` work (the
-    answer is a `Slice`), for ``(name, None)`` close it, for None end.
+    """Be some contenders: for ``(name, case)`` become one more (the answer is "" or what went wrong), for ``(name, "")`` wait until it is
+    ready, for ``(name, seconds)`` work (the answer is a `Slice`), for ``(name, None)`` close it, for None end.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
     there: dict[str, Contender] = {}
@@ -436,15 +454,19 @@ def serve(cores: int, cluster: bool, line: Connection) -> None:
         import ray
 
         path = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}
-        ray.init("local", include_dashboard=False, num_cpus=16, log_to_driver=False, logging_level="ERROR", runtime_env=path)
+        # Ray starts a process for each CPU at once, and those that nobody uses cost 1 % of a core each: no more than will be needed.
+        cpus = 1 + cores + cores + 1  # the first worker, a worker a core, Ray Data's actors, what they read
+        ray.init("local", include_dashboard=False, num_cpus=cpus, log_to_driver=False, logging_level="ERROR", runtime_env=path)
     else:
         torch.set_num_threads(1)
-    line.send("")
     while (asked := line.recv()) is not None:
         name, what = asked
         try:
             if isinstance(what, Case):
                 there[name] = CONTENDERS[name](what, cores)
+                line.send("")
+            elif what == "":
+                there[name].ready()
                 line.send("")
             elif what is None:
                 there.pop(name).close()

@@ -23,6 +23,8 @@ from matrix_free import forward_seconds
 from numpy.typing import NDArray
 from page import put, table
 from scale import resident
+from speed import CASES
+from torch.utils.flop_counter import FlopCounterMode
 
 from wna_ray import Spec, StcSpec, run, run_stc
 from wna_ray.compare import correlate
@@ -30,11 +32,13 @@ from wna_ray.events import Event, ShardDone
 from wna_ray.moments import Moments
 from wna_ray.noise import KINDS, Noise
 from wna_ray.responses import Dense, Response, Selected
+from wna_ray.scheduling import SHARD_SECONDS
 from wna_ray.shard import Network, resolve, run_shard
 from wna_ray.worker import keep_freed_memory
 
 LARGE = (3, 224, 224)
 SMALL = (1, 28, 28)
+PROFILED = [case for case in CASES if case.name in ("MNIST CNN", "SqueezeNet 1.1", "MobileNet-V2")]
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -160,7 +164,7 @@ def covariance(record: dict[str, Any]) -> str:
 
 def arithmetic(record: dict[str, Any]) -> str:
     """How many labels change with the arithmetic, and whether maps agree as their reliabilities predict."""
-    images = 8_192
+    images = 6_144
     spec = {
         "model": "bundled:mnist-cnn",
         "stimulus": {"kind": "gaussian", "shape": SMALL, "offset": 0.5, "scale": 0.25},
@@ -241,13 +245,79 @@ def compiling(record: dict[str, Any]) -> str:
                         network.forward(fed)
 
             calls[str(mode)] = forward
-        taken = in_turns(calls, 9)
+        taken = in_turns(calls, 5)
         ratio = taken["None"] / taken["default"]
         record[name] = {"seconds_to_compile": took, "ratio": float(np.median(ratio))}
         pays = took / (float(np.median(taken["None"] - taken["default"])) / (4 * batch))
         told = f"{pays:,.0f}" if pays > 0 else "never"
         rows.append((name, f"{4 * batch / np.median(taken['None']):,.0f}", f"{np.median(ratio):.2f}", f"{took:.0f}", told))
     return table(("network", "images/s, plain", "compiled: times as fast", "first batch, s", "pays after images"), rows)
+
+
+def profile(record: dict[str, Any]) -> str:
+    """Where the time of a core goes that averages noise by labels: what we add to the forward pass, and the forward pass by operators."""
+    columns: dict[str, dict[str, float]] = {}
+    rows_of_rates = []
+    square = torch.rand(1024, 1024)
+    of_product = 2 * len(square) ** 3
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    together = of_product / float(in_turns({"product": lambda: square @ square}, 100)["product"].min())
+    torch.set_num_threads(1)
+    for case in PROFILED:
+        network = Network(case.spec(), "cpu")
+        job = resolve(network.spec, network)
+        fed = network.fed(job.stimulus, torch.from_numpy(job.stimulus.noise.grid(0, case.batch)))
+
+        def forward(network: Network = network, fed: torch.Tensor = fed) -> None:
+            with torch.inference_mode():
+                network.forward(fed)
+
+        taken = in_turns({"forward": forward, "product": lambda: square @ square}, 40)
+        run_shard(job, network, 0, case.batch)
+        batches = round(SHARD_SECONDS / float(np.median(taken["forward"])))
+        _, phases = run_shard(job, network, 0, batches * case.batch)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            for _ in range(8):
+                forward()
+        with FlopCounterMode(display=False) as counter:
+            forward()
+        operations = counter.get_total_flops() / case.batch
+        operators = {event.key: event.self_cpu_time_total for event in seen.key_averages() if event.self_cpu_time_total}
+        total = sum(operators.values())
+        shares = {phase: seconds / sum(phases.values()) for phase, seconds in phases.items()}
+        parts = {name: shares["forward"] * time / total for name, time in sorted(operators.items(), key=lambda item: -item[1])}
+        kept = {name: share for name, share in parts.items() if share >= 0.005}
+        kept["other operators"] = shares["forward"] - sum(kept.values())
+        columns[case.name] = {phase: share for phase, share in shares.items() if phase != "forward"} | kept
+
+        reached = operations * case.batch / float(np.median(taken["forward"]))
+        possible = of_product / float(np.median(taken["product"]))
+        record[case.name] = {"shares": columns[case.name], "operations": operations, "a_second": reached}
+        record[case.name] |= {"of_large_products_a_second": possible, "on_all_cores": together}
+        rows_of_rates.append(
+            (
+                case.name,
+                f"{operations / 1e6:,.1f}",
+                f"{reached / 1e9:.0f}",
+                f"{possible / 1e9:.0f}",
+                f"{together / 1e9:.0f}",
+                f"{together / operations:,.0f}",
+            )
+        )
+    names = dict.fromkeys(name for column in columns.values() for name in column)
+    rows = [(f"`{n}`" if "::" in n else n, *(f"{100 * c[n]:.2f}" if n in c else "" for c in columns.values())) for n in names]
+    rates = table(
+        (
+            "network",
+            "million operations an image",
+            "10^9 a second, forward pass",
+            "product of two 1,024 x 1,024 matrices",
+            "on all cores, at best",
+            "images/s on all cores if all operations were as fast as that",
+        ),
+        rows_of_rates,
+    )
+    return f"{table(('% of the time', *columns), rows)}\n\n{rates}"
 
 
 def memory(record: dict[str, Any]) -> str:
@@ -279,6 +349,7 @@ PARTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "Covariance": covariance,
     "Arithmetic": arithmetic,
     "Compiling": compiling,
+    "Profile": profile,
     "Memory": memory,
 }
 
@@ -289,6 +360,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # or the profiler says that there is no CUDA driver
     torch.set_num_threads(1)
     keep_freed_memory()
     record: dict[str, Any] = {"cpu_capability": torch.backends.cpu.get_cpu_capability(), "torch": str(torch.__version__)}

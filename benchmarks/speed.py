@@ -2,9 +2,9 @@
 
     python benchmarks/speed.py [--case "MNIST CNN"]... [--out benchmarks]
 
-One contender at a time works for a few seconds, and they take turns, so that what else the machine does hits all of them. Each round gives
-one ratio to the limit (the forward pass alone on as many cores); medians are reported. Writes ``speed.json`` and ``speed.png``, and the
-table in ``README.md``.
+One contender at a time works for a second or two, and they take turns, so that what else the machine does hits all of them. Each slice of
+work gives one ratio to the limit (the forward pass alone on as many cores); medians are reported. Writes ``speed.json`` and ``speed.png``,
+and the table in ``README.md``.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from contenders import CONTENDERS, LIMITS, ON_RAY, Case, Slice, serve
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from page import put, table
 
 from wna_ray.sheets import png
@@ -33,27 +34,39 @@ from wna_ray.sheets import png
 LARGE = (3, 224, 224)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CASES = (
-    Case("MNIST CNN", "bundled:mnist-cnn", (1, 28, 28), 128, 10_000, 1.5, 5),
-    Case("CIFAR ResNet-20", "python:wna_ray.networks:cifar_resnet20", (3, 32, 32), 128, 1_280, 1.5, 3, normalise=IMAGENET),
-    Case("SqueezeNet 1.1", "torchvision:squeezenet1_1?seed=1", LARGE, 16, 64, 1.5, 3),
-    Case("MobileNet-V2", "torchvision:mobilenet_v2?seed=1", LARGE, 16, 64, 1.5, 3),
-    Case("ResNet-18", "torchvision:resnet18?seed=1", LARGE, 16, 64, 1.5, 3),
-    Case("ResNet-50", "torchvision:resnet50?seed=1", LARGE, 8, 32, 3.0, 3),
+    Case("MNIST CNN", "bundled:mnist-cnn", (1, 28, 28), 128, 10_000, 1.5, 4),
+    Case("CIFAR ResNet-20", "python:wna_ray.networks:cifar_resnet20", (3, 32, 32), 128, 1_280, 1.5, 4, normalise=IMAGENET),
+    Case("SqueezeNet 1.1", "torchvision:squeezenet1_1?seed=1", LARGE, 8, 64, 1.5, 4),
+    Case("MobileNet-V2", "torchvision:mobilenet_v2?seed=1", LARGE, 8, 64, 1.5, 4),
+    Case("ResNet-18", "torchvision:resnet18?seed=1", LARGE, 8, 32, 1.5, 4),
+    Case("ResNet-50", "torchvision:resnet50?seed=1", LARGE, 8, 16, 2.0, 4),
 )
 ONE = {"wna_ray, in process", "wna_ray, Ray, 1 worker"}
 """Contenders that have one core; the others have all."""
-SLOW_TO_START = {"Ray Data map_batches"}
-"""Whose actors load the network again for every slice, ten seconds; they take part in one round."""
+OURS = "wna_ray, Ray, a worker a core"
+AUTHORS, RAY_DATA, LOADER = "authors' loop", "Ray Data map_batches", "DataLoader and a loop"
+EVERY_OTHER = {AUTHORS, LOADER}
+"""Contenders in rounds of even number: what they are compared with is far away."""
+LAST = {RAY_DATA}
+"""Once, after all rounds: its actors load the network for every slice, twenty seconds, and its cluster is busy for a while after that."""
 
 
-def with_bfloat16(cases: tuple[Case, ...]) -> tuple[Case, ...]:
-    """Where the processor multiplies bfloat16, the first network in it, too."""
-    first = cases[0]
+def faster(cases: tuple[Case, ...]) -> tuple[Case, ...]:
+    """The first network compiled, too; and in bfloat16 where the processor multiplies that."""
+    first, *others = cases
+    more = [first, replace(first, name=f"{first.name}, compiled", compile="default")]
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    if "avx512_bf16" not in flags and "amx_bf16" not in flags:
+    if "avx512_bf16" in flags or "amx_bf16" in flags:
+        more.append(replace(first, name=f"{first.name}, bfloat16", dtype="bfloat16"))
+        more.append(replace(first, name=f"{first.name}, bfloat16, compiled", dtype="bfloat16", compile="default"))
+    else:
         print("no bfloat16: this processor has no instructions for it, and emulates it many times slower than float32")
-        return cases
-    return (first, replace(first, name=f"{first.name}, bfloat16", dtype="bfloat16"), *cases[1:])
+    return (*more, *others)
+
+
+def takes_part(case: Case, name: str) -> bool:
+    """What others cannot do faster, they do once."""
+    return (case.dtype, case.compile) == ("float32", None) or name not in {RAY_DATA, LOADER}
 
 
 def limit_of(name: str) -> str:
@@ -70,7 +83,6 @@ class Host:
         self._process = context.Process(target=serve, args=(cores, cluster, other))
         self._process.start()
         other.close()
-        self._line.recv()
 
     def send(self, name: str, what: Any) -> None:
         """Send a message of `contenders.serve`."""
@@ -107,70 +119,100 @@ def hosts(names: list[str], cluster: Host, cores: int) -> Iterator[dict[str, Hos
                 host.end()
 
 
-def measure(case: Case, names: list[str], cluster: Host, cores: int) -> dict[str, list[tuple[float, Slice]]]:
-    """Slices of every contender, a round each, and when they were."""
-    found: dict[str, list[tuple[float, Slice]]] = {name: [] for name in names}
+Slices = dict[str, list[tuple[float, Slice]]]
+"""Of each contender, and when they were."""
+
+
+def measure(case: Case, names: list[str], cluster: Host, cores: int) -> Slices:
+    """Slices of every contender, in turns: those first that were last in the round before."""
+    found: Slices = {name: [] for name in names}
+
     with hosts(names, cluster, cores) as there:
-        for name in names:
-            there[name].send(name, case)
-        for name in names:
-            there[name].answer()
+
+        def work(name: str) -> None:
+            begin = time.perf_counter()
+            part: Slice = there[name].ask(name, case.seconds)
+            found[name].append(((begin + time.perf_counter()) / 2, part))
+            print(f"  {case.name}: {part.images / part.seconds:10,.1f} images/s  {name}", flush=True)
+
+        for what in (case, ""):  # all start at once, and then get ready at once
+            for name in names:
+                there[name].send(name, what)
+            for name in names:
+                there[name].answer()
         for i in range(case.rounds):
             for name in names if i % 2 == 0 else reversed(names):
-                if name in SLOW_TO_START and i != case.rounds // 2:
-                    continue
-                begin = time.perf_counter()
-                part: Slice = there[name].ask(name, case.seconds)
-                found[name].append(((begin + time.perf_counter()) / 2, part))
-                print(f"  {case.name}, round {i + 1}: {part.images / part.seconds:10,.1f} images/s  {name}", flush=True)
+                if name not in LAST and (i % 2 == 0 or name not in EVERY_OTHER):
+                    work(name)
+        for name in LAST.intersection(names):
+            work(name)
+            work(limit_of(name))
         for name in names:
             there[name].ask(name, None)
     return found
 
 
-def summary(found: dict[str, list[tuple[float, Slice]]]) -> dict[str, dict[str, Any]]:
-    """Rate, ratio to the limit and its range over rounds, phases and memory of each contender.
+def beside(found: Slices, name: str, other: str) -> NDArray[np.float64]:
+    """A contender's rates over another's at the same time, which lies between two of its slices."""
+    rates = {n: np.array([part.images / part.seconds for _, part in found[n]]) for n in (name, other)}
+    times = {n: np.array([at for at, _ in found[n]]) for n in (name, other)}
+    ratios: NDArray[np.float64] = rates[name] / np.interp(times[name], times[other], rates[other])
+    return ratios
 
-    The limit is measured once a round, and may drift; its rate at the time of a slice is interpolated between its own.
+
+def summary(found: Slices) -> dict[str, dict[str, Any]]:
+    """Rate, ratio to the limit and its range over slices, phases and memory of each contender; and how many times as fast as others that
+    have all cores.
     """
-    times = {name: np.array([at for at, _ in parts]) for name, parts in found.items()}
-    rates = {name: np.array([part.images / part.seconds for _, part in parts]) for name, parts in found.items()}
     out: dict[str, dict[str, Any]] = {}
     for name, parts in found.items():
-        limit = limit_of(name)
-        ratio = rates[name] / np.interp(times[name], times[limit], rates[limit])
+        ratio = beside(found, name, limit_of(name))
         phases = {phase: sum(part.phases.get(phase, 0.0) for _, part in parts) for phase in parts[0][1].phases}
+        commit = phases.pop("commit", 0.0)
         total = sum(phases.values())
         out[name] = {
-            "images_per_second": float(np.median(rates[name])),
+            "images_per_second": float(np.median([part.images / part.seconds for _, part in parts])),
             "ratio": float(np.median(ratio)),
             "lowest": float(ratio.min()),
             "highest": float(ratio.max()),
             "phases": {phase: taken / total for phase, taken in phases.items()},
+            "commit_seconds": commit / len(parts),
             "megabytes": max(part.memory for _, part in parts),
         }
+        if name not in ONE:
+            others = [other for other in (AUTHORS, RAY_DATA, LOADER) if other in found and other != name]
+            out[name]["times_as_fast_as"] = {other: float(np.median(beside(found, name, other))) for other in others}
     return out
 
 
 def rates_table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Markdown: a line a contender, a column a network; rate, ratio to the limit, peak memory."""
+    """Markdown: a line a contender, a column a network; rate, ratio to the limit, peak memory. Then how far ahead of others we are."""
 
-    def cell(name: str, found: dict[str, Any]) -> str:
+    def cell(name: str, found: dict[str, Any] | None) -> str:
+        if found is None:
+            return ""
         rate, ratio = found["images_per_second"], "" if name in LIMITS else f" ({found['ratio']:.2f})"
         return f"{rate:{',.0f' if rate >= 100 else '.1f'}}{ratio}, {found['megabytes']:,.0f} MB"
 
     names = next(iter(results.values()))
-    return table(("", *results), ((name, *(cell(name, case[name]) for case in results.values())) for name in names))
+    rows = [(name, *(cell(name, case.get(name)) for case in results.values())) for name in names]
+    if OURS in names:
+        ahead = [case[OURS]["times_as_fast_as"] for case in results.values()]
+        rows += [
+            (f"{OURS}: times as fast as {other}", *(f"**{of[other]:.2f}**" if other in of else "" for of in ahead)) for other in ahead[0]
+        ]
+    return table(("", *results), rows)
 
 
 def phases_table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Markdown: where a worker's time goes."""
+    """Markdown: where a worker's time goes, and the commits that have time of their own."""
     contenders = next(iter(results.values()))
     name = next((n for n, found in contenders.items() if n.startswith("wna_ray, Ray") and found["phases"]), None)
     if name is None:
         return ""
     rows = ((phase, *(f"{100 * case[name]['phases'][phase]:.2f}" for case in results.values())) for phase in contenders[name]["phases"])
-    return table((f"{name}: % of the time in shards and commits", *results), rows)
+    commits = ("a commit, ms", *(f"{1000 * case[name]['commit_seconds']:.0f}" for case in results.values()))
+    return table((f"{name}: % of the time in shards", *results), (*rows, commits))
 
 
 def figure(results: dict[str, dict[str, dict[str, Any]]], told: str) -> bytes:
@@ -181,7 +223,8 @@ def figure(results: dict[str, dict[str, dict[str, Any]]], told: str) -> bytes:
     width = 0.8 / len(names)
     for i, name in enumerate(names):
         x = np.arange(len(results)) + (i - (len(names) - 1) / 2) * width
-        ratio, low, high = (np.array([case[name][key] for case in results.values()]) for key in ("ratio", "lowest", "highest"))
+        there = [case.get(name, {}) for case in results.values()]
+        ratio, low, high = (np.array([found.get(key, np.nan) for found in there]) for key in ("ratio", "lowest", "highest"))
         axis.bar(x, ratio, width, label=name, color=f"C{i}")
         axis.vlines(x, low, high, color="black", linewidth=0.8)
     axis.axhline(1, color="0.3", linewidth=0.8)
@@ -194,26 +237,29 @@ def figure(results: dict[str, dict[str, dict[str, Any]]], told: str) -> bytes:
 
 
 def main() -> None:
+    all_cases = faster(CASES)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", action="append", choices=[case.name for case in CASES], help="a network; all by default")
+    parser.add_argument("--case", action="append", choices=[case.name for case in all_cases], help="a network; all by default")
     parser.add_argument("--contender", action="append", choices=list(CONTENDERS), help="besides the limits; all by default")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
 
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["contenders"])
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # or the server that processes are forked from finds nothing to load
+    multiprocessing.get_context("forkserver").set_forkserver_preload([Path(__file__).stem, "torchvision"])
     cores, begin = len(os.sched_getaffinity(0)), time.perf_counter()
     names = [name for name in CONTENDERS if args.contender is None or name in args.contender or name in LIMITS]
-    cases = with_bfloat16(tuple(case for case in CASES if args.case is None or case.name in args.case))
+    cases = [case for case in all_cases if args.case is None or case.name in args.case]
     cluster = Host(cores, cluster=True)
     try:
-        results = {case.name: summary(measure(case, names, cluster, cores)) for case in cases}
+        results = {case.name: summary(measure(case, [name for name in names if takes_part(case, name)], cluster, cores)) for case in cases}
     finally:
         cluster.end()
     rounds = " to ".join(sorted({str(case.rounds) for case in cases}))  # none has more than nine
     capability = torch.backends.cpu.get_cpu_capability()
     told = f"{cores} cores ({capability}), torch {torch.__version__.partition('+')[0]}, float32 unless told, medians of {rounds} rounds"
-    text = f"{told[0].upper()}{told[1:]} (Ray Data: one).\n\n{rates_table(results)}\n\n{phases_table(results)}"
+    fewer = "(the authors' loop and the DataLoader: of every other one; Ray Data: one)"
+    text = f"{told} {fewer}.\n\n{rates_table(results)}\n\n{phases_table(results)}"
     print(f"\n{text}\n\n{(time.perf_counter() - begin) / 60:.1f} minutes")
     if args.case is not None or args.contender is not None:
         return  # what is kept is whole

@@ -141,6 +141,26 @@ def test_fingerprint_follows_everything_that_matters(make_spec: MakeSpec) -> Non
     assert len(prints | {job.fingerprint}) == len(other) + 1
 
 
+@pytest.mark.parametrize(
+    "responses, batches",
+    [
+        (["label", "confidence"], 1),
+        (["label", "logits"], 2),
+        ([{"kind": "spikes", "threshold": 0.5}], 1),
+        ([{"kind": "spikes", "quantile": 0.9}], 4096 // 32),
+    ],
+)
+def test_a_pilot_is_run_where_something_is_read_off_it(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, responses: list[Any], batches: int
+) -> None:
+    """Labels and confidences have fixed steps: the first batch is enough for them, which for a large network is much quicker."""
+    asked = list[int]()
+    forward = Network.forward
+    monkeypatch.setattr(Network, "forward", lambda self, fed: asked.append(len(fed)) or forward(self, fed))
+    prepared(make_spec(responses=responses, numerics={"batch": 32}))
+    assert asked == [32] * batches
+
+
 def test_the_canary_tells_other_arithmetic(make_spec: MakeSpec) -> None:
     job, network = prepared(make_spec())
     check_canary(job, network)
