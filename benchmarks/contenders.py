@@ -35,7 +35,7 @@ from wna_ray.stimuli import Stimulus, load_offset
 from wna_ray.worker import Introduction, keep_freed_memory
 
 READY = 8  # batches that lie ready for the limit
-SHARD_SECONDS = 0.5  # so that a slice has a few; a real run has shards of two seconds, whose cost is smaller
+SHARDS = 2  # of a worker in a slice; a real run's last two seconds and more, and cost less
 TRIES = 1
 
 
@@ -131,15 +131,15 @@ def repeat(work: Callable[[], int], seconds: float) -> Slice:
     return Slice(images, time.perf_counter() - begin, memory=peak())
 
 
-def slope(stamps: list[float], images: list[int], workers: int) -> Slice:
-    """The steady rate of shards that ended at `stamps`: a line through how many images there were when, but for each worker's first shard
-    and last, when others may have nothing to do.
+def steady(stamps: list[float], images: list[int], workers: int, skipped: int | None = None) -> Slice:
+    """The rate of shards that ended at `stamps`, from 0 on, or from when the workers had ended one shard each after those that are
+    skipped. The end is the mean of each worker's, as long as the last shards are of one worker each: nobody is waited for.
     """
-    kept = slice(workers - 1, len(stamps) - workers + 1 if len(stamps) > 3 * workers else None)
-    t, n = np.array(stamps)[kept], np.cumsum(images)[kept]
-    if len(t) < 2:
-        return Slice(sum(images), stamps[-1])
-    return Slice(float(np.polyfit(t - t[0], n, 1)[0] * (t[-1] - t[0])), float(t[-1] - t[0]))
+    end = float(np.mean(stamps[-workers:]))
+    if skipped is None:
+        return Slice(sum(images), end)
+    first = skipped + workers
+    return Slice(sum(images[first:]), end - float(np.mean(stamps[skipped:first])))
 
 
 class Limit:
@@ -214,8 +214,8 @@ class Ours:
         self._job = self._introduction.job
         self._shared = self._executor.share(self._job)
         self._directory.begin(self._job, self._introduction.environment)
-        for batches in (1, 2):  # the first looks at the network once more, and is no measure of the rate
-            self._batches(batches * self._workers)
+        for _ in range(2):  # the first looks at the network once more, and is no measure of the rate
+            self._work(1)
         if self._ray:
             import ray
 
@@ -223,9 +223,10 @@ class Ours:
             self._processes = {str(number) for number in ray.get(numbers)}
 
     def __call__(self, seconds: float) -> Slice:
-        return self._batches(max(4 * self._workers, round(self._rate * seconds / self._batch)))
+        return self._work(max(1, round(self._rate * seconds / (SHARDS * self._workers * self._batch))))
 
-    def _batches(self, batches: int) -> Slice:
+    def _work(self, batches: int) -> Slice:
+        """Some shards for each worker, of so many batches."""
         stamps, images, phases = list[float](), list[int](), dict[str, float]()
 
         def note(event: Event) -> None:
@@ -237,16 +238,14 @@ class Ours:
             if isinstance(event, SegmentCommitted):
                 phases["commit"] = phases.get("commit", 0.0) + event.commit.seconds
 
-        job, span = self._job, (self._at, self._at + batches * self._batch)
-        shard = max(self._batch, round(self._rate / self._workers * SHARD_SECONDS))
-        cut = plan([span], span[1], self._batch, *moment_size(job), self._workers, self._introduction.batch_seconds, shard, segments=1)
+        job, shard, seconds = self._job, batches * self._batch, self._introduction.batch_seconds
+        span = self._at, self._at + SHARDS * self._workers * shard
+        cut = plan([span], span[1], self._batch, *moment_size(job), self._workers, seconds, shard, segments=1)
         scheduler = Scheduler(self._executor, TRIES, note, 0)
         begin = time.perf_counter()
         scheduler.run(cut, (self._shared,), (self._directory.store.place, job.fingerprint))
-        taken = time.perf_counter() - begin
         self._at = span[1]
-        # One worker has nothing to wait for at the end, so all of its time counts.
-        found = slope(stamps, images, self._workers) if self._workers > 1 else Slice(sum(images), taken - phases["commit"])
+        found = steady(stamps, images, self._workers)
         self._rate = found.images / found.seconds
         return Slice(found.images, found.seconds, phases, peak(*self._processes))
 
@@ -353,7 +352,9 @@ class _Answer:
 
 
 class RayData:
-    """``ray.data.range(N).map_batches(Actor)``, an actor a core, sums added by the driver. Rate between the first sums and the last."""
+    """``ray.data.range(N).map_batches(Actor)``, an actor a core, sums added by the driver. The first third is not counted: actors may start
+    one after another.
+    """
 
     def __init__(self, case: Case, cores: int) -> None:
         import ray.data
@@ -371,7 +372,7 @@ class RayData:
         self._guess = self._cores * found.images / found.seconds
 
     def __call__(self, seconds: float) -> Slice:
-        return self._run(max(8 * self._cores, round(self._guess * seconds / self._case.batch)))
+        return self._run(max(12 * self._cores, round(self._guess * seconds / self._case.batch)))
 
     def _run(self, batches: int) -> Slice:
         import ray.data
@@ -392,7 +393,7 @@ class RayData:
             stamps.append(time.perf_counter() - begin)
             images.append(int(part["count"].sum()))
             memory = max(memory, float(part["memory"].max()))
-        found = slope(stamps, images, self._cores)
+        found = steady(stamps, images, self._cores, len(stamps) // 3)
         return Slice(found.images, found.seconds, memory=memory)
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """More workers, here and on paper: strong and weak scaling on Ray as far as the cores go, and what 8, 64 and 512 GPUs would do.
 
-    python benchmarks/scaling.py [--rounds 2] [--shards 200000] [--out benchmarks]
+    python benchmarks/scaling.py [--rounds 1] [--shards 200000] [--out benchmarks]
 
 Strong: the same job for 1, 2, ... workers. Weak: as much for each worker. Both begin with one job of one worker. A job is looked at from
 its first shard to its last commit; starting and reading out, which depend on neither, are told apart. Then the driver's cost at 1,000
@@ -199,7 +199,7 @@ def projection(merge: float, driver: float, record: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--shards", type=int, default=200_000, help="simulated ones (make scale: a million)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()

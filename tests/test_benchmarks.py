@@ -16,20 +16,19 @@ from wna_ray.shard import run_shard
 from wna_ray.spec import Spec
 
 
-@pytest.mark.parametrize("late", [0.0, 2.5])
-def test_the_steady_rate_of_two_workers(late: float) -> None:
-    """Two workers, 100 images every 0.5 s and every 0.25 s: 600 images a second, whenever the second one has begun; shards that end in
-    between are counted by a line through them, to a share of one in sixty.
-    """
-    ends = sorted([0.5 * (i + 1) for i in range(20)] + [late + 0.25 * (i + 1) for i in range(int((10 - late) / 0.25))])
-    ends = [t for t in ends if t > late]
-    found = contenders.slope(ends, [100] * len(ends), 2)
-    assert found.images / found.seconds == pytest.approx(600, rel=1 / 60)
+@pytest.mark.parametrize("late", [0.0, 0.1, 0.4])
+@pytest.mark.parametrize("skipped", [None, 4])
+def test_the_steady_rate_of_two_workers(late: float, skipped: int | None) -> None:
+    """Two workers, a shard of 100 images every 0.5 s: 400 images a second if both begin at 0, and from any later moment on in any case."""
+    ends = sorted([0.5 * (i + 1) for i in range(6)] + [late + 0.5 * (i + 1) for i in range(6)])
+    found = contenders.steady(ends, [100] * len(ends), 2, skipped)
+    assert found.images == (1200 if skipped is None else 600)
+    assert found.images / found.seconds == pytest.approx(400 if skipped is not None else 1200 / (3 + late / 2))
 
 
-def test_a_rate_of_few_shards_is_what_was_done() -> None:
-    found = contenders.slope([2.0], [300], 1)
-    assert (found.images, found.seconds) == (300, 2.0)
+def test_the_steady_rate_of_one_worker_is_what_it_did() -> None:
+    found = contenders.steady([1.0, 2.5], [300, 200], 1)
+    assert (found.images, found.seconds) == (500, 2.5)
 
 
 def test_a_projection_without_costs_is_the_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
