@@ -148,10 +148,10 @@ def covariance(record: dict[str, Any]) -> str:
 
     numerics = {"batch": 128, "device": "cpu"}
     small = {"model": "bundled:mnist-cnn", "stimulus": {"kind": "gaussian", "shape": SMALL, "offset": 0.5, "scale": 0.25}}
-    dense = each(small | {"responses": ["logits"], "samples": 16_384, "numerics": numerics}, units=["3"], fresh=0)
+    dense = each(small | {"responses": ["logits"], "samples": 8_192, "numerics": numerics}, units=["3"], fresh=0)
     large = {"model": "python:matrix_free:planted", "stimulus": {"kind": "gaussian", "shape": LARGE, "space": "input", "scale": 1.0}}
     free = each(
-        large | {"responses": ["activation"], "samples": 2048, "numerics": numerics | {"batch": 32}}, method="matrix-free", axes=4, passes=1
+        large | {"responses": ["activation"], "samples": 1024, "numerics": numerics | {"batch": 32}}, method="matrix-free", axes=4, passes=1
     )
     forward = forward_seconds()
     record |= {"dense_784": dense, "matrix_free_150528": free, "mobilenet_v2_forward": forward}
@@ -241,16 +241,16 @@ def compiling(record: dict[str, Any]) -> str:
 
             def forward(network: Network = network, fed: torch.Tensor = fed) -> None:
                 with torch.inference_mode():
-                    for _ in range(4):
+                    for _ in range(2):
                         network.forward(fed)
 
             calls[str(mode)] = forward
         taken = in_turns(calls, 5)
         ratio = taken["None"] / taken["default"]
         record[name] = {"seconds_to_compile": took, "ratio": float(np.median(ratio))}
-        pays = took / (float(np.median(taken["None"] - taken["default"])) / (4 * batch))
+        pays = took / (float(np.median(taken["None"] - taken["default"])) / (2 * batch))
         told = f"{pays:,.0f}" if pays > 0 else "never"
-        rows.append((name, f"{4 * batch / np.median(taken['None']):,.0f}", f"{np.median(ratio):.2f}", f"{took:.0f}", told))
+        rows.append((name, f"{2 * batch / np.median(taken['None']):,.0f}", f"{np.median(ratio):.2f}", f"{took:.0f}", told))
     return table(("network", "images/s, plain", "compiled: times as fast", "first batch, s", "pays after images"), rows)
 
 
