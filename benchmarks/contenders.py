@@ -372,7 +372,7 @@ class RayData:
         self._guess = self._cores * found.images / found.seconds
 
     def __call__(self, seconds: float) -> Slice:
-        return self._run(max(12 * self._cores, round(self._guess * seconds / self._case.batch)))
+        return self._run(max(9 * self._cores, round(self._guess * seconds / self._case.batch)))
 
     def _run(self, batches: int) -> Slice:
         import ray.data

@@ -39,7 +39,7 @@ CASES = (
     Case("SqueezeNet 1.1", "torchvision:squeezenet1_1?seed=1", LARGE, 8, 64, 2.0, 4),
     Case("MobileNet-V2", "torchvision:mobilenet_v2?seed=1", LARGE, 8, 64, 2.0, 4),
     Case("ResNet-18", "torchvision:resnet18?seed=1", LARGE, 8, 32, 2.0, 4),
-    Case("ResNet-50", "torchvision:resnet50?seed=1", LARGE, 8, 16, 2.0, 4),
+    Case("ResNet-50", "torchvision:resnet50?seed=1", LARGE, 8, 16, 2.0, 3),
 )
 ONE = {"wna_ray, in process", "wna_ray, Ray, 1 worker"}
 """Contenders that have one core; the others have all."""
