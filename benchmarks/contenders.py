@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from wna_ray.events import Event, SegmentCommitted, ShardDone
+from wna_ray.events import Event, ShardDone
 from wna_ray.job import make_executor, moment_size
 from wna_ray.models import load
 from wna_ray.rundir import RunDirectory
@@ -132,8 +132,8 @@ def repeat(work: Callable[[], int], seconds: float) -> Slice:
 
 
 def steady(stamps: list[float], images: list[int], workers: int, skipped: int | None = None) -> Slice:
-    """The rate of shards that ended at `stamps`, from 0 on, or from when the workers had ended one shard each after those that are
-    skipped. The end is the mean of each worker's, as long as the last shards are of one worker each: nobody is waited for.
+    """The rate of shards that ended at `stamps`: from 0 on (a worker that begins late is slower), or from when the workers had ended one
+    shard each after those that are skipped. The end is the mean of the last shards', one a worker: that one ends before another is no loss.
     """
     end = float(np.mean(stamps[-workers:]))
     if skipped is None:
@@ -191,9 +191,9 @@ def _forward_only(case: Case, line: Connection) -> None:
 
 
 class Ours:
-    """This project, here or on Ray: noise, forward pass, responses, moments, and the merging of shards by its scheduler. The commit at the
-    end of a slice is not in its rate, but told among the phases: a segment of a real run takes a minute or more, not a second or two.
-    Starting, looking at the model and reading out, which a run has once, are in neither.
+    """This project, here or on Ray: noise, forward pass, responses, moments, handed over shard by shard to its scheduler. The merging and
+    the commit at the end of a slice are not in its rate, but told apart: a run has at most 64 of these, however long it is. Starting,
+    looking at the model and reading out, which a run has once, are in neither.
     """
 
     introduced: ClassVar[dict[Case, Introduction]] = {}
@@ -235,8 +235,6 @@ class Ours:
                 images.append(event.stop - event.start)
                 for phase, taken in event.seconds.items():
                     phases[phase] = phases.get(phase, 0.0) + taken
-            if isinstance(event, SegmentCommitted):
-                phases["commit"] = phases.get("commit", 0.0) + event.commit.seconds
 
         job, shard, seconds = self._job, batches * self._batch, self._introduction.batch_seconds
         span = self._at, self._at + SHARDS * self._workers * shard
@@ -244,6 +242,7 @@ class Ours:
         scheduler = Scheduler(self._executor, TRIES, note, 0)
         begin = time.perf_counter()
         scheduler.run(cut, (self._shared,), (self._directory.store.place, job.fingerprint))
+        phases["segment"] = time.perf_counter() - begin - stamps[-1]
         self._at = span[1]
         found = steady(stamps, images, self._workers)
         self._rate = found.images / found.seconds
@@ -304,11 +303,11 @@ class _Counting(Sampler[int]):
 
 
 class Loader:
-    """``torch.utils.data.DataLoader`` that makes noise on all cores but one, and a loop that runs the network on the other."""
+    """``torch.utils.data.DataLoader`` that makes noise in a process for all cores but one, and a loop that runs the network on all."""
 
     def __init__(self, case: Case, cores: int) -> None:
-        torch.set_num_threads(1)
-        self._model = plain(case)
+        torch.set_num_threads(cores)
+        self._model = plain(case, channels_last=True)
         self._sums: dict[int, torch.Tensor] = {}
         loader = DataLoader(
             _Noise(case.shape), case.batch, sampler=_Counting(), num_workers=max(1, cores - 1), multiprocessing_context="fork"
@@ -339,7 +338,7 @@ class _Answer:
 
     def __init__(self, case: Case) -> None:
         torch.set_num_threads(1)
-        self._case, self._model = case, plain(case)
+        self._case, self._model = case, plain(case, channels_last=True)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         first = int(batch["id"][0])
@@ -365,7 +364,7 @@ class RayData:
 
     def ready(self) -> None:
         case = self._case
-        model, noise = plain(case), torch.rand(case.batch, *case.shape)
+        model, noise = plain(case, channels_last=True), torch.rand(case.batch, *case.shape)
         with torch.inference_mode():
             model(noise)
             found = repeat(lambda: len(model(noise)), 0.3)
@@ -377,8 +376,9 @@ class RayData:
     def _run(self, batches: int) -> Slice:
         import ray.data
 
-        case, sums = self._case, dict[int, Any]()
-        answers = ray.data.range(batches * case.batch, override_num_blocks=min(batches, 64)).map_batches(
+        case, sums, each = self._case, dict[int, Any](), -(-batches // 64)  # batches in a block, whole ones
+        batches = -(-batches // each) * each
+        answers = ray.data.range(batches * case.batch, override_num_blocks=batches // each).map_batches(
             _Answer,
             fn_constructor_args=(case,),
             batch_size=case.batch,
@@ -400,22 +400,24 @@ class RayData:
         pass
 
 
-def plain(case: Case) -> torch.nn.Module:
-    """The network as PyTorch gives it, in float32; it normalises what it is shown as this project would."""
+def plain(case: Case, channels_last: bool = False) -> torch.nn.Module:
+    """The network as PyTorch gives it, in float32, or in the faster memory format; it normalises what it is shown as this project would."""
     model, normalise = load(case.uri), case.normalise
     if normalise is None:
         assert model.normalise is not None, "noise is in pixels"
         normalise = model.normalise.mean, model.normalise.std
-    return torch.nn.Sequential(_Normalise(*normalise), model.module).eval()
+    form = torch.channels_last if channels_last else torch.preserve_format
+    return torch.nn.Sequential(_Normalise(*normalise, form), model.module.to(memory_format=form)).eval()
 
 
 class _Normalise(torch.nn.Module):
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], form: torch.memory_format) -> None:
         super().__init__()
+        self.form = form
         self.mean, self.std = (torch.tensor(v).view(1, -1, 1, 1) for v in (mean, std))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (x - self.mean) / self.std
+        return ((x - self.mean) / self.std).to(memory_format=self.form)
 
 
 def peak(*numbers: str) -> float:

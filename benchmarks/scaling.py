@@ -85,11 +85,10 @@ def scaling(record: dict[str, Any]) -> str:
     alone = float(np.mean([one["shards"] for one in found["both", 1]]))
     rows = []
     for (kind, workers), jobs in found.items():
-        ratio = alone / jobs[0]["shards"]
-        efficiency = ratio / workers if kind == "strong" else ratio
         parts = {name: float(np.mean([j[name] for j in jobs])) for name in jobs[0]}
-        record[f"{kind}, {workers}"] = parts | {"images": asked[kind, workers], "efficiency": efficiency}
-        told = f"{efficiency:.2f}" if workers > 1 else ""
+        efficiency = alone / parts["shards"] / (workers if kind == "strong" else 1)
+        record[f"{kind}, {workers}"] = parts | {"images": asked[kind, workers]} | ({"efficiency": efficiency} if workers > 1 else {})
+        told = f"{efficiency:.2f}" if workers > 1 else " and ".join(f"{one['shards']:.2f} s" for one in jobs)
         rows.append((kind, str(workers), f"{asked[kind, workers]:,}", *(f"{parts[n]:.2f}" for n in parts), told))
     return table(
         ("scaling", "workers", "images", "start, s", "first shard to last commit, s", "merge, s", "read out, s", "efficiency"), rows

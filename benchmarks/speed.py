@@ -41,7 +41,7 @@ CASES = (
     Case("ResNet-18", "torchvision:resnet18?seed=1", LARGE, 8, 32, 2.0, 4),
     Case("ResNet-50", "torchvision:resnet50?seed=1", LARGE, 8, 16, 2.0, 3),
 )
-ONE = {"wna_ray, in process", "wna_ray, Ray, 1 worker"}
+ONE = {LIMITS[0], "wna_ray, in process", "wna_ray, Ray, 1 worker"}
 """Contenders that have one core; the others have all."""
 OURS = "wna_ray, Ray, a worker a core"
 AUTHORS, RAY_DATA, LOADER = "authors' loop", "Ray Data map_batches", "DataLoader and a loop"
@@ -65,13 +65,13 @@ def faster(cases: tuple[Case, ...]) -> tuple[Case, ...]:
 
 
 def takes_part(case: Case, name: str) -> bool:
-    """What others cannot do faster, they do once."""
+    """Whether a contender takes part: where this project compiles or has other arithmetic, of the others the authors' loop, as it is."""
     return (case.dtype, case.compile) == ("float32", None) or name not in {RAY_DATA, LOADER}
 
 
 def limit_of(name: str) -> str:
     """Which limit a contender is compared with."""
-    return LIMITS[0] if name in ONE or name == LIMITS[0] else LIMITS[1]
+    return LIMITS[0] if name in ONE else LIMITS[1]
 
 
 class Host:
@@ -152,23 +152,22 @@ def measure(case: Case, names: list[str], cluster: Host, cores: int) -> Slices:
     return found
 
 
-def beside(found: Slices, name: str, other: str) -> NDArray[np.float64]:
-    """A contender's rates over another's at the same time, which lies between two of its slices."""
-    rates = {n: np.array([part.images / part.seconds for _, part in found[n]]) for n in (name, other)}
-    times = {n: np.array([at for at, _ in found[n]]) for n in (name, other)}
-    ratios: NDArray[np.float64] = rates[name] / np.interp(times[name], times[other], rates[other])
+def beside(parts: list[tuple[float, Slice]], limits: list[tuple[float, Slice]]) -> NDArray[np.float64]:
+    """A contender's rates over its limit's at the same time, which is interpolated between slices of that."""
+    (times, rates), (when, most) = (np.array([(at, part.images / part.seconds) for at, part in some]).T for some in (parts, limits))
+    ratios: NDArray[np.float64] = rates / np.interp(times, when, most)
     return ratios
 
 
 def summary(found: Slices) -> dict[str, dict[str, Any]]:
-    """Rate, ratio to the limit and its range over slices, phases and memory of each contender; and how many times as fast as others that
-    have all cores.
+    """Rate, ratio to the limit at the same time and its range over slices, phases and memory of each contender; and how many times as fast
+    as others that have all cores, which is a quotient of such ratios.
     """
     out: dict[str, dict[str, Any]] = {}
     for name, parts in found.items():
-        ratio = beside(found, name, limit_of(name))
+        ratio = beside(parts, found[limit_of(name)])
         phases = {phase: sum(part.phases.get(phase, 0.0) for _, part in parts) for phase in parts[0][1].phases}
-        commit = phases.pop("commit", 0.0)
+        segments = phases.pop("segment", 0.0)
         total = sum(phases.values())
         out[name] = {
             "images_per_second": float(np.median([part.images / part.seconds for _, part in parts])),
@@ -176,12 +175,12 @@ def summary(found: Slices) -> dict[str, dict[str, Any]]:
             "lowest": float(ratio.min()),
             "highest": float(ratio.max()),
             "phases": {phase: taken / total for phase, taken in phases.items()},
-            "commit_seconds": commit / len(parts),
+            "segment_seconds": segments / len(parts),
             "megabytes": max(part.memory for _, part in parts),
         }
-        if name not in ONE:
-            others = [other for other in (AUTHORS, RAY_DATA, LOADER) if other in found and other != name]
-            out[name]["times_as_fast_as"] = {other: float(np.median(beside(found, name, other))) for other in others}
+    for name in out.keys() - ONE:
+        others = {AUTHORS, RAY_DATA, LOADER} & out.keys() - {name}
+        out[name]["times_as_fast_as"] = {other: out[name]["ratio"] / out[other]["ratio"] for other in CONTENDERS if other in others}
     return out
 
 
@@ -205,13 +204,13 @@ def rates_table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
 
 
 def phases_table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Markdown: where a worker's time goes, and the commits that have time of their own."""
+    """Markdown: where a worker's time goes, and what comes once a segment."""
     contenders = next(iter(results.values()))
     name = next((n for n, found in contenders.items() if n.startswith("wna_ray, Ray") and found["phases"]), None)
     if name is None:
         return ""
     rows = ((phase, *(f"{100 * case[name]['phases'][phase]:.2f}" for case in results.values())) for phase in contenders[name]["phases"])
-    commits = ("a commit, ms", *(f"{1000 * case[name]['commit_seconds']:.0f}" for case in results.values()))
+    commits = ("merging and committing a segment, ms", *(f"{1000 * case[name]['segment_seconds']:.0f}" for case in results.values()))
     return table((f"{name}: % of the time in shards", *results), (*rows, commits))
 
 

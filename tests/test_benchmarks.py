@@ -26,6 +26,13 @@ def test_the_steady_rate_of_two_workers(late: float, skipped: int | None) -> Non
     assert found.images / found.seconds == pytest.approx(400 if skipped is not None else 1200 / (3 + late / 2))
 
 
+def test_the_steady_rate_of_unequal_workers() -> None:
+    """One has 100 images every 0.5 s, one every 0.625 s: 360 a second; the last two shards may end 0.625 s apart, of 5 s and more."""
+    ends = sorted([0.5 * (i + 1) for i in range(12)] + [0.625 * (i + 1) for i in range(9)])
+    found = contenders.steady(ends, [100] * len(ends), 2)
+    assert found.images / found.seconds == pytest.approx(360, rel=0.625 / 2 / 5)
+
+
 def test_the_steady_rate_of_one_worker_is_what_it_did() -> None:
     found = contenders.steady([1.0, 2.5], [300, 200], 1)
     assert (found.images, found.seconds) == (500, 2.5)

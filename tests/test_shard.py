@@ -196,16 +196,25 @@ def test_normalisation_comes_between_noise_and_network(make_spec: MakeSpec) -> N
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("shape, cell", [((3, 160, 144), 1), ((1, 256, 256), 4), ((3, 160, 144), 16)])
-def test_large_images_are_made_one_by_one(make_spec: MakeSpec, shape: tuple[int, int, int], cell: int, dtype: str) -> None:
+@pytest.mark.parametrize("space", ["pixel", "input"])
+@pytest.mark.parametrize(
+    "shape, cell, calls", [((3, 160, 144), 1, 5), ((1, 256, 256), 4, 5), ((1, 257, 257), 4, 5), ((3, 160, 144), 17, 5), ((3, 16, 16), 1, 1)]
+)
+def test_large_images_are_made_one_by_one(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int], cell: int, calls: int, space: str, dtype: str
+) -> None:
     """In the same bits and the same memory format as all together, so that the network does the same with them."""
-    assert np.prod(shape) >= LARGE_IMAGE
-    stimulus = {"kind": "uniform", "shape": shape, "space": "pixel", "offset": 0.5, "scale": 0.5, "cell": cell}
-    normalise = {"mean": [0.4, 0.3, 0.2][: shape[0]], "std": [0.3, 0.2, 0.1][: shape[0]]}
+    assert (np.prod(shape) >= LARGE_IMAGE) == (calls > 1)
+    stimulus = {"kind": "uniform", "shape": shape, "space": space, "offset": 0.5, "scale": 0.5, "cell": cell}
+    normalise = {"mean": [0.4, 0.3, 0.2][: shape[0]], "std": [0.3, 0.2, 0.1][: shape[0]]} if space == "pixel" else None
     spec = make_spec(stimulus=stimulus, normalise=normalise, numerics={"batch": 5, "dtype": dtype})
     network, images = Network(spec, "cpu"), Stimulus(spec.stimulus, 7, load_offset(spec.stimulus))
     grid = torch.from_numpy(images.noise.grid(3, 8))
-    found, together = network.fed(images, grid), network.ready(images.images(grid))
+    together = network.ready(images.images(grid))
+    made, make = list[int](), Stimulus.images
+    monkeypatch.setattr(Stimulus, "images", lambda self, part, *device: made.append(len(part)) or make(self, part, *device))
+    found = network.fed(images, grid)
+    assert made == [5 // calls] * calls
     assert found.dtype == together.dtype == getattr(torch, dtype)
     assert found.stride() == together.stride()
     assert torch.equal(found, together)

@@ -465,7 +465,10 @@ def check_canary(job: Job, network: Network) -> None:
 
 
 def _first_outputs(stimulus: Stimulus, network: Network) -> NDArray[np.float32]:
-    return network(stimulus.images(stimulus.noise.grid(0, network.spec.numerics.batch), network.device))
+    grid = torch.from_numpy(stimulus.noise.grid(0, network.spec.numerics.batch))
+    if network.decoder is not None:
+        return network(stimulus.images(grid, network.device))
+    return np.asarray(network.answer_fed(network.fed(stimulus, grid)).cpu().numpy())
 
 
 def _canary(spec: Spec, stimulus: Stimulus, network: Network, outputs: NDArray[np.float32]) -> str:

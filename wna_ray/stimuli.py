@@ -529,4 +529,5 @@ class Stimulus:
         (_, h, w), cell = shape, self.spec.cell
         if cell == 1:
             return values
-        return values.repeat_interleave(cell, 2)[:, :, :h].repeat_interleave(cell, 3)[:, :, :, :w]
+        # Contiguous where something is cut off, too: the memory format that a network gets must not depend on how images were made.
+        return values.repeat_interleave(cell, 2)[:, :, :h].repeat_interleave(cell, 3)[:, :, :, :w].contiguous()
