@@ -34,8 +34,8 @@ from wna_ray.sheets import png
 LARGE = (3, 224, 224)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CASES = (
-    Case("MNIST CNN", "bundled:mnist-cnn", (1, 28, 28), 128, 10_000, 2.0, 4),
-    Case("CIFAR ResNet-20", "python:wna_ray.networks:cifar_resnet20", (3, 32, 32), 128, 1_280, 2.0, 4, normalise=IMAGENET),
+    Case("MNIST CNN", "bundled:mnist-cnn", (1, 28, 28), 128, 10_000, 1.5, 4),
+    Case("CIFAR ResNet-20", "python:wna_ray.networks:cifar_resnet20", (3, 32, 32), 128, 1_280, 1.5, 4, normalise=IMAGENET),
     Case("SqueezeNet 1.1", "torchvision:squeezenet1_1?seed=1", LARGE, 8, 64, 2.0, 3),
     Case("MobileNet-V2", "torchvision:mobilenet_v2?seed=1", LARGE, 8, 64, 2.0, 3),
     Case("ResNet-18", "torchvision:resnet18?seed=1", LARGE, 8, 32, 2.0, 3),
