@@ -219,6 +219,7 @@ class Ours:
         if self._ray:
             import ray
 
+            # Nobody else wants to know an actor's process.
             numbers = [actor.handle.__ray_call__.remote(lambda _: os.getpid()) for actor in self._executor._pool]
             self._processes = {str(number) for number in ray.get(numbers)}
 

@@ -40,6 +40,7 @@ from wna_ray.worker import keep_freed_memory
 
 LARGE = (3, 224, 224)
 SMALL = (1, 28, 28)
+PASSES = 2  # of a network that is timed plain and compiled, in one turn
 PROFILED = [case for case in CASES if case.name in ("MNIST CNN", "SqueezeNet 1.1")]
 
 
@@ -238,17 +239,27 @@ def compiling(record: dict[str, Any]) -> str:
 
             def forward(network: Network = network, fed: torch.Tensor = fed) -> None:
                 with torch.inference_mode():
-                    for _ in range(2):
+                    for _ in range(PASSES):
                         network.forward(fed)
 
             calls[str(mode)] = forward
         taken = in_turns(calls, 5)
         ratio = taken["None"] / taken["default"]
         record[name] = {"seconds_to_compile": took, "ratio": float(np.median(ratio))}
-        pays = took / (float(np.median(taken["None"] - taken["default"])) / (2 * batch))
+        pays = took / (float(np.median(taken["None"] - taken["default"])) / (PASSES * batch))
         told = f"{pays:,.0f}" if pays > 0 else "never"
-        rows.append((name, f"{2 * batch / np.median(taken['None']):,.0f}", f"{np.median(ratio):.2f}", f"{took:.0f}", told))
+        rows.append((name, f"{PASSES * batch / np.median(taken['None']):,.0f}", f"{np.median(ratio):.2f}", f"{took:.0f}", told))
     return table(("network", "images/s, plain", "compiled: times as fast", "first batch, s", "pays after images"), rows)
+
+
+def operators(call: Callable[[], object]) -> dict[str, float]:
+    """Each operator's share of the time of a call, its own callees not counted, the largest first."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        for _ in range(8):
+            call()
+    events = sorted(seen.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in events)
+    return {event.key: event.self_cpu_time_total / total for event in events}
 
 
 def profile(record: dict[str, Any]) -> str:
@@ -263,7 +274,7 @@ def profile(record: dict[str, Any]) -> str:
     for case in PROFILED:
         network = Network(case.spec(), "cpu")
         job = resolve(network.spec, network)
-        fed = network.fed(job.stimulus, torch.from_numpy(job.stimulus.noise.grid(0, case.batch)))
+        fed = network.shown(job.stimulus, torch.from_numpy(job.stimulus.noise.grid(0, case.batch)))
 
         def forward(network: Network = network, fed: torch.Tensor = fed) -> None:
             with torch.inference_mode():
@@ -273,16 +284,11 @@ def profile(record: dict[str, Any]) -> str:
         run_shard(job, network, 0, case.batch)
         batches = round(SHARD_SECONDS / float(np.median(taken["forward"])))
         _, phases = run_shard(job, network, 0, batches * case.batch)
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
-            for _ in range(8):
-                forward()
         with FlopCounterMode(display=False) as counter:
             forward()
         operations = counter.get_total_flops() / case.batch
-        operators = {event.key: event.self_cpu_time_total for event in seen.key_averages() if event.self_cpu_time_total}
-        total = sum(operators.values())
         shares = {phase: seconds / sum(phases.values()) for phase, seconds in phases.items()}
-        parts = {name: shares["forward"] * time / total for name, time in sorted(operators.items(), key=lambda item: -item[1])}
+        parts = {name: shares["forward"] * share for name, share in operators(forward).items()}
         kept = {name: share for name, share in parts.items() if share >= 0.005}
         kept["other operators"] = shares["forward"] - sum(kept.values())
         columns[case.name] = {phase: share for phase, share in shares.items() if phase != "forward"} | kept

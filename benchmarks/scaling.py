@@ -88,8 +88,8 @@ def scaling(record: dict[str, Any]) -> str:
         parts = {name: float(np.mean([j[name] for j in jobs])) for name in jobs[0]}
         efficiency = alone / parts["shards"] / (workers if kind == "strong" else 1)
         record[f"{kind}, {workers}"] = parts | {"images": asked[kind, workers]} | ({"efficiency": efficiency} if workers > 1 else {})
-        told = f"{efficiency:.2f}" if workers > 1 else " and ".join(f"{one['shards']:.2f} s" for one in jobs)
-        rows.append((kind, str(workers), f"{asked[kind, workers]:,}", *(f"{parts[n]:.2f}" for n in parts), told))
+        told = {name: " and ".join(f"{one[name]:.2f}" for one in jobs) for name in parts}
+        rows.append((kind, str(workers), f"{asked[kind, workers]:,}", *told.values(), f"{efficiency:.2f}" if workers > 1 else ""))
     return table(
         ("scaling", "workers", "images", "start, s", "first shard to last commit, s", "merge, s", "read out, s", "efficiency"), rows
     )

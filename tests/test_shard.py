@@ -213,7 +213,7 @@ def test_large_images_are_made_one_by_one(
     together = network.ready(images.images(grid))
     made, make = list[int](), Stimulus.images
     monkeypatch.setattr(Stimulus, "images", lambda self, part, *device: made.append(len(part)) or make(self, part, *device))
-    found = network.fed(images, grid)
+    found = network.shown(images, grid)
     assert made == [5 // calls] * calls
     assert found.dtype == together.dtype == getattr(torch, dtype)
     assert found.stride() == together.stride()

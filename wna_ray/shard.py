@@ -308,10 +308,10 @@ class Network:
         with torch.inference_mode():
             return self._outputs(self.forward(self._fed(self._whole_batch(images))))[: len(images)]
 
-    def answer_fed(self, fed: torch.Tensor) -> torch.Tensor:
-        """The same of what `ready` gives, a whole batch, where there is no decoder."""
+    def answer_shown(self, shown: torch.Tensor) -> torch.Tensor:
+        """The same of what `shown` gives, a whole batch."""
         with torch.inference_mode():
-            return self._outputs(self.forward(fed))
+            return self._outputs(self.forward(shown if self.decoder is None else self._fed(shown)))
 
     def forward(self, fed: torch.Tensor) -> torch.Tensor:
         """What the network gives for a whole batch of what `ready` gives: the forward pass, compiled where it is, and nothing else."""
@@ -359,8 +359,12 @@ class Network:
         fed = self.ready(stimulus.images(values.expand(-1, stimulus.shown_shape[0], 1, 1), self.device))
         return fed[:, :, 0, 0].T.contiguous()
 
-    def fed(self, stimulus: Stimulus, grid: torch.Tensor) -> torch.Tensor:
-        """What `ready` gives for the images of grid values ``(n, C, h, w)`` int8; large ones are made one by one on a CPU, in its cache."""
+    def shown(self, stimulus: Stimulus, grid: torch.Tensor) -> torch.Tensor:
+        """What can be made of grid values ``(n, C, h, w)`` int8 before a network runs: what a decoder is shown, or what `ready` gives for
+        their images. Large ones are made one by one on a CPU, in its cache.
+        """
+        if self.decoder is not None:
+            return stimulus.images(grid, self.device)
         if self.device.type != "cpu" or not stimulus.pointwise or math.prod(stimulus.shown_shape) < LARGE_IMAGE:
             return self.ready(stimulus.images(grid, self.device))
         out = device_noise.room((len(grid), *stimulus.shown_shape), self.dtype, self.device)
@@ -466,9 +470,7 @@ def check_canary(job: Job, network: Network) -> None:
 
 def _first_outputs(stimulus: Stimulus, network: Network) -> NDArray[np.float32]:
     grid = torch.from_numpy(stimulus.noise.grid(0, network.spec.numerics.batch))
-    if network.decoder is not None:
-        return network(stimulus.images(grid, network.device))
-    return np.asarray(network.answer_fed(network.fed(stimulus, grid)).cpu().numpy())
+    return np.asarray(network.answer_shown(network.shown(stimulus, grid)).cpu().numpy())
 
 
 def _canary(spec: Spec, stimulus: Stimulus, network: Network, outputs: NDArray[np.float32]) -> str:
@@ -534,7 +536,7 @@ def run_shard(job: Job, network: Network, start: int, stop: int, stored: list[St
             grid = next(ahead)
             shown = show(grid)
         with phase("forward"):
-            answer = network.answer_fed(shown) if job.decoder is None else network.answer(shown)
+            answer = network.answer_shown(shown)
         counted = min(batch, stop - a)
         grids.append(grid[:counted])
         outputs.append(answer[:counted])
@@ -568,14 +570,12 @@ def _grids(job: Job, device: torch.device, start: int, stop: int, beside: Beside
 
 
 def _showing(job: Job, network: Network) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What makes of grid values all that can be made ready before the forward pass: what the network is fed, or what its decoder is."""
+    """`Network.shown` for the job's stimulus, or the look-up that gives the same."""
     stimulus = job.stimulus
-    if job.decoder is not None:
-        return lambda grid: stimulus.images(grid, network.device)
-    if looks_up(job, network.device):
-        levels = network.levels(stimulus)
-        return lambda grid: device_noise.fed(grid, levels, stimulus)
-    return lambda grid: network.fed(stimulus, grid)
+    if not looks_up(job, network.device):
+        return lambda grid: network.shown(stimulus, grid)
+    levels = network.levels(stimulus)
+    return lambda grid: device_noise.fed(grid, levels, stimulus)
 
 
 def looks_up(job: Job, device: torch.device) -> bool:
