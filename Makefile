@@ -40,7 +40,7 @@ bench: $(STAMP)
 
 ## bench-gpu: the same of a CUDA device, without Ray
 bench-gpu: $(STAMP)
-	$(BIN)/python benchmarks/gpu.py --out benchmarks/gpu.json
+	$(BIN)/python benchmarks/gpu.py
 
 ## scale: a thousand simulated workers and a million shards, two real actors, and moments of ImageNet's size
 scale: $(STAMP)

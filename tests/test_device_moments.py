@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +15,7 @@ import torch
 from prepared import prepared
 
 from wna_ray import device_moments, shard
-from wna_ray.device_moments import DeviceMoments
+from wna_ray.device_moments import DeviceMoments, chosen, digits, digits_for
 from wna_ray.moments import Moments
 from wna_ray.noise import Noise
 from wna_ray.responses import LIMIT, Dense, Selected, respond
@@ -31,16 +35,19 @@ def equal(a: Moments, b: Moments) -> None:
 
 
 @pytest.mark.parametrize("second", [False, True])
-@pytest.mark.parametrize("chunk", [1 << 26, 1])
-def test_the_largest_values_are_summed_exactly(second: bool, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", [1 << 26, 1])
+def test_the_largest_values_are_summed_exactly(second: bool, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Responses and grid at the ends of their range, all of one sign: against int64 arithmetic, and `Moments`."""
-    monkeypatch.setattr(device_moments, "CHUNK_VALUES", chunk)
+    monkeypatch.setattr(device_moments, "PRODUCT_VALUES", step)
     rng = np.random.default_rng(0)
-    n, d = 20_000, 3
-    grid = np.full((n, d), -128, dtype=np.int8)
-    grid[:, 1] = rng.integers(-128, 128, n)
-    y = np.full((n, 2), LIMIT, dtype=np.int64)
+    n, d = 20_000, 35
+    grid = rng.integers(-128, 128, (n, d)).astype(np.int8)
+    grid[:, 0] = -128
+    y = np.full((n, 7), LIMIT, dtype=np.int64)
     y[:, 1] = rng.integers(-LIMIT, LIMIT + 1, n)
+    for row, size in ((2, 127), (3, 128), (4, 32_639), (5, 32_640)):  # the last of a digit, and the first of the next
+        y[:, row] = rng.choice([-size, size], n)
+    y[:, 6] = 0
     rows, weights = rng.integers(0, 40, n), rng.integers(1, 1 << 16, n)
     responses = {"logits": Dense(y), "confidence": Selected(rows, weights)}
     empty = Moments.identity(d, responses, second)
@@ -69,6 +76,65 @@ def test_rows_come_in_any_order() -> None:
     equal(found.fetched(), empty.update(grid, {"label": Selected(rows, ones)}))
 
 
+def test_digits_hold_every_integer() -> None:
+    """Digits and powers of 256 make up the integer again; so many hold all up to a magnitude, and one less does not."""
+    values = torch.tensor([0, 1, -1, 127, 128, -128, -129, 255, 32_639, 32_640, -32_640, LIMIT, -LIMIT, 2_139_062_143], dtype=torch.int32)
+    rest, found = values, torch.zeros(len(values), dtype=torch.int64)
+    for place in range(4):
+        digit, rest = digits(rest)
+        assert digit.dtype == torch.int8
+        found += digit.to(torch.int64) << (8 * place)
+    assert torch.equal(found, values.to(torch.int64))
+    for most, needed in ((0, 1), (1, 1), (127, 1), (128, 2), (32_639, 2), (32_640, 3), (8_355_711, 3), (8_355_712, 4), (LIMIT, 4)):
+        assert digits_for(np.array([most])).tolist() == [needed]
+        rest, places = torch.tensor([most, -most], dtype=torch.int32), 0
+        while rest.any():
+            _, rest = digits(rest)
+            places += 1
+        assert max(places, 1) == needed
+
+
+PRODUCTS = """
+import numpy as np
+import torch
+from wna_ray.device_moments import by_kernel, by_torch
+
+rng = np.random.default_rng(3)
+for m, d, n in ((3, 40, 128), (70, 300, 130), (129, 257, 256), (1, 1, 1)):
+    left, right = (rng.integers(-128, 128, (side, n)).astype(np.int8) for side in (m, d))
+    left[0], right[0] = -128, -128  # the largest sum that there is
+    slots = rng.permutation(m + 5)[:m]
+    before = rng.integers(-(1 << 60), 1 << 60, (m + 5, d + 7))
+    for scale in (1, 256, 1 << 32):
+        sums = torch.from_numpy(before.copy())
+        by_kernel(sums[:, 4 : 4 + d], torch.from_numpy(slots), torch.from_numpy(left), torch.from_numpy(right), scale)
+        expected = before.copy()
+        expected[slots, 4 : 4 + d] += scale * (left.astype(np.int64) @ right.astype(np.int64).T)
+        assert np.array_equal(sums.numpy(), expected), (m, d, n, scale)
+    assert np.array_equal(by_torch(torch.from_numpy(left), torch.from_numpy(right)), left.astype(np.int64) @ right.astype(np.int64).T)
+print("exact")
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
+def test_the_kernel_adds_products_as_int64_would() -> None:
+    """Under Triton's interpreter: sides that fill tiles or do not, rows in any order, some columns of the sums, each power of 256; beside
+    it torch's own product.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", PRODUCTS], capture_output=True, text=True, env=os.environ | {"TRITON_INTERPRET": "1"}, timeout=300
+    )
+    assert done.stdout.split() == ["exact"], done.stderr[-3000:]
+
+
+def test_images_of_a_mask_are_chosen_side_by_side() -> None:
+    grid = torch.arange(60, dtype=torch.int8).reshape(12, 5).t().reshape(5, 3, 2, 2)
+    mask = np.array([True, False, True, True, False])
+    some = chosen(grid, mask)
+    assert torch.equal(some, grid[torch.from_numpy(mask)])
+    assert some.flatten(1).stride() == (1, 3)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -90,7 +156,7 @@ def test_a_shard_on_a_device_has_the_same_moments(
     monkeypatch.setattr(shard, "DEVICE_PENDING_VALUES", most)
     found, seconds = run_shard(job, network, 64, 2000)
     equal(found, plain)
-    assert set(seconds) == {"noise", "forward", "responses", "moments"}
+    assert set(seconds) == {"noise", "forward", "responses", "moments", "fetch"}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

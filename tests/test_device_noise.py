@@ -51,7 +51,7 @@ FED = """
 import json, sys
 import torch
 from prepared import prepared
-from wna_ray import device_noise, shard
+from wna_ray import device_moments, device_noise, shard
 from wna_ray.device_noise import by_kernel
 from wna_ray.spec import Spec
 
@@ -67,6 +67,7 @@ assert torch.equal(found, expected) and found.float().std() > 0
 made = []
 device_noise.grid = lambda source, a, b, device: made.append(b - a) or by_kernel(source, a, b, device)
 shard.stays_on_device = shard.looks_up = lambda job, device: True
+device_moments.multiplies = lambda device: True
 again, _ = shard.run_shard(job, network, 0, job.spec.samples)
 assert sum(made) >= job.spec.samples
 one, other = plain.arrays(), again.arrays()
@@ -79,15 +80,32 @@ import sys
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 import triton
-from wna_ray.kernels import look_up, philox_grid
+from wna_ray.kernels import FEW, PRODUCT, SHOWN_IMAGES, SHOWN_VALUES, add_product, look_up, philox_grid
 
-kinds = {"out": "*i8", "values": "*i8", "seed": "i64", "first": "i64", "count": "i32", "BLOCK": "constexpr"}
-source = ASTSource(philox_grid, kinds, {"BLOCK": 256}, {(i,): [["tt.divisibility", 16]] for i in (0, 1)})
+kinds = {"out": "*i8", "values": "*i8", "seed": "i64", "first": "i64", "images": "i32", "per_image": "i32", "BLOCK": "constexpr"}
+source = ASTSource(philox_grid, kinds, {"BLOCK": 128}, {(i,): [["tt.divisibility", 16]] for i in (0, 1, 4)})
 target = GPUTarget("cuda", int(sys.argv[1]), 32)
 made = triton.compile(source, target=target)
-kinds = {"out": "*bf16", "grid": "*i8", "levels": "*bf16", **dict.fromkeys(("each", "channels", "rows", "columns", "width", "cell"), "i32")}
-looks = triton.compile(ASTSource(look_up, kinds | {"BLOCK": "constexpr"}, {"BLOCK": 1024}), target=target)
-assert len(looks.asm["cubin"]) > 0
+sizes = ("images", "each", "value_step", "channels", "rows", "columns", "width", "cell")
+given = {"out": "*bf16", "grid": "*i8", "levels": "*bf16", "step": "constexpr", **dict.fromkeys(sizes, "i32")}
+tiles = {"step": 1, "VALUES": SHOWN_VALUES, "IMAGES": SHOWN_IMAGES}
+kinds = {name: given.get(name, "constexpr") for name in look_up.arg_names}
+whole = ("out", "grid", "levels", "images", "each", "value_step")
+aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kinds) if name in whole}
+looks = triton.compile(ASTSource(look_up, kinds, tiles, aligned), target=target)
+assert "ld.global.v4.b32" in looks.asm["ptx"] and "st.global.v4.b32" in looks.asm["ptx"], "16 bytes at a time"
+numbers = dict.fromkeys(("rows", "values", "images", "width", "scale"), "i32")
+kinds = {"sums": "*i64", "slots": "*i64", "left": "*i8", "right": "*i8", **numbers}
+aligned = {(i,): [["tt.divisibility", 16]] for i in (0, 1, 2, 3, 5, 6, 7)}
+memory = []
+for sizes in (PRODUCT, FEW):
+    tiles = {name: size for name, size in sizes.items() if name.isupper()} | {"WHOLE": True}
+    source = ASTSource(add_product, kinds | dict.fromkeys(tiles, "constexpr"), tiles, aligned)
+    multiplies = triton.compile(source, target=target, options={name: size for name, size in sizes.items() if name not in tiles})
+    assert ".s32.s8.s8" in multiplies.asm["ptx"], "tensor cores"
+    assert "ld.global.v2.b64" in multiplies.asm["ptx"] and "st.global.v2.b64" in multiplies.asm["ptx"], "16 bytes at a time"
+    memory.append(multiplies.metadata.shared)
+print(max(memory))
 print(len(made.asm["cubin"]), made.asm["ptx"].count("st.global.v4.b32"), made.asm["ptx"].count("mul.hi.u64") > 0)
 """
 
@@ -163,10 +181,13 @@ def test_a_shard_by_kernels_alone(changes: dict[str, Any]) -> None:
 
 
 @needs_triton
-@pytest.mark.parametrize("capability", ["80", "90"])
-def test_the_kernel_compiles_for_real_devices(capability: str) -> None:
-    """For an A100 and an H100, without one: machine code, 16 bytes a store, whole 64-bit products."""
-    size, stores, products = script(COMPILED, capability, TRITON_INTERPRET="0").split()
+@pytest.mark.parametrize("capability, memory", [("80", 163), ("86", 99), ("90", 227)])
+def test_the_kernels_compile_for_real_devices(capability: str, memory: int) -> None:
+    """For an A100, an A10 and an H100, without one: machine code, 16 bytes a store, whole 64-bit products; products of 8-bit numbers
+    by tensor cores, with as much shared memory (kB) as a block can have there (CUDA C++ Programming Guide, "Compute Capabilities").
+    """
+    shared, size, stores, products = script(COMPILED, capability, TRITON_INTERPRET="0").split()
+    assert 0 < int(shared) <= memory * 1024
     assert int(size) > 0
     assert int(stores) > 0
     assert products == "True"

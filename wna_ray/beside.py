@@ -51,3 +51,8 @@ class Beside:
             tensor.record_stream(self._stream)
         with torch.cuda.stream(self._stream):
             yield
+
+    def wait(self) -> None:
+        """Wait until all that was started is done."""
+        if self._stream is not None:
+            self._stream.synchronize()

@@ -2,7 +2,7 @@
 
 There are two ways, which tests hold against the golden file: a Triton kernel for CUDA, and plain torch for any device. A thread of the
 kernel makes one Philox4x64-10 block, 16 values, and looks them up in the family's table. A second kernel turns grid values into what the
-network is fed.
+network is fed. Grid values of many images lie pixel by pixel, the images of a pixel side by side: so a product of whole numbers needs them.
 
 References
 ----------
@@ -27,6 +27,11 @@ ROUNDS = 10
 WORD, HALF = 1 << 64, (1 << 32) - 1
 CHUNK_BLOCKS = 1 << 18  # blocks that plain torch makes at a time: 4 million values
 HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Whether Triton's kernels run on a device."""
+    return device.type == "cuda" and HAS_TRITON
 
 
 def _signed(x: int) -> int:
@@ -83,12 +88,13 @@ def grid(source: Source, start: int, stop: int, device: torch.device | str) -> t
     Returns
     -------
     torch.Tensor
-        ``(stop - start, C, h, w)`` int8, the values of ``source.grid``; on `device`, or on the CPU.
+        ``(stop - start, C, h, w)`` int8, the values of ``source.grid``; on `device`, or on the CPU. Images of a pixel may be neighbours in
+        memory.
     """
     device = torch.device(device)
     if device.type != "cuda" or not isinstance(source, Noise):
         return torch.from_numpy(source.grid(start, stop))
-    return (by_kernel if HAS_TRITON else by_torch)(source, start, stop, device)
+    return (by_kernel if has_kernels(device) else by_torch)(source, start, stop, device)
 
 
 def fed(grid: torch.Tensor, levels: torch.Tensor, stimulus: Stimulus) -> torch.Tensor:
@@ -108,14 +114,16 @@ def fed(grid: torch.Tensor, levels: torch.Tensor, stimulus: Stimulus) -> torch.T
     torch.Tensor
         ``(n, C, H, W)`` of the type of `levels`, channels_last.
     """
-    from wna_ray.kernels import PIXELS, look_up
+    from wna_ray.kernels import SHOWN_IMAGES, SHOWN_VALUES, look_up
 
     n, c, h, w = grid.shape
     _, height, width = stimulus.shown_shape
     out = room((n, c, height, width), levels.dtype, grid.device)
+    flat, each = grid.flatten(1), height * width * c
+    places = (-(-n // SHOWN_IMAGES), -(-each // SHOWN_VALUES))
     kernel: Any = look_up
-    each = height * width * c
-    kernel[(n, -(-each // PIXELS))](out, grid.contiguous(), levels, each, c, h, w, width, stimulus.spec.cell, BLOCK=PIXELS)
+    sizes = {"VALUES": SHOWN_VALUES, "IMAGES": SHOWN_IMAGES}
+    kernel[places](out, flat, levels, n, each, *flat.stride(), c, h, w, width, stimulus.spec.cell, **sizes)
     return out
 
 
@@ -151,13 +159,13 @@ def by_torch(noise: Noise, start: int, stop: int, device: torch.device | str) ->
 
 def by_kernel(noise: Noise, start: int, stop: int, device: torch.device | str) -> torch.Tensor:
     """`grid` by the Triton kernel; on the CPU under Triton's interpreter (``TRITON_INTERPRET=1`` when Triton is first imported)."""
-    from wna_ray.kernels import THREADS, philox_grid
+    from wna_ray.kernels import IMAGES, philox_grid
 
     device, d, n = torch.device(device), noise.pixels, stop - start
     per_image, first = _counters(noise, start, stop)
-    out = torch.empty((n, per_image * PER_BLOCK), dtype=torch.int8, device=device)
+    out = torch.empty((per_image * PER_BLOCK, n), dtype=torch.int8, device=device)
     if n:
         kernel: Any = philox_grid
-        values, count = _table_on(noise.kind, noise.density, device), n * per_image
-        kernel[(-(-count // THREADS),)](out, values, _signed(noise.seed), _signed(first), count, BLOCK=THREADS)
-    return out[:, :d].reshape(n, *noise.shape)
+        values, places = _table_on(noise.kind, noise.density, device), (per_image, -(-n // IMAGES))
+        kernel[places](out, values, _signed(noise.seed), _signed(first), n, per_image, BLOCK=IMAGES)
+    return out[:d].t().reshape(n, *noise.shape)

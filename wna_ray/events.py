@@ -22,7 +22,7 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class ShardDone:
-    """A shard came back; `seconds` by phase (noise, forward, responses, moments)."""
+    """A shard came back; `seconds` by phase (noise, forward, responses, moments, fetch)."""
 
     start: int
     stop: int

@@ -15,7 +15,9 @@ class RayMetrics:
         run = ("run",)
         self._images = Counter("wna_images", "Images shown.", run)
         self._shards = Counter("wna_shards", "Shards done (state: done, retried, failed, copied).", (*run, "state"))
-        self._seconds = Counter("wna_seconds", "Worker seconds by phase (noise, forward, responses, moments, commit).", (*run, "phase"))
+        self._seconds = Counter(
+            "wna_seconds", "Worker seconds by phase (noise, forward, responses, moments, fetch, commit).", (*run, "phase")
+        )
         self._bytes = Counter("wna_committed_bytes", "Bytes of committed segments.", run)
         self._retries = Counter("wna_storage_retries", "Requests to the storage that were tried again.", run)
         self._workers = Gauge("wna_workers", "Workers that are there.", run)

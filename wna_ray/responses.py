@@ -74,6 +74,10 @@ class Selected:
         """The images where `mask` ``(n,)`` is true."""
         return Selected(self.rows[mask], self.weights[mask])
 
+    def part(self, images: slice) -> Selected:
+        """Some of the images."""
+        return Selected(self.rows[images], self.weights[images])
+
 
 @dataclass(frozen=True)
 class Dense:
@@ -89,7 +93,7 @@ class Dense:
 Response = Selected | Dense
 
 
-def is_dense(kind: ResponseKind) -> bool:
+def is_dense(kind: str) -> bool:
     """Whether a kind gives every image a number for every row."""
     return kind not in ("label", "confidence")
 

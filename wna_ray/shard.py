@@ -24,10 +24,11 @@ from torch import nn
 
 from wna_ray import device_noise, models
 from wna_ray.beside import Beside
-from wna_ray.device_moments import DeviceMoments
+from wna_ray.device_moments import DeviceMoments, chosen
+from wna_ray.device_responses import Answers, Arriving, Responder, Values
 from wna_ray.errors import CanaryError, ModelError, SpecError
 from wna_ray.gradients import add_gradients, exponents, first_gradient
-from wna_ray.moments import Moments
+from wna_ray.moments import MAX_CHUNK, Moments
 from wna_ray.noise import STREAM, Noise
 from wna_ray.pictures import Pictures
 from wna_ray.responses import FixedPoint, Response, calibrate, is_rounded, respond
@@ -40,7 +41,8 @@ from wna_ray.units import Field, Tap, as_maps, find_field
 Device = Literal["cpu", "cuda"]
 
 PENDING_VALUES = 32 << 20  # grid values a shard keeps before it adds them to its moments (32 MB)
-DEVICE_PENDING_VALUES = 256 << 20  # the same on a CUDA device
+DEVICE_PENDING_VALUES = 1 << 30  # the same where they stay on a CUDA device: the more, the rarer large sums are added up (DECISIONS.md)
+DEVICE_PENDING_OUTPUTS = 32 << 20  # and so many outputs, of which several copies are made in float64 (256 MB each)
 BLOCK_VALUES = 1 << 20  # grid values made in one go, for several small batches (1 MB)
 LARGE_IMAGE = 1 << 16  # values of an image that is better made ready alone, in the cache, than with others (DECISIONS.md)
 PILOT_IMAGES = 64  # at least so many images choose the fixed points, where there are any
@@ -513,10 +515,9 @@ def run_shard(job: Job, network: Network, start: int, stop: int, stored: list[St
     moments
         Exact; any cut of [0, N) into shards merges to the same.
     seconds
-        By phase: noise, forward, responses, moments.
+        By phase: noise, forward, responses, moments; and fetch, of sums that were on a CUDA device.
     """
-    batch, d = job.spec.numerics.batch, job.stimulus.noise.pixels
-    kept = job.stimulus.pixels * job.stimulus.patches_an_image
+    batch = job.spec.numerics.batch
     if start % batch:
         raise ValueError(f"a shard starts at a multiple of the batch ({batch}), got {start}")
     phase, total = Phases(), job.no_images()
@@ -525,38 +526,58 @@ def run_shard(job: Job, network: Network, start: int, stop: int, stored: list[St
     there, beside = stays_on_device(job, network.device), network.beside
     with beside():
         sums: Moments | DeviceMoments = DeviceMoments(total, network.device) if there else total
-    most, late = (DEVICE_PENDING_VALUES, 1) if there else (PENDING_VALUES, 0)
+    responder = Responder.of(job.spec.responses, job.points, network.device) if there else None
+    most, late = (_most_there(job), 1) if there else (_most_here(job), 0)
     show = _showing(job, network)
     sets: deque[_Set] = deque()
-    grids: list[torch.Tensor] = []
+    blocks: list[torch.Tensor] = []
     outputs: list[torch.Tensor] = []
-    ahead = _grids(job, network.device, start, stop, beside)
-    for a in range(start, stop, batch):
-        with phase("noise"), torch.inference_mode():
-            grid = next(ahead)
-            shown = show(grid)
-        with phase("forward"):
-            answer = network.answer_shown(shown)
-        counted = min(batch, stop - a)
-        grids.append(grid[:counted])
-        outputs.append(answer[:counted])
-        if len(grids) * batch * max(d, kept) >= most or a + batch >= stop:
-            sets.append(_Set.of(grids, outputs, a + counted, batch))
-            grids, outputs = [], []
-        while len(sets) > (late if a + batch < stop else 0):
+    ahead = _blocks(job, network.device, start, stop, beside, most)
+    at = start
+    while at < stop:
+        with phase("noise"):
+            block = next(ahead)
+        for grid in torch.split(block, batch):
+            with phase("noise"), torch.inference_mode():
+                shown = show(grid)
+            with phase("forward"):
+                outputs.append(network.answer_shown(shown))
+        blocks.append(block)
+        at += len(block)
+        if sum(map(len, blocks)) >= most or at >= stop:
+            sets.append(_Set.of(job, blocks, outputs, min(at, stop), responder))
+            blocks, outputs = [], []
+        while len(sets) > (late if at < stop else 0):
             some = sets.popleft()
-            with beside(some.grid):
+            with beside(some.grid, *some.values):
                 sums = _add(job, sums, some, phase, stored)
-    with beside():
-        return sums.fetched() if isinstance(sums, DeviceMoments) else sums, phase.seconds
+    if isinstance(sums, DeviceMoments):
+        with phase("moments"):
+            beside.wait()
+        with phase("fetch"), beside():
+            sums = sums.fetched()
+    return sums, phase.seconds
 
 
-def _grids(job: Job, device: torch.device, start: int, stop: int, beside: Beside) -> Iterator[torch.Tensor]:
-    """Grid values of one batch after another, the last one filled up; several small batches are made in one go, and on a CUDA device
-    the next ones are made while the last ones are shown.
+def _most_here(job: Job) -> int:
+    """Images that are kept before they are added to moments on the CPU."""
+    stimulus = job.stimulus
+    return max(1, PENDING_VALUES // max(stimulus.noise.pixels, stimulus.pixels * stimulus.patches_an_image))
+
+
+def _most_there(job: Job) -> int:
+    """The same on a CUDA device: whole batches."""
+    most = min(DEVICE_PENDING_VALUES // job.stimulus.noise.pixels, DEVICE_PENDING_OUTPUTS // len(job.names), MAX_CHUNK)
+    return max(1, most // job.spec.numerics.batch) * job.spec.numerics.batch
+
+
+def _blocks(job: Job, device: torch.device, start: int, stop: int, beside: Beside, most: int) -> Iterator[torch.Tensor]:
+    """Grid values of some batches after others, the last one filled up. Several small batches are made in one go; where they are made on
+    a CUDA device, all of a set, and the next while the last are shown.
     """
     batch, source = job.spec.numerics.batch, job.stimulus.noise
-    block, end = batch * max(1, BLOCK_VALUES // (batch * source.pixels)), stop + -stop % batch
+    end = stop + -stop % batch
+    block = most if stays_on_device(job, device) else batch * max(1, BLOCK_VALUES // (batch * source.pixels))
 
     def started(a: int) -> Callable[[], torch.Tensor]:
         return beside.start(lambda: device_noise.grid(source, a, min(a + block, end), device))
@@ -566,21 +587,21 @@ def _grids(job: Job, device: torch.device, start: int, stop: int, beside: Beside
         here = coming()
         if a + block < end:
             coming = started(a + block)
-        yield from torch.split(here, batch)
+        yield here
 
 
 def _showing(job: Job, network: Network) -> Callable[[torch.Tensor], torch.Tensor]:
     """`Network.shown` for the job's stimulus, or the look-up that gives the same."""
     stimulus = job.stimulus
     if not looks_up(job, network.device):
-        return lambda grid: network.shown(stimulus, grid)
+        return lambda grid: network.shown(stimulus, grid.contiguous())
     levels = network.levels(stimulus)
     return lambda grid: device_noise.fed(grid, levels, stimulus)
 
 
 def looks_up(job: Job, device: torch.device) -> bool:
     """Whether what the network is fed is looked up, value by value of the grid, by one kernel."""
-    return device.type == "cuda" and device_noise.HAS_TRITON and job.stimulus.pointwise and job.decoder is None
+    return device_noise.has_kernels(device) and job.stimulus.pointwise and job.decoder is None
 
 
 def stays_on_device(job: Job, device: torch.device) -> bool:
@@ -596,74 +617,92 @@ class _Set:
     ----------
     grid
         ``(n, C, h, w)`` int8.
-    outputs
-        ``(n, k)`` float32 in the CPU's memory, once `arrived`.
     odd
         ``(n,)``: of an odd batch.
-    arrived
-        Where they come from a CUDA device: recorded behind the copy. The device works on while the CPU waits for it.
+    answers
+        Their responses, where these are made on the device, or ``outputs`` ``(n, k)`` float32.
     """
 
     grid: torch.Tensor
-    outputs: torch.Tensor
     odd: NDArray[np.bool_]
-    arrived: torch.cuda.Event | None
+    answers: Answers | Arriving
 
     @classmethod
-    def of(cls, grids: list[torch.Tensor], outputs: list[torch.Tensor], stop: int, batch: int) -> _Set:
-        """Put together the batches up to image `stop`, and send for their outputs."""
-        grid, answers, arrived = torch.cat(grids), torch.cat(outputs), None
-        if answers.is_cuda:
-            here = torch.empty(answers.shape, dtype=answers.dtype, pin_memory=True)
-            answers = here.copy_(answers, non_blocking=True)
-            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            arrived.record()
-        return cls(grid, answers, np.arange(stop - len(grid), stop) // batch % 2 == 1, arrived)
+    def of(cls, job: Job, blocks: list[torch.Tensor], outputs: list[torch.Tensor], stop: int, responder: Responder | None) -> _Set:
+        """Put together whole batches up to image `stop`, where the run's last one may be cut off, and send for their answers."""
+        made, batch = sum(map(len, blocks)), job.spec.numerics.batch
+        n = made - -stop % batch
+        grid, answers = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in (blocks, outputs))
+        with torch.inference_mode():
+            sent = Arriving({"outputs": answers[:n]}) if responder is None else responder(answers[:n])
+        return cls(grid[:n], np.arange(stop - n, stop) // batch % 2 == 1, sent)
 
-    def answers(self) -> NDArray[np.float32]:
-        """The outputs, waited for."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        return np.asarray(self.outputs.numpy())
+    @property
+    def values(self) -> list[torch.Tensor]:
+        """What the device holds of the answers."""
+        return list(self.answers.values.values()) if isinstance(self.answers, Answers) else []
+
+    def counted(self, job: Job) -> tuple[NDArray[np.bool_], NDArray[np.bool_], Mapping[str, Response | Values]]:
+        """Which images are finite, which are counted in, and the responses of those; waited for."""
+        if isinstance(self.answers, Arriving):
+            return _respond(job, self.answers.arrays()["outputs"])
+        return self.answers.counted()
 
 
-def _counted(finite: NDArray[np.bool_], within: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which images are counted in: those that are finite, and of these those within range."""
+def _respond(job: Job, outputs: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.bool_], dict[str, Response]]:
+    """Which images are finite, which are counted in, and the responses of those, patch by patch."""
+    patches = job.stimulus.patches_an_image
+    finite = np.asarray(np.isfinite(outputs).all(axis=1))
+    answered = outputs if finite.all() else outputs[finite]
+    answers = {r.kind: respond(r, job.points[r.kind], answered.reshape(-1, outputs.shape[1] // patches)) for r in job.spec.responses}
+    inside = np.logical_and.reduce([within for _, within in answers.values()])
+    within = inside.reshape(len(answered), patches).all(axis=1)
+    responses: dict[str, Response] = {kind: response for kind, (response, _) in answers.items()}
+    if not within.all():
+        responses = {kind: response.keep(within.repeat(patches)) for kind, response in responses.items()}
     counted = finite.copy()
     counted[finite] = within
-    return counted
+    return finite, counted, responses
 
 
 def _add(job: Job, total: Moments | DeviceMoments, some: _Set, phase: Phases, stored: list[Stored] | None) -> Moments | DeviceMoments:
     """Add images to moments; those with an output that is not finite, or out of range, are counted apart."""
-    patches, odd = job.stimulus.patches_an_image, some.odd
     with phase("forward"):
-        outputs = some.answers()
+        some.answers.wait()
     with phase("responses"):
-        finite = np.asarray(np.isfinite(outputs).all(axis=1))
-        answered = outputs if finite.all() else outputs[finite]
-        answers = {r.kind: respond(r, job.points[r.kind], answered.reshape(-1, outputs.shape[1] // patches)) for r in job.spec.responses}
-        inside = np.logical_and.reduce([within for _, within in answers.values()])
-        within = inside.reshape(len(answered), patches).all(axis=1)
-        responses: dict[str, Response] = {kind: response for kind, (response, _) in answers.items()}
-        if not within.all():
-            responses = {kind: response.keep(within.repeat(patches)) for kind, response in responses.items()}
-        counted = _counted(finite, within)
+        finite, counted, responses = some.counted(job)
         if stored is not None:
-            stored.append(Stored.of(counted, responses, patches))
+            stored.append(Stored.of(counted, _here(responses), job.stimulus.patches_an_image))
     with phase("moments"):
-        grid = some.grid
-        if not counted.all():
-            grid, odd = grid[torch.from_numpy(counted).to(grid.device)], odd[counted]
-        halves = total.odd is not None and bool(odd.any())
-        of_odd = {kind: response.keep(odd.repeat(patches)) for kind, response in responses.items()} if halves else {}
         if isinstance(total, DeviceMoments):
-            total = total.update(grid, responses)
-            if halves:
-                total = total.update_odd(grid[torch.from_numpy(odd).to(grid.device)], of_odd)
+            total = _add_there(total, some, counted, responses)
         else:
-            kept = grid.cpu().numpy()
-            total = total.update(job.stimulus.keep(kept), responses, patches)
-            if halves:
-                total = total.update_odd(job.stimulus.keep(kept[odd]), of_odd, patches)
-    return total.skip(nonfinite=len(outputs) - len(answered), out_of_range=int((~within).sum()))
+            total = _add_here(job, total, some, counted, _here(responses))
+    return total.skip(nonfinite=int((~finite).sum()), out_of_range=int((finite & ~counted).sum()))
+
+
+def _here(responses: Mapping[str, Response | Values]) -> dict[str, Response]:
+    """The same in the CPU's memory."""
+    return {kind: response.fetched() if isinstance(response, Values) else response for kind, response in responses.items()}
+
+
+def _add_there(total: DeviceMoments, some: _Set, counted: NDArray[np.bool_], responses: Mapping[str, Response | Values]) -> DeviceMoments:
+    """Add images on a device."""
+    grid, odd = (some.grid, some.odd) if counted.all() else (chosen(some.grid, counted), some.odd[counted])
+    total = total.update(grid, responses)
+    if total.odd is not None and odd.any():
+        total = total.update_odd(chosen(grid, odd), {kind: response.keep(odd) for kind, response in responses.items()})
+    return total
+
+
+def _add_here(job: Job, total: Moments, some: _Set, counted: NDArray[np.bool_], responses: Mapping[str, Response]) -> Moments:
+    """Add images on the CPU."""
+    stimulus, odd = job.stimulus, some.odd[counted]
+    grid = some.grid.cpu().numpy()
+    if not counted.all():
+        grid = grid[counted]
+    total = total.update(stimulus.keep(grid), responses, stimulus.patches_an_image)
+    if total.odd is not None and odd.any():
+        of_odd = {kind: response.keep(odd.repeat(stimulus.patches_an_image)) for kind, response in responses.items()}
+        total = total.update_odd(stimulus.keep(grid[odd]), of_odd, stimulus.patches_an_image)
+    return total
