@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,15 @@ import torch
 from prepared import prepared
 
 from wna_ray import device_moments, shard
-from wna_ray.device_moments import DeviceMoments, chosen, digits, digits_for
+from wna_ray.device_moments import DEPTH, DeviceMoments, chosen, digits, digits_for
+from wna_ray.device_responses import Values
+from wna_ray.errors import NumericsError
 from wna_ray.moments import Moments
 from wna_ray.noise import Noise
 from wna_ray.responses import LIMIT, Dense, Selected, respond
 from wna_ray.shard import run_shard, stays_on_device
 from wna_ray.spec import Spec
+from wna_ray.stored import Stored
 
 MakeSpec = Callable[..., Spec]
 CPU = torch.device("cpu")
@@ -54,7 +59,7 @@ def test_the_largest_values_are_summed_exactly(second: bool, step: int, monkeypa
     found = DeviceMoments(empty, CPU)
     for a in (0, 7000):
         b = 7000 if a == 0 else n
-        part = {"logits": Dense(y[a:b]), "confidence": Selected(rows[a:b], weights[a:b])}
+        part = {"logits": Values.of(Dense(y[a:b]), CPU), "confidence": Selected(rows[a:b], weights[a:b])}
         found = found.update(torch.from_numpy(grid[a:b]), part)
     fetched = found.fetched()
     x = grid.astype(np.int64)
@@ -97,7 +102,7 @@ def test_digits_hold_every_integer() -> None:
 PRODUCTS = """
 import numpy as np
 import torch
-from wna_ray.device_moments import by_kernel, by_torch
+from wna_ray.device_moments import add_by_kernel, product_by_torch
 
 rng = np.random.default_rng(3)
 for m, d, n in ((3, 40, 128), (70, 300, 130), (129, 257, 256), (1, 1, 1)):
@@ -107,11 +112,12 @@ for m, d, n in ((3, 40, 128), (70, 300, 130), (129, 257, 256), (1, 1, 1)):
     before = rng.integers(-(1 << 60), 1 << 60, (m + 5, d + 7))
     for scale in (1, 256, 1 << 32):
         sums = torch.from_numpy(before.copy())
-        by_kernel(sums[:, 4 : 4 + d], torch.from_numpy(slots), torch.from_numpy(left), torch.from_numpy(right), scale)
+        add_by_kernel(sums[:, 4 : 4 + d], torch.from_numpy(slots), torch.from_numpy(left), torch.from_numpy(right), scale)
         expected = before.copy()
         expected[slots, 4 : 4 + d] += scale * (left.astype(np.int64) @ right.astype(np.int64).T)
         assert np.array_equal(sums.numpy(), expected), (m, d, n, scale)
-    assert np.array_equal(by_torch(torch.from_numpy(left), torch.from_numpy(right)), left.astype(np.int64) @ right.astype(np.int64).T)
+    expected = left.astype(np.int64) @ right.astype(np.int64).T
+    assert np.array_equal(product_by_torch(torch.from_numpy(left), torch.from_numpy(right)), expected)
 print("exact")
 """
 
@@ -135,6 +141,9 @@ def test_images_of_a_mask_are_chosen_side_by_side() -> None:
     assert some.flatten(1).stride() == (1, 3)
 
 
+UNITS = {"model": "python:networks_for_tests:linear", "responses": ["activation", "rectified", {"kind": "spikes", "quantile": 0.8}]}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -142,21 +151,57 @@ def test_images_of_a_mask_are_chosen_side_by_side() -> None:
         {"responses": ["confidence", "probabilities"], "moments": {"second": True}},
         {"moments": {"halves": True, "second": True}},
         {"model": "python:networks_for_tests:sometimes_nan", "moments": {"halves": True}},
+        {"model": "python:networks_for_tests:wild", "responses": ["label", "logits"], "moments": {"halves": True}},
+        {"model": "python:networks_for_tests:seldom", "responses": ["label", "logits"], "moments": {"halves": True}},
+        UNITS,
     ],
+    ids=["logits", "probabilities", "halves", "sometimes NaN", "wild", "hardly ever finite", "units"],
 )
 @pytest.mark.parametrize("most", [1 << 28, 2000])
 def test_a_shard_on_a_device_has_the_same_moments(
     changes: dict[str, Any], most: int, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Answers handled one set late, sums kept on the device: the bytes of the plain way."""
+    """Answers handled one set late, sums kept on the device, responses made there: the bytes of the plain way, kept responses, too."""
     job, network = prepared(make_spec(**changes))
-    plain, _ = run_shard(job, network, 64, 2000)
+    here: list[Stored] = []
+    plain, _ = run_shard(job, network, 64, 2000, here)
     assert plain.seen == 1936
     monkeypatch.setattr(shard, "stays_on_device", lambda *_: True)
     monkeypatch.setattr(shard, "DEVICE_PENDING_VALUES", most)
-    found, seconds = run_shard(job, network, 64, 2000)
+    there: list[Stored] = []
+    found, seconds = run_shard(job, network, 64, 2000, there)
     equal(found, plain)
+    assert len(there) == (1 if most > 2000 else -(-1936 // (most // job.stimulus.pixels // 64 * 64)))
+    one, other = (Stored.join(parts) for parts in (here, there))
+    assert np.array_equal(one.counted, other.counted)
+    assert all(np.array_equal(values, other.values[kind]) for kind, values in one.values.items())
     assert set(seconds) == {"noise", "forward", "responses", "moments", "fetch"}
+
+
+@pytest.mark.parametrize("batch, whole", [(64, 2 * 64), (100, 32 * 100), (256, 256), (3, 128 * 3)])
+def test_sets_on_a_device_are_whole_batches_and_tiles(batch: int, whole: int, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many images as there is room for, a multiple of both, so that a product reads 16 bytes at a time; one batch at least."""
+    job, _ = prepared(make_spec(numerics={"batch": batch}))
+    assert whole == math.lcm(batch, DEPTH)
+    most, block = shard._set_there(job, CPU)
+    assert most == block == (1 << 14) // whole * whole
+    monkeypatch.setattr(shard, "DEVICE_PENDING_OUTPUTS", len(job.names) * 5000)
+    assert shard._set_there(job, CPU)[0] == 5000 // whole * whole
+    monkeypatch.setattr(shard, "DEVICE_PENDING_VALUES", 1)
+    assert shard._set_there(job, CPU)[0] == batch
+
+
+def test_sums_that_may_have_wrapped_are_refused() -> None:
+    """A device adds up without a word; once fetched, images x largest response x largest square of the grid must stay below 2^63."""
+    grid = torch.full((64, 2), -128, dtype=torch.int8)
+    values = Values.of(Dense(np.full((64, 1), LIMIT)), CPU)
+    sums = DeviceMoments(Moments.identity(2, ["logits"], second=True), CPU).update(grid, {"logits": values})
+    assert sums.fetched().images == 64
+    sums._small = replace(sums._small, images=(1 << 26) - 1)
+    sums.fetched()
+    sums._small = replace(sums._small, images=1 << 26)
+    with pytest.raises(NumericsError, match=r"give a smaller execution\.shard"):
+        sums.fetched()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -202,5 +247,8 @@ def test_what_stays_on_a_device(make_spec: MakeSpec) -> None:
     assert isinstance(job.stimulus.noise, Noise)
     assert stays_on_device(job, torch.device("cuda"))
     assert not stays_on_device(job, CPU)
+    pictures, _ = prepared(make_spec(stimulus={"basis": {"kind": "gabor", "rescale": "minmax"}}))
+    assert not isinstance(pictures.stimulus.noise, Noise)
+    assert not stays_on_device(pictures, torch.device("cuda"))
     units, _ = prepared(make_spec(model="python:networks_for_tests:layered", responses=["activation"], target={"layer": "maps"}))
     assert not stays_on_device(units, torch.device("cuda"))

@@ -94,17 +94,17 @@ whole = ("out", "grid", "levels", "images", "each", "value_step")
 aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kinds) if name in whole}
 looks = triton.compile(ASTSource(look_up, kinds, tiles, aligned), target=target)
 assert "ld.global.v4.b32" in looks.asm["ptx"] and "st.global.v4.b32" in looks.asm["ptx"], "16 bytes at a time"
-numbers = dict.fromkeys(("rows", "values", "images", "width", "scale"), "i32")
-kinds = {"sums": "*i64", "slots": "*i64", "left": "*i8", "right": "*i8", **numbers}
-aligned = {(i,): [["tt.divisibility", 16]] for i in (0, 1, 2, 3, 5, 6, 7)}
-memory = []
-for sizes in (PRODUCT, FEW):
-    tiles = {name: size for name, size in sizes.items() if name.isupper()} | {"WHOLE": True}
-    source = ASTSource(add_product, kinds | dict.fromkeys(tiles, "constexpr"), tiles, aligned)
-    multiplies = triton.compile(source, target=target, options={name: size for name, size in sizes.items() if name not in tiles})
-    assert ".s32.s8.s8" in multiplies.asm["ptx"], "tensor cores"
-    assert "ld.global.v2.b64" in multiplies.asm["ptx"] and "st.global.v2.b64" in multiplies.asm["ptx"], "16 bytes at a time"
-    memory.append(multiplies.metadata.shared)
+sizes, memory = ("rows", "values", "images", "width"), []
+for scale, whole in (("i32", True), ("i64", False)):
+    kinds = {"sums": "*i64", "slots": "*i64", "left": "*i8", "right": "*i8", **dict.fromkeys(sizes, "i32"), "scale": scale}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kinds) if name not in ("rows", "scale")}
+    for options in (PRODUCT, FEW):
+        tiles = {name: size for name, size in options.items() if name.isupper()} | {"WHOLE": whole}
+        source = ASTSource(add_product, kinds | dict.fromkeys(tiles, "constexpr"), tiles, aligned)
+        multiplies = triton.compile(source, target=target, options={name: size for name, size in options.items() if name not in tiles})
+        assert ".s32.s8.s8" in multiplies.asm["ptx"], "tensor cores"
+        assert "ld.global.v2.b64" in multiplies.asm["ptx"] and "st.global.v2.b64" in multiplies.asm["ptx"], "16 bytes at a time"
+        memory.append(multiplies.metadata.shared)
 print(max(memory))
 print(len(made.asm["cubin"]), made.asm["ptx"].count("st.global.v4.b32"), made.asm["ptx"].count("mul.hi.u64") > 0)
 """

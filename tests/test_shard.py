@@ -14,6 +14,7 @@ import pytest
 import torch
 from prepared import prepared
 
+from wna_ray.answered import add
 from wna_ray.errors import ModelError, NumericsError
 from wna_ray.moments import Partial
 from wna_ray.shard import LARGE_IMAGE, Network, check_canary, run_shard
@@ -72,6 +73,23 @@ def test_any_cut_gives_the_same_bytes(make_spec: MakeSpec, edges: list[int], mon
     monkeypatch.setattr("wna_ray.shard.PENDING_VALUES", 1)
     parts = [Partial(a, b, run_shard(job, network, a, b)[0]) for a, b in itertools.pairwise(edges)]
     assert arrays_equal(reduce(Partial.merge, parts), whole)
+
+
+@pytest.mark.parametrize("block", [1, 1 << 20], ids=["blocks of a batch", "whole sets"])
+@pytest.mark.parametrize("batches, sets", [(1, 32), (3, 11), (1000, 1)])
+def test_images_are_added_in_sets(make_spec: MakeSpec, block: int, batches: int, sets: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many batches as fit, made in one go or in several: the same moments, and never more images than were asked for."""
+    job, network = prepared(make_spec())
+    whole, _ = run_shard(job, network, 0, 2000)
+    monkeypatch.setattr("wna_ray.shard.PENDING_VALUES", batches * 64 * job.stimulus.pixels)
+    monkeypatch.setattr("wna_ray.shard.BLOCK_VALUES", block)
+    made: list[int] = []
+    monkeypatch.setattr("wna_ray.shard.add", lambda job, total, some, *rest: made.append(len(some.grid)) or add(job, total, some, *rest))
+    again, _ = run_shard(job, network, 0, 2000)
+    assert len(made) == sets
+    assert sum(made) == 2000
+    assert max(made) <= batches * 64
+    assert all(np.array_equal(array, again.arrays()[name]) for name, array in whole.arrays().items())
 
 
 def test_images_past_n_are_not_counted(make_spec: MakeSpec) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,12 +22,15 @@ from torch.nn.functional import pad
 
 from wna_ray.device_noise import has_kernels
 from wna_ray.device_responses import Values
+from wna_ray.errors import NumericsError
 from wna_ray.moments import MAX_CHUNK, Moments, ResponseMoments
-from wna_ray.responses import Dense, Response, Selected, is_dense
+from wna_ray.responses import Selected, is_dense
 
+LARGEST = 128  # magnitude of a grid value
 BITS = 8
 DIGIT = 1 << BITS
 PRODUCT_VALUES = 1 << 28  # grid values multiplied at a time; their squares take 2 GB
+DEPTH = 128  # images that a tile of the product takes in at a time
 TILE = 16  # what torch's product of 8-bit numbers wants the sides of its matrices to be multiples of, on CUDA
 _LOW = (1 << 32) - 1
 
@@ -98,9 +101,9 @@ def add_products(sums: torch.Tensor, weights: Sequence[Digits], right: torch.Ten
     for digit in weights:
         scale = DIGIT ** (digit.place + place)
         if multiplies(sums.device):
-            by_kernel(sums, digit.slots, digit.values, right, scale)
+            add_by_kernel(sums, digit.slots, digit.values, right, scale)
         else:
-            sums.index_add_(0, digit.slots, by_torch(digit.values, right).to(torch.int64), alpha=scale)
+            sums.index_add_(0, digit.slots, product_by_torch(digit.values, right).to(torch.int64), alpha=scale)
 
 
 def multiplies(device: torch.device) -> bool:
@@ -108,7 +111,7 @@ def multiplies(device: torch.device) -> bool:
     return has_kernels(device) and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def by_torch(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+def product_by_torch(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """``left @ right.T`` of ``(m, n)`` and ``(d, n)`` int8, ``(m, d)`` int32; its sides are filled up for what CUDA's libraries take."""
     m, d, n = len(left), len(right), right.shape[1]
     sides = (pad(x, (0, -n % TILE, 0, -len(x) % rows)) for x, rows in ((left, 2 * TILE), (right, TILE)))
@@ -116,15 +119,14 @@ def by_torch(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return torch._int_mm(a, b.t())[:m, :d]
 
 
-def by_kernel(sums: torch.Tensor, slots: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scale: int) -> None:
+def add_by_kernel(sums: torch.Tensor, slots: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scale: int) -> None:
     """Add ``scale * left @ right.T`` to the rows `slots` ``(m,)`` int64 of `sums`, each there once, by the Triton kernel."""
     from wna_ray.kernels import FEW, PRODUCT, add_product
 
     (m, n), d = left.shape, len(right)
     sizes = FEW if m <= FEW["ROWS"] else PRODUCT
-    places = (-(-m // sizes["ROWS"]), -(-d // sizes["VALUES"]))  # rows first: neighbours read the same grid values
-    kernel: Any = add_product
-    kernel[places](sums, slots, left.contiguous(), right, m, d, n, sums.stride(0), scale, WHOLE=n % sizes["DEPTH"] == 0, **sizes)
+    programs, kernel = -(-m // sizes["ROWS"]) * -(-d // sizes["VALUES"]), cast(Any, add_product)
+    kernel[(programs,)](sums, slots, left.contiguous(), right, m, d, n, sums.stride(0), scale, WHOLE=n % sizes["DEPTH"] == 0, **sizes)
 
 
 class _Dense:
@@ -168,16 +170,15 @@ class DeviceMoments:
         self._dense: dict[str, _Dense] = {}
         self.odd = None if empty.odd is None else DeviceMoments(empty.odd, device)
 
-    def update(self, grid: torch.Tensor, responses: Mapping[str, Response | Values]) -> DeviceMoments:
+    def update(self, grid: torch.Tensor, responses: Mapping[str, Selected | Values]) -> DeviceMoments:
         """Add images: as `Moments.update`, of grid values ``(n, ...)`` int8 on the device. Changes and gives itself."""
         x = grid.flatten(1).t()
-        there = {kind: Values.of(r, self._device) if isinstance(r, Dense) else r for kind, r in responses.items()}
         for a in range(0, len(grid), MAX_CHUNK):
             part = slice(a, a + MAX_CHUNK)
-            self._add(x[:, part], {kind: response.part(part) for kind, response in there.items()})
+            self._add(x[:, part], {kind: response.part(part) for kind, response in responses.items()})
         return self
 
-    def update_odd(self, grid: torch.Tensor, responses: Mapping[str, Response | Values]) -> DeviceMoments:
+    def update_odd(self, grid: torch.Tensor, responses: Mapping[str, Selected | Values]) -> DeviceMoments:
         """Add images of odd batches."""
         assert self.odd is not None, "asked only where halves are kept"
         self.odd.update(grid, responses)
@@ -201,9 +202,20 @@ class DeviceMoments:
                 responses[kind] = replace(small, sum_yx=first, sum_yxx=squares)
             else:  # no image has been added
                 responses[kind] = empty
+        for kind, found in responses.items():
+            self._check(kind, found)
         sum_x, sum_xx = (sums[0].cpu().numpy() for sums in (self._masters.first, self._masters.squares))
         odd = None if self.odd is None else self.odd.fetched()
         return replace(self._small, sum_x=sum_x, sum_xx=sum_xx, responses=responses, odd=odd)
+
+    def _check(self, kind: str, found: ResponseMoments) -> None:
+        """`NumericsError` where a sum may have left int64, which a device does not notice."""
+        largest = LARGEST**2 if self._masters.squares.numel() else LARGEST
+        if int(found.peak.max(initial=0)) * largest * self._small.images >= 1 << 63:
+            raise NumericsError(
+                f"{kind}: the sums of {self._small.images:,} images on a device may have left the range of int64, so the moments would no "
+                "longer be exact; give a smaller execution.shard"
+            )
 
     def _add(self, x: torch.Tensor, responses: Mapping[str, Selected | Values]) -> None:
         """Add a chunk of grid values ``(d, n)``."""
@@ -217,7 +229,7 @@ class DeviceMoments:
             slots.append(self._masters.slots_of(kind, rows))
             values.append(weights)
             most.append(bound)
-        all_digits = _places(np.concatenate(slots), torch.cat(values), np.concatenate(most))
+        all_digits = _digits_of(np.concatenate(slots), torch.cat(values), np.concatenate(most))
         step, sums = max(1, PRODUCT_VALUES // n // TILE) * TILE, self._masters
         for a in range(0, len(x), step):
             here = slice(a, a + step)
@@ -241,7 +253,7 @@ class DeviceMoments:
         return rows.tolist(), torch.zeros((len(rows), len(which)), dtype=torch.int32, device=self._device).scatter_(0, at, weights), most
 
 
-def _places(slots: NDArray[np.int64], values: torch.Tensor, most: NDArray[np.int64]) -> list[Digits]:
+def _digits_of(slots: NDArray[np.int64], values: torch.Tensor, most: NDArray[np.int64]) -> list[Digits]:
     """All digits of weights ``(m, n)`` int32; of the higher places only the rows that reach them."""
     found, needed = [], digits_for(most)
     for place in range(int(needed.max())):

@@ -120,10 +120,10 @@ def fed(grid: torch.Tensor, levels: torch.Tensor, stimulus: Stimulus) -> torch.T
     _, height, width = stimulus.shown_shape
     out = room((n, c, height, width), levels.dtype, grid.device)
     flat, each = grid.flatten(1), height * width * c
-    places = (-(-n // SHOWN_IMAGES), -(-each // SHOWN_VALUES))
+    programs = -(-n // SHOWN_IMAGES) * -(-each // SHOWN_VALUES)
     kernel: Any = look_up
     sizes = {"VALUES": SHOWN_VALUES, "IMAGES": SHOWN_IMAGES}
-    kernel[places](out, flat, levels, n, each, *flat.stride(), c, h, w, width, stimulus.spec.cell, **sizes)
+    kernel[(programs,)](out, flat, levels, n, each, *flat.stride(), c, h, w, width, stimulus.spec.cell, **sizes)
     return out
 
 

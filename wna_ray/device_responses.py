@@ -1,7 +1,8 @@
 """Responses of images on a device, where their outputs are: the integers of `wna_ray.responses`, which tests hold them against.
 
-Nothing here waits for the device. All is done value by value, but for sums over a row, whose order is fixed: so an image's response does
-not depend on which others it is handled with.
+To make them nothing waits for the device. All is done value by value, but for sums over a row, whose order is fixed: so an image's response
+does not depend on which others it is handled with. Of kinds that need such sums (centred logits, probabilities, confidences) one in many
+millions may be a step off what NumPy makes of the same outputs.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Values:
 
     def keep(self, mask: NDArray[np.bool_]) -> Values:
         """The images where `mask` ``(n,)`` is true."""
-        return Values(self.values[torch.from_numpy(mask).to(self.values.device)], self.most)
+        return Values(self.values[torch.from_numpy(np.flatnonzero(mask)).to(self.values.device)], self.most)
 
     def part(self, images: slice) -> Values:
         """Some of the images."""
@@ -62,13 +63,10 @@ class Arriving:
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        self._here = dict(tensors)
+        self._here = {name: _sent(tensor) for name, tensor in tensors.items()}
         self._arrived: torch.cuda.Event | None = None
-        for name, tensor in tensors.items():
-            if tensor.is_cuda:
-                self._here[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
-                self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        if self._arrived is not None:
+        if any(tensor.is_cuda for tensor in tensors.values()):
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._arrived.record()
 
     def wait(self) -> None:
@@ -80,6 +78,13 @@ class Arriving:
         """All of them, waited for."""
         self.wait()
         return {name: tensor.numpy() for name, tensor in self._here.items()}
+
+
+def _sent(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy for the CPU that may be on its way; what is there already, as it is."""
+    if not tensor.is_cuda:
+        return tensor
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -185,7 +190,8 @@ def _real(spec: ResponseSpec, y: torch.Tensor) -> torch.Tensor:
     if spec.kind == "rectified":
         return y.clamp_min(0.0)
     centred = spec.kind == "logits" and spec.centred and y.shape[1] > 1
-    return y - row_sums(y) / y.shape[1] if centred else y
+    # A tensor: CUDA divides by a plain number by multiplying with its inverse.
+    return y - row_sums(y) / torch.full_like(y[:, :1], y.shape[1]) if centred else y
 
 
 def softmax(y: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,8 @@ from wna_ray.stimuli import Stimulus
 
 if TYPE_CHECKING:
     from wna_ray.moments import Moments
-    from wna_ray.shard import Job, Network, Phases
+    from wna_ray.phases import Phases
+    from wna_ray.shard import Job, Network
 
 Floats = NDArray[np.float64]
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from wna_ray.device_moments import DEPTH
 from wna_ray.device_noise import INCREMENTS, MULTIPLIERS, ROUNDS
 
 IMAGES = 128  # of which one program makes a Philox block each
 SHOWN_VALUES, SHOWN_IMAGES = 128, 32  # values and images of one program that makes what the network is fed
-PRODUCT = {"ROWS": 128, "VALUES": 256, "DEPTH": 128, "num_warps": 8, "num_stages": 3}
+PRODUCT = {"ROWS": 128, "VALUES": 256, "DEPTH": DEPTH, "num_warps": 8, "num_stages": 3}
 """Tiles of the product of digits and grid values: rows, grid values, and images at a time."""
-FEW = {"ROWS": 32, "VALUES": 128, "DEPTH": 128, "num_warps": 4, "num_stages": 4}
+FEW = {"ROWS": 32, "VALUES": 128, "DEPTH": DEPTH, "num_warps": 4, "num_stages": 4}
 """The same where there are no more than 32 rows."""
 M0, M1, K0, K1 = (tl.constexpr(word) for word in (*MULTIPLIERS, *INCREMENTS))
 TURNS = tl.constexpr(ROUNDS)
@@ -58,14 +59,15 @@ def philox_grid(out, values, seed, first, images, per_image, BLOCK: tl.constexpr
 def look_up(  # type: ignore[no-untyped-def]
     out, grid, levels, images, each, step, value_step, channels, rows, columns, width, cell, VALUES: tl.constexpr, IMAGES: tl.constexpr
 ):
-    """What stands for each grid value in its channel, in channels_last; program ``(i, j)`` makes the j-th part of some images.
+    """What stands for each grid value in its channel, in channels_last; a program makes some values of some images.
 
     ``out``: ``(images, H, width, channels)``, ``each`` values an image; ``grid``: int8 of ``channels`` x ``rows`` x ``columns`` values an
     image, one for ``cell`` x ``cell`` pixels, `step` from image to image, ``value_step`` from value to value; ``levels``:
     ``(channels, 256)``.
     """
-    image = (tl.program_id(0) * IMAGES + tl.arange(0, IMAGES)).to(tl.int64)[None, :]
-    at = (tl.program_id(1) * VALUES + tl.arange(0, VALUES))[:, None]
+    tiles = tl.cdiv(images, IMAGES)  # images first: neighbours read one line of memory
+    image = (tl.program_id(0) % tiles * IMAGES + tl.arange(0, IMAGES)).to(tl.int64)[None, :]
+    at = (tl.program_id(0) // tiles * VALUES + tl.arange(0, VALUES))[:, None]
     keep = (at < each) & (image < images)
     channel, pixel = at % channels, at // channels
     row, column = pixel // width // cell, pixel % width // cell
@@ -90,13 +92,14 @@ def add_product(  # type: ignore[no-untyped-def]
     DEPTH: tl.constexpr,
     WHOLE: tl.constexpr,
 ):
-    """Add ``scale * left @ right.T``, summed in int32, to int64 sums; program ``(i, j)`` makes the i-th rows of the j-th values.
+    """Add ``scale * left @ right.T``, summed in int32, to int64 sums; a program makes some rows of some values.
 
     ``sums``: rows of ``width``, of which the rows ``slots`` are added to, each once; ``left``: ``(rows, images)`` int8; ``right``:
     ``(values, images)`` int8. ``WHOLE``: images are a multiple of ``DEPTH``.
     """
-    m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    d = tl.program_id(1) * VALUES + tl.arange(0, VALUES)
+    tiles = tl.cdiv(rows, ROWS)  # rows first: neighbours read the same grid values
+    m = tl.program_id(0) % tiles * ROWS + tl.arange(0, ROWS)
+    d = tl.program_id(0) // tiles * VALUES + tl.arange(0, VALUES)
     k = tl.arange(0, DEPTH)
     a = left + m[:, None].to(tl.int64) * images + k[None, :]
     b = right + d[None, :].to(tl.int64) * images + k[:, None]

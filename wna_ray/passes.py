@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from wna_ray.errors import NumericsError, RunError
 from wna_ray.moments import MAX_CHUNK, Ints
+from wna_ray.phases import Phases
 from wna_ray.responses import LIMIT
 from wna_ray.results import Run
-from wna_ray.shard import Phases
 from wna_ray.spec import ResponseKind
 from wna_ray.stimuli import Stimulus
 from wna_ray.store import Place

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -23,15 +21,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from wna_ray import device_noise, models
+from wna_ray.answered import AnsweredSet, add
 from wna_ray.beside import Beside
-from wna_ray.device_moments import DeviceMoments, chosen
-from wna_ray.device_responses import Answers, Arriving, Responder, Values
+from wna_ray.device_moments import DEPTH, DeviceMoments
+from wna_ray.device_responses import Responder
 from wna_ray.errors import CanaryError, ModelError, SpecError
 from wna_ray.gradients import add_gradients, exponents, first_gradient
 from wna_ray.moments import MAX_CHUNK, Moments
 from wna_ray.noise import STREAM, Noise
+from wna_ray.phases import Phases
 from wna_ray.pictures import Pictures
-from wna_ray.responses import FixedPoint, Response, calibrate, is_rounded, respond
+from wna_ray.responses import FixedPoint, calibrate, is_rounded
 from wna_ray.spec import NormaliseSpec, Spec, canonical
 from wna_ray.stimuli import Stimulus, content_digest, load_basis, load_offset
 from wna_ray.stored import Stored
@@ -41,7 +41,8 @@ from wna_ray.units import Field, Tap, as_maps, find_field
 Device = Literal["cpu", "cuda"]
 
 PENDING_VALUES = 32 << 20  # grid values a shard keeps before it adds them to its moments (32 MB)
-DEVICE_PENDING_VALUES = 1 << 30  # the same where they stay on a CUDA device: the more, the rarer large sums are added up (DECISIONS.md)
+DEVICE_PENDING_VALUES = 1 << 30  # the same where they stay on a CUDA device: the more, the rarer large sums are added up (DECISIONS.md),
+DEVICE_SHARE = 1 / 8  # but no more than this part of the memory that is free; half a dozen copies are made, some of them wider
 DEVICE_PENDING_OUTPUTS = 32 << 20  # and so many outputs, of which several copies are made in float64 (256 MB each)
 BLOCK_VALUES = 1 << 20  # grid values made in one go, for several small batches (1 MB)
 LARGE_IMAGE = 1 << 16  # values of an image that is better made ready alone, in the cache, than with others (DECISIONS.md)
@@ -482,21 +483,6 @@ def _canary(spec: Spec, stimulus: Stimulus, network: Network, outputs: NDArray[n
     return digest.hexdigest()
 
 
-@dataclass
-class Phases:
-    """Seconds by phase of the work."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begin
-
-
 def run_shard(job: Job, network: Network, start: int, stop: int, stored: list[Stored] | None = None) -> tuple[Moments, dict[str, float]]:
     """Moments of images ``start ... stop - 1``.
 
@@ -527,30 +513,32 @@ def run_shard(job: Job, network: Network, start: int, stop: int, stored: list[St
     with beside():
         sums: Moments | DeviceMoments = DeviceMoments(total, network.device) if there else total
     responder = Responder.of(job.spec.responses, job.points, network.device) if there else None
-    most, late = (_most_there(job), 1) if there else (_most_here(job), 0)
+    most, block = _set_there(job, network.device) if there else _set_here(job)
+    late = 1 if there else 0
     show = _showing(job, network)
-    sets: deque[_Set] = deque()
+    sets: deque[AnsweredSet] = deque()
     blocks: list[torch.Tensor] = []
     outputs: list[torch.Tensor] = []
-    ahead = _blocks(job, network.device, start, stop, beside, most)
+    ahead = _blocks(job, network.device, start, stop, beside, block)
     at = start
     while at < stop:
         with phase("noise"):
-            block = next(ahead)
-        for grid in torch.split(block, batch):
+            made = next(ahead)
+        for grid in torch.split(made, batch):
             with phase("noise"), torch.inference_mode():
                 shown = show(grid)
             with phase("forward"):
                 outputs.append(network.answer_shown(shown))
-        blocks.append(block)
-        at += len(block)
-        if sum(map(len, blocks)) >= most or at >= stop:
-            sets.append(_Set.of(job, blocks, outputs, min(at, stop), responder))
+        blocks.append(made)
+        at += len(made)
+        if sum(map(len, blocks)) + block > most or at >= stop:
+            with phase("responses"):
+                sets.append(AnsweredSet.of(job, blocks, outputs, min(at, stop), responder))
             blocks, outputs = [], []
         while len(sets) > (late if at < stop else 0):
             some = sets.popleft()
             with beside(some.grid, *some.values):
-                sums = _add(job, sums, some, phase, stored)
+                sums = add(job, sums, some, phase, stored)
     if isinstance(sums, DeviceMoments):
         with phase("moments"):
             beside.wait()
@@ -559,25 +547,29 @@ def run_shard(job: Job, network: Network, start: int, stop: int, stored: list[St
     return sums, phase.seconds
 
 
-def _most_here(job: Job) -> int:
-    """Images that are kept before they are added to moments on the CPU."""
-    stimulus = job.stimulus
-    return max(1, PENDING_VALUES // max(stimulus.noise.pixels, stimulus.pixels * stimulus.patches_an_image))
+def _set_here(job: Job) -> tuple[int, int]:
+    """Most images that are added to moments together on the CPU (or one batch), and how many of them have their noise made in one go."""
+    batch, stimulus = job.spec.numerics.batch, job.stimulus
+    most = max(1, PENDING_VALUES // max(stimulus.noise.pixels, stimulus.pixels * stimulus.patches_an_image))
+    return most, batch * max(1, min(BLOCK_VALUES // stimulus.noise.pixels, most) // batch)
 
 
-def _most_there(job: Job) -> int:
-    """The same on a CUDA device: whole batches."""
-    most = min(DEVICE_PENDING_VALUES // job.stimulus.noise.pixels, DEVICE_PENDING_OUTPUTS // len(job.names), MAX_CHUNK)
-    return max(1, most // job.spec.numerics.batch) * job.spec.numerics.batch
+def _set_there(job: Job, device: torch.device) -> tuple[int, int]:
+    """The same on a CUDA device: all of a set in one go. Whole tiles of a product, where batches make them up."""
+    batch, values = job.spec.numerics.batch, DEVICE_PENDING_VALUES
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        values = min(values, int(DEVICE_SHARE * free))
+    batches = max(1, min(values // job.stimulus.noise.pixels, DEVICE_PENDING_OUTPUTS // len(job.names), MAX_CHUNK) // batch)
+    whole = DEPTH // math.gcd(DEPTH, batch)
+    if batches > whole:
+        batches -= batches % whole
+    return batches * batch, batches * batch
 
 
-def _blocks(job: Job, device: torch.device, start: int, stop: int, beside: Beside, most: int) -> Iterator[torch.Tensor]:
-    """Grid values of some batches after others, the last one filled up. Several small batches are made in one go; where they are made on
-    a CUDA device, all of a set, and the next while the last are shown.
-    """
-    batch, source = job.spec.numerics.batch, job.stimulus.noise
-    end = stop + -stop % batch
-    block = most if stays_on_device(job, device) else batch * max(1, BLOCK_VALUES // (batch * source.pixels))
+def _blocks(job: Job, device: torch.device, start: int, stop: int, beside: Beside, block: int) -> Iterator[torch.Tensor]:
+    """Grid values of so many images after others, the last batch filled up. On a CUDA device the next are made while the last are shown."""
+    source, end = job.stimulus.noise, stop + -stop % job.spec.numerics.batch
 
     def started(a: int) -> Callable[[], torch.Tensor]:
         return beside.start(lambda: device_noise.grid(source, a, min(a + block, end), device))
@@ -607,102 +599,3 @@ def looks_up(job: Job, device: torch.device) -> bool:
 def stays_on_device(job: Job, device: torch.device) -> bool:
     """Whether grid values are made on the device, and the large sums of moments kept there, so that no image ever travels."""
     return device.type == "cuda" and isinstance(job.stimulus.noise, Noise) and job.stimulus.patches is None
-
-
-@dataclass(frozen=True)
-class _Set:
-    """Images whose answers are on their way, or there.
-
-    Attributes
-    ----------
-    grid
-        ``(n, C, h, w)`` int8.
-    odd
-        ``(n,)``: of an odd batch.
-    answers
-        Their responses, where these are made on the device, or ``outputs`` ``(n, k)`` float32.
-    """
-
-    grid: torch.Tensor
-    odd: NDArray[np.bool_]
-    answers: Answers | Arriving
-
-    @classmethod
-    def of(cls, job: Job, blocks: list[torch.Tensor], outputs: list[torch.Tensor], stop: int, responder: Responder | None) -> _Set:
-        """Put together whole batches up to image `stop`, where the run's last one may be cut off, and send for their answers."""
-        made, batch = sum(map(len, blocks)), job.spec.numerics.batch
-        n = made - -stop % batch
-        grid, answers = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in (blocks, outputs))
-        with torch.inference_mode():
-            sent = Arriving({"outputs": answers[:n]}) if responder is None else responder(answers[:n])
-        return cls(grid[:n], np.arange(stop - n, stop) // batch % 2 == 1, sent)
-
-    @property
-    def values(self) -> list[torch.Tensor]:
-        """What the device holds of the answers."""
-        return list(self.answers.values.values()) if isinstance(self.answers, Answers) else []
-
-    def counted(self, job: Job) -> tuple[NDArray[np.bool_], NDArray[np.bool_], Mapping[str, Response | Values]]:
-        """Which images are finite, which are counted in, and the responses of those; waited for."""
-        if isinstance(self.answers, Arriving):
-            return _respond(job, self.answers.arrays()["outputs"])
-        return self.answers.counted()
-
-
-def _respond(job: Job, outputs: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.bool_], dict[str, Response]]:
-    """Which images are finite, which are counted in, and the responses of those, patch by patch."""
-    patches = job.stimulus.patches_an_image
-    finite = np.asarray(np.isfinite(outputs).all(axis=1))
-    answered = outputs if finite.all() else outputs[finite]
-    answers = {r.kind: respond(r, job.points[r.kind], answered.reshape(-1, outputs.shape[1] // patches)) for r in job.spec.responses}
-    inside = np.logical_and.reduce([within for _, within in answers.values()])
-    within = inside.reshape(len(answered), patches).all(axis=1)
-    responses: dict[str, Response] = {kind: response for kind, (response, _) in answers.items()}
-    if not within.all():
-        responses = {kind: response.keep(within.repeat(patches)) for kind, response in responses.items()}
-    counted = finite.copy()
-    counted[finite] = within
-    return finite, counted, responses
-
-
-def _add(job: Job, total: Moments | DeviceMoments, some: _Set, phase: Phases, stored: list[Stored] | None) -> Moments | DeviceMoments:
-    """Add images to moments; those with an output that is not finite, or out of range, are counted apart."""
-    with phase("forward"):
-        some.answers.wait()
-    with phase("responses"):
-        finite, counted, responses = some.counted(job)
-        if stored is not None:
-            stored.append(Stored.of(counted, _here(responses), job.stimulus.patches_an_image))
-    with phase("moments"):
-        if isinstance(total, DeviceMoments):
-            total = _add_there(total, some, counted, responses)
-        else:
-            total = _add_here(job, total, some, counted, _here(responses))
-    return total.skip(nonfinite=int((~finite).sum()), out_of_range=int((finite & ~counted).sum()))
-
-
-def _here(responses: Mapping[str, Response | Values]) -> dict[str, Response]:
-    """The same in the CPU's memory."""
-    return {kind: response.fetched() if isinstance(response, Values) else response for kind, response in responses.items()}
-
-
-def _add_there(total: DeviceMoments, some: _Set, counted: NDArray[np.bool_], responses: Mapping[str, Response | Values]) -> DeviceMoments:
-    """Add images on a device."""
-    grid, odd = (some.grid, some.odd) if counted.all() else (chosen(some.grid, counted), some.odd[counted])
-    total = total.update(grid, responses)
-    if total.odd is not None and odd.any():
-        total = total.update_odd(chosen(grid, odd), {kind: response.keep(odd) for kind, response in responses.items()})
-    return total
-
-
-def _add_here(job: Job, total: Moments, some: _Set, counted: NDArray[np.bool_], responses: Mapping[str, Response]) -> Moments:
-    """Add images on the CPU."""
-    stimulus, odd = job.stimulus, some.odd[counted]
-    grid = some.grid.cpu().numpy()
-    if not counted.all():
-        grid = grid[counted]
-    total = total.update(stimulus.keep(grid), responses, stimulus.patches_an_image)
-    if total.odd is not None and odd.any():
-        of_odd = {kind: response.keep(odd.repeat(stimulus.patches_an_image)) for kind, response in responses.items()}
-        total = total.update_odd(stimulus.keep(grid[odd]), of_odd, stimulus.patches_an_image)
-    return total

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from wna_ray.attack import attacked, gradient_steps
 from wna_ray.errors import SpecError, near
 from wna_ray.microstimulation import Stimulation, stimulated
-from wna_ray.shard import Job, Network, Phases
+from wna_ray.phases import Phases
+from wna_ray.shard import Job, Network
 from wna_ray.sums import PassSums, trial_shapes
 from wna_ray.transforms import Transform, transformed
 from wna_ray.trial_spec import MOST_CONDITIONS, TrialSpec

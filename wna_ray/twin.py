@@ -21,9 +21,10 @@ from wna_ray.errors import RunError
 from wna_ray.gradients import gradients_of
 from wna_ray.moments import Ints
 from wna_ray.passes import Floats, pass_shape, profile, streams_of
+from wna_ray.phases import Phases
 from wna_ray.responses import Dense, respond
 from wna_ray.results import Run
-from wna_ray.shard import Job, Network, Phases
+from wna_ray.shard import Job, Network
 from wna_ray.spec import ResponseKind
 from wna_ray.stc import symmetric
 from wna_ray.sums import PassSums
