@@ -33,6 +33,7 @@ os.environ["WNA_TEST_FAULT"] = str(Path(tempfile.mkdtemp(prefix="wna-fault-")) /
 ALONE = {"test_job", "test_ray_executor", "test_stop", "test_cluster", "test_hosts", "test_chaos", "test_crash"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For ``--dist loadgroup``: tests with a cluster share it, in one process; of the others, those of a file share their fixtures."""
     for item in items:
