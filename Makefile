@@ -18,7 +18,7 @@ test: lint
 ## chaos: the tests that kill, freeze and cut off whole hosts and a real S3 server, and crash at every storage operation
 ##        (Linux, root; .ci/install-servers installs what they start; what cannot run skips and says why)
 chaos: $(STAMP)
-	$(BIN)/python -m pytest -m chaos --durations=10
+	$(BIN)/python -m pytest -m chaos --numprocesses 2 --dist loadgroup --durations=20
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -29,8 +29,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["WNA_TEST_FAULT"] = str(Path(tempfile.mkdtemp(prefix="wna-fault-")) / "fault")
 
 
-# Tests of these files start clusters, or measure how long something takes: one at a time.
-ALONE = {"test_job", "test_ray_executor", "test_stop", "test_cluster", "test_hosts", "test_chaos", "test_crash"}
+# Tests of these files start clusters, or measure how long something takes: one at a time. Chaos tests have hosts of their own.
+ALONE = {"test_job", "test_ray_executor", "test_stop", "test_cluster"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
