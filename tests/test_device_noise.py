@@ -85,19 +85,25 @@ from wna_ray.kernels import FEW, PRODUCT, SHOWN_IMAGES, SHOWN_VALUES, add_produc
 kinds = {"out": "*i8", "values": "*i8", "seed": "i64", "first": "i64", "images": "i32", "per_image": "i32", "BLOCK": "constexpr"}
 source = ASTSource(philox_grid, kinds, {"BLOCK": 128}, {(i,): [["tt.divisibility", 16]] for i in (0, 1, 4)})
 target = GPUTarget("cuda", int(sys.argv[1]), 32)
+
+
+def told(kernel, name):  # that 16 divides a number
+    return name not in kernel.do_not_specialize
+
+
 made = triton.compile(source, target=target)
 sizes = ("images", "each", "value_step", "channels", "rows", "columns", "width", "cell")
 given = {"out": "*bf16", "grid": "*i8", "levels": "*bf16", "step": "constexpr", **dict.fromkeys(sizes, "i32")}
 tiles = {"step": 1, "VALUES": SHOWN_VALUES, "IMAGES": SHOWN_IMAGES}
 kinds = {name: given.get(name, "constexpr") for name in look_up.arg_names}
 whole = ("out", "grid", "levels", "images", "each", "value_step")
-aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kinds) if name in whole}
+aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kinds) if name in whole and told(look_up, name)}
 looks = triton.compile(ASTSource(look_up, kinds, tiles, aligned), target=target)
 assert "ld.global.v4.b32" in looks.asm["ptx"] and "st.global.v4.b32" in looks.asm["ptx"], "16 bytes at a time"
 sizes, memory = ("rows", "values", "images", "width"), []
 for scale, whole in (("i32", True), ("i64", False)):
     kinds = {"sums": "*i64", "slots": "*i64", "left": "*i8", "right": "*i8", **dict.fromkeys(sizes, "i32"), "scale": scale}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kinds) if name not in ("rows", "scale")}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kinds) if told(add_product, name)}
     for options in (PRODUCT, FEW):
         tiles = {name: size for name, size in options.items() if name.isupper()} | {"WHOLE": whole}
         source = ASTSource(add_product, kinds | dict.fromkeys(tiles, "constexpr"), tiles, aligned)
