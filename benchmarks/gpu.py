@@ -97,8 +97,8 @@ def check(device: torch.device) -> None:
             both.append(run_shard(resolve(network.spec, network), network, 0, network.spec.samples)[0].arrays())
         assert all(np.array_equal(array, both[1][name]) for name, array in both[0].items())
     y = torch.randn((64, 1000), dtype=torch.float64, device=device)
-    for sums in (row_sums, softmax):
-        assert torch.equal(sums(y), torch.cat([sums(row[None]) for row in y])), "an image is answered the same in any company"
+    for made_of in (row_sums, softmax):
+        assert torch.equal(made_of(y), torch.cat([made_of(row[None]) for row in y])), "an image is answered the same in any company"
     network = Network(model_spec(MODELS["ResNet-18"], "bfloat16", 64, None, ["label"]), "cuda")
     stimulus = resolve(network.spec, network).stimulus
     values = grid(stimulus.noise, 0, 64, device)

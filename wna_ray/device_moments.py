@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,7 +125,8 @@ def add_by_kernel(sums: torch.Tensor, slots: torch.Tensor, left: torch.Tensor, r
 
     (m, n), d = left.shape, len(right)
     sizes = FEW if m <= FEW["ROWS"] else PRODUCT
-    programs, kernel = -(-m // sizes["ROWS"]) * -(-d // sizes["VALUES"]), cast(Any, add_product)
+    programs = -(-m // sizes["ROWS"]) * -(-d // sizes["VALUES"])
+    kernel: Any = add_product
     kernel[(programs,)](sums, slots, left.contiguous(), right, m, d, n, sums.stride(0), scale, WHOLE=n % sizes["DEPTH"] == 0, **sizes)
 
 

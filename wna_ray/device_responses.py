@@ -180,7 +180,7 @@ def _selected(spec: ResponseSpec, y: torch.Tensor) -> torch.Tensor:
     if spec.kind == "label":
         return torch.stack([rows, torch.ones_like(rows)])
     top = softmax(y).gather(1, rows[:, None])[:, 0]
-    return torch.stack([rows, torch.ldexp(top, torch.tensor(-CONFIDENCE_EXPONENT)).round_().to(torch.int64).clamp_min_(1)])
+    return torch.stack([rows, top.mul_(2.0**-CONFIDENCE_EXPONENT).round_().to(torch.int64).clamp_min_(1)])
 
 
 def _real(spec: ResponseSpec, y: torch.Tensor) -> torch.Tensor:

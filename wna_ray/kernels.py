@@ -1,4 +1,4 @@
-"""Triton kernels. Importing this needs Triton; `wna_ray.device_noise` does without where there is none.
+"""Triton kernels. Importing this needs Triton; `wna_ray.device_noise` and `wna_ray.device_moments` do without where there is none.
 
 Triton compiles a kernel anew for each number that is 1, or that 16 divides or does not, and the device waits half a second for it. So
 numbers that differ from call to call are not specialised, but for those that bound what lies side by side in memory: without knowing that
