@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from wna_ray.analysis import Readout
 from wna_ray.backdoor import ALPHA, Floats, PatchScores, Suspicion, patch_scores, suspicion
-from wna_ray.checks import plain, require_memory
+from wna_ray.checks import require_memory
 from wna_ray.errors import ModelError, RunError, SpecError
 from wna_ray.finished import table_of
 from wna_ray.models import read_file
@@ -19,6 +19,7 @@ from wna_ray.results import Run
 from wna_ray.roc import Judgement, judge
 from wna_ray.rundir import MANIFEST
 from wna_ray.store import Place, Store
+from wna_ray.text import plain
 from wna_ray.trained import DESCRIPTION, MOST_DESCRIPTION, describe
 
 FEWEST_CLEAN = 2

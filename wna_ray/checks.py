@@ -11,7 +11,6 @@ import math
 import re
 import resource
 import sys
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from wna_ray.spec import ResponseKind, Spec
 from wna_ray.stimuli import Box
 from wna_ray.stored import most_bytes, width
 from wna_ray.sums import PassSums, shapes, trial_shapes
+from wna_ray.text import plain
 from wna_ray.trial_spec import MOST_CONDITIONS, TrialSpec
 from wna_ray.trials import conditions
 from wna_ray.units import Field as UnitField
@@ -46,13 +46,6 @@ EVALUATION = "evaluation/classifier.json"
 FOLDERS = ("segments", "result", "result/figures", "responses", "evaluation")
 
 _PART = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]{0,199}")
-_UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, direction, half characters, line ends
-
-
-def plain(text: str, most: int = MOST_NAME) -> str:
-    """Text that is one line and does nothing to a terminal: other characters become U+FFFD, the rest beyond `most` is cut."""
-    cut = text if len(text) <= most else text[: most - 3] + "..."
-    return "".join("\ufffd" if unicodedata.category(c) in _UNPRINTABLE else c for c in cut)
 
 
 def parse_json(data: bytes, where: str) -> dict[str, Any]:

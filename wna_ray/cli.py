@@ -23,7 +23,7 @@ from wna_ray import __version__
 from wna_ray.analysis import images_for
 from wna_ray.archive import to_npy, to_parquet
 from wna_ray.backdoor_runs import examine, examined_table, judged, patch_of, patch_pixels, patch_table, poison_of, runs_in
-from wna_ray.checks import EVALUATION, plain
+from wna_ray.checks import EVALUATION
 from wna_ray.compare import Measured, correlations, images_needed, mean_correlations, shares_noise
 from wna_ray.contrast import contrast as paired
 from wna_ray.driver import SILENT_SECONDS, latest
@@ -49,6 +49,7 @@ from wna_ray.sweep import Sweep, SweepDirectory, is_sweep
 from wna_ray.sweep_run import SweepPrinter, run_any, run_sweep
 from wna_ray.sweep_spec import SweepSpec, read_asked
 from wna_ray.tables import classifier_table, images_table, members_table, p_form, pairs_table, patch_scores, suspects, tables_of
+from wna_ray.text import plain
 from wna_ray.train_run import told
 from wna_ray.train_run import train as train_networks
 from wna_ray.train_spec import TrainSpec

@@ -2,6 +2,9 @@
 
 Every message names the argument or the file, says what was expected, and tells the way out. The command line
 prints the message alone and exits with the class's ``exit_code``.
+
+A message often quotes what somebody else wrote: a model's own error, a name in a run directory, a URL with a password.
+So all of them are made printable where they are made: no terminal commands, no secrets of URLs, no megabytes.
 """
 
 from __future__ import annotations
@@ -9,11 +12,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from wna_ray.text import printable
+
 
 class WnaError(Exception):
     """Base of all errors raised on purpose. Takes one message, so it survives pickling between processes."""
 
     exit_code = 1
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message)))
 
 
 class SpecError(WnaError):

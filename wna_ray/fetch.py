@@ -22,11 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wna_ray.checks import MOST_JSON, parse_json, plain
+from wna_ray.checks import MOST_JSON, parse_json
 from wna_ray.errors import RunError, StoreError
 from wna_ray.memory import size
 from wna_ray.rundir import MANIFEST, MOMENTS, RESULT, SEGMENTS, SPEC, RunDirectory, listed, sha256, tiling_faults
 from wna_ray.store import CHUNK_BYTES, TEMPORARY, Place
+from wna_ray.text import plain
 
 SPARE_BYTES = 16 << 20  # of the disk, beside the objects: folders and the like
 

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from wna_ray.archive import from_npy
-from wna_ray.checks import Extent, PassExtent, TrialExtent, plain, require_memory
+from wna_ray.checks import Extent, PassExtent, TrialExtent, require_memory
 from wna_ray.errors import RunError
 from wna_ray.rundir import RunDirectory, sha256
 from wna_ray.store import Place
+from wna_ray.text import plain
 
 T = TypeVar("T")
 E = TypeVar("E", Extent, PassExtent, TrialExtent)

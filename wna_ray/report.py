@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from rich.table import Table as RichTable
 
-from wna_ray.checks import EVALUATION, plain, safe
+from wna_ray.checks import EVALUATION, safe
 from wna_ray.errors import RunError
 from wna_ray.evaluation import picture_name, usual_score
 from wna_ray.opened import AnyRun
@@ -18,6 +18,7 @@ from wna_ray.results import Run
 from wna_ray.rundir import ENVIRONMENT
 from wna_ray.stc_results import Stc
 from wna_ray.tables import classifier_table, tables_of
+from wna_ray.text import plain
 from wna_ray.trial_results import Trials
 
 MOST_PICTURE = 16 << 20  # bytes of a figure that has no digest

@@ -30,7 +30,7 @@ from wna_ray.analysis import (
 )
 from wna_ray.archive import to_npy, to_parquet
 from wna_ray.bases import digest
-from wna_ray.checks import Extent, plain, require_memory
+from wna_ray.checks import Extent, require_memory
 from wna_ray.errors import RunError
 from wna_ray.finished import Finished, read_parquet, table_of, words_of
 from wna_ray.moments import Moments, Partial
@@ -42,6 +42,7 @@ from wna_ray.spec import MOST_FEATURES, ResponseKind, Spec
 from wna_ray.stimuli import Stimulus
 from wna_ray.store import Place
 from wna_ray.stored import Stored, unpack
+from wna_ray.text import plain
 
 CLASSES, MAP_OUTPUTS, FILTERS = f"{RESULT}/classes.parquet", f"{RESULT}/map_outputs.npy", f"{RESULT}/filters.npy"
 CURVE = f"{RESULT}/reliability.parquet"

@@ -38,7 +38,6 @@ from wna_ray.checks import (
     check_pass,
     check_trials,
     parse_json,
-    plain,
     require_memory,
 )
 from wna_ray.errors import RunError
@@ -47,6 +46,7 @@ from wna_ray.shard import Job
 from wna_ray.spec import canonical
 from wna_ray.store import Place, Store
 from wna_ray.sums import PassSums
+from wna_ray.text import plain
 
 FORMAT, PASS_FORMAT, TRIALS_FORMAT = "wna-run/1", "wna-pass/1", "wna-trials/1"
 FORMATS = (FORMAT, PASS_FORMAT, TRIALS_FORMAT)

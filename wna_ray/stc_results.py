@@ -25,7 +25,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from wna_ray.archive import from_npy, to_npy, to_parquet
-from wna_ray.checks import MOST_NAME, PassExtent, plain
+from wna_ray.checks import MOST_NAME, PassExtent
 from wna_ray.errors import RunError
 from wna_ray.finished import Finished, read_parquet, table_of, words_of
 from wna_ray.passes import EDGES, Residual, stimulus_products
@@ -36,6 +36,7 @@ from wna_ray.spec import ResponseKind, StcSpec
 from wna_ray.stc import Axes, istac
 from wna_ray.store import Place
 from wna_ray.sums import PassSums
+from wna_ray.text import plain
 
 MOST_AXES = 64  # of a unit: the spec sees to it
 

@@ -20,13 +20,14 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from wna_ray.checks import MOST_JSON, check_manifest, parse_json, plain
+from wna_ray.checks import MOST_JSON, check_manifest, parse_json
 from wna_ray.driver import latest
 from wna_ray.errors import RunError
 from wna_ray.opened import AnyRun, open_any
 from wna_ray.rundir import MANIFEST, RunDirectory, _json, differences, sha256
 from wna_ray.store import Place, Store
 from wna_ray.sweep_spec import MOST_MEMBERS, NAME, SweepSpec, identity
+from wna_ray.text import plain
 
 FORMAT = "wna-sweep/1"
 SPEC, SWEEP = "spec.json", "SWEEP.json"

@@ -11,12 +11,12 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from wna_ray.analysis import entropy
-from wna_ray.checks import plain
 from wna_ray.opened import AnyRun
 from wna_ray.results import Run
 from wna_ray.rundir import RESULT
 from wna_ray.stc_results import Stc
 from wna_ray.sweep import Sweep
+from wna_ray.text import plain
 from wna_ray.trial_results import Trials
 
 MOST_ROWS = 40  # of a printed table

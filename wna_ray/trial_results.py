@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from wna_ray.archive import to_npy, to_parquet
-from wna_ray.checks import TrialExtent, plain
+from wna_ray.checks import TrialExtent
 from wna_ray.datasets import SHAPES
 from wna_ray.errors import RunError
 from wna_ray.finished import Finished, table_of
@@ -27,6 +27,7 @@ from wna_ray.rundir import MOMENTS, RESULT, unpack_moments
 from wna_ray.stimuli import Stimulus
 from wna_ray.store import Place
 from wna_ray.sums import PassSums
+from wna_ray.text import plain
 from wna_ray.trial_detection import Detected, detect, detection_table
 from wna_ray.trial_spec import TrialSpec
 from wna_ray.trials import Condition, conditions
