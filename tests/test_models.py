@@ -258,7 +258,7 @@ def test_weights_that_name_a_torchvision_entry_are_no_path() -> None:
         ("torchvision:alexnet?seed=0&weights=IMAGENET1K_V1", ("seed=0", "has weights already")),
         ("bundled:mnist-cnn?layer=conv", ("'conv'", "conv1", "conv2")),
         ("bundled:mnist-cnn?weights=no/such.pt", ("no file 'no/such.pt'", "safetensors")),
-        ("bundled:mnist-cnn?weights=/", ("cannot read '/'",)),
+        ("bundled:mnist-cnn?weights=/", ("'/' is a folder; expected safetensors",)),
         ("bundled:mnist-cnn?weights=gopher://a.pt", ("cannot read 'gopher://a.pt'", "gopher")),
         ("torchvision:resnet5", ("'resnet5'", "resnet50", "resnet18")),
         ("torchvision:alexnet?weights=IMAGENET1K_V9", ("'IMAGENET1K_V9'", "IMAGENET1K_V1", "path")),

@@ -117,7 +117,7 @@ def write_cut_off(path: Path) -> None:
     "write, words",
     [
         (lambda path: None, "is no file.*a number, a .npy file.*bundled:mnist-mean"),
-        (lambda path: path.mkdir(), "is no file"),
+        (lambda path: path.mkdir(), "is a folder; expected a .npy file"),
         (write_text, "is not a plain .npy array"),
         (lambda path: path.write_bytes(b""), "is not a plain .npy array"),
         (write_cut_off, "is not a plain .npy array"),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from wna_ray.errors import SpecError
+from wna_ray.machine import available as available
+from wna_ray.machine import size as size
 from wna_ray.responses import is_dense
 from wna_ray.shard import PENDING_VALUES, Job
 from wna_ray.spec import Spec
@@ -166,27 +165,3 @@ def _smaller(job: Job, ratio: float) -> str:
         return "; or ".join(hints) or "responses: fewer"
     hints.append(f"stimulus.cell: {max(cell + 1, -int(-cell * ratio**0.5 // 1))} instead of {cell}")
     return "; or ".join(hints)
-
-
-def available() -> int | None:
-    """Bytes that this process may still take: of the machine, or of its container; None where that is not told."""
-    found = []
-    with suppress(OSError, StopIteration, ValueError):
-        line = next(x for x in Path("/proc/meminfo").read_text().splitlines() if x.startswith("MemAvailable"))
-        found.append(int(line.split()[1]) << 10)
-    with suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    if not found:
-        with suppress(OSError, ValueError, AttributeError):
-            found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return min(found) if found else None
-
-
-def size(n: float) -> str:
-    """``1.2 GB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(n) < 1000:
-            return f"{n:.3g} {unit}"
-        n /= 1000
-    return f"{n:.3g} TB"

@@ -9,9 +9,10 @@
 
 To each may be added ``weights=PATH`` (safetensors, or a state dict that ``torch.load(weights_only=True)`` reads; not for export and
 trained, which have their own) and ``layer=NAME`` (take that module's output, flattened, instead of the network's). A relative PATH
-is relative to the working directory; PATH may be any fsspec URL, and ``$NAME`` in it is the environment's. ``seed=N`` (bundled,
-torchvision, timm) is the same network untrained: its weights are drawn anew, and are the same on every machine with the same torch.
-Without weights and seed, N is 0. ``part=decoder`` (trained autoencoders) is the half of it that makes pictures of codes.
+is relative to the working directory; PATH may be any fsspec URL. ``$NAME`` in a local PATH is the environment's, and so is a PATH
+that is one variable alone; in the URL of another machine a variable is refused. ``seed=N`` (bundled, torchvision, timm) is the same
+network untrained: its weights are drawn anew, and are the same on every machine with the same torch. Without weights and seed, N is
+0. ``part=decoder`` (trained autoencoders) is the half of it that makes pictures of codes.
 """
 
 from __future__ import annotations
@@ -21,15 +22,17 @@ import importlib
 import inspect
 import os
 import pickle
+import struct
 import sys
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from io import BytesIO
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-import fsspec
 import safetensors.torch
 import torch
 from torch import nn
@@ -38,12 +41,17 @@ from wna_ray import networks, trained
 from wna_ray.autoencoders import Autoencoder
 from wna_ray.errors import ModelError, near
 from wna_ray.exported import Refused, load_exported
+from wna_ray.files import expanded, read_file
 from wna_ray.spec import NormaliseSpec
+from wna_ray.text import MODEL_SCHEMES, redacted
 from wna_ray.units import Tap
 
-SCHEMES = ("bundled", "torchvision", "timm", "python", "export", "trained")
+SCHEMES = MODEL_SCHEMES
 BUNDLED: dict[str, Callable[[], nn.Module]] = {"mnist-cnn": networks.mnist_cnn}
 BUNDLED_SHAPES = {"mnist-cnn": (1, 28, 28)}
+MOST_EXPORTED = 16 << 30  # bytes of an exported program, which says itself how large it is
+CHECKPOINT_SETS, CHECKPOINT_BYTES = 8, 64 << 20
+"""A file of weights may hold so many times the network's own bytes: in double precision, with averages and an optimiser's two moments."""
 
 T = TypeVar("T")
 
@@ -101,8 +109,7 @@ class ModelURI:
     def weights_path(self) -> str | None:
         """The file that ``weights=`` names, or None where it names a torchvision weights entry or is absent."""
         value = self.options.get("weights")
-        value = None if value is None else os.path.expandvars(value)
-        named = self.scheme == "torchvision" and value and "/" not in value and "." not in value
+        named = self.scheme == "torchvision" and value and not set("/.$") & set(value)
         return None if named else value
 
 
@@ -142,7 +149,7 @@ def load(uri: str) -> Model:
         module, names = _Layer(module, layer), ()
     kept = {k: v for k, v in parsed.options.items() if k != "weights" or parsed.weights_path is None}
     name = model.source if parsed.scheme in ("export", "trained") else parsed.name  # never a path
-    source = f"{parsed.scheme}:{name}" + ("?" + "&".join(f"{k}={v}" for k, v in sorted(kept.items())) if kept else "")
+    source = f"{parsed.scheme}:{name}" + ("?" + "&".join(f"{k}={redacted(v)}" for k, v in sorted(kept.items())) if kept else "")
     return Model(module, source, digest, names, model.normalise, model.shape)
 
 
@@ -250,8 +257,29 @@ def _python(uri: ModelURI) -> Model:
     where, colon, factory = uri.name.partition(":")
     if not colon:
         raise ModelError(f"model: 'python:{uri.name}' lacks the function; write python:package.module:factory")
-    if (here := os.getcwd()) not in sys.path:  # console scripts do not search the working directory
+    with _working_directory():
+        return Model(_made(where, factory, uri), "", "")
+
+
+@contextmanager
+def _working_directory() -> Iterator[None]:
+    """Look for modules in the working directory, too, while a network is made, and only then.
+
+    Nothing else is imported from there: it may be the folder of a run that a stranger has sent.
+    """
+    here = os.getcwd()
+    added = here not in sys.path  # console scripts do not search it
+    if added:
         sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        if added:
+            sys.path.remove(here)
+
+
+def _made(where: str, factory: str, uri: ModelURI) -> nn.Module:
+    """The network of a person's own function."""
     try:
         module = importlib.import_module(where)
     except Exception as error:  # the module's own code may raise anything
@@ -267,7 +295,7 @@ def _python(uri: ModelURI) -> Model:
         raise ModelError(f"model: {where}:{factory} {_signature(make)} does not take {options} ({error})") from error
     if not isinstance(network, nn.Module):
         raise ModelError(f"model: {where}:{factory} gave {type(network).__name__}; expected a torch.nn.Module")
-    return Model(network, "", "")
+    return network
 
 
 def _signature(function: Callable[..., Any]) -> str:
@@ -279,9 +307,11 @@ def _signature(function: Callable[..., Any]) -> str:
 
 def _export(uri: ModelURI) -> Model:
     _known_options(uri)
-    data = read_file(uri.name, "an exported program (torch.export.save)")
+    data = read_file(uri.name, "an exported program (torch.export.save)", MOST_EXPORTED)
     try:
         module = load_exported(data)
+    except MemoryError:
+        raise
     except Refused as reason:
         raise ModelError(f"model: '{uri.name}' is refused: {reason}") from None
     except Exception as error:  # torch.export raises whatever its archive reader met
@@ -336,29 +366,22 @@ def _trained(uri: ModelURI) -> Model:
     return Model(module, described.name, "", names, identity, described.shape)
 
 
-def read_file(path: str, what: str, most: int | None = None) -> bytes:
-    """Read a file from a path or an fsspec URL; `ModelError` where there is none, or it has more than `most` bytes."""
-    try:
-        with fsspec.open(path, "rb") as file:
-            data = bytes(file.read() if most is None else file.read(most + 1))
-            if most is not None and len(data) > most:
-                raise ModelError(f"model: '{path}' has more than the {most:,} bytes of {what}")
-            return data
-    except FileNotFoundError:
-        raise ModelError(f"model: no file '{path}'; expected {what}") from None
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelError(f"model: cannot read '{path}' ({first_line(error)}); expected {what}") from None
-
-
 def _load_weights(module: nn.Module, path: str) -> None:
     """Load safetensors or a plain state dict; unwraps ``{"state_dict": ...}`` and a leading ``module.``."""
-    data = read_file(path, "safetensors or a PyTorch state dict")
+    path, own = expanded(path), module.state_dict()
+    most = CHECKPOINT_BYTES + CHECKPOINT_SETS * sum(v.numel() * v.element_size() for v in own.values())
+    data = read_file(path, "safetensors or a PyTorch state dict", most)
     state: Any
     try:
         if urlsplit(path).path.endswith(".safetensors"):
             state = safetensors.torch.load(data)
         else:
+            _require_unpacked(data, most)
             state = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except _TooLarge as reason:
+        raise ModelError(f"model: weights '{path}' are refused: {reason}") from None
     except Exception as error:  # safetensors and torch each have their own families of errors here
         raise ModelError(
             f"model: weights '{path}' are neither safetensors nor a state dict that weights_only=True reads ({_kind(error)})"
@@ -369,7 +392,6 @@ def _load_weights(module: nn.Module, path: str) -> None:
         raise ModelError(f"model: weights '{path}' hold {type(state).__name__}; expected a state dict (name -> tensor)")
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
-    own = module.state_dict()
     counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}  # old files lack them; eval ignores them
     state = {**counters, **state}
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -382,6 +404,29 @@ def _load_weights(module: nn.Module, path: str) -> None:
             f"{len(shapes)} of another shape): {'; '.join([*faults, *wrong[:3]])}"
         )
     module.load_state_dict(state)
+
+
+class _TooLarge(Exception):
+    """An archive that would take more memory than the network has use for."""
+
+
+def _require_unpacked(data: bytes, most: int) -> None:
+    """Refuse an archive whose members are more than the network needs once they are unpacked.
+
+    torch reads sizes from the archive's last directory, and so does zipfile, as long as nothing
+    stands behind it.
+    """
+    if not data.startswith(b"PK"):
+        return  # the older form, which is not packed
+    if data[-22:-18] != b"PK\5\6" or data[-2:] != b"\0\0":
+        raise _TooLarge("something stands behind its archive; save it again by torch.save")
+    try:
+        with zipfile.ZipFile(BytesIO(data)) as archive:
+            total = sum(info.file_size for info in archive.infolist())
+    except (zipfile.BadZipFile, struct.error, NotImplementedError):
+        return  # torch says what it is
+    if total > most:
+        raise _TooLarge(f"unpacked it has {total:,} bytes, more than the {most:,} that such a network can have use for")
 
 
 def _kind(error: Exception) -> str:

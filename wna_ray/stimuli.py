@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib.resources import files
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 
 from wna_ray import bases
 from wna_ray.datasets import SHAPES, NotAtHand, load_bytes
-from wna_ray.errors import SpecError, near
+from wna_ray.errors import ModelError, SpecError, near
+from wna_ray.files import read_file
 from wna_ray.noise import Noise
 from wna_ray.pictures import LEVELS, MIDDLE, Pictures, Rescaled, Source, cell_means, images_of
 from wna_ray.spec import StimulusSpec
 
 BUNDLED_OFFSETS = {"bundled:mnist-mean": "mnist-mean.npy"}
+MOST_NPY_HEADER = 1 << 14  # bytes
 MEAN = "mean:"  # before the name of a data set
 CHANNEL_MEANS = {"imagenet-sample": (0.485, 0.456, 0.406)}  # of data sets without training images here; torchvision's for ImageNet
 MOST_NAMED = 12  # classes that a title names one by one
@@ -50,11 +52,11 @@ def load_offset(spec: StimulusSpec) -> NDArray[np.float32]:
         return _mean_image(name.removeprefix(MEAN), spec.shape, where)
     if name in BUNDLED_OFFSETS:
         data = files("wna_ray").joinpath("bundled", BUNDLED_OFFSETS[name]).read_bytes()
-    elif not Path(name).is_file():
+    elif not os.path.exists(name):
         choices = ", ".join([*BUNDLED_OFFSETS, f"{MEAN}DATASET"])
         raise SpecError(f"{where} is no file; give a number, a .npy file with a (C, H, W) image, or one of: {choices}")
     else:
-        data = Path(name).read_bytes()
+        data = _offset_file(name, spec.shape)
     try:
         image = np.load(BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError, BadZipFile) as error:
@@ -66,6 +68,14 @@ def load_offset(spec: StimulusSpec) -> NDArray[np.float32]:
     if not np.isfinite(image).all():
         raise SpecError(f"{where} holds values that are not finite")
     return image
+
+
+def _offset_file(name: str, shape: tuple[int, int, int]) -> bytes:
+    most = 8 * math.prod(shape) + MOST_NPY_HEADER
+    try:
+        return read_file(name, f"a .npy file with numbers of shape {shape}", most, "stimulus.offset")
+    except ModelError as error:
+        raise SpecError(str(error)) from None
 
 
 def _mean_image(name: str, shape: tuple[int, int, int], where: str) -> NDArray[np.float32]:

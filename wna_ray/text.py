@@ -19,6 +19,7 @@ HIDDEN = "***"
 MOST_LINE, MOST_LINES = 1_200, 80  # of a message; our own longest line has about 700 characters
 MOST_READ = 100_000  # characters of a message that are looked at
 MODEL_SCHEMES = ("bundled", "torchvision", "timm", "python", "export", "trained")
+MODEL_OPTIONS = ("weights", "layer", "seed", "part", "pretrained")
 
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, direction, half characters, line ends
 
@@ -56,6 +57,7 @@ _AT, _SLASH, _EQUALS = (re.compile(_sign(sign), re.IGNORECASE) for sign in "@/="
 _QUERY = re.compile(rf"{_sign('?')}|{_sign('#')}", re.IGNORECASE)
 _PATH = re.compile(rf"{_sign('/')}|{_sign('?')}|{_sign('#')}", re.IGNORECASE)
 _NAMED = re.compile(rf"(?:(?!{_sign('/')}|{_sign('@')}|{_sign('?')}|{_sign('#')}).)*?{_sign(':')}(?!\d+(?:{_sign('/')}|$))", re.IGNORECASE)
+_CONTAINER = re.compile(r"(abfss?|wasbs?|az)\b", re.IGNORECASE)  # abfs://CONTAINER@ACCOUNT is no login
 _AND = re.compile(rf"({_sign('&')})", re.IGNORECASE)
 _MODEL = re.compile(rf"({'|'.join(MODEL_SCHEMES)}):[^?\s]*\?")
 
@@ -70,8 +72,14 @@ def redacted(text: str) -> str:
     model = _MODEL.match(text)
     if model is None:
         return _hide_all(text)
-    # An option's value that is a URL ends where the next option begins.
-    return _hide_all(model[0][:-1]) + "?" + "&".join(_hide_all(option) for option in text[model.end() :].split("&"))
+    # An option's value that is a URL ends where the next option begins: but what follows a bare ? may belong to either.
+    parts, asked = [_hide_all(model[0][:-1]) + "?"], False
+    for option in text[model.end() :].split("&"):
+        url = _URL.search(option)
+        ours = option.partition("=")[0] in MODEL_OPTIONS
+        parts += [_hide_pair(option) if asked and not ours else _hide_all(option), "&"]
+        asked |= url is not None and "?" in option[url.end() :]
+    return "".join(parts[:-1])
 
 
 def redacted_tree(value: Any) -> Any:
@@ -86,7 +94,7 @@ def redacted_tree(value: Any) -> Any:
 def has_login(url: str) -> bool:
     """Whether a URL says who logs in: ``scheme://NAME:SECRET@host``."""
     start = _URL.search(url)
-    return start is not None and _login(url[start.end() :]) > 0
+    return start is not None and _login(start[0], url[start.end() :]) > 0
 
 
 def _hide_all(text: str) -> str:
@@ -94,24 +102,26 @@ def _hide_all(text: str) -> str:
     while (start := _URL.search(text, at)) is not None:
         token = _TOKEN.match(text, start.end())
         assert token is not None, "it matches nothing, too"
-        parts += [text[at : start.end()], _hide(token[0])]
+        parts += [text[at : start.end()], _hide(start[0], token[0])]
         at = token.end()
     return "".join([*parts, text[at:]])
 
 
-def _login(rest: str) -> int:
+def _login(scheme: str, rest: str) -> int:
     """Where the host begins in what stands behind ``scheme://``; 0 where nobody logs in."""
     if _NAMED.match(rest):  # a name and a secret, which may hold any sign (those of AWS do hold slashes)
         query = _QUERY.search(rest)
         ends = [m.end() for m in _AT.finditer(rest, 0, query.start() if query else len(rest))] or [m.end() for m in _AT.finditer(rest)]
         return ends[-1] if ends else 0
+    if _CONTAINER.match(scheme):
+        return 0
     path = _PATH.search(rest)
     return max((m.end() for m in _AT.finditer(rest, 0, path.start() if path else len(rest))), default=0)
 
 
-def _hide(rest: str) -> str:
+def _hide(scheme: str, rest: str) -> str:
     """What stands behind ``scheme://``, without secrets."""
-    host = _login(rest)
+    host = _login(scheme, rest)
     sign = next(m for m in reversed(list(_AT.finditer(rest, 0, host))))[0] if host else ""
     login, rest = (HIDDEN + sign) * bool(host), rest[host:]
     query = _QUERY.search(rest)
