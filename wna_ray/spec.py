@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -27,6 +27,7 @@ from pydantic import (
 from wna_ray.datasets import SHAPES, DatasetName
 from wna_ray.errors import SpecError
 from wna_ray.noise import table
+from wna_ray.parse import parse_yaml, read_text
 from wna_ray.wavelets import SIDE, wavelets
 
 ResponseKind = Literal["label", "confidence", "logits", "probabilities", "activation", "rectified", "spikes"]
@@ -34,11 +35,35 @@ DIFFERENTIABLE: tuple[ResponseKind, ...] = ("logits", "probabilities", "activati
 StimulusKind = Literal["gaussian", "uniform", "binary", "sparse", "images"]
 UNIT_KINDS: tuple[ResponseKind, ...] = ("activation", "rectified", "spikes")
 MOST_FEATURES = 4096  # values whose covariance is taken apart for principal components
+MOST_FAULTS = 12  # of a spec, that an error names
 MOST_BASIS = 1 << 25  # whole numbers of a basis: 128 MB
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, data: Any) -> Any:
+        """Python takes true for 1, so ``samples: yes`` would be a run of one image."""
+        for name, value in data.items() if isinstance(data, Mapping) else ():
+            if isinstance(name, str) and name in _numeric(cls) and _holds_truth(value):
+                raise ValueError(f"{name}: expected no truth value (YAML reads yes, no, on and off as such; put words in quotes)")
+        return data
+
+
+@cache
+def _numeric(model: type[BaseModel]) -> frozenset[str]:
+    """Fields of a model that take no truth values."""
+    return frozenset(name for name, field in model.model_fields.items() if not _takes_truth(field.annotation))
+
+
+def _takes_truth(annotation: Any) -> bool:
+    return annotation in (bool, Any) or any(_takes_truth(part) for part in get_args(annotation))
+
+
+def _holds_truth(value: Any) -> bool:
+    return any(map(_holds_truth, value)) if isinstance(value, list | tuple) else isinstance(value, bool)
 
 
 def _number(value: Any) -> Any:
@@ -503,6 +528,8 @@ class _Written(_Frozen):
                 if fault["type"] == "extra_forbidden":
                     message = f"unknown key; known here are {', '.join(_keys(cls, fault['loc'][:-1]))}"
                 lines.append(f"{source}: {where + ': ' if where else ''}{message}")
+            if len(lines) > MOST_FAULTS:
+                lines[MOST_FAULTS:] = [f"{source}: and {len(lines) - MOST_FAULTS:,} more faults"]
             raise SpecError("\n".join(lines)) from None
 
     @classmethod
@@ -706,14 +733,7 @@ def read_yaml(path: str | Path, changes: Mapping[str, Any] | None = None, full: 
     full
         First make the changes that the file keeps under ``full`` (dotted keys: what its full size is).
     """
-    try:
-        data = yaml.safe_load(Path(path).read_text())
-    except FileNotFoundError:
-        raise SpecError(f"{path}: no such file; give a YAML spec such as those in jobs/") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read as text ({error})") from None
-    except yaml.YAMLError as error:
-        raise SpecError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from None
+    data = parse_yaml(read_text(path), str(path))
     if not isinstance(data, dict):
         raise SpecError(f"{path}: expected a mapping (model:, stimulus:, samples:, ...), got {type(data).__name__}")
     larger = data.pop("full", None)

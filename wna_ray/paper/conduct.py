@@ -26,17 +26,18 @@ import numpy as np
 import yaml
 
 from wna_ray.errors import SpecError, WnaError
+from wna_ray.folder import write_files
 from wna_ray.opened import AnyRun
 from wna_ray.page import Page, Section, Verdict, render
 from wna_ray.paper import attacks, backdoors, digits, families, neurons, objects, psychophysics
 from wna_ray.paper.experiment import Experiment, Made
 from wna_ray.paper.found import Found, Missing
 from wna_ray.paper.plan import STEPS, Step
+from wna_ray.parse import parse_yaml, read_text
 from wna_ray.progress import duration
 from wna_ray.results import Run
 from wna_ray.spec import read_yaml
 from wna_ray.specs import parse_spec
-from wna_ray.store import write_files
 from wna_ray.sweep_run import run_any, run_sweep
 from wna_ray.sweep_spec import SweepSpec
 from wna_ray.train_run import train
@@ -137,7 +138,7 @@ def read_step(step: Step, jobs: Path, out: str | Path, full: bool) -> Asked:
     path = jobs / step.job
     if not path.is_file():
         raise SpecError(f"--jobs {jobs}: there is no {step.job}; run in a checkout of the project, or name its folder of jobs")
-    sized = full and step.kind == "run" and "full" in yaml.safe_load(path.read_text())
+    sized = full and step.kind == "run" and "full" in parse_yaml(read_text(path), str(path))
     data = read_yaml(path, dict(step.changes) | (dict(step.full) if full else {}), sized)
     data = _moved(data, str(out))
     if step.kind == "run":
@@ -158,7 +159,7 @@ def _moved(value: Any, out: str) -> Any:
     for head in ("trained:", ""):
         if value.startswith(f"{head}{OWN}/"):
             return f"{head}{out}/{value.removeprefix(f'{head}{OWN}/')}"
-    value = os.path.expandvars(value)
+    value = value.replace("$WNA_DATA", os.environ.get("WNA_DATA", "$WNA_DATA"))
     if value.startswith(WEIGHTS) and not Path(value.removeprefix(WEIGHTS)).is_file():
         return f"{WEIGHTS}IMAGENET1K_V2"
     return value
