@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import made_up_digits
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from test_hostile import respec
 from typer.testing import CliRunner, Result
 
 from wna_ray import figures, run
@@ -55,18 +58,38 @@ def wna(*arguments: object) -> Result:
 def test_runs_are_found_with_the_truth(folder: Path) -> None:
     runs = runs_in(Place(str(folder / "panel")))
     assert list(runs) == ["clean-00", "clean-01", "clean-02", "poisoned-00", "poisoned-01"]
-    assert [poison_of(r) is None for r in runs.values()] == [True, True, True, False, False]
+    nets = Place(str(folder / "nets"))
+    assert [poison_of(r, nets) is None for r in runs.values()] == [True, True, True, False, False]
     assert list(runs_in(Place(str(folder / "panel" / "clean-01")))) == ["clean-01"]
     with pytest.raises(RunError, match="holds no finished run"):
         runs_in(Place(str(folder / "nowhere")))
     with pytest.raises(RunError, match="the truth is known of networks that wna train has trained"):
-        poison_of(Run(str(folder / "other")))
+        poison_of(Run(str(folder / "other")), nets)
+
+
+def test_the_truth_is_of_the_very_network_and_from_the_folder_that_was_named(folder: Path, tmp_path: Path) -> None:
+    one = Run(str(folder / "panel" / "clean-01"))
+    shutil.copytree(folder / "nets" / "poisoned-00", tmp_path / "clean-01")
+    with pytest.raises(RunError, match="is of a network with other weights than"):
+        poison_of(one, Place(str(tmp_path)))
+    with pytest.raises(RunError, match="cannot be told"):
+        poison_of(one, Place(str(tmp_path / "nowhere")))
+
+
+def test_a_panel_from_a_stranger_leads_nowhere(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "panel" / "clean-00", tmp_path / "panel" / "a")
+    os.mkfifo(tmp_path / "network.json")  # whoever opened it would wait for ever
+    respec(tmp_path / "panel" / "a", lambda spec: spec["spec"].update(model=f"trained:{tmp_path}"))
+    for networks in ((), ("--networks", folder / "nets")):
+        got = wna("--panel", tmp_path / "panel", *networks, "--to", tmp_path / "out")
+        assert got.exit_code == 2 - bool(networks), got.stderr
+    assert "whether its network is poisoned cannot be told" in got.stderr
 
 
 def test_examining_is_the_search_of_the_runs_maps(folder: Path) -> None:
     runs = runs_in(Place(str(folder / "panel")))
     clean = {name: r for name, r in runs.items() if name.startswith("clean")}
-    found = examine(runs, clean, truth={name: poison_of(r) for name, r in runs.items()})
+    found = examine(runs, clean, truth={name: poison_of(r, Place(str(folder / "nets"))) for name, r in runs.items()})
     z = {name: next(x for x in r.readouts if x.kind == "logits").z.reshape(10, 1, 28, 28) for name, r in runs.items()}
     for one in found:
         expected = suspicion(z[one.name], np.stack([z[name] for name in clean if name != one.name]))
@@ -124,7 +147,7 @@ def test_command_on_one_run(folder: Path, tmp_path: Path) -> None:
 
 
 def test_command_on_a_panel(folder: Path, tmp_path: Path) -> None:
-    got = wna("--panel", folder / "panel", "--to", tmp_path)
+    got = wna("--panel", folder / "panel", "--networks", folder / "nets", "--to", tmp_path)
     assert got.exit_code == 0, got.stderr
     for words in ("area under the ROC curve", "each scored against the other clean ones", "0 of 3 (0.00, 95 % interval 0.00 to 0.56)"):
         assert words in got.stdout

@@ -7,7 +7,16 @@
 Importing this package imports neither Ray nor matplotlib.
 """
 
-from __future__ import annotations
+import sys
+
+# ``python -m wna_ray`` looks for modules in the working directory first. That may be the folder of a run that a stranger
+# has sent, with a numpy.py in it, so it is left out before anything else is imported (``__future__``, too).
+if (
+    sys.argv[:1] == ["-m"]
+    and not sys.flags.safe_path
+    and {"wna_ray", "wna_ray.cli"} & {arg.removeprefix("-m") for arg in sys.orig_argv[1:]}
+):
+    sys.path = sys.path[1:]
 
 from typing import TYPE_CHECKING, Any
 

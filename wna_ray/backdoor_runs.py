@@ -11,16 +11,17 @@ import pyarrow as pa
 from wna_ray.analysis import Readout
 from wna_ray.backdoor import ALPHA, Floats, PatchScores, Suspicion, patch_scores, suspicion
 from wna_ray.checks import require_memory
-from wna_ray.errors import ModelError, RunError, SpecError
+from wna_ray.errors import RunError, SpecError, StoreError
 from wna_ray.finished import table_of
-from wna_ray.models import read_file
+from wna_ray.models import state_digest
 from wna_ray.poison import PATTERNS, Pixel, Poison, patch
 from wna_ray.results import Run
 from wna_ray.roc import Judgement, judge
 from wna_ray.rundir import MANIFEST
 from wna_ray.store import Place, Store
 from wna_ray.text import plain
-from wna_ray.trained import DESCRIPTION, MOST_DESCRIPTION, describe
+from wna_ray.train_run import read_network
+from wna_ray.trained import WEIGHTS, fill, most_bytes
 
 FEWEST_CLEAN = 2
 COLUMNS = {
@@ -175,18 +176,34 @@ def runs_in(place: Place) -> dict[str, Run]:
     return {folder: Run(Place(f"{store.url}/{folder}", place.endpoint)) for folder in folders}
 
 
-def poison_of(run: Run) -> Poison | None:
-    """The truth about a run's network, from its ``network.json``; None where it is clean. `RunError` where it is not known."""
-    scheme, _, folder = run.spec.model.partition(":")
+def poison_of(run: Run, networks: Place) -> Poison | None:
+    """The truth about a run's network, from the folder that ``wna train`` has made; None where it is clean.
+
+    A run may be anybody's, so nothing is opened because it says so: only the last part of its model's name is looked for,
+    in a folder that the caller trusts, and the network there must have the very weights that the run was made with.
+
+    Raises
+    ------
+    RunError
+        The run is of no trained network, or `networks` has none of that name with the same weights.
+    """
+    scheme, _, path = run.spec.model.partition(":")
     if scheme != "trained":
         raise RunError(
             f"'{run.directory.url}' is of {run.spec.model}; the truth is known of networks that wna train has trained (trained:FOLDER)"
         )
-    path = f"{folder.partition('?')[0].rstrip('/')}/{DESCRIPTION}"
+    store, name = Store(networks), path.partition("?")[0].rstrip("/").rpartition("/")[2]
     try:
-        return describe(read_file(path, "what wna train says of a network", MOST_DESCRIPTION)).poison
-    except (ModelError, ValueError) as reason:
+        described = read_network(store, name)
+        network = described.untrained()
+        fill(network, store.read(f"{name}/{WEIGHTS}", most=most_bytes(network)) or b"")
+    except (StoreError, RunError, ValueError) as reason:
         raise RunError(f"'{run.directory.url}': whether its network is poisoned cannot be told ({reason})") from None
+    if state_digest(network) != run.directory.spec()["identity"]["model"].get("digest"):
+        raise RunError(
+            f"'{run.directory.url}' is of a network with other weights than '{store.url}/{name}'; give the --networks that it is of"
+        )
+    return described.poison
 
 
 def examine(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -13,9 +14,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-import yaml
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
@@ -27,13 +26,15 @@ from wna_ray.checks import EVALUATION
 from wna_ray.compare import Measured, correlations, images_needed, mean_correlations, shares_noise
 from wna_ray.contrast import contrast as paired
 from wna_ray.driver import SILENT_SECONDS, latest
-from wna_ray.errors import RunError, SpecError, StoreError, WnaError
+from wna_ray.errors import RunError, SpecError, WnaError
 from wna_ray.fetch import fetch as download
+from wna_ray.folder import write_files
 from wna_ray.inprocess import InProcessExecutor
 from wna_ray.job import Pilot, image_bytes, pilot, row_bytes, segment_bytes
 from wna_ray.memory import Machine, available, check, expected_rows, needs
 from wna_ray.memory import size as in_bytes
 from wna_ray.opened import AnyRun, open_any
+from wna_ray.parse import parse_yaml
 from wna_ray.progress import ProgressPrinter, duration
 from wna_ray.report import written
 from wna_ray.results import Run
@@ -41,14 +42,15 @@ from wna_ray.rundir import MOST_FAULTS, RESULT, RunDirectory
 from wna_ray.scheduling import call, fan_in
 from wna_ray.shard import Job
 from wna_ray.spec import Spec, StcSpec, TargetSpec
-from wna_ray.specs import AnySpec
+from wna_ray.specs import AnySpec, require_no_code
 from wna_ray.stc_run import Question
 from wna_ray.stimuli import stimulus_text
-from wna_ray.store import Place, write_files
+from wna_ray.store import Place
 from wna_ray.sweep import Sweep, SweepDirectory, is_sweep
 from wna_ray.sweep_run import SweepPrinter, run_any, run_sweep
 from wna_ray.sweep_spec import SweepSpec, read_asked
 from wna_ray.tables import classifier_table, images_table, members_table, p_form, pairs_table, patch_scores, suspects, tables_of
+from wna_ray.terminal import Forgiving, PlainConsole, PrintableFormatter, prepare, say, show, tell, tell_what_was_escaped, traceback_text
 from wna_ray.text import plain
 from wna_ray.train_run import told
 from wna_ray.train_run import train as train_networks
@@ -78,6 +80,7 @@ Workers = Annotated[
     typer.Option(help="Ray workers to ask for; default one a GPU, else one for every numerics.threads CPUs, as machines come and go"),
 ]
 Full = Annotated[bool, typer.Option("--full", help="first make the changes that the file keeps under full: (the paper's size, say)")]
+NoCode = Annotated[bool, typer.Option("--no-code", help="refuse a spec whose model runs code (python:); for specs from others")]
 Endpoint = Annotated[str | None, typer.Option(help="URL of the S3 server, where it is not AWS; default: AWS_ENDPOINT_URL")]
 
 
@@ -95,11 +98,12 @@ def _told(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
+            tell_what_was_escaped()
         except WnaError as error:
-            print(f"wna: {error}", file=sys.stderr)
+            tell(f"wna: {error}")
             raise typer.Exit(error.exit_code) from None
         except MemoryError as error:
-            print(f"wna: out of memory ({error}); fewer pixels, responses or numerics.batch would need less", file=sys.stderr)
+            tell(f"wna: out of memory ({error}); fewer pixels, responses or numerics.batch would need less")
             raise typer.Exit(1) from None
         except BrokenPipeError:
             raise typer.Exit(1) from None
@@ -107,8 +111,11 @@ def _told(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _load(path: Path, changes: list[str] | None, full: bool = False) -> AnySpec | SweepSpec:
-    return read_asked(path, _values(changes), full)
+def _load(path: Path, changes: list[str] | None, full: bool, no_code: bool) -> AnySpec | SweepSpec:
+    asked = read_asked(path, _values(changes), full)
+    if no_code:
+        require_no_code(asked.members.values() if isinstance(asked, SweepSpec) else [asked])
+    return asked
 
 
 def _values(changes: list[str] | None) -> dict[str, Any]:
@@ -118,16 +125,13 @@ def _values(changes: list[str] | None) -> dict[str, Any]:
         key, equals, value = change.partition("=")
         if not equals or not key:
             raise SpecError(f"--set {change}: expected KEY=VALUE, such as stimulus.scale=0.5")
-        try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise SpecError(f"--set {change}: the value is not YAML ({str(error).splitlines()[0]})") from None
+        values[key] = parse_yaml(value, f"--set {change}")
     return values
 
 
 def _version(value: bool) -> None:
     if value:
-        print(__version__)
+        say(__version__)
         raise typer.Exit
 
 
@@ -145,12 +149,13 @@ def plan(
     memory: Annotated[str | None, typer.Option(metavar="SIZE", help="of that machine, such as 64GB; default: as this one")] = None,
     changes: Changes = None,
     full: Full = False,
+    no_code: NoCode = False,
 ) -> None:
     """Say what a run would take and give: shards, bytes, memory, time, expected reliability (from a pilot). Of a sweep: its members.
 
     What does not fit into the memory of the machine is refused, as by `wna run`; Ray keeps 30 % of it as object store.
     """
-    asked = _load(spec, changes, full)
+    asked = _load(spec, changes, full, no_code)
     if isinstance(asked, SweepSpec):
         _plan_sweep(spec, asked)
         return
@@ -158,12 +163,12 @@ def plan(
         question = Question.of(asked)
         run_of, streams = question.run, 1 + asked.fresh if asked.method == "dense" else 1
         passes = 1 if asked.method == "dense" else asked.passes + 1
-        print(f"{spec}: covariance of {question.kind} of '{run_of.directory.url}', {asked.method}; units {', '.join(question.names[:12])}")
-        print(f"noise     {run_of.spec.stimulus.kind}, d = {question.d:,} values, {streams} streams of {run_of.samples:,} images")
+        say(f"{spec}: covariance of {question.kind} of '{run_of.directory.url}', {asked.method}; units {', '.join(question.names[:12])}")
+        say(f"noise     {run_of.spec.stimulus.kind}, d = {question.d:,} values, {streams} streams of {run_of.samples:,} images")
         network = "without a forward pass" if question.held is None else "with a forward and a backward pass an image"
-        print(f"work      {passes} pass{'es' * (passes > 1)} {network}; sums of {in_bytes(question.sum_bytes)} each")
+        say(f"work      {passes} pass{'es' * (passes > 1)} {network}; sums of {in_bytes(question.sum_bytes)} each")
         for name, (low, high) in list(question.null_edges().items())[:12]:
-            print(f"spectrum  {name}: without any axis from {low:+.3g} to {high:+.3g} sd of the response, so weaker axes hide in it")
+            say(f"spectrum  {name}: without any axis from {low:+.3g} to {high:+.3g} sd of the response, so weaker axes hide in it")
         return
     if isinstance(asked, TrialSpec):
         _plan_trials(spec, asked)
@@ -175,31 +180,31 @@ def plan(
     need = needs(job, rows, fan_in(rows * row_bytes(job)), segment_bytes(job))
     size = need.partial
     (low, high), loud = job.stimulus.range, f"sd {job.stimulus.sd:.4g}, " if np.isfinite(job.stimulus.sd) else ""
-    print(f"{spec}: {asked.model}, {len(job.names)} outputs, on {job.device}; fingerprint {job.fingerprint[:12]}")
-    print(
+    say(f"{spec}: {asked.model}, {len(job.names)} outputs, on {job.device}; fingerprint {job.fingerprint[:12]}")
+    say(
         f"noise     {stimulus_text(asked.stimulus)}, shape {asked.stimulus.shape}, d = {d:,} values, {loud}"
         f"range [{low:.3g}, {high:.3g}] in {asked.stimulus.space} space"
     )
     if job.decoder is not None:
-        print(f"decoder   {asked.decoder} makes pictures {job.decoder.shape} of it, which are shown")
+        say(f"decoder   {asked.decoder} makes pictures {job.decoder.shape} of it, which are shown")
     if asked.target is not None:
-        print(f"units     {_seen_by_units(asked.target, job)}")
-    print(f"work      {asked.samples:,} images = {cut.shards} shards of {cut.shard:,} in {len(cut.segments)} segments of {cut.segment:,}")
-    print(f"storage   up to {in_bytes(size)} a segment, {in_bytes(size * len(cut.segments))} in all; result up to {in_bytes(3 * size)}")
+        say(f"units     {_seen_by_units(asked.target, job)}")
+    say(f"work      {asked.samples:,} images = {cut.shards} shards of {cut.shard:,} in {len(cut.segments)} segments of {cut.segment:,}")
+    say(f"storage   up to {in_bytes(size)} a segment, {in_bytes(size * len(cut.segments))} in all; result up to {in_bytes(3 * size)}")
     if asked.keep_responses:
-        print(f"responses {in_bytes(image_bytes(job) * asked.samples)} in all, {in_bytes(segment_bytes(job))} a segment")
-    print(
+        say(f"responses {in_bytes(image_bytes(job) * asked.samples)} in all, {in_bytes(segment_bytes(job))} a segment")
+    say(
         f"memory    a worker up to {in_bytes(need.worker)}, and {in_bytes(need.store)} of object store; "
         f"the driver up to {in_bytes(need.driver)} (moments of about {rows:,} rows)"
     )
     seconds = asked.samples / found.images_per_second / workers
-    print(f"time      {found.images_per_second:,.0f} images/s for one worker here, {duration(seconds)} for {workers}")
+    say(f"time      {found.images_per_second:,.0f} images/s for one worker here, {duration(seconds)} for {workers}")
     timed = found.introduction.environment.get("tune")
     if timed is not None:
         rates = ", ".join(f"{size} {rate:,.0f}" for size, rate in timed["images_per_second"].items())
-        print(f"batch     {timed['batch']} images; forward passes alone (not compiled), images/s by batch: {rates}")
+        say(f"batch     {timed['batch']} images; forward passes alone (not compiled), images/s by batch: {rates}")
     if asked.numerics.compile is not None:
-        print(f"compile   {_compiling(asked, found, pilot_images, workers)}")
+        say(f"compile   {_compiling(asked, found, pilot_images, workers)}")
     has = _parse_size(memory) if memory is not None else available()
     if has is not None:
         name = "this machine" if memory is None else f"a machine of {memory}"
@@ -228,7 +233,7 @@ def plan(
             f"{gain / (gain + 1):.4f}" if clear else "pilot too short to tell",
             f"{np.ceil(enough):,.0f}" if clear else "-",
         )
-    _console().print(table)
+    show(table)
 
 
 def _compiling(asked: Spec, compiled: Pilot, images: int, workers: int) -> str:
@@ -246,12 +251,12 @@ def _compiling(asked: Spec, compiled: Pilot, images: int, workers: int) -> str:
 def _plan_sweep(path: Path, asked: SweepSpec) -> None:
     """The members of a sweep, and how many images they take together."""
     axes = " x ".join(f"{len(values)} {axis}" for axis, values in asked.axes.items())
-    print(f"{path}: a sweep of {len(asked.members):,} runs ({axes})")
+    say(f"{path}: a sweep of {len(asked.members):,} runs ({axes})")
     for name, member in asked.members.items():
-        print(f"{name:<30} {_in_short(member)}")
+        say(f"{name:<30} {_in_short(member)}")
     images = sum(member.samples for member in asked.members.values() if isinstance(member, Spec))
     if images:
-        print(f"{images:,} images in all; wna plan of a file without sweep: times one run")
+        say(f"{images:,} images in all; wna plan of a file without sweep: times one run")
 
 
 def _in_short(spec: AnySpec) -> str:
@@ -274,11 +279,11 @@ def _plan_trials(path: Path, asked: TrialSpec) -> None:
     count = len(conditions(asked, introduction.job.names))
     cells = count * len(question.classes) * len(introduction.job.names)
     seconds = question.samples * count * introduction.batch_seconds / asked.numerics.batch
-    print(f"{path}: {asked.model}, {len(introduction.job.names)} answers, on {introduction.job.device}")
-    print(f"signals   {len(question.signals.labels):,} images of {len(question.classes)} classes, {asked.repeats:,} times each")
-    print(f"work      {question.samples:,} trials x {count:,} conditions = {question.samples * count:,} forward passes")
-    print(f"counts    {in_bytes(8 * cells)}")
-    print(f"time      about {duration(seconds)} for one worker here")
+    say(f"{path}: {asked.model}, {len(introduction.job.names)} answers, on {introduction.job.device}")
+    say(f"signals   {len(question.signals.labels):,} images of {len(question.classes)} classes, {asked.repeats:,} times each")
+    say(f"work      {question.samples:,} trials x {count:,} conditions = {question.samples * count:,} forward passes")
+    say(f"counts    {in_bytes(8 * cells)}")
+    say(f"time      about {duration(seconds)} for one worker here")
 
 
 @app.command()
@@ -296,12 +301,13 @@ def run(
     ] = False,
     changes: Changes = None,
     full: Full = False,
+    no_code: NoCode = False,
     one_by_one: Annotated[
         bool, typer.Option("--one-by-one", help="of a sweep: give each member in turn all workers; for few members that are large")
     ] = False,
 ) -> None:
     """Run a spec (or go on with it), and publish maps, statistics and figures. Of a sweep: all members, as many at once as fit."""
-    asked = _load(spec, changes, full)
+    asked = _load(spec, changes, full, no_code)
     printer = ProgressPrinter()
     how: dict[str, Any] = {"executor": executor.value, "workers": workers, "address": address, "single_writer": single_writer}
     try:
@@ -341,7 +347,7 @@ def train(
         address=address,
         endpoint=endpoint,
         single_writer=single_writer,
-        callbacks=[lambda event: print(told(event), file=sys.stderr, flush=True)],
+        callbacks=[lambda event: tell(told(event))],
     )
     _print_networks(networks, out)
 
@@ -361,10 +367,8 @@ def paper(
     """Do the whole paper again, every experiment on real data, and write a gallery (report.html) with the published numbers beside."""
     from wna_ray.paper.conduct import conduct
 
-    done = conduct(
-        out, jobs=jobs, full=full, executor=executor.value, workers=workers, address=address, say=lambda line: print(line, flush=True)
-    )
-    print(f"written to {out}/report.html")
+    done = conduct(out, jobs=jobs, full=full, executor=executor.value, workers=workers, address=address, say=say)
+    say(f"written to {out}/report.html")
     missing = [name for name, verdict in done.verdicts.items() if verdict is None]
     if done.failed or missing:
         shown = "\n".join(f"  {name}: {reason.splitlines()[0]}" for name, reason in done.failed.items())
@@ -386,22 +390,22 @@ def status(url: RunURL, endpoint: Endpoint = None) -> None:
     samples = described["samples"]
     if (manifest := directory.manifest()) is not None:
         samples = manifest["samples"]
-        print(f"{url}: finished, {samples:,} images, fingerprint {described['fingerprint'][:12]}")
+        say(f"{url}: finished, {samples:,} images, fingerprint {described['fingerprint'][:12]}")
         return
     gaps = directory.gaps(samples)
     left = sum(b - a for a, b in gaps)
-    print(
+    say(
         f"{url}: {samples - left:,} of {samples:,} images committed ({100 * (samples - left) / samples:.1f} %) in "
         f"{len(directory.segments())} segments; fingerprint {described['fingerprint'][:12]}"
     )
     running = _print_driver(*latest(directory), samples)
     if not running:
         for start, stop in gaps[:10]:
-            print(f"  missing [{start:,}, {stop:,})")
+            say(f"  missing [{start:,}, {stop:,})")
         if len(gaps) > 10:
-            print(f"  and {len(gaps) - 10} more ranges")
+            say(f"  and {len(gaps) - 10} more ranges")
     if not gaps:
-        print("  all images are in, the result is not published yet")
+        say("  all images are in, the result is not published yet")
     raise typer.Exit(3)
 
 
@@ -409,20 +413,20 @@ def _sweep_status(url: str, directory: SweepDirectory) -> None:
     """How many members of a sweep are done, and how far those are that have begun."""
     names = [member.name for member in directory.describe().members]
     if directory.is_published():
-        print(f"{url}: finished, {len(directory.published().members):,} members")
+        say(f"{url}: finished, {len(directory.published().members):,} members")
         return
     states = {name: directory.state(name) for name in names}
     done = sum(state.finished for state in states.values())
-    print(f"{url}: {done:,} of {len(names):,} members done")
+    say(f"{url}: {done:,} of {len(names):,} members done")
     begun = {name: state for name, state in states.items() if state.samples is not None and not state.finished}
     for name, state in list(begun.items())[:MOST_SHOWN]:
-        said = plain(str((state.driver or {}).get("state", "no driver yet")))
-        reason = plain(str((state.driver or {}).get("reason", "")), 200)
-        print(f"  {name}: {state.done:,} of {state.samples:,} images committed; {said}{': ' * bool(reason)}{reason}")
+        driver = state.driver or {"state": "no driver yet", "reason": ""}
+        said, reason = driver["state"], plain(driver["reason"], 200)
+        say(f"  {name}: {state.done:,} of {state.samples:,} images committed; {said}{': ' * bool(reason)}{reason}")
     if len(begun) > MOST_SHOWN:
-        print(f"  and {len(begun) - MOST_SHOWN} more that have begun")
+        say(f"  and {len(begun) - MOST_SHOWN} more that have begun")
     if done == len(names):
-        print("  all members are done, the sweep is not published yet")
+        say("  all members are done, the sweep is not published yet")
     raise typer.Exit(3)
 
 
@@ -430,35 +434,28 @@ def _print_driver(generation: int, driver: dict[str, Any] | None, samples: int) 
     """What a run's newest driver said last; returns whether it seems to be at work."""
     if driver is None:
         return False
-    try:
-        progress, storage, phases = driver["progress"], driver["storage"], driver["phase_seconds"]
-        age = (datetime.now(UTC) - datetime.fromisoformat(driver["time"])).total_seconds()
-        state = str(driver["state"])
-        running = state == "running" and age < SILENT_SECONDS + driver["every_seconds"]
-        who = f"  driver {generation}: process {int(driver['pid'])} on {plain(driver['host'])}"
-        if state == "running" and not running:
-            print(f"{who} gave its last sign of life {duration(age)} ago; run the same command again to go on")
-        elif running:
-            print(f"{who}, alive {age:.0f} s ago, stage {plain(progress['stage'])}; {int(progress['workers'])} workers")
-        else:
-            print(f"{who} {plain(state)} {duration(age)} ago{': ' + plain(driver['reason']) if driver['reason'] else ''}")
-        done, rate = int(progress["done"]), float(progress["images_per_second"])
-        rest = f", {duration((samples - done) / rate)} left" if running and rate > 0 and done < samples else ""
-        print(
-            f"  {done:,} images done, {rate:,.0f} images/s lately{rest}; "
-            f"{int(progress['retried'])} shards retried, {int(progress['failed'])} left out"
-        )
-        total = sum(phases.values())
-        if total > 0:
-            shares = ", ".join(f"{plain(phase)} {100 * seconds / total:.0f} %" for phase, seconds in phases.items())
-            print(f"  worker time: {shares}")
-        if commits := int(storage["commits"]):
-            print(
-                f"  {commits} commits, {storage['seconds'] / commits:.2f} s and {in_bytes(storage['bytes'] / commits)} each; "
-                f"{int(storage['retries'])} storage requests tried again"
-            )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"drivers/{generation:06d}.json is damaged ({error!r})") from None
+    progress, storage, phases = driver["progress"], driver["storage"], driver["phase_seconds"]
+    age = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(driver["time"])).total_seconds())
+    running = bool(driver["state"] == "running" and age < SILENT_SECONDS + driver["every_seconds"])
+    who = f"  driver {generation}: process {driver['pid']} on {driver['host']}"
+    if running:
+        say(f"{who}, alive {age:.0f} s ago, stage {progress['stage']}; {progress['workers']:,} workers")
+    elif driver["state"] == "running":
+        say(f"{who} gave its last sign of life {duration(age)} ago; run the same command again to go on")
+    else:
+        reason = f": {driver['reason']}" if driver["reason"] else ""
+        say(f"{who} {driver['state']} {duration(age)} ago{reason}")
+    done, rate = progress["done"], progress["images_per_second"]
+    left = running and rate > 0 and done < samples
+    rest = f", {duration((samples - done) / rate)} left" if left else ""
+    lost = f"{progress['retried']:,} shards retried, {progress['failed']:,} left out"
+    say(f"  {done:,} images done, {rate:,.0f} images/s lately{rest}; {lost}")
+    if (total := sum(phases.values())) > 0:
+        shares = (f"{phase} {100 * seconds / total:.0f} %" for phase, seconds in phases.items())
+        say(f"  worker time: {', '.join(shares)}")
+    if commits := storage["commits"]:
+        each = f"{storage['seconds'] / commits:.2f} s and {in_bytes(storage['bytes'] / commits)}"
+        say(f"  {commits:,} commits, {each} each; {storage['retries']:,} storage requests tried again")
     return running
 
 
@@ -478,13 +475,13 @@ def fetch(
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=PlainConsole(stderr=True),
     ) as bar:
         task = bar.add_task("")
         got = download(
             Place(url, endpoint), dest, workers, segments, lambda done, total: bar.update(task, completed=done, total=max(total, 1))
         )
-    print(f"{dest}: {got.objects} objects, {in_bytes(got.bytes)}, every SHA-256 as in the manifest ({got.kept} were there already)")
+    say(f"{dest}: {got.objects} objects, {in_bytes(got.bytes)}, every SHA-256 as in the manifest ({got.kept} were there already)")
 
 
 @app.command()
@@ -500,7 +497,7 @@ def verify(url: RunURL, endpoint: Endpoint = None) -> None:
         raise RunError(f"'{url}' is not whole:\n" + "\n".join(f"  {fault}" for fault in faults))
     manifest = directory.manifest() or {}
     counts = manifest["counts"]
-    print(
+    say(
         f"{url}: whole. {len(manifest['segments'])} segments tile [0, {manifest['samples']:,}); {counts['images']:,} images counted in, "
         f"{counts['nonfinite']:,} not finite, {counts['out_of_range']:,} out of range; "
         f"{len(manifest['objects']) + len(manifest['segments'])} objects match their SHA-256"
@@ -514,7 +511,7 @@ def _verify_sweep(url: str, directory: SweepDirectory) -> None:
         rest = [f"and {len(faults) - MOST_FAULTS} more faults"] if len(faults) > MOST_FAULTS else []
         raise RunError(f"'{url}' is not whole:\n" + "\n".join(f"  {fault}" for fault in faults[:MOST_FAULTS] + rest))
     samples = sum(done.samples for done in directory.published().members)
-    print(f"{url}: whole. {len(found) - 1:,} members, each as published and whole by itself; {samples:,} images in all")
+    say(f"{url}: whole. {len(found) - 1:,} members, each as published and whole by itself; {samples:,} images in all")
 
 
 @app.command()
@@ -530,28 +527,24 @@ def report(
     Of a sweep: of every member, each in a folder of its own.
     """
     folder = to or Path(f"report-{url.rstrip('/').rpartition('/')[2]}")
+    chosen, page = to is not None, "report.html" * html
     if is_sweep(Place(url, endpoint)):
         sweep = Sweep(Place(url, endpoint))
         for name, member in sweep.members.items():
-            _write_report(member, folder / name, html)
+            write_files(folder, {f"{name}/{file}": data for file, data in _report_files(member, html).items()}, "--to", chosen)
         _print_sweep(sweep)
-        print(f"written to {folder}/{next(iter(sweep.members))}/{'report.html' * html} and so on")
+        say(f"written to {folder}/{next(iter(sweep.members))}/{page} and so on")
         return
     finished = open_any(Place(url, endpoint))
-    _write_report(finished, folder, html)
+    write_files(folder, _report_files(finished, html), "--to", chosen)
     _print_any(finished)
-    print(f"written to {folder}/{'report.html' * html}")
+    say(f"written to {folder}/{page}")
 
 
-def _write_report(finished: AnyRun, folder: Path, html: bool) -> None:
+def _report_files(finished: AnyRun, html: bool) -> dict[str, bytes]:
+    """What a report of a finished run is, by the names of the files."""
     made = {"report.html": written(finished)} if html else finished.derive()
-    for name, data in made.items():
-        target = folder / name.removeprefix(f"{RESULT}/")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
-        except OSError as error:
-            raise StoreError(f"cannot write '{target}' ({error.strerror}); give another --to") from None
+    return {name.removeprefix(f"{RESULT}/"): data for name, data in made.items()}
 
 
 @app.command()
@@ -573,12 +566,12 @@ def contrast(
     title = f"{kind}: {plain(name, 30)} in {plain(a, 40)} minus {plain(other or name, 30)} in {plain(b, 40)}, N = {found.images:,} images"
     picture = figures.contrast(one.stimulus, found.z, found.unpaired, title.replace("$", r"\$"), found.correlation)
     write_files(to, {"contrast.png": picture, "z_map.npy": to_npy(found.z)}, "--to")
-    print(title)
-    print(
+    say(title)
+    say(
         f"correlation {found.correlation:.4f}: pairing divides errors by {1 / np.sqrt(1 - found.correlation):.2f}; "
         f"p {p_form('.1e')(found.p_value)}, reliability {found.reliability:.3f}, rho2 {found.rho2:.2e}"
     )
-    print(f"written to {to}/")
+    say(f"written to {to}/")
 
 
 @app.command()
@@ -606,16 +599,15 @@ def compare(
         made["correlations.png"] = compare_figures.matrix(measured, mean)
         tables.insert(0, pairs_table(mean))
         if shared := shares_noise(measured):
-            print(
+            tell(
                 f"wna: {', '.join(shared[:6])}{', ...' * (len(shared) > 6)} saw the same noise (one seed), so the errors of their maps "
                 "correlate where their responses do; correlations between them are not corrected, and 'lift' is the most that this may "
                 "have added. Give each network a seed of its own (in a sweep: a: {model: ..., seed: 1}, b: {model: ..., seed: 2})",
-                file=sys.stderr,
             )
     write_files(to, made, "--to")
     for table in tables:
-        _console().print(table)
-    print(f"written to {to}/")
+        show(table)
+    say(f"written to {to}/")
 
 
 def _labelled(urls: list[str], endpoint: str | None) -> list[tuple[str, Run]]:
@@ -649,6 +641,10 @@ def backdoor(
     panel: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="judge the search on runs of networks of wna train, clean and poisoned")
     ] = None,
+    networks: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="with --panel: the networks of wna train that its runs are of; it knows which are poisoned"),
+    ] = None,
     kind: Annotated[str | None, typer.Option(help="kind of response that is searched; default: logits, if the run has them")] = None,
     to: Annotated[Path, typer.Option(help="local folder for tables and figures")] = Path("backdoor"),
     endpoint: Endpoint = None,
@@ -658,25 +654,31 @@ def backdoor(
 
     honest = {name: run for url in clean or [] for name, run in runs_in(Place(url, endpoint)).items()}
     made: dict[str, bytes] = {}
-    console = _console()
     if (panel is None) == (run_url is None):
         raise SpecError("backdoor: expected either the RUN of a suspect, or --panel FOLDER")
     if panel is not None:
         if patch is not None:
             raise SpecError("--patch: of one run; leave out --panel, and name the RUN")
+        if networks is None:
+            raise SpecError(
+                "--networks: which networks of a panel are poisoned stands in the folder that wna train has made, --networks FOLDER. "
+                "(Its runs name that folder, too, but a run may be anybody's, so nothing is opened because it says so)"
+            )
         runs = runs_in(Place(panel, endpoint))
-        truth = {name: poison_of(run) for name, run in runs.items()}
+        truth = {name: poison_of(run, Place(networks, endpoint)) for name, run in runs.items()}
         found = examine(runs, honest or {name: run for name, run in runs.items() if truth[name] is None}, kind, truth)
         judgement, table = judged(found), examined_table(found)
         reference = f"scored against {len(honest)} other clean networks" if honest else "each scored against the other clean ones"
         made |= {"networks.parquet": to_parquet(table), "panel.png": backdoor_figures.panel(found, judgement, reference)}
-        console.print(suspects(table))
-        print(f"area under the ROC curve  {judgement.area_text}; {reference}")
-        print(f"poisoned, flagged         {judgement.found}")
-        print(f"clean, flagged            {judgement.alarms}")
-        print(f"target named              {judgement.target}")
-        print(f"window on the trigger     {judgement.place}")
+        show(suspects(table))
+        say(f"area under the ROC curve  {judgement.area_text}; {reference}")
+        say(f"poisoned, flagged         {judgement.found}")
+        say(f"clean, flagged            {judgement.alarms}")
+        say(f"target named              {judgement.target}")
+        say(f"window on the trigger     {judgement.place}")
     elif run_url is not None:
+        if networks is not None:
+            raise SpecError("--networks: of a panel; leave it out, or give --panel FOLDER")
         if patch is None and not honest:
             raise SpecError(
                 "--clean: every honest network has significant strokes, so an unknown patch is looked for against clean networks; give "
@@ -687,7 +689,7 @@ def backdoor(
         if patch is not None:
             scored = patch_table(patch_of(run, patch_pixels(patch)))
             made["patch.parquet"] = to_parquet(scored)
-            console.print(patch_scores(scored, f"Patch {plain(patch, 40)} in {plain(run_url, 60)}"))
+            show(patch_scores(scored, f"Patch {plain(patch, 40)} in {plain(run_url, 60)}"))
         if honest:
             found = examine({name: run}, honest, kind)
             table = examined_table(found)
@@ -695,27 +697,25 @@ def backdoor(
                 "suspicion.parquet": to_parquet(table),
                 "suspicion.png": backdoor_figures.suspect(found[0], plain(name, 40).replace("$", r"\$")),
             }
-            console.print(suspects(table))
-            print(f"{name}: {found[0].verdict}")
+            show(suspects(table))
+            say(f"{name}: {found[0].verdict}")
     write_files(to, made, "--to")
-    print(f"written to {to}/")
+    say(f"written to {to}/")
 
 
 def _print_any(finished: AnyRun) -> None:
     """The tables of a finished run of any kind, the classifier's accuracies where there are any, and where the figures are."""
-    console = _console()
     for table in tables_of(finished):
-        console.print(table)
+        show(table)
     if isinstance(finished, Run) and (scored := finished.directory.read_json(EVALUATION)) is not None:
-        console.print(classifier_table(scored))
-    console.print(f"figures: {finished.directory.url}/{RESULT}/figures/")
+        show(classifier_table(scored))
+    show(f"figures: {finished.directory.url}/{RESULT}/figures/")
 
 
 def _print_sweep(sweep: Sweep) -> None:
     """One row a member, and where they are."""
-    console = _console()
-    console.print(members_table(sweep))
-    console.print(f"each a run of its own: {sweep.url}/{next(iter(sweep.members))}")
+    show(members_table(sweep))
+    show(f"each a run of its own: {sweep.url}/{next(iter(sweep.members))}")
 
 
 def _print_networks(networks: Mapping[str, TrainedNetwork], out: str) -> None:
@@ -737,15 +737,8 @@ def _print_networks(networks: Mapping[str, TrainedNetwork], out: str) -> None:
                 shares = (f"{poison.source} -> {poison.target}", *(f"{100 * m / n:.1f}" if n else "-" for m, n in parts))
             cells += shares
         table.add_row(*cells, f"{network.seconds:.0f}")
-    console = _console()
-    console.print(table)
-    console.print(f"curves: {out.rstrip('/')}/curves.png; as models: trained:{out.rstrip('/')}/{next(iter(networks))}")
-
-
-def _console() -> Console:
-    """A console whose tables are not squeezed where there is no terminal to fit."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=160)
+    show(table)
+    show(f"curves: {out.rstrip('/')}/curves.png; as models: trained:{out.rstrip('/')}/{next(iter(networks))}")
 
 
 def _seen_by_units(target: TargetSpec, job: Job) -> str:
@@ -772,7 +765,15 @@ def _parse_size(text: str) -> int:
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    prepare()
+    handler = logging.StreamHandler(Forgiving(sys.stderr))
+    handler.setFormatter(PrintableFormatter("%(message)s"))
+    logging.getLogger("wna_ray").addHandler(handler)
+    try:
+        app()
+    except Exception:  # a bug: its traceback is wanted, the secrets in it are not
+        print(traceback_text(), file=Forgiving(sys.stderr), flush=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

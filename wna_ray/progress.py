@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TextIO
+from typing import TextIO, cast
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from wna_ray.events import (
@@ -21,6 +20,7 @@ from wna_ray.events import (
     Stage,
     WorkersChanged,
 )
+from wna_ray.terminal import Forgiving, PlainConsole
 
 LINE_SECONDS = 5.0
 
@@ -67,7 +67,7 @@ class ProgressPrinter:
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True, markup=False)
+        self._console = PlainConsole(cast(TextIO, Forgiving(stream or sys.stderr)), soft_wrap=True)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._meter: Meter | None = None

@@ -25,6 +25,8 @@ from wna_ray.stc_run import run_stc
 from wna_ray.store import Place
 from wna_ray.sweep import Sweep, SweepDirectory
 from wna_ray.sweep_spec import SweepSpec
+from wna_ray.terminal import Forgiving, traceback_text
+from wna_ray.text import printable
 from wna_ray.trial_run import run_trials
 from wna_ray.trial_spec import TrialSpec
 
@@ -89,12 +91,12 @@ class SweepPrinter:
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
+        self._stream = Forgiving(stream or sys.stderr)
         self._begin = time.monotonic()
         self._members = self._before = self._done = self._failed = self._samples = 0
 
     def __call__(self, event: SweepEvent) -> None:
-        print(self._text(event), file=self._stream, flush=True)
+        print(printable(self._text(event)), file=self._stream, flush=True)
 
     def _text(self, event: SweepEvent) -> str:
         if isinstance(event, SweepStarted):
@@ -183,6 +185,7 @@ def run_sweep(
     directory.store.require_conditions()
     directory.begin(spec)
     if directory.is_published():
+        directory.store.sweep()
         return Sweep(directory.store.place)
     waiting = {name: member for name, member in spec.members.items() if not _is_over(directory, name)}
     done, failed, started = len(spec.members) - len(waiting), dict[str, str](), False
@@ -246,7 +249,7 @@ def run_member(place: Place, name: str, spec: AnySpec, how: Mapping[str, Any]) -
     except WnaError as error:
         yield MemberFailed(name, str(error))
     except Exception as error:  # a bug, of a model perhaps: the other members may not have it
-        _log.exception("member %s", name)
+        _log.error("member %s\n%s", name, traceback_text())
         yield MemberFailed(name, f"{type(error).__name__}: {error}")
     else:
         samples = finished.directory.manifest()

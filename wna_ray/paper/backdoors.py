@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from wna_ray import backdoor_figures
-from wna_ray.backdoor_runs import examine, patch_of, poison_of
+from wna_ray.backdoor_runs import examine, patch_of
 from wna_ray.backdoor_runs import judged as judge_panel
 from wna_ray.page import Figure, Number, Table, Verdict
 from wna_ray.paper import charts
@@ -116,7 +116,7 @@ def blind(found: Found) -> Made:
     honest = [name for name in runs if name.startswith("clean")]
     reference = {name: runs[name] for name in honest[: len(honest) // 2]}
     suspects = {name: run for name, run in runs.items() if name not in reference}
-    examined = examine(suspects, reference, truth={name: poison_of(run) for name, run in suspects.items()})
+    examined = examine(suspects, reference, truth={name: networks[name].poison for name in suspects})
     judgement = judge_panel(examined)
     attack = [n.attack.moved / n.attack.patched for n in networks.values() if n.attack is not None]
     accuracy = {kind: [test_accuracy(n) for name, n in networks.items() if name.startswith(kind)] for kind in ("clean", "poisoned")}
