@@ -19,7 +19,7 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are taken by the other processes
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PYTHONPATH"] = os.pathsep.join(
-    [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
 )  # for `python:networks_for_tests`
 
 # A shell's background job ignores Ctrl-C, and would hand that on to the drivers that the tests interrupt.

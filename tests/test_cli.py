@@ -294,3 +294,43 @@ def test_a_plan_says_where_units_look(spec: Path) -> None:
     assert "20 units of conv1 see 5 x 5 pixels of 1 channel; shown as 5 x 5: 31.4 times fewer pixels" in got.stdout
     got = wna("plan", spec, "--pilot", "64", *units, "--set", "target.layer=fc1", "--set", "responses=[activation]")
     assert "the whole image is shown (the units see the whole image)" in got.stdout
+
+
+RUNS_CODE = "'python:os:system?command=touch sprung'"
+CODE = f"""
+model: {RUNS_CODE}
+stimulus: {{kind: gaussian, shape: [1, 28, 28], offset: 0.5, scale: 0.3}}
+samples: 10
+"""
+NO_CODE = CODE.replace(RUNS_CODE, "bundled:mnist-cnn")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CODE,
+        CODE.replace("model:", "model: bundled:mnist-cnn\ndecoder:").replace("kind:", "space: input, kind:"),
+        "sweep: {a: {b: {seed: 1}, c: {seed: 2}}}\n" + CODE,
+        "sweep: {a: {b: {seed: 1}, c: {model: 'python:os:getcwd'}}}\n"
+        + CODE.replace('"python:os:system?command=touch sprung"', "bundled:mnist-cnn"),
+        "run: nowhere\nmodel: python:os:getcwd\n",
+        "model: python:os:getcwd\nsignals: {dataset: mnist}\nnoise: {kind: uniform, offset: 0.5, scale: 0.5}\ngammas: [0.3]\nrepeats: 1\n",
+    ],
+    ids=["model", "decoder", "sweep", "member", "covariance", "trials"],
+)
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_no_code_refuses_models_that_run_code(command: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("spec.yaml").write_text(text)
+    out = ["--out", "out", "--executor", "local"] if command == "run" else []
+    got = CliRunner().invoke(app, [command, "spec.yaml", "--no-code", *out])
+    assert got.exit_code == 2
+    assert "--no-code:" in got.stderr
+    assert "trust this spec like a script" in got.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["spec.yaml"]
+
+
+def test_no_code_lets_all_other_models_pass(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(NO_CODE)
+    got = CliRunner().invoke(app, ["plan", str(tmp_path / "spec.yaml"), "--no-code", "--pilot", "10"])
+    assert got.exit_code == 0, got.stderr

@@ -181,7 +181,7 @@ def test_a_shard_by_kernels_alone(changes: dict[str, Any]) -> None:
         "samples": 100,
         "evaluation": "none",
     }
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     asked = spec | changes | {"stimulus": stimulus}
     assert script(FED, json.dumps(asked), TRITON_INTERPRET="1", PYTHONPATH=path).split() == ["100"]
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import io
 import json
 import os
 import pickle
+import sys
 import zipfile
 from collections.abc import Callable
 from importlib.resources import files
@@ -463,3 +465,25 @@ def test_normalisation_stands_between_pixels_and_network(make_spec: Callable[...
     x = torch.arange(2 * 16).reshape(2, 1, 4, 4) / 32  # exact in float32, as are the weights
     expected = (x.reshape(2, 16).numpy().astype(np.float64) * 4 - 2) @ networks_for_tests.weights().numpy().astype(np.float64).T
     assert np.array_equal(Network(spec, "cpu")(x), expected)
+
+
+def test_the_working_directory_is_searched_for_a_network_of_ones_own_and_only_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_network.py").write_text(
+        "import own_sibling\n\ndef make():\n    import own_late_sibling\n    return own_sibling.network()\n"
+    )
+    (tmp_path / "own_sibling.py").write_text("import torch\n\ndef network():\n    return torch.nn.Linear(2, 3)\n")
+    (tmp_path / "own_late_sibling.py").write_text("")
+    (tmp_path / "own_stranger.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    assert isinstance(load("python:own_network:make").module, nn.Linear)
+    assert sys.path == before
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("own_stranger")
+
+
+def test_secrets_of_urls_are_no_part_of_what_a_network_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_url_network.py").write_text("import torch\n\ndef make(address):\n    return torch.nn.Linear(2, 3)\n")
+    monkeypatch.chdir(tmp_path)
+    source = load("python:own_url_network:make?address=http://me:pw@host/x").source
+    assert source == "python:own_url_network:make?address=http://***@host/x"

@@ -63,3 +63,25 @@ def test_public_names_exist_and_others_do_not() -> None:
     assert wna_ray.run is run
     with pytest.raises(AttributeError, match="module 'wna_ray' has no attribute 'spek'"):
         wna_ray.spek  # noqa: B018
+
+
+MODULES = ("typing", "__future__", "typer", "numpy", "torch", "yaml", "rich", "json", "enum", "pydantic", "scipy", "fsspec")
+
+
+@pytest.mark.parametrize("start", [("-m", "wna_ray"), ("-mwna_ray",), ("-m", "wna_ray.cli")])
+def test_no_module_of_a_strangers_folder_is_imported(start: tuple[str, ...], tmp_path: Path) -> None:
+    for name in MODULES:
+        (tmp_path / f"{name}.py").write_text(f"open('sprung', 'w').close()\nraise SystemExit('{name}.py of the folder was run')\n")
+    done = subprocess.run([sys.executable, *start, "--version"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, wna_ray.__version__), done.stderr
+    assert not (tmp_path / "sprung").exists()
+    code = "import sys; sys.argv = ['x']; import json"  # the trap works: Python itself would have imported from there
+    assert "json.py of the folder" in subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True).stderr
+
+
+def test_a_persons_own_session_keeps_its_folder_on_the_path(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("x = 5\n")
+    (tmp_path / "script.py").write_text("import wna_ray, mine; print(mine.x)\n")
+    for arguments in (["script.py"], ["-c", "import wna_ray, mine; print(mine.x)"], ["-m", "script"]):
+        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.stdout == "5\n", done.stderr
