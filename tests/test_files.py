@@ -6,6 +6,7 @@ import io
 import os
 import socket
 import struct
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -77,6 +78,15 @@ def test_remote_objects_are_read_up_to_what_is_needed() -> None:
         read_file("memory://files/weights", "weights", 99)
     with pytest.raises(ModelError, match="no file 'memory://files/other'; expected weights"):
         read_file("memory://files/other", "weights", 99)
+
+
+def test_reading_takes_no_memory_for_what_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "small").write_bytes(b"x" * 1000)
+    tracemalloc.start()
+    assert len(read_file(str(tmp_path / "small"), "an exported program", 16 << 30)) == 1000
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 32 << 20
 
 
 @pytest.mark.parametrize("scheme", ["s3", "s3a", "gs", "abfs"])

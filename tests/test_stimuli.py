@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,19 @@ def write_cut_off(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def with_header(text: str) -> bytes:
+    data = text.encode() + b" " * (-(len(text) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(data)) + data
+
+
+def write_nested(path: Path) -> None:
+    path.write_bytes(with_header("{'descr': '<f4', 'fortran_order': False, 'shape': " + "(" * 900))
+
+
+def write_lying(path: Path) -> None:
+    path.write_bytes(with_header("{'descr': '<f4', 'fortran_order': False, 'shape': (100000, 1000000), }") + b"x" * 100)
+
+
 @pytest.mark.parametrize(
     "write, words",
     [
@@ -123,6 +137,8 @@ def write_cut_off(path: Path) -> None:
         (write_cut_off, "is not a plain .npy array"),
         (lambda path: np.save(path, np.array([{}], dtype=object), allow_pickle=True), "is not a plain .npy array"),
         (write_archive, r"holds an archive; expected numbers of shape \(2, 5, 7\)"),
+        (write_nested, "is not a plain .npy array"),
+        (write_lying, r"holds float32 of shape \(100000, 1000000\); expected numbers of shape \(2, 5, 7\)"),
         (lambda path: np.save(path, np.zeros((5, 7))), r"holds float64 of shape \(5, 7\); expected numbers of shape \(2, 5, 7\)"),
         (lambda path: np.save(path, np.zeros((2, 7, 5))), r"holds float64 of shape \(2, 7, 5\)"),
         (lambda path: np.save(path, np.full((2, 5, 7), "a")), r"holds <U1 of shape"),
@@ -130,7 +146,23 @@ def write_cut_off(path: Path) -> None:
         (lambda path: np.save(path, np.where(np.arange(70).reshape(2, 5, 7) == 69, np.nan, 0)), "holds values that are not finite"),
         (lambda path: np.save(path, np.where(np.arange(70).reshape(2, 5, 7) == 0, np.inf, 0)), "holds values that are not finite"),
     ],
-    ids=["missing", "folder", "text", "empty", "cut-off", "pickled", "npz", "no-channel", "turned", "strings", "complex", "nan", "inf"],
+    ids=[
+        "missing",
+        "folder",
+        "text",
+        "empty",
+        "cut-off",
+        "pickled",
+        "npz",
+        "nested",
+        "lying",
+        "no-channel",
+        "turned",
+        "strings",
+        "complex",
+        "nan",
+        "inf",
+    ],
 )
 def test_offsets_that_will_not_do(write: Callable[[Path], None], words: str, tmp_path: Path) -> None:
     path = tmp_path / "offset.npy"

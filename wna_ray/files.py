@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from typing import IO
 
 import fsspec
 
@@ -19,6 +20,7 @@ from wna_ray.text import has_login
 
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "r2")
 LOCAL = ("file", "local")
+PIECE_BYTES = 8 << 20
 _VARIABLE = re.compile(r"\$(?:\w+|\{[^}]*\})", re.ASCII)  # as os.path.expandvars reads them
 _KINDS = {
     stat.S_ISDIR: "a folder",
@@ -55,7 +57,7 @@ def read_file(path: str, what: str, most: int, option: str = "model") -> bytes:
             _require_regular(rest if mark else part, path, what, most, option)
     try:
         with fsspec.open(path, "rb") as file:
-            data = bytes(file.read(most + 1))
+            data = _read(file, most + 1)
     except FileNotFoundError:
         raise ModelError(f"{option}: no file '{path}'; expected {what}") from None
     except MemoryError:
@@ -66,6 +68,15 @@ def read_file(path: str, what: str, most: int, option: str = "model") -> bytes:
     if len(data) > most:
         raise ModelError(f"{option}: '{path}' has more than the {most:,} bytes of {what}")
     return data
+
+
+def _read(file: IO[bytes], most: int) -> bytes:
+    """Up to `most` bytes, piece by piece: a reader may take memory for all that it is asked for at once."""
+    pieces = list[bytes]()
+    while most and (piece := file.read(min(most, PIECE_BYTES))):
+        pieces.append(piece)
+        most -= len(piece)
+    return b"".join(pieces)
 
 
 def expanded(path: str, option: str = "model") -> str:

@@ -10,7 +10,7 @@ from functools import cached_property
 from importlib.resources import files
 from io import BytesIO
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -57,16 +57,31 @@ def load_offset(spec: StimulusSpec) -> NDArray[np.float32]:
         raise SpecError(f"{where} is no file; give a number, a .npy file with a (C, H, W) image, or one of: {choices}")
     else:
         data = _offset_file(name, spec.shape)
-    try:
-        image = np.load(BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError, BadZipFile) as error:
-        raise SpecError(f"{where} is not a plain .npy array ({error})") from None
-    if not isinstance(image, np.ndarray) or image.shape != spec.shape or image.dtype.kind not in "fiu":
-        found = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else "an archive"
-        raise SpecError(f"{where} holds {found}; expected numbers of shape {spec.shape}, as stimulus.shape says")
+    image = _read_npy(data, spec.shape, where)
     image = image.astype(np.float32)
     if not np.isfinite(image).all():
         raise SpecError(f"{where} holds values that are not finite")
+    return image
+
+
+def _read_npy(data: bytes, shape: tuple[int, int, int], where: str) -> NDArray[Any]:
+    """The numbers of a ``.npy`` file; its header is looked at before memory is taken for what it says."""
+    try:
+        if is_zipfile(BytesIO(data)):
+            raise SpecError(f"{where} holds an archive; expected numbers of shape {shape}, as stimulus.shape says")
+        buffer = BytesIO(data)
+        version = np.lib.format.read_magic(buffer)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        found, _, dtype = read(buffer)
+        if dtype.hasobject:
+            raise ValueError("it holds pickled objects")
+        if found != shape or dtype.kind not in "fiu":
+            raise SpecError(f"{where} holds {dtype} of shape {found}; expected numbers of shape {shape}, as stimulus.shape says")
+        image: NDArray[Any] = np.load(BytesIO(data), allow_pickle=False)
+    except (SpecError, MemoryError):
+        raise
+    except Exception as error:  # NumPy reads the header as Python, which may be anything
+        raise SpecError(f"{where} is not a plain .npy array ({' '.join(str(error).split())[:200]})") from None
     return image
 
 
