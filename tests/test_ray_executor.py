@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import ipaddress
+import json
+import os
 import re
+import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import wna_ray
+from wna_ray.errors import WnaError
 from wna_ray.events import Committed, RunStarted, SegmentCommitted, ShardDone, ShardRetried, WorkersChanged
-from wna_ray.ray_executor import RayExecutor, _Actor, _Call
+from wna_ray.ray_executor import RayExecutor, _Actor, _Call, connect
 from wna_ray.scheduling import PayloadLost
 
 LOSE_A_NODE = """
@@ -121,6 +128,142 @@ executor.close()
 ray.shutdown()
 cluster.shutdown()
 """
+
+PORTS = """
+import json, os, time
+import ray
+import psutil  # Ray's own, found once Ray is imported
+from wna_ray.ray_executor import connect
+
+connect(None, 1, 1, False)
+
+@ray.remote
+class Actor:
+    def there(self):
+        return True
+
+actor = Actor.remote()
+ray.get(actor.there.remote())
+(node,) = ray.nodes()
+wanted = {node[key] for key in ("NodeManagerPort", "ObjectManagerPort", "MetricsExportPort")}
+wanted |= {int(os.environ[key]) for key in ("AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT")}
+me, until, found = psutil.Process(), time.monotonic() + 60, []
+while not wanted <= {port for _, _, port in found} and time.monotonic() < until:
+    time.sleep(0.5)  # Ray's helpers open their ports some time after ray.init
+    found = []
+    for process in [me, *me.children(recursive=True)]:
+        try:
+            sockets = process.net_connections("tcp")
+        except psutil.Error:  # it has ended
+            continue
+        found += [(process.name(), *c.laddr) for c in sockets if c.status == psutil.CONN_LISTEN]
+print(json.dumps({"wanted": sorted(wanted), "found": found}))
+ray.shutdown()
+"""
+
+
+SEARCHED = """
+import json, os, sys
+import ray
+from wna_ray.ray_executor import connect
+
+connect(None, 1, 1, code=sys.argv[1] == "code")
+
+@ray.remote
+def searched():
+    import wna_ray
+    return sys.path, wna_ray.__file__
+
+path, package = ray.get(searched.remote())
+print(json.dumps({"here": os.getcwd() in path, "package": package}))
+ray.shutdown()
+"""
+
+
+def outside(address: str) -> bool:
+    """Whether a socket bound to this address can be reached from another machine."""
+    ip = ipaddress.ip_address(address)
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return not (mapped or ip).is_loopback
+
+
+@pytest.mark.parametrize(
+    ("address", "open_"),
+    [
+        ("0.0.0.0", True),
+        ("::", True),
+        ("192.0.2.1", True),
+        ("127.0.0.1", False),
+        ("::1", False),
+        ("::ffff:127.0.0.1", False),
+        ("::ffff:192.0.2.1", True),
+    ],
+)
+def test_which_addresses_are_seen_from_outside(address: str, open_: bool) -> None:
+    assert outside(address) == open_
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems don't tell whose a socket is")
+def test_a_local_cluster_listens_on_loopback_only() -> None:
+    """Driver, GCS, raylet, agents, metrics and workers: Ray itself would use all interfaces."""
+    env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    for key in ("AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT"):
+        with socket.create_server(("", 0)) as free:  # another Ray here may have the usual ones
+            env[key] = str(free.getsockname()[1])
+    command = [sys.executable, "-c", PORTS]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert set(told["wanted"]) <= {port for _, _, port in told["found"]}, told
+    assert {"gcs_server", "raylet", "ray::Actor"} <= {name for name, _, _ in told["found"]}, told
+    assert [entry for entry in told["found"] if outside(entry[1])] == []
+
+
+def test_only_a_cluster_started_here_is_kept_to_the_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not one that is joined; and Ray is as it was afterwards, also where it did not start."""
+    from ray._private import ray_constants
+
+    clusters: list[tuple[str, bool]] = []
+
+    def init(address: str, **_: Any) -> None:
+        clusters.append((address, ray_constants.ENABLE_RAY_CLUSTER))
+        if len(clusters) == 4:
+            raise RuntimeError("no")
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
+    for address in (None, "local", "auto"):
+        assert connect(address, 1, 1, False)
+        assert ray_constants.ENABLE_RAY_CLUSTER is True
+    with pytest.raises(WnaError, match="cannot reach Ray at a local cluster"):
+        connect(None, 1, 1, False)
+    assert clusters == [("local", False), ("local", False), ("auto", True), ("local", False)]
+    assert ray_constants.ENABLE_RAY_CLUSTER is True
+    assert not caplog.records
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "192.0.2.1")  # of some Ray to come
+    connect(None, 1, 1, False)
+    assert "does not keep to this machine" in caplog.text
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("asked", ["code", "no code"])
+def test_workers_search_the_working_directory_only_for_code_that_was_asked_for(asked: str, tmp_path: Path) -> None:
+    """It may be the folder of a stranger's run; Ray alone would have every worker look there first."""
+    (tmp_path / "torch.py").write_text("raise SystemExit('a module of the folder was run')")
+    env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    (tmp_path.parent / f"{asked}.py").write_text(SEARCHED)
+    command = [sys.executable, "-P", str(tmp_path.parent / f"{asked}.py"), asked]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told == {"here": asked == "code", "package": str(Path(wna_ray.__file__))}
 
 
 @pytest.mark.ray

@@ -8,14 +8,16 @@ them. An actor takes one GPU where the cluster has any, else as many CPUs as the
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import logging
 import math
 import os
 import socket
 import stat
+import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,19 +27,24 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
+from ray._private import ray_constants
 from ray.exceptions import ObjectFetchTimedOutError, ObjectLostError, RayError, RayTaskError
+from ray.job_config import JobConfig
 
 from wna_ray.errors import CanaryError, SpecError, WnaError
 from wna_ray.memory import Machine
 from wna_ray.scheduling import PayloadLost, WorkerLost
 from wna_ray.shard import Device
 from wna_ray.spec import Spec, StcSpec
+from wna_ray.specs import runs_code
 from wna_ray.worker import Worker
 
 IN_FLIGHT = 2  # calls on an actor: one that runs, one that waits, so that no actor idles for the driver
 FOLLOW_SECONDS = 2.0  # between looks at what the cluster has
 DEAD_SECONDS = 10.0  # how long a dead actor's other calls may take to be reported dead
 FETCH_SECONDS = 600.0  # for the merged moments on their way to the driver
+
+_log = logging.getLogger(__name__)
 
 
 class RayWorker(Worker):
@@ -98,7 +105,7 @@ class RayExecutor:
         self._gone: set[str] = set()  # nodes that were there once
         self._losses = 0  # actors lost since a call last ended well
         self._alone_since = self._followed = time.monotonic()
-        self._started = connect(address, workers, spec.numerics.threads)
+        self._started = connect(address, workers, spec.numerics.threads, runs_code(spec))
         try:
             self.device: Device = self._choose_device(local=self._started and not (address or os.environ.get("RAY_ADDRESS")))
             self._follow()
@@ -353,18 +360,29 @@ def _first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def connect(address: str | None, workers: int | None, threads: int) -> bool:
-    """Join the cluster that is meant, or start a local one; returns whether this process must end it."""
+def connect(address: str | None, workers: int | None, threads: int, code: bool) -> bool:
+    """Join the cluster that is meant, or start a local one; returns whether to end it here.
+
+    A local one (no address, or ``local``) listens on this machine's loopback address alone. A
+    cluster listens where the one who started it said (docs/clusters.md, "What listens where").
+
+    Workers search the working directory for modules only where a spec names `code`.
+    """
     if ray.is_initialized():
         return False
     quiet: dict[str, Any] = {"logging_level": logging.ERROR}
+    where = address or os.environ.get("RAY_ADDRESS") or "local"
+    if not code and not where.startswith("ray://"):  # there the server makes the configuration
+        quiet["job_config"] = _OwnCode()
     try:
-        if where := address or os.environ.get("RAY_ADDRESS"):
+        if where != "local":
             _knock(where)
             ray.init(address=where, **quiet)
         else:
             cpus = max(os.cpu_count() or 1, (workers or 1) * threads)
-            ray.init("local", include_dashboard=False, num_cpus=cpus, log_to_driver=False, **quiet)
+            local: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False} | quiet
+            with _loopback():
+                ray.init("local", num_cpus=cpus, **local)
             token = Path.home() / ".ray" / "auth_token"
             if token.is_file() and token.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
                 token.chmod(0o600)  # Ray writes it readable by all
@@ -375,6 +393,45 @@ def connect(address: str | None, workers: int | None, threads: int) -> bool:
             "RAY_AUTH_MODE=token), or use --executor local"
         ) from error
     return True
+
+
+class _OwnCode(JobConfig):
+    """A job whose workers import what is installed, and this package from where it is here.
+
+    Ray has every worker search the driver's working directory first, which may be the folder of a
+    stranger's run. It leaves that out where the job brings a directory of its own.
+    """
+
+    def __init__(self) -> None:
+        package = str(Path(__file__).parents[1])
+        super().__init__(_py_driver_sys_path=[] if package in sys.path else [package])
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """Have the Ray that is started meanwhile listen on the loopback address, not on all interfaces.
+
+    Ray does so where it can't make clusters, by default on macOS and Windows. Its variable for that
+    (``RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0``) is read when Ray is imported, perhaps long before, and
+    would hold when a cluster is joined, too. ``ray.init(_node_ip_address="127.0.0.1")`` does not
+    do it: Ray replaces the loopback address by the one that other machines see.
+    """
+    before = getattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+    here: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    if not ipaddress.ip_address(here).is_loopback:
+        _log.warning(
+            "Ray %s does not keep to this machine: its ports are open to the network, and its "
+            "/metrics answers anybody. constraints.txt names a Ray that does",
+            ray.__version__,
+        )
 
 
 def _knock(address: str) -> None:

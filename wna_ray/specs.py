@@ -26,14 +26,22 @@ def parse_spec(data: Mapping[str, Any], source: str) -> AnySpec:
     return kind.parse(data, source)
 
 
+def code_of(spec: AnySpec) -> tuple[str, str] | None:
+    """Which part of a spec names a model whose code would run, and that model; None where none does."""
+    named = ((name, getattr(spec, name, None)) for name in ("model", "decoder"))
+    return next(((name, uri) for name, uri in named if uri is not None and uri.partition(":")[0] == "python"), None)
+
+
+def runs_code(spec: AnySpec) -> bool:
+    """Whether a spec names a model whose code would run."""
+    return code_of(spec) is not None
+
+
 def require_no_code(specs: Iterable[AnySpec]) -> None:
     """`SpecError` where a spec names a model of ``python:``, whose code would run.
 
     A spec is to be trusted like a script: such a model is any function of any installed module, called with what the
     spec says. All other models are read as numbers and sizes.
     """
-    for spec in specs:
-        for name in ("model", "decoder"):
-            uri = getattr(spec, name, None)
-            if isinstance(uri, str) and uri.partition(":")[0] == "python":
-                raise SpecError(f"--no-code: {name}: {uri} would run code; leave --no-code out if you trust this spec like a script")
+    for name, uri in filter(None, map(code_of, specs)):
+        raise SpecError(f"--no-code: {name}: {uri} would run code; leave --no-code out if you trust this spec like a script")

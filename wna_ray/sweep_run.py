@@ -20,7 +20,7 @@ from wna_ray.job import ExecutorName, _stop_on_sigterm, check_executor, check_re
 from wna_ray.opened import AnyRun
 from wna_ray.progress import duration
 from wna_ray.spec import StcSpec
-from wna_ray.specs import AnySpec
+from wna_ray.specs import AnySpec, runs_code
 from wna_ray.stc_run import run_stc
 from wna_ray.store import Place
 from wna_ray.sweep import Sweep, SweepDirectory
@@ -202,7 +202,8 @@ def run_sweep(
         if executor == "ray":
             from wna_ray.ray_executor import connect  # sets what Ray reads when it is imported
 
-            started = connect(address, workers, max(member.numerics.threads for member in spec.members.values()))
+            threads = max(member.numerics.threads for member in spec.members.values())
+            started = connect(address, workers, threads, any(map(runs_code, spec.members.values())))
         with _stop_on_sigterm(last_words):  # after Ray has started, which sets a handler of its own
             if executor == "ray" and not one_by_one:
                 events = _on_ray(directory, waiting, workers)

@@ -104,7 +104,7 @@ def conduct(
     if executor == "ray":
         from wna_ray.ray_executor import connect  # sets what Ray reads when it is imported
 
-        started = connect(address, workers, 1)
+        started = connect(address, workers, 1, code=False)
     begin, failed = time.monotonic(), dict[str, str]()
 
     def do(step: Step) -> None:
