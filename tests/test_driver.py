@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -147,3 +148,86 @@ def test_a_storage_that_refuses_the_journal_does_not_stop_the_run(directory: Run
     time.sleep(0.1)
     driver(Stage("x"))
     driver.close("finished")
+
+
+def test_secrets_do_not_get_into_the_journal(directory: RunDirectory) -> None:
+    driver = Driver(directory, beat_seconds=3600)
+    driver(ShardRetried(0, 100, 1, "cannot read http://me:hunter2@host/x?sig=hunter2"))
+    driver.close("failed", "cannot read s3://AKIA:hunter2@bucket/run\x1b[2J")
+    written = {name: directory.store.read(name) or b"" for folder in ("drivers", "events") for name in directory.store.list(folder)}
+    assert len(written) == 2
+    assert not any(b"hunter2" in data or b"u001b" in data for data in written.values())
+    assert (latest(directory)[1] or {})["reason"] == "cannot read s3://***@bucket/run\ufffd[2J"
+
+
+HUGE = 10**400
+ODD: dict[str, tuple[Any, str]] = {
+    "pid": (HUGE, "pid"),
+    "host": ([1.5], "host"),
+    "state": ({"a": 1}, "state"),
+    "reason": (7, "reason"),
+    "beat": (True, "beat"),
+    "every_seconds": (HUGE, "every_seconds"),
+    "time": ("yesterday", "time"),
+    "began": ("2026-01-01T00:00:00", "began"),
+    "progress.done": (-1, "progress.done"),
+    "progress.workers": (1e308, "progress.workers"),
+    "progress.images_per_second": (HUGE, "progress.images_per_second"),
+    "progress.stage": (None, "progress.stage"),
+    "phase_seconds": ({"a": HUGE, "b": 0.5}, "phase_seconds.a"),
+    "storage.bytes": (HUGE, "storage.bytes"),
+    "storage.commits": (False, "storage.commits"),
+    "storage": ([], "storage"),
+}
+
+
+@pytest.mark.parametrize("key, value, words", [(key, *odd) for key, odd in ODD.items()], ids=ODD.keys())
+def test_what_no_driver_says_of_itself_is_refused(directory: RunDirectory, key: str, value: Any, words: str) -> None:
+    Driver(directory).close("running")
+    found = json.loads(directory.store.read("drivers/000001.json") or b"")
+    *path, last = key.split(".")
+    part = found
+    for step in path:
+        part = part[step]
+    part[last] = value
+    directory.store.replace("drivers/000001.json", json.dumps(found).encode())
+    for ask in (lambda: latest(directory), lambda: Driver(directory)):
+        with pytest.raises(RunError, match=rf"drivers/000001\.json is damaged \({words}.*; delete it, unless a driver is at work there$"):
+            ask()
+
+
+def test_words_of_another_driver_are_plain(directory: RunDirectory, caplog: pytest.LogCaptureFixture) -> None:
+    Driver(directory).close("running")
+    foreign(directory, host="\x1b[2Jhost\n" * 99)
+    found = latest(directory)[1]
+    assert found is not None
+    assert found["host"].startswith("\ufffd[2Jhost\ufffd")
+    assert len(found["host"]) == 100
+    assert Driver(directory, silent_seconds=0.1).generation == 2
+    assert "was last driven by process" in caplog.text
+    assert "\x1b" not in caplog.text
+
+
+def test_claims_are_counted_by_their_numbers(directory: RunDirectory) -> None:
+    """A million of drivers has one more digit; what only looks like a number is none."""
+    Driver(directory).close("finished")
+    said = directory.store.read("drivers/000001.json") or b""
+    for name in ("999999", "1000000", "0000002", "12345"):
+        directory.store.create(f"drivers/{name}.json", said)
+    (Path(directory.url) / "drivers" / "\u00b2\u00b2\u00b2\u00b2\u00b2\u00b2.json").write_bytes(said)
+    assert latest(directory)[0] == 1_000_000
+    assert Driver(directory).generation == 1_000_001
+    directory.store.create("drivers/999999999.json", said)
+    with pytest.raises(RunError, match=r"drivers/999999999.json' is of no driver; delete it"):
+        Driver(directory)
+
+
+def test_a_driver_that_nobody_buries_is_gone(directory: RunDirectory) -> None:
+    """As in a container whose first process asks after no child: a zombie is at no work."""
+    code = "import sys, os; from wna_ray.driver import Driver; from wna_ray.rundir import RunDirectory\n"
+    code += "Driver(RunDirectory(sys.argv[1])); os.kill(os.getpid(), 9)"
+    with subprocess.Popen([sys.executable, "-c", code, directory.url]) as zombie:
+        os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+        begin = time.monotonic()
+        assert Driver(directory).generation == 2
+        assert time.monotonic() - begin < 1

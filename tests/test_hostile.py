@@ -279,6 +279,12 @@ def lists(name: str) -> Harm:
     return lambda run, _: manifest(run, lambda m: m["objects"].update({name: m["objects"]["spec.json"]}))
 
 
+def unlisted(run: Path, name: str) -> None:
+    """An object that is gone, and a manifest that does not know it."""
+    (run / name).unlink()
+    manifest(run, lambda m: m["objects"].pop(name))
+
+
 def wide(spec: dict[str, Any], k: int) -> None:
     """Many outputs, consistently."""
     spec["names"] = [str(i) for i in range(k)]
@@ -362,6 +368,33 @@ CASES: dict[str, tuple[str, str, Harm]] = {  # which commands refuse it (the oth
     "manifest: a list": ("fetch verify report", "is damaged (no JSON object)", lambda r, _: text(r, "MANIFEST.json", "[]")),
     "manifest: of another run": ("fetch verify report", "another run", lambda r, _: manifest(r, lambda m: m.update(fingerprint="0" * 64))),
     "manifest: nothing listed": ("fetch verify report", "", lambda r, _: manifest(r, lambda m: m.update(objects={}))),
+    "manifest: counts that are exchanged": (
+        "fetch verify",
+        "add up to",
+        lambda r, _: manifest(r, lambda m: m.update(counts={"images": 0, "nonfinite": 2000, "out_of_range": 0})),
+    ),
+    "manifest: another count": (
+        "fetch verify report",
+        "is damaged (counts.\ufffd[2J",
+        lambda r, _: manifest(r, lambda m: m["counts"].update({"\x1b[2J": "x"})),
+    ),
+    "manifest: no maps": ("fetch verify", "does not list result/z_maps.npy", lambda r, _: unlisted(r, "result/z_maps.npy")),
+    "manifest: no environment": ("fetch verify", "does not list environment.json", lambda r, _: unlisted(r, "environment.json")),
+    "manifest: an array of another kind": (
+        "fetch verify",
+        "it lists block.npy, which no run of this spec has",
+        lambda r, _: (r / "block.npy").write_bytes(b"") or lists("block.npy")(r, _) or seal(r),
+    ),
+    "offset: another image": (
+        "verify report",
+        "is not the offset",
+        lambda r, _: write(r, "offset.npy", header(F4, "(1, 4, 4)", bytes(64))),
+    ),
+    "offset: another number": (
+        "fetch verify report",
+        "differ in stimulus.offset",
+        lambda r, _: respec(r, lambda s: s["spec"]["stimulus"].update(offset=0.25)),
+    ),
     "json: 17 MiB of blanks": (
         "fetch verify report",
         "at most 16,777,216 were expected",
@@ -390,7 +423,7 @@ CASES: dict[str, tuple[str, str, Harm]] = {  # which commands refuse it (the oth
         lambda r, _: respec(r, lambda s: both(s, "stimulus", shape=[1, 10**6, 10**6])),
     ),
     "spec: few cells, 10^12 pixels": (
-        "report",
+        "verify report",
         "of memory, but this machine has",
         lambda r, _: respec(r, lambda s: both(s, "stimulus", shape=[16, 10**6, 10**6], cell=10**6)),
     ),
@@ -500,7 +533,7 @@ CASES: dict[str, tuple[str, str, Harm]] = {  # which commands refuse it (the oth
         "no .npy of plain numbers",
         lambda r, _: write(r, OUTPUTS, header("[('a', '<f4')]", "(18,)", bytes(72))),
     ),
-    "offset: a pickle": ("report", "no .npy of plain numbers", lambda r, _: write(r, "offset.npy", PICKLED)),
+    "offset: a pickle": ("verify report", "no .npy of plain numbers", lambda r, _: write(r, "offset.npy", PICKLED)),
     "maps: a pickle": ("open", "no .npy of plain numbers", lambda r, _: write(r, "result/bias_maps.npy", PICKLED)),
     "maps: other bytes": (
         "fetch verify open",

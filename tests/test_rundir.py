@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from wna_ray.errors import RunError
+from wna_ray.errors import RunError, StoreError
+from wna_ray.fetch import fetch
 from wna_ray.job import run
 from wna_ray.moments import Moments, Partial
+from wna_ray.results import open_run
 from wna_ray.rundir import RunDirectory, pack, pack_moments, segment_name, unpack, unpack_moments
-from wna_ray.spec import Spec
+from wna_ray.spec import Spec, StcSpec, canonical
 
 MakeSpec = Callable[..., Spec]
 
@@ -156,6 +162,155 @@ def test_a_forged_manifest_is_found(finished: Path) -> None:
     assert any("its header says" in fault for fault in RunDirectory(str(finished)).verify())
 
 
+def forge(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change the manifest, and make sizes and digests in it those of the files that are there."""
+    manifest = json.loads((run / "MANIFEST.json").read_text())
+    change(manifest)
+    for name, entry in manifest["objects"].items():
+        if (run / name).is_file():
+            data = (run / name).read_bytes()
+            entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (run / "MANIFEST.json").write_text(json.dumps(manifest))
+
+
+def refused(run: Path) -> str:
+    """What verify says of a run that is not whole; and nothing of it may be fetched."""
+    directory = RunDirectory(str(run))
+    try:
+        said = "\n".join(directory.verify())
+    except RunError as error:
+        said = str(error)
+    with pytest.raises(RunError):
+        fetch(str(run), run.parent / "copy")
+    assert not (run.parent / "copy" / "MANIFEST.json").exists()
+    return said
+
+
+COUNTS: dict[str, tuple[dict[str, Any], str]] = {
+    "exchanged": ({"images": 40, "nonfinite": 1960, "out_of_range": 0}, "those of the segments add up to"),
+    "others": ({"images": 2000, "nonfinite": 0, "out_of_range": 0}, "the count 'images' is 2,000, but"),
+    "unknown keys": ({"images": 0, "nonfinite": 0, "out_of_range": 0, "all": 2000}, "counts.all"),
+    "text": ({"images": "2000", "nonfinite": 0, "out_of_range": 0}, "counts.images"),
+    "a text beside": ({"images": 1960, "nonfinite": 40, "out_of_range": 0, "note": "x"}, "counts.note"),
+    "a truth value": ({"images": 1999, "nonfinite": True, "out_of_range": 0}, "counts.nonfinite"),
+    "one missing": ({"images": 2000, "nonfinite": 0}, "counts.out_of_range"),
+}
+
+
+@pytest.mark.parametrize("counts, words", COUNTS.values(), ids=COUNTS.keys())
+def test_counts_are_those_of_the_segments(finished: Path, counts: dict[str, Any], words: str) -> None:
+    forge(finished, lambda manifest: manifest.update(counts=counts))
+    assert words in refused(finished)
+
+
+KINDS: dict[str, tuple[dict[str, Any], set[str]]] = {  # what a spec asks for, and objects that its runs alone have
+    "label": ({"responses": ["label"]}, set()),
+    "second": ({"moments": {"second": True}}, {"result/variance_maps.npy"}),
+    "logits": ({"responses": ["logits"], "moments": {"second": True}}, set()),
+    "gradient": ({"estimator": "gradient", "responses": ["logits"]}, set()),
+    "spectrum": ({"stimulus": {"spectrum": 1.0}}, {"result/whitened_maps.npy"}),
+    "stop": ({"stop": {"reliability": 0.5, "first": 512}}, {"result/reliability.parquet"}),
+    "basis": (
+        {"stimulus": {"kind": "uniform", "basis": {"kind": "stripes"}}},
+        {"basis.npy", "result/whitened_maps.npy"},
+    ),
+    "kept": (
+        {"keep_responses": True, "execution": {"segments": 2}},
+        {
+            "responses/000000000000000-000000000001024.parquet",
+            "responses/000000000001024-000000000002000.parquet",
+        },
+    ),
+}
+ALWAYS = {"spec.json", "environment.json", "result/moments.npz", "result/classes.parquet"}
+ALWAYS |= {f"result/{name}.npy" for name in ("bias_maps", "z_maps", "map_outputs")}
+
+
+@pytest.mark.parametrize("changes, own", KINDS.values(), ids=KINDS.keys())
+def test_a_run_of_every_kind_has_what_its_spec_implies(tmp_path: Path, make_spec: MakeSpec, changes: dict[str, Any], own: set[str]) -> None:
+    """No more, but for figures; and no less: each object that is left out of the list is missed."""
+    run(make_spec(**changes), str(tmp_path / "run"), executor="local")
+    directory = RunDirectory(str(tmp_path / "run"))
+    manifest = directory.manifest()
+    assert manifest is not None
+    assert {name for name in manifest["objects"] if "figures" not in name} == ALWAYS | own
+    assert directory.verify() == []
+    for name in ALWAYS | own:
+        (tmp_path / "run" / "MANIFEST.json").write_text(
+            json.dumps(manifest | {"objects": {n: e for n, e in manifest["objects"].items() if n != name}})
+        )
+        assert any(f"does not list {name}" in fault for fault in directory.verify()), name
+
+
+FOREIGN = [
+    *("block.npy", "basis.npy", "offset.npy", "result/axes.npy", "result/filters.npy", "result/more.npy"),
+    *("responses/000000000000000-000000000000512.parquet", "result/figures/x.svg", "evaluation/classifier.json"),
+]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_no_such_run_has_is_not_certified(finished: Path, name: str) -> None:
+    (finished / name).parent.mkdir(exist_ok=True)
+    (finished / name).write_bytes(b"x")
+    forge(finished, lambda manifest: manifest["objects"].update({name: {"bytes": 1, "sha256": ""}}))
+    assert f"it lists {name}, which no run of this spec has" in refused(finished)
+
+
+def test_a_stray_array_does_not_get_into_the_manifest(tmp_path: Path, make_spec: MakeSpec) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "block.npy").write_bytes(b"mine")
+    run(make_spec(samples=640), str(tmp_path / "run"), executor="local")
+    assert RunDirectory(str(tmp_path / "run")).verify() == []
+    assert (tmp_path / "run" / "block.npy").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("kind", ["offset", "basis"])
+def test_an_array_of_the_stimulus_must_be_the_one_that_the_identity_names(tmp_path: Path, make_spec: MakeSpec, kind: str) -> None:
+    np.save(tmp_path / "image.npy", np.full((1, 4, 4), 0.5, np.float32))
+    asked = {"basis": {"kind": "stripes"}, "kind": "uniform"} if kind == "basis" else {"offset": str(tmp_path / "image.npy")}
+    run(make_spec(samples=640, stimulus=asked), str(tmp_path / "run"), executor="local")
+    path = tmp_path / "run" / f"{kind}.npy"
+    array = np.load(path)
+    np.save(path, np.roll(array, 1, axis=-1) + array)
+    forge(tmp_path / "run", lambda manifest: None)
+    assert RunDirectory(str(tmp_path / "run")).verify() == [f"{kind}.npy is not the {kind} that spec.json tells of"]
+    with pytest.raises(RunError, match=f"{kind}.npy is not the {kind} that its spec.json tells of"):
+        _ = open_run(str(tmp_path / "run")).stimulus
+
+
+def respecified(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change ``spec.json``, its identity aside, and forge all digests of it."""
+    spec = json.loads((run / "spec.json").read_text())
+    spec.pop("digest")
+    change(spec["spec"])
+    digest = hashlib.sha256(canonical(spec).encode()).hexdigest()
+    (run / "spec.json").write_text(json.dumps(spec | {"digest": digest}))
+    forge(run, lambda manifest: None)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda spec: spec["stimulus"].update(offset=0.25), "stimulus.offset"),
+        (lambda spec: spec["numerics"].update(batch=32), "numerics"),
+    ],
+    ids=["offset", "batch"],
+)
+def test_a_spec_that_is_unlike_its_identity_is_found(finished: Path, change: Callable[[dict[str, Any]], Any], words: str) -> None:
+    respecified(finished, change)
+    assert f"its spec and its identity differ in {words}" in refused(finished)
+
+
+def test_kept_responses_are_those_that_the_segment_names(tmp_path: Path, make_spec: MakeSpec) -> None:
+    """Other responses under their name, and a manifest that has their digest: the segment still has that of the old ones."""
+    out = tmp_path / "run"
+    run(make_spec(samples=640, keep_responses=True, execution={"segments": 1}), str(out), executor="local")
+    name = "responses/000000000000000-000000000000640.parquet"
+    (out / name).write_bytes((out / name).read_bytes() + b"x")
+    forge(out, lambda manifest: None)
+    assert f"{name} is not listed with the digest that its segment has" in refused(out)
+
+
 def test_a_segment_of_another_run_is_refused(finished: Path, tmp_path: Path, make_spec: MakeSpec) -> None:
     other = tmp_path / "other"
     run(make_spec(seed=8), str(other), executor="local")
@@ -237,3 +392,80 @@ def test_an_unfinished_run_is_not_verified(finished: Path) -> None:
     (finished / "MANIFEST.json").unlink()
     with pytest.raises(RunError, match="not finished; run the same command again to go on"):
         RunDirectory(str(finished)).verify()
+
+
+def test_secrets_of_urls_are_not_stored_and_the_same_run_goes_on(tmp_path: Path) -> None:
+    directory = RunDirectory(str(tmp_path))
+    identity = {"of": "f" * 64, "shape": {"units": 1, "d": 4, "null": 0, "columns": 1}}
+    spec = StcSpec(run="http://me:hunter2@host/run?sig=hunter2").model_dump(mode="json")
+    environment = {"seen": ["https://me:hunter2@host"]}
+    for _ in "ab":
+        directory.begin_pass(identity, 100, ["a"], spec, environment)
+    assert directory.spec()["spec"]["run"] == "http://***@host/run?sig=***"
+    assert not any(b"hunter2" in file.read_bytes() for file in tmp_path.iterdir())
+
+
+def test_a_run_of_a_version_that_stored_secrets_goes_on(finished: Path, make_spec: MakeSpec) -> None:
+    respecified(finished, lambda spec: spec.update(model="torchvision:resnet18?weights=http://me:hunter2@host/w"))
+    before = (finished / "spec.json").read_bytes()
+    run(make_spec(model="python:networks_for_tests:sometimes_nan"), str(finished), executor="local")
+    assert (finished / "spec.json").read_bytes() == before
+
+
+def test_what_a_killed_writer_left_goes_when_a_finished_run_is_opened_to_go_on(finished: Path, make_spec: MakeSpec) -> None:
+    left = finished / "result" / ".tmp-old"
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    run(make_spec(model="python:networks_for_tests:sometimes_nan"), str(finished), executor="local")
+    assert not left.exists()
+    assert RunDirectory(str(finished)).verify() == []
+
+
+@pytest.mark.parametrize("folder", ["segments", "result", "result/figures"])
+def test_a_link_in_place_of_a_folder_is_neither_read_nor_written_through(finished: Path, make_spec: MakeSpec, folder: str) -> None:
+    outside = finished.parent / "outside"
+    (finished / folder).rename(outside)
+    (finished / folder).symlink_to(outside)
+    before = objects(outside)
+    calls = [
+        RunDirectory(str(finished)).verify,
+        lambda: open_run(str(finished)),
+        lambda: fetch(str(finished), finished.parent / "copy"),
+    ]
+    for call in calls:
+        with pytest.raises(StoreError, match=f"run/{folder}' is a symbolic link"):
+            call()
+    (finished / "MANIFEST.json").unlink()
+    (outside / next(iter(before))).unlink()
+    with pytest.raises(StoreError, match=f"run/{folder}' is a symbolic link"):
+        run(make_spec(model="python:networks_for_tests:sometimes_nan"), str(finished), executor="local")
+    assert len(objects(outside)) == len(before) - 1
+
+
+def test_segments_that_cannot_be_listed_are_not_computed_again(
+    finished: Path, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (finished / "MANIFEST.json").unlink()
+    scandir = os.scandir
+
+    def fail(path: str) -> Any:
+        if str(path).endswith("segments"):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    for call in (
+        lambda: RunDirectory(str(finished)).gaps(2000),
+        lambda: run(make_spec(model="python:networks_for_tests:sometimes_nan"), str(finished), executor="local"),
+    ):
+        with pytest.raises(StoreError, match=r"cannot list .*run/segments': Stale file handle"):
+            call()
+
+
+def test_the_run_itself_may_be_a_link(finished: Path) -> None:
+    """Whoever gave its name has asked for it."""
+    link = finished.parent / "link"
+    link.symlink_to(finished)
+    assert RunDirectory(str(link)).verify() == []
+    assert open_run(str(link)).classes.num_rows > 0
+    assert fetch(str(link), finished.parent / "copy").kept == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 from collections.abc import Callable
@@ -17,12 +18,13 @@ from scipy.stats import norm
 from test_job import start
 
 from wna_ray import StcSpec, open_run, open_stc, run, run_stc
+from wna_ray.archive import to_npy
 from wna_ray.errors import RunError, SpecError
 from wna_ray.events import Event, RunStarted, ShardDone, Stage
 from wna_ray.passes import BLOCK_BITS, Pass, Residual, null_seeds, run_pass, strongest
 from wna_ray.results import Run
-from wna_ray.rundir import RunDirectory
-from wna_ray.spec import Spec
+from wna_ray.rundir import RunDirectory, sha256
+from wna_ray.spec import Spec, canonical
 from wna_ray.specs import read_spec
 from wna_ray.stc import held_out, matrices, spread
 from wna_ray.stimuli import Stimulus
@@ -429,6 +431,77 @@ def test_damage_is_found(quadratic: Run, tmp_path: Path) -> None:
         open_run(str(tmp_path / "stc"))
     with pytest.raises(RunError, match="is a run, not a covariance"):
         open_stc(quadratic.directory.url)
+
+
+MATRIX_FREE = {"method": "matrix-free", "axes": 2, "passes": 1}
+OBJECTS = {"spec.json", "environment.json", "result/moments.npz"}
+OF_ALL = OBJECTS | {"result/axes.npy", "result/axes.parquet", "result/profiles.parquet"}
+
+
+@pytest.mark.parametrize(
+    "ask, own", [({"fresh": 1, "axes": 1}, "result/spectra.npy"), (MATRIX_FREE, "block.npy")], ids=["dense", "matrix-free"]
+)
+def test_a_covariance_must_list_what_it_has(quadratic: Run, tmp_path: Path, ask: dict[str, Any], own: str) -> None:
+    out = tmp_path / "stc"
+    run_stc(StcSpec.parse({"run": quadratic.directory.url} | ask), str(out), executor="local")
+    for folder, names in ((out, OF_ALL | {own}), (out / "profile", OBJECTS)):
+        directory = RunDirectory(str(folder))
+        manifest = directory.manifest()
+        assert manifest is not None
+        assert {name for name in manifest["objects"] if "figures" not in name} == names
+        assert directory.verify() == []
+        for name in names:
+            objects = {n: entry for n, entry in manifest["objects"].items() if n != name}
+            (folder / "MANIFEST.json").write_text(json.dumps(manifest | {"objects": objects}))
+            assert any(f"does not list {name}" in fault for fault in directory.verify()), name
+
+
+def forge(out: Path, name: str, data: bytes) -> None:
+    """Other bytes under a name, and their digest in the manifest."""
+    (out / name).write_bytes(data)
+    manifest = json.loads((out / "MANIFEST.json").read_text())
+    manifest["objects"][name] = {"bytes": len(data), "sha256": sha256(data)}
+    (out / "MANIFEST.json").write_text(json.dumps(manifest))
+
+
+def test_a_block_must_fit_the_sums(quadratic: Run, tmp_path: Path) -> None:
+    out = tmp_path / "stc"
+    run_stc(StcSpec.parse({"run": quadratic.directory.url} | MATRIX_FREE), str(out), executor="local")
+    forge(out, "block.npy", to_npy(np.zeros((16, 3))))
+    assert RunDirectory(str(out)).verify() == ["block.npy is not the block that spec.json tells of"]
+
+
+@pytest.mark.parametrize("shape", [(1 << 40, 0), (16,), (2, 1, 4, 4)])
+def test_pictures_that_are_none_are_refused(quadratic: Run, tmp_path: Path, shape: tuple[int, ...]) -> None:
+    out = tmp_path / "stc"
+    run_stc(StcSpec(run=quadratic.directory.url, fresh=1, axes=1), str(out), executor="local")
+    forge(out, "result/axes.npy", to_npy(np.zeros(shape, np.float32)))
+    with pytest.raises(RunError, match=r"axes.npy is damaged \(float32 of shape .*, not 1 pictures of float32\)"):
+        _ = open_stc(str(out)).pictures
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda spec: spec.pop("spec"), "spec: Field required"),
+        (lambda spec: spec["spec"].update(linear=False), "its spec and its identity differ in method"),
+        (lambda spec: spec["spec"].update(seed=5), "its spec and its identity differ in seed"),
+        (lambda spec: spec["identity"].pop("run"), "its spec and its identity differ in run"),
+        (lambda spec: spec.update(names=["a", "b"]), "it names 2 units, not 1"),
+    ],
+    ids=["no spec", "linear", "seed", "run", "names"],
+)
+def test_a_spec_of_a_covariance_is_looked_at(quadratic: Run, tmp_path: Path, change: Callable[[dict[str, Any]], Any], words: str) -> None:
+    out = tmp_path / "stc"
+    run_stc(StcSpec(run=quadratic.directory.url, fresh=1, axes=1), str(out), executor="local")
+    spec = json.loads((out / "spec.json").read_text())
+    spec.pop("digest")
+    change(spec)
+    spec["fingerprint"] = sha256(canonical(spec["identity"]).encode())
+    forge(out, "spec.json", json.dumps(spec | {"digest": sha256(canonical(spec).encode())}).encode())
+    for call in (RunDirectory(str(out)).verify, lambda: open_stc(str(out))):
+        with pytest.raises(RunError, match=words):
+            call()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from wna_ray import figures, open_run, open_sweep
-from wna_ray.errors import RunError, WnaError
+from wna_ray.errors import RunError, StoreError, WnaError
 from wna_ray.results import Run
 from wna_ray.spec import Spec
 from wna_ray.sweep import SweepDirectory, is_sweep
@@ -83,7 +84,7 @@ HARMS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: [(f / "a").rename(f / "c"), (f / "b").rename(f / "a"), (f / "c").rename(f / "b")],
         "is not what SWEEP.json lists",
     ),
-    "a link": (lambda f: [(f / "a").rename(f.parent / "a"), (f / "a").symlink_to(f.parent / "a")], "is a symbolic link, which no sweep"),
+    "a link": (lambda f: [(f / "a").rename(f.parent / "a"), (f / "a").symlink_to(f.parent / "a")], "out/a' is a symbolic link"),
     "a way out": (lambda f: damage(f, "SWEEP.json", renamed("../../a")), "members are not the product of its axes"),
     "a value that leads out": (
         lambda f: damage(f, "SWEEP.json", lambda w: w | {"axes": [{"name": "x", "values": [".."]}], "members": w["members"][:1]}),
@@ -104,7 +105,7 @@ HARMS: dict[str, tuple[Callable[[Path], Any], str]] = {
 @pytest.mark.parametrize("harm, words", HARMS.values(), ids=HARMS.keys())
 def test_harm_is_refused(sweep: Path, harm: Callable[[Path], Any], words: str) -> None:
     harm(sweep)
-    with pytest.raises(RunError) as caught:
+    with pytest.raises(WnaError) as caught:
         _ = open_sweep(str(sweep)).members
     assert words in str(caught.value)
 
@@ -117,3 +118,78 @@ def test_verify_names_the_member(sweep: Path) -> None:
     assert found[""] == ["spec.json is not what SWEEP.json lists"]
     assert "not finished, or was deleted" in found["a/n.1"][0]
     assert found["b/n.1"][0].startswith("result/bias_maps.npy is damaged")
+
+
+def test_a_link_in_place_of_a_member_is_neither_read_nor_written_through(sweep: Path) -> None:
+    (sweep / "a" / "n.1").rename(sweep.parent / "n.1")
+    (sweep / "a" / "n.1").symlink_to(sweep.parent / "n.1")
+    directory = SweepDirectory(str(sweep))
+    for call in (directory.member, directory.state):
+        with pytest.raises(StoreError, match=r"a/n\.1' is a symbolic link"):
+            call("a/n.1")
+    found = directory.verify()
+    assert "is a symbolic link" in found["a/n.1"][0]
+    assert found["b/n.1"] == []
+
+
+def reseal(sweep: Path) -> None:
+    """Make ``SWEEP.json`` the one of what is there."""
+
+    def change(whole: Any) -> Any:
+        for member in whole["members"]:
+            member["manifest"] = hashlib.sha256((sweep / member["name"] / "MANIFEST.json").read_bytes()).hexdigest()
+        return whole | {"spec": hashlib.sha256((sweep / "spec.json").read_bytes()).hexdigest()}
+
+    damage(sweep, "SWEEP.json", change)
+
+
+def test_a_published_sweep_has_all_members_that_were_asked_for(sweep: Path) -> None:
+    def fewer(whole: Any) -> Any:
+        return whole | {"axes": [{"name": "network", "values": ["a"]}, whole["axes"][1]], "members": whole["members"][:1]}
+
+    damage(sweep, "SWEEP.json", fewer)
+    assert SweepDirectory(str(sweep)).verify() == {"": ["SWEEP.json has other axes than spec.json"], "a/n.1": []}
+
+
+def test_a_member_is_the_run_that_was_asked_for(sweep: Path) -> None:
+    """Whole by itself, and listed with its digest; but the sweep asked for another one."""
+    spec = json.loads((sweep / "spec.json").read_text())
+    spec["members"][1]["spec"]["seed"] = 99
+    (sweep / "spec.json").write_text(json.dumps(spec))
+    reseal(sweep)
+    found = SweepDirectory(str(sweep)).verify()
+    assert found == {"": [], "a/n.1": [], "b/n.1": ["its spec is not the one that the sweep's spec.json has for it"]}
+
+
+def test_a_member_that_chose_its_batch_is_the_one_that_was_asked_for(
+    make_spec: Callable[..., Spec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "draw", lambda *_, **__: {})
+    base = make_spec(samples=640, numerics={"batch": 64, "tune": True}).model_dump(mode="json", exclude_unset=True)
+    run_sweep(SweepSpec.parse({"sweep": {"x": {"a": None}}} | base), str(tmp_path / "out"), executor="local")
+    assert SweepDirectory(str(tmp_path / "out")).verify() == {"": [], "a": []}
+
+
+def test_secrets_of_urls_are_not_stored_and_the_same_sweep_goes_on(make_spec: Callable[..., Spec], tmp_path: Path) -> None:
+    base = make_spec().model_dump(mode="json", exclude_unset=True)
+    base["model"] = "torchvision:resnet18?weights=http://me:hunter2@host/w.safetensors?sig=hunter2"
+    asked = {"sweep": {"seed": {"a": {"seed": 1}, "b": {"seed": 2}}}} | base
+    directory = SweepDirectory(str(tmp_path / "out"))
+    for _ in "ab":
+        directory.begin(SweepSpec.parse(asked))
+    assert "hunter2" not in (tmp_path / "out" / "spec.json").read_text()
+    damage(tmp_path / "out", "spec.json", lambda spec: json.loads(json.dumps(spec).replace("***", "hunter2")))
+    directory.begin(SweepSpec.parse(asked))  # as an earlier version has stored it
+    with pytest.raises(RunError, match=r"weights=http://\*\*\*@host/v.safetensors") as told:
+        directory.begin(SweepSpec.parse(asked | {"model": base["model"].replace("/w.", "/v.")}))
+    assert "hunter2" not in str(told.value)
+
+
+def test_what_a_killed_writer_left_goes_when_a_finished_sweep_is_opened_to_go_on(sweep: Path, make_spec: Callable[..., Spec]) -> None:
+    left = sweep / "a" / "n.1" / ".tmp-old"
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    base = make_spec(samples=640).model_dump(mode="json", exclude_unset=True)
+    axes = {"network": {"a": None, "b": {"model": "python:networks_for_tests:linear?seed=1"}}, "noise": {"n.1": None}}
+    run_sweep(SweepSpec.parse({"sweep": axes} | base), str(sweep), executor="local")
+    assert not left.exists()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from wna_ray import trial_run
 from wna_ray.datasets import Split
 from wna_ray.errors import RunError, SpecError
 from wna_ray.job import make_executor
-from wna_ray.rundir import RunDirectory
+from wna_ray.rundir import RunDirectory, sha256
 from wna_ray.scheduling import call
 from wna_ray.shard import Network
+from wna_ray.spec import canonical
 from wna_ray.specs import read_spec
 from wna_ray.trial_results import Trials, open_trials, summary
 from wna_ray.trial_run import TrialQuestion, resolve_trials, run_trials
@@ -183,6 +185,48 @@ def test_a_run_and_its_directory(tmp_path: Path) -> None:
     assert {str(p) for p in changed} <= {"run/environment.json"}
     with pytest.raises(RunError, match=r"gammas: \[0.0,0.5,1.0\] -> \[0.0,0.25\]"):
         run_trials(spec(moments=True, gammas=[0, 0.25]), str(tmp_path / "run"), executor="local")
+
+
+ALWAYS = {"spec.json", "environment.json", "result/moments.npz", "result/trials.parquet"}
+OF_MOMENTS = {f"result/{name}" for name in ("detection.parquet", "classification_images.npy", "classification_z_maps.npy")}
+
+
+@pytest.mark.parametrize("moments", [True, False])
+def test_a_run_must_list_what_it_has(tmp_path: Path, moments: bool) -> None:
+    run_trials(spec(moments=moments), str(tmp_path / "run"), executor="local")
+    directory = RunDirectory(str(tmp_path / "run"))
+    manifest, names = directory.manifest(), ALWAYS | (OF_MOMENTS if moments else set())
+    assert manifest is not None
+    assert {name for name in manifest["objects"] if "figures" not in name} == names
+    for name in names:
+        objects = {n: entry for n, entry in manifest["objects"].items() if n != name}
+        (tmp_path / "run" / "MANIFEST.json").write_text(json.dumps(manifest | {"objects": objects}))
+        assert any(f"does not list {name}" in fault for fault in directory.verify()), name
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda s: s["identity"]["shape"].update(d=3), "differ in moments"),
+        (lambda s: s["identity"]["shape"].update(signals=3), "differ in moments"),
+        (lambda s: s["identity"]["signals"].update(count=11), "differ in moments, samples"),
+        (lambda s: s.update(samples=299), "differ in samples"),
+        (lambda s: s["spec"].update(gammas=[0, 0.4, 1]), "differ in what was shown"),
+        (lambda s: s["spec"]["signals"].update(classes=[1]), "differ in classes"),
+        (lambda s: s["identity"].update(attack={"by": ["mean"]}), "differ in attack"),
+    ],
+    ids=["d", "signals", "count", "samples", "gammas", "classes", "attack"],
+)
+def test_a_spec_that_is_unlike_its_identity_is_refused(tmp_path: Path, change: Callable[[dict[str, Any]], Any], words: str) -> None:
+    run_trials(spec(moments=True), str(tmp_path / "run"), executor="local")
+    found = json.loads((tmp_path / "run" / "spec.json").read_text())
+    found.pop("digest")
+    change(found)
+    found["fingerprint"] = sha256(canonical(found["identity"]).encode())
+    (tmp_path / "run" / "spec.json").write_text(json.dumps(found | {"digest": sha256(canonical(found).encode())}))
+    for read in (RunDirectory(str(tmp_path / "run")).verify, lambda: open_trials(str(tmp_path / "run"))):
+        with pytest.raises(RunError, match=f"its spec and its identity {words}$"):
+            read()
 
 
 def test_classification_images_of_a_run(tmp_path: Path) -> None:

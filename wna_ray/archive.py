@@ -6,15 +6,17 @@ compared with the bytes that are there before anything is allocated.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import math
+import os
 import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,13 +25,21 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from wna_ray.checks import NPY_BYTES, require_memory
-from wna_ray.errors import RunError
+from wna_ray.errors import RunError, StoreError
 from wna_ray.spec import canonical
+from wna_ray.store import no_memory
+from wna_ray.text import plain
 
 MEMBERS = 128  # seven kinds of responses have 53, with halves 105
 DIRECTORY_BYTES = 256  # of the archive's directory, a member
 HEADER_BYTES = 1 << 16
 DTYPES = ("<i8", "<i4", "<f4", "<f8", "|u1")
+DAMAGE = (
+    *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError),
+    *(NotImplementedError, RecursionError),
+    *(struct.error, zipfile.BadZipFile, zlib.error, pa.ArrowException),
+)
+"""What readers of zip, npy, JSON and Parquet raise where bytes are not what they seem."""
 _NPY = re.compile(
     rb"\x93NUMPY\x01\x00(..)\{'descr': '([<|][a-z]\d)', 'fortran_order': (True|False), 'shape': \(((?:\d{1,18},? ?){0,8})\), \} *\n",
     re.DOTALL,
@@ -51,21 +61,59 @@ def pack(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes
 def unpack(data: bytes, where: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Header and arrays of a packed object; `RunError` where a bit of it is not as it was written."""
     require_memory(len(data), where)
-    try:
+    with reading(where, "damaged or not a segment", "; delete it and run the same command again"):
         arrays = {name: from_npy(member) for name, member in _members(data).items()}
         text = arrays.pop("header").tobytes()
         if len(text) > HEADER_BYTES:
             raise ValueError("its header is too long")
         header = json.loads(text)
         whole = header.pop("digest") == _digest(header, arrays)
-    except MemoryError:
-        raise
-    except Exception as error:  # zip and npy readers raise of every family when bytes are not what they seem
-        reason = " ".join(str(error).split())[:200]
-        raise RunError(f"{where} is damaged or not a segment ({reason}); delete it and run the same command again") from None
     if not whole:
         raise RunError(f"{where} is damaged: its digest does not match; delete it and run the same command again")
     return header, arrays
+
+
+@contextlib.contextmanager
+def reading(where: str, damaged: str = "damaged", way_out: str = "") -> Iterator[None]:
+    """Tell what goes wrong while the bytes of an object are parsed as what it is.
+
+    Only bytes that are not what they seem are damage, which deleting them mends. A reader that has
+    no memory, or lacks a codec, would fail on sound bytes, too.
+
+    Parameters
+    ----------
+    where
+        The object.
+    damaged, way_out
+        What it is if it is damaged, and what to do then.
+
+    Raises
+    ------
+    RunError
+        It is damaged; or this pyarrow cannot read it.
+    StoreError
+        The memory does not suffice, or the machine failed while it read: both may pass.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise no_memory(where) from None
+    except OSError as error:
+        if error.errno is None:  # Arrow's word for Parquet that it does not understand
+            raise RunError(f"{where} is {damaged} ({_reason(error)}){way_out}") from None
+        reason = f"cannot be read now ({os.strerror(error.errno)})"
+        refusal = StoreError(f"{where} {reason}; run the same command again")
+        refusal.passing = True
+        raise refusal from None
+    except DAMAGE as error:
+        if isinstance(error, pa.ArrowNotImplementedError) and "codec" in str(error).lower():
+            reason = f"cannot be read by this pyarrow ({_reason(error)})"
+            raise RunError(f"{where} {reason}; install one with that codec") from None
+        raise RunError(f"{where} is {damaged} ({_reason(error)}){way_out}") from None
+
+
+def _reason(error: Exception) -> str:
+    return plain(" ".join(str(error).split()) or type(error).__name__, 200)
 
 
 def _digest(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:

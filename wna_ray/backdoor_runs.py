@@ -170,10 +170,10 @@ def runs_in(place: Place) -> dict[str, Run]:
     store = Store(place)
     folders = sorted(name.rpartition("/")[0] for name in store.list() if name.rpartition("/")[2] == MANIFEST)
     if "" in folders:
-        return {store.url.rpartition("/")[2]: Run(place)}
+        return {store.url.rpartition("/")[2]: Run(store.place)}
     if not folders:
         raise RunError(f"'{store.url}' holds no finished run")
-    return {folder: Run(Place(f"{store.url}/{folder}", place.endpoint)) for folder in folders}
+    return {folder: Run(store.below(folder)) for folder in folders}
 
 
 def poison_of(run: Run, networks: Place) -> Poison | None:
@@ -228,7 +228,7 @@ def examine(
     RunError
         Runs did not show the same noise, or are too few.
     """
-    everything = {run.directory.url: run for run in (*clean.values(), *runs.values())}
+    everything = {_address(run): run for run in (*clean.values(), *runs.values())}
     first = next(iter(everything.values()))
     for run in everything.values():
         _require_same(first, run)
@@ -238,20 +238,24 @@ def examine(
     maps = {url: r.z.reshape(-1, *first.stimulus.shape) for url, r in readouts.items()}
     found = []
     for name, run in runs.items():
-        url = run.directory.url
-        others = [other.directory.url for other in clean.values() if other.directory.url != url]
+        url = _address(run)
+        others = [_address(other) for other in clean.values() if _address(other) != url]
         if len(others) < FEWEST_CLEAN:
-            raise RunError(
-                f"{len(others)} clean runs besides '{url}'; give {FEWEST_CLEAN} or more by --clean ({round(1 / ALPHA) - 1} for a verdict)"
-            )
+            more = f"give {FEWEST_CLEAN} or more by --clean ({round(1 / ALPHA) - 1} for a verdict)"
+            raise RunError(f"{len(others)} clean runs besides '{run.directory.url}'; {more}")
         stack = np.stack([maps[other] for other in others])
         try:
             suspected = suspicion(maps[url], stack, readouts[url].estimator == "noise")
         except ValueError as reason:
-            raise RunError(f"'{url}': {reason}") from None
+            raise RunError(f"'{run.directory.url}': {reason}") from None
         typical = (stack / np.sqrt(np.square(stack).sum(axis=(2, 3, 4), keepdims=True))).mean(axis=0)
         found.append(Examined(name, run, readouts[url], suspected, typical, None if truth is None else truth[name]))
     return found
+
+
+def _address(run: Run) -> str:
+    """Where a run lies, which tells it from all others."""
+    return run.directory.store.place.url
 
 
 def judged(examined: Sequence[Examined]) -> Judgement:

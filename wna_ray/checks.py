@@ -11,21 +11,23 @@ import math
 import re
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from wna_ray.datasets import SHAPES
 from wna_ray.errors import RunError, SpecError
 from wna_ray.memory import available, size
 from wna_ray.moments import Moments
-from wna_ray.responses import LIMIT
+from wna_ray.responses import LIMIT, is_dense
 from wna_ray.shard import stimulus_of
-from wna_ray.spec import ResponseKind, Spec
+from wna_ray.spec import ResponseKind, Spec, StcSpec
 from wna_ray.stimuli import Box
 from wna_ray.stored import most_bytes, width
 from wna_ray.sums import PassSums, shapes, trial_shapes
@@ -46,6 +48,8 @@ EVALUATION = "evaluation/classifier.json"
 FOLDERS = ("segments", "result", "result/figures", "responses", "evaluation")
 
 _PART = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]{0,199}")
+_FIGURE = re.compile(r"result/figures/[a-z0-9_-]{1,60}\.png")
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def parse_json(data: bytes, where: str) -> dict[str, Any]:
@@ -112,7 +116,11 @@ class _Segment(_Entry):
         return self
 
 
-class _Counts(_Loose):
+class _Counts(BaseModel):
+    """No other key: whatever is added up has to be compared with the segments."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
     images: _Count
     nonfinite: _Count
     out_of_range: _Count
@@ -172,6 +180,7 @@ class _Target(_Loose):
 
 class _Outputs(_Loose):
     outputs: int
+    normalise: dict[str, Any] | None = None
 
 
 class _Decoder(_Loose):
@@ -188,6 +197,7 @@ class _Identity(_Loose):
     responses: list[dict[str, Any]]
     fixed_point: dict[str, _Point]
     moments: dict[str, Any]
+    numerics: dict[str, Any]
     gradient_exponent: dict[str, list[Annotated[int, Field(ge=-1100, le=1100)]]] = {}
 
 
@@ -237,6 +247,57 @@ class _Evaluation(_Loose):
     self: Annotated[dict[str, _Self], Field(max_length=16)] = {}
 
 
+def _line(most: int) -> AfterValidator:
+    """One line of a text, made plain."""
+    return AfterValidator(lambda text: plain(text, most))
+
+
+def _moment(text: str) -> str:
+    if len(text) > 40 or datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("no time with its zone")
+    return text
+
+
+_Word = Annotated[str, _line(100)]
+_Sentence = Annotated[str, _line(1_000)]
+_Seconds = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
+_Moment = Annotated[str, AfterValidator(_moment)]
+
+
+class _DriverProgress(_Loose):
+    samples: _Count | None = None
+    done: _Count
+    workers: _Count
+    retried: _Count
+    failed: _Count
+    stage: _Word
+    committed: _Count = 0
+    images_per_second: Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
+
+
+class _DriverStorage(_Loose):
+    commits: _Count
+    seconds: _Seconds
+    bytes: Annotated[int, Field(ge=0, le=1 << 62)]
+    retries: _Count
+
+
+class _Driver(_Loose):
+    id: _Word
+    host: _Word
+    pid: Annotated[int, Field(ge=0, lt=1 << 31)]
+    process: Annotated[str, _line(200)]
+    state: _Word
+    reason: _Sentence
+    beat: Annotated[int, Field(ge=0, le=1 << 62)]
+    began: _Moment
+    time: _Moment
+    every_seconds: _Seconds
+    progress: _DriverProgress
+    phase_seconds: Annotated[dict[_Word, _Seconds], Field(max_length=100)]
+    storage: _DriverStorage
+
+
 def safe(name: str) -> bool:
     """Whether a name may be an object of a run: known folders, known names at the top, nothing that leads elsewhere."""
     folder, _, last = name.rpartition("/")
@@ -249,14 +310,16 @@ def check_described(described: Mapping[str, Any], where: str) -> Extent:
     try:
         spec = Spec.parse(found.spec, where)
     except SpecError as error:
-        lines = str(error).splitlines()
-        raise RunError(plain(lines[0], 300) + f" (and {len(lines) - 1} more)" * (len(lines) > 1)) from None
+        raise _unlike(error) from None
     identity, kinds = found.identity, [r.kind for r in spec.responses]
     same = {
         "samples": spec.samples == found.samples,
         "seed": spec.seed == identity.seed,
         "stimulus": spec.stimulus.identity() == {k: v for k, v in identity.stimulus.items() if k not in ("offset", "content")}
         and _digest_where(spec.stimulus.kind == "images" or spec.stimulus.basis is not None, identity.stimulus.get("content")),
+        "stimulus.offset": _digest_of_offset(spec, identity.stimulus.get("offset")),
+        "numerics": _agree(spec.numerics.identity(), identity.numerics, ("device",)),
+        "normalise": _is_normalise(spec, identity.model.normalise),
         "target": _fits(identity.target, spec, found.names),
         "decoder": (spec.decoder is None) == (identity.decoder is None),
         "responses": [r.identity() for r in spec.responses] == identity.responses,
@@ -270,8 +333,7 @@ def check_described(described: Mapping[str, Any], where: str) -> Extent:
     points = identity.fixed_point.values()
     same["fixed_point"] &= all(len(p.exponent) == len(p.centre) == len(found.names) for p in points)
     same["fixed_point"] &= all(len(p.threshold) == len(found.names) * (kind == "spikes") for kind, p in identity.fixed_point.items())
-    if not all(same.values()):
-        raise RunError(f"{where} is damaged: its spec and its identity differ in {', '.join(k for k, v in same.items() if not v)}")
+    _require_same(where, same)
     field = None if identity.target is None else UnitField.parse(identity.target.model_dump())
     extent = Extent.of(spec, found.names, field)
     if identity.decoder is None:
@@ -282,7 +344,32 @@ def check_described(described: Mapping[str, Any], where: str) -> Extent:
 
 def _digest_where(expected: bool, content: Any) -> bool:
     """Whether there is a digest of what a data set gave exactly where something of it is shown."""
-    return (isinstance(content, str) and re.fullmatch("[0-9a-f]{64}", content) is not None) if expected else content is None
+    return _is_digest(content) if expected else content is None
+
+
+def _is_digest(text: Any) -> bool:
+    return isinstance(text, str) and _SHA256.fullmatch(text) is not None
+
+
+def _digest_of_offset(spec: Spec, digest: Any) -> bool:
+    """Whether a digest can be the offset's: of an image any, of a number its own."""
+    offset = spec.stimulus.offset
+    if isinstance(offset, str):
+        return _is_digest(digest)
+    number = np.full((1, 1, 1), offset, dtype=np.float32)
+    return bool(stimulus_of(spec, number, None).offset_digest == digest)
+
+
+def _is_normalise(spec: Spec, recorded: Mapping[str, Any] | None) -> bool:
+    """Whether what was applied is what a spec asks for; nothing is where the network is fed noise."""
+    if spec.normalise is None or recorded is None:
+        return True
+    return bool(spec.normalise.model_dump(mode="json") == recorded)
+
+
+def _agree(a: Mapping[str, Any], b: Mapping[str, Any], but: Collection[str] = ()) -> bool:
+    """Whether two mappings say the same where both say anything: versions know different keys."""
+    return all(a[key] == b[key] for key in a.keys() & b.keys() if key not in but)
 
 
 def _fits(target: _Target | None, spec: Spec, names: list[str]) -> bool:
@@ -313,11 +400,21 @@ class _PassShape(_Loose):
 
 
 class _PassIdentity(_Loose):
+    """A pass in the folder of another is ``of`` it, and the other says what was asked."""
+
+    of: str | None = None
     shape: _PassShape
+    run: str | None = None
+    kind: ResponseKind | None = None
+    units: list[int] | None = None
+    samples: int | None = None
+    seed: str | None = None
+    estimator: str | None = None
 
 
 class _PassDescribed(_Loose):
     identity: _PassIdentity
+    spec: dict[str, Any]
     samples: Annotated[int, Field(ge=1, le=1 << 40)]
     names: Annotated[list[Annotated[str, Field(max_length=MOST_NAME)]], Field(min_length=1, max_length=MOST_NAMES)]
 
@@ -325,9 +422,31 @@ class _PassDescribed(_Loose):
 def check_pass(described: Mapping[str, Any], where: str) -> PassExtent:
     """Types of the ``spec.json`` of a pass over kept responses; how large its objects may be."""
     found = _validated(_PassDescribed, described, where)
-    if found.identity.shape.units != len(found.names):
-        raise RunError(f"{where} is damaged: it names {len(found.names)} units, not {found.identity.shape.units}")
-    return PassExtent(found.samples, found.identity.shape.model_dump())
+    identity, shape = found.identity, found.identity.shape
+    if shape.units != len(found.names):
+        raise RunError(f"{where} is damaged: it names {len(found.names)} units, not {shape.units}")
+    try:
+        spec = StcSpec.parse(found.spec, where)
+    except SpecError as error:
+        raise _unlike(error) from None
+    if identity.of is not None:
+        return PassExtent(found.samples, shape.model_dump(), inner=True)
+    free = (spec.fresh, 0, 0) if spec.method == "dense" else (0, min(spec.axes, shape.d), 0)
+    asked = spec.model_dump(mode="json", exclude={"run", "units", "seed"})
+    _require_same(
+        where,
+        {
+            "run": identity.run is not None,
+            "samples": identity.samples == found.samples,
+            "response": identity.kind is not None and spec.response in (None, identity.kind),
+            "units": spec.units in ("all", tuple(found.names)) and len(identity.units or ()) == len(found.names),
+            "model": (spec.model is None) == (identity.estimator is None),
+            "seed": identity.seed == str(spec.seed),
+            "shape": (shape.null, shape.columns, shape.bins) == free,
+            "method": _agree(asked, described["identity"]),
+        },
+    )
+    return PassExtent(found.samples, shape.model_dump())
 
 
 class _TrialShape(_Loose):
@@ -339,8 +458,15 @@ class _TrialShape(_Loose):
     signals: Annotated[int, Field(ge=0, le=1 << 40)]
 
 
+class _Signals(_Loose):
+    count: Annotated[int, Field(ge=1, le=1 << 40)]
+
+
 class _TrialIdentity(_Loose):
     shape: _TrialShape
+    signals: _Signals
+    attack: dict[str, Any] | None = None
+    stimulate: dict[str, Any] | None = None
     classes: Annotated[list[Annotated[str, Field(max_length=MOST_NAME)]], Field(min_length=1, max_length=MOST_NAMES)]
     correct: Annotated[list[Annotated[int, Field(ge=-1, le=MOST_NAMES)]], Field(min_length=1, max_length=MOST_NAMES)]
 
@@ -360,21 +486,64 @@ def check_trials(described: Mapping[str, Any], where: str) -> TrialExtent:
         spec = TrialSpec.parse(found.spec, where)
         expected = conditions(spec, found.names)
     except (SpecError, ValueError) as error:
-        raise RunError(plain(str(error).splitlines()[0], 300)) from None
-    same = {
-        "names": shape.responses == len(found.names),
-        "classes": shape.classes == len(identity.classes) == len(identity.correct) and max(identity.correct) < shape.responses,
-        "conditions": shape.conditions == len(expected),
-        "moments": (shape.gammas, shape.d > 0, shape.signals > 0) == (len(spec.gammas) * spec.moments, spec.moments, spec.moments),
-    }
+        raise _unlike(error) from None
+    shown = spec.shown(SHAPES[spec.signals.dataset], found.samples)
+    pixels, signals = stimulus_of(shown, NO_OFFSET, None).pixels, identity.signals.count
+    asked = spec.model_dump(mode="json")
+    counted = {key: asked[key] for key in ("gammas", "transforms", "moments", "repeats")}
+    kept = (len(spec.gammas), pixels, signals) if spec.moments else (0, 0, 0)
+    chosen = spec.signals.classes
+    _require_same(
+        where,
+        {
+            "names": shape.responses == len(found.names),
+            "classes": shape.classes == len(identity.classes) == len(identity.correct)
+            and max(identity.correct) < shape.responses
+            and (chosen == "all" or len(chosen) == shape.classes),
+            "conditions": shape.conditions == len(expected),
+            "moments": (shape.gammas, shape.d, shape.signals) == kept,
+            "samples": found.samples == spec.repeats * signals,
+            "what was shown": _agree(counted, described["identity"]),
+            "attack": _is_part(asked["attack"], identity.attack),
+            "stimulate": _is_part(asked["stimulate"], identity.stimulate),
+        },
+    )
+    return TrialExtent(found.samples, shape.model_dump(), spec.moments)
+
+
+def _is_part(asked: Mapping[str, Any] | None, recorded: Mapping[str, Any] | None) -> bool:
+    """Whether what is done to stimuli is what was asked for; digests are of no part of a spec."""
+    if asked is None or recorded is None:
+        return asked is recorded
+    return _agree(asked, recorded, ("run", "templates", "profiles"))
+
+
+def _require_same(where: str, same: Mapping[str, bool]) -> None:
+    """`RunError` where something in a spec is not as its identity says."""
     if not all(same.values()):
         raise RunError(f"{where} is damaged: its spec and its identity differ in {', '.join(k for k, v in same.items() if not v)}")
-    return TrialExtent(found.samples, shape.model_dump())
+
+
+def _unlike(error: Exception) -> RunError:
+    """What is wrong with a spec that lies in a run directory; its first fault in full."""
+    lines = str(error).splitlines() or ["its spec is damaged"]
+    return RunError(plain(lines[0], 300) + f" (and {len(lines) - 1} more)" * (len(lines) > 1))
 
 
 def check_manifest(manifest: Mapping[str, Any], where: str) -> None:
     """Types and names of ``MANIFEST.json``."""
     _validated(_Manifest, manifest, where)
+
+
+def check_driver(driver: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What a driver says of itself: numbers within bounds, texts made plain.
+
+    Raises
+    ------
+    RunError
+        It says anything else.
+    """
+    return _validated(_Driver, driver, where).model_dump()
 
 
 def check_evaluation(evaluation: dict[str, Any], where: str) -> None:
@@ -430,6 +599,12 @@ class Extent:
         Whole numbers of the basis, and of its centre.
     decoded
         ``(C, H, W)`` of a decoder's picture; None without a decoder.
+    pictured
+        Whether the offset is an image.
+    stops
+        Whether it may end early, and so has a curve of its looks.
+    kept
+        Whether the responses of every image are kept.
     """
 
     samples: int
@@ -446,6 +621,9 @@ class Extent:
     filtered: bool = False
     basis: int = 0
     decoded: tuple[int, int, int] | None = None
+    pictured: bool = False
+    stops: bool = False
+    kept: bool = False
 
     @classmethod
     def of(cls, spec: Spec, names: list[str], field: UnitField | None = None) -> Extent:
@@ -466,6 +644,29 @@ class Extent:
             field,
             spec.stimulus.mixed,
             0 if basis is None else (1 + basis.coefficients(spec.stimulus.shape)) * math.prod(spec.stimulus.shape),
+            pictured=isinstance(spec.stimulus.offset, str),
+            stops=spec.stop is not None,
+            kept=spec.keep_responses,
+        )
+
+    @property
+    def objects(self) -> dict[str, bool]:
+        """Objects of a finished run beside segments, responses and figures; whether it must have them."""
+        one_hot = any(not is_dense(kind) for kind in self.kinds)
+        return _objects(
+            {
+                "offset.npy": self.pictured,
+                "basis.npy": self.basis > 0,
+                "result/classes.parquet": True,
+                "result/bias_maps.npy": True,
+                "result/z_maps.npy": True,
+                "result/map_outputs.npy": True,
+                "result/whitened_maps.npy": self.filtered,
+                "result/variance_maps.npy": self.second and one_hot,
+                "result/decoded_maps.npy": self.decoded is not None,
+                "result/reliability.parquet": self.stops,
+            },
+            {"result/filters.npy": self.field is not None},  # where any unit is linear
         )
 
     @property
@@ -559,10 +760,28 @@ class PassExtent:
         N.
     shape
         Units, values an image, fresh noises and columns (see `wna_ray.sums`).
+    inner
+        Whether it is one of several passes that a covariance takes, and has sums only.
     """
 
     samples: int
     shape: Mapping[str, int]
+    inner: bool = False
+    kept: ClassVar[bool] = False
+
+    @property
+    def objects(self) -> dict[str, bool]:
+        """Objects of a finished pass beside segments and figures, and whether it must have them."""
+        whole, block = not self.inner, self.shape["columns"] > 0
+        return _objects(
+            {
+                "block.npy": whole and block,
+                "result/axes.parquet": whole,
+                "result/axes.npy": whole,
+                "result/profiles.parquet": whole,
+                "result/spectra.npy": whole and not block,
+            }
+        )
 
     @property
     def looks(self) -> tuple[int, ...]:
@@ -593,10 +812,26 @@ class TrialExtent:
         N.
     shape
         Conditions, classes, responses, and what moments are kept of (see `wna_ray.sums`).
+    moments
+        Whether moments are kept.
     """
 
     samples: int
     shape: Mapping[str, int]
+    moments: bool = False
+    kept: ClassVar[bool] = False
+
+    @property
+    def objects(self) -> dict[str, bool]:
+        """Objects of a finished run beside segments and figures, and whether it must have them."""
+        return _objects(
+            {
+                "result/trials.parquet": True,
+                "result/detection.parquet": self.moments,
+                "result/classification_images.npy": self.moments,
+                "result/classification_z_maps.npy": self.moments,
+            }
+        )
 
     @property
     def looks(self) -> tuple[int, ...]:
@@ -634,6 +869,38 @@ class TrialExtent:
 
 
 AnyExtent = Extent | PassExtent | TrialExtent
+
+
+def _objects(there: Mapping[str, bool], may: Mapping[str, bool] | None = None) -> dict[str, bool]:
+    """What every finished run has, what of `there` this one has, and what of `may` it may have."""
+    always = ("spec.json", "environment.json", "result/moments.npz")
+    optional = {name: False for name, possible in (may or {}).items() if possible}
+    return dict.fromkeys(always, True) | {name: True for name, has in there.items() if has} | optional
+
+
+def listing_faults(manifest: Mapping[str, Any], extent: AnyExtent) -> list[str]:
+    """What a manifest does not list though its run must have it, or lists though its run cannot.
+
+    Figures may be any: versions draw different ones. Responses are those that the segments name,
+    of every segment or of none.
+    """
+    known, listed = extent.objects, manifest["objects"]
+    spans = {(s["start"], s["stop"]): s.get("responses") for s in manifest["segments"]}
+    beside = {f"responses/{a:015d}-{b:015d}.parquet": said for (a, b), said in spans.items()}
+    must = [name for name in known if known[name]] + list(beside) * extent.kept
+    missing = [name for name in must if name not in listed]
+    faults = [f"it does not list {name}, which every run of this spec has" for name in missing]
+    for name, said in beside.items():
+        if said is not None and not extent.kept:
+            faults.append(f"a segment has {name}, but its spec keeps no responses")
+        elif extent.kept and name in listed and said != listed[name]:
+            faults.append(f"{name} is not listed with the digest that its segment has")
+    figures = not (isinstance(extent, PassExtent) and extent.inner)
+    return faults + [
+        f"it lists {plain(name, 200)}, which no run of this spec has"
+        for name in listed
+        if name not in known and not (extent.kept and name in beside) and not (figures and _FIGURE.fullmatch(name))
+    ]
 
 
 def _within(values: NDArray[np.int64], most: int, least: int | None = None) -> bool:

@@ -27,6 +27,7 @@ from wna_ray.compare import Measured, correlations, images_needed, mean_correlat
 from wna_ray.contrast import contrast as paired
 from wna_ray.driver import SILENT_SECONDS, latest
 from wna_ray.errors import RunError, SpecError, WnaError
+from wna_ray.fetch import FetchedSweep, fetch_sweep
 from wna_ray.fetch import fetch as download
 from wna_ray.folder import write_files
 from wna_ray.inprocess import InProcessExecutor
@@ -51,7 +52,7 @@ from wna_ray.sweep_run import SweepPrinter, run_any, run_sweep
 from wna_ray.sweep_spec import SweepSpec, read_asked
 from wna_ray.tables import classifier_table, images_table, members_table, p_form, pairs_table, patch_scores, suspects, tables_of
 from wna_ray.terminal import Forgiving, PlainConsole, PrintableFormatter, prepare, say, show, tell, tell_what_was_escaped, traceback_text
-from wna_ray.text import plain
+from wna_ray.text import plain, redacted
 from wna_ray.train_run import told
 from wna_ray.train_run import train as train_networks
 from wna_ray.train_spec import TrainSpec
@@ -468,7 +469,8 @@ def fetch(
     segments: Annotated[bool, typer.Option("--segments/--without-segments", help="also the segments, which wna verify adds up")] = True,
     endpoint: Endpoint = None,
 ) -> None:
-    """Download a finished run, every digest verified; the same command again goes on where it stopped."""
+    """Download a finished run (or sweep), every digest verified; the same command again goes on where it stopped."""
+    place = Place(url, endpoint)
     with Progress(
         BarColumn(bar_width=30),
         TextColumn("{task.percentage:>3.0f} %"),
@@ -478,10 +480,13 @@ def fetch(
         console=PlainConsole(stderr=True),
     ) as bar:
         task = bar.add_task("")
-        got = download(
-            Place(url, endpoint), dest, workers, segments, lambda done, total: bar.update(task, completed=done, total=max(total, 1))
-        )
-    say(f"{dest}: {got.objects} objects, {in_bytes(got.bytes)}, every SHA-256 as in the manifest ({got.kept} were there already)")
+
+        def advance(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=max(total, 1))
+
+        got = (fetch_sweep if is_sweep(place) else download)(place, dest, workers, segments, advance)
+    members = f"{got.members:,} members, " if isinstance(got, FetchedSweep) else ""
+    say(f"{dest}: {members}{got.objects} objects, {in_bytes(got.bytes)}, every SHA-256 as in the manifest ({got.kept} were there already)")
 
 
 @app.command()
@@ -616,7 +621,7 @@ def _labelled(urls: list[str], endpoint: str | None) -> list[tuple[str, Run]]:
     for url in urls:
         place, name = Place(url, endpoint), url.rstrip("/")
         found |= {f"{name}/{m}": run for m, run in Sweep(place).members.items()} if is_sweep(place) else {name: open_any(place)}
-    parts = [name.split("/") for name in found]
+    parts = [redacted(name).split("/") for name in found]
     same = 0
     while len(parts) > 1 and all(len(p) > same + 1 and p[same] == parts[0][same] for p in parts):
         same += 1

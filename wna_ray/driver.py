@@ -15,6 +15,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -22,12 +23,14 @@ import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
+from wna_ray import process
+from wna_ray.checks import check_driver
 from wna_ray.errors import RunError, StoreError
 from wna_ray.events import Event, RunStarted, SegmentCommitted, ShardDone, ShardFailed, ShardRetried, Stage, WorkersChanged
 from wna_ray.rundir import RunDirectory
+from wna_ray.text import printable, redacted_tree
 
 DRIVERS, EVENTS = "drivers", "events"
 BEAT_SECONDS = 5.0
@@ -35,6 +38,8 @@ SILENT_SECONDS = 20.0  # without a sign of life, a driver is taken for dead
 CHUNK_BYTES = 256_000
 RECENT_SECONDS = 300.0  # over which the rate is taken
 LAST_WORDS_SECONDS = 1.0  # patience of the last write
+MOST_DRIVERS = 999_999_999  # of one run
+_CLAIM = re.compile(rf"{DRIVERS}/([0-9]{{6,9}})\.json")
 
 State = Literal["running", "stopped", "finished", "failed"]
 _log = logging.getLogger(__name__)
@@ -74,7 +79,12 @@ class Driver:
         self._phases: dict[str, float] = {}
         self._storage = {"commits": 0, "seconds": 0.0, "bytes": 0, "retries": 0}
         self._recent: list[tuple[float, int]] = []
-        self._me = {"id": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid(), "process": _process(os.getpid())}
+        self._me: dict[str, Any] = {
+            "id": uuid.uuid4().hex,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "process": process.name_of(os.getpid()),
+        }
         self._beats, self._began = 0, _now()
         _living.add(str(self._me["id"]))
         try:
@@ -90,7 +100,8 @@ class Driver:
         if self._fenced is not None:
             raise RunError(self._fenced)
         with self._lock:
-            self._lines.append(json.dumps({"time": _now(), "event": type(event).__name__} | dataclasses.asdict(event)))
+            said = redacted_tree(dataclasses.asdict(event))
+            self._lines.append(json.dumps({"time": _now(), "event": type(event).__name__} | said))
             self._note(event)
 
     def close(self, state: State, reason: str = "", patience: float | None = None) -> None:
@@ -107,12 +118,18 @@ class Driver:
     def _claim(self, silent_seconds: float) -> int:
         while True:
             generation, found = latest(self._directory)
-            alive = found if found is None or _alive_here(found) else self._watch(generation, found, silent_seconds)
+            alive: Mapping[str, Any] | None = found
+            if found is not None and not _lives(found):
+                alive = self._watch(generation, found, silent_seconds)
             if alive is not None and not _gone(alive):
+                who = f"process {alive['pid']} on {alive['host']}, since {alive['began']}"
                 raise RunError(
-                    f"another driver is at work in '{self._directory.url}': process {alive.get('pid')} on {alive.get('host')}, since "
-                    f"{alive.get('began')}. Let it finish (wna status tells how far it is), or stop it and run the same command again"
+                    f"another driver is at work in '{self._directory.url}': {who}. Let it finish "
+                    "(wna status tells how far it is), or stop it and run the same command again"
                 )
+            if generation >= MOST_DRIVERS:
+                last = f"{self._directory.url}/{_name(generation)}"
+                raise RunError(f"'{last}' is of no driver; delete it and run the same command again")
             if self._store.create(_name(generation + 1), self._object("running", "")):
                 return generation + 1
 
@@ -120,20 +137,16 @@ class Driver:
         """The other driver, once it gives a sign of life; None where it gives none, or has ended."""
         if _gone(found):
             return None
-        _log.warning(
-            "'%s' was last driven by process %s on %s; waiting up to %.0f s for a sign of life",
-            self._directory.url,
-            found.get("pid"),
-            found.get("host"),
-            seconds,
-        )
+        who = f"process {found['pid']} on {found['host']}"
+        told = f"'{self._directory.url}' was last driven by {who}"
+        _log.warning("%s", printable(f"{told}; waiting up to {seconds:.0f} s for a sign of life"))
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             time.sleep(min(1.0, seconds / 10))
             newest, now = latest(self._directory)
             if now is None or (newest == generation and _gone(now)):
                 return None
-            if newest != generation or now.get("beat") != found.get("beat"):
+            if newest != generation or now["beat"] != found["beat"]:
                 return now
         return None
 
@@ -143,7 +156,7 @@ class Driver:
                 generation, found = latest(self._directory)
                 if generation > self.generation and found is not None:
                     self._fenced = (
-                        f"process {found.get('pid')} on {found.get('host')} has taken '{self._directory.url}' over, because this "
+                        f"process {found['pid']} on {found['host']} has taken '{self._directory.url}' over, because this "
                         "driver gave no sign of life for a while; what was committed stays, and the other goes on"
                     )
                     return
@@ -174,7 +187,7 @@ class Driver:
             self._beats += 1
             value = self._me | {
                 "state": state,
-                "reason": reason,
+                "reason": printable(reason),
                 "beat": self._beats,
                 "began": self._began,
                 "time": _now(),
@@ -183,7 +196,7 @@ class Driver:
                 "phase_seconds": self._phases,
                 "storage": self._storage,
             }
-            return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+            return (json.dumps(redacted_tree(value), indent=1, sort_keys=True) + "\n").encode()
 
     def _note(self, event: Event) -> None:
         progress = self._progress
@@ -226,39 +239,39 @@ class Driver:
 
 
 def latest(directory: RunDirectory) -> tuple[int, dict[str, Any] | None]:
-    """Number and object of the newest driver; 0 and None where there was none."""
-    names = [name for name in directory.store.list(DRIVERS) if name.endswith(".json") and name[len(DRIVERS) + 1 : -5].isdigit()]
-    if not names:
+    """Number and object of the newest driver; 0 and None where there was none.
+
+    The object may be anybody's: its numbers are within bounds, its texts are plain.
+
+    Raises
+    ------
+    RunError
+        It is damaged.
+    """
+    names = directory.store.list(DRIVERS)
+    claims = [claim for name in names if (claim := _CLAIM.fullmatch(name)) is not None]
+    if not claims:
         return 0, None
-    newest = max(names)
-    return int(newest[len(DRIVERS) + 1 : -5]), directory.read_json(newest)
+    newest = max(claims, key=lambda claim: int(claim[1]))
+    try:
+        found, where = directory.read_json(newest[0]), f"{directory.url}/{newest[0]}"
+        return int(newest[1]), None if found is None else check_driver(found, where)
+    except RunError as error:
+        raise RunError(f"{error}; delete it, unless a driver is at work there") from None
 
 
 def _gone(driver: Mapping[str, Any]) -> bool:
     """Whether a driver has said that it ended, or was a process of this machine that is no more."""
-    return driver.get("state") != "running" or (_here(driver) and not _alive_here(driver))
+    return driver["state"] != "running" or _lives(driver) is False
 
 
-def _here(driver: Mapping[str, Any]) -> bool:
-    mine = _process(os.getpid()).rpartition("/")[0]
-    return bool(mine) and str(driver.get("process")).rpartition("/")[0] == mine
-
-
-def _alive_here(driver: Mapping[str, Any]) -> bool:
-    """Whether a driver is a living process of this machine."""
-    running, pid = driver.get("state") == "running", driver.get("pid")
-    if pid == os.getpid() and driver.get("id") not in _living:
+def _lives(driver: Mapping[str, Any]) -> bool | None:
+    """Whether a driver is at work on this machine; None where that cannot be told from here."""
+    if driver["state"] != "running":
         return False
-    return running and _here(driver) and isinstance(pid, int) and _process(pid) == driver.get("process")
-
-
-def _process(pid: int) -> str:
-    """A name for a process that no other ever has: boot, namespace of process numbers, and when it started; "" where there is none."""
-    with suppress(OSError, IndexError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-        return f"{boot}/{os.readlink('/proc/self/ns/pid')}/{started}"
-    return ""
+    if driver["process"] and driver["process"] == process.name_of(os.getpid()):
+        return driver["id"] in _living
+    return process.lives(driver["pid"], driver["process"])
 
 
 def _name(generation: int) -> str:

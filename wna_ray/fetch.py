@@ -1,9 +1,12 @@
-"""A finished run, copied to a local folder.
+"""A finished run, or a finished sweep, copied to a local folder.
 
 Only what ``MANIFEST.json`` lists is copied, so ``evaluation/`` (which has no digests), drivers and journals stay where
 they are. An object has its name only once all its bytes are there and give the digest that the manifest says; until then
 it is a ``.tmp-`` file beside it, from whose length the next call goes on. The manifest comes last. No symbolic link below
 the folder is followed, and no file that is there is ever overwritten.
+
+Of a sweep every member is copied so, into a folder of its own, and ``spec.json`` and ``SWEEP.json``
+come last of all.
 """
 
 from __future__ import annotations
@@ -25,8 +28,9 @@ from typing import Any
 from wna_ray.checks import MOST_JSON, parse_json
 from wna_ray.errors import RunError, StoreError
 from wna_ray.memory import size
-from wna_ray.rundir import MANIFEST, MOMENTS, RESULT, SEGMENTS, SPEC, RunDirectory, listed, sha256, tiling_faults
-from wna_ray.store import CHUNK_BYTES, TEMPORARY, Place
+from wna_ray.rundir import MANIFEST, RESULT, SEGMENTS, SPEC, RunDirectory, listed, manifest_faults, sha256
+from wna_ray.store import CHUNK_BYTES, TEMPORARY, Place, Store
+from wna_ray.sweep import SWEEP, SweepDirectory, is_sweep
 from wna_ray.text import plain
 
 SPARE_BYTES = 16 << 20  # of the disk, beside the objects: folders and the like
@@ -63,6 +67,35 @@ class Fetched:
     left_out: int
 
 
+@dataclass(frozen=True)
+class FetchedSweep:
+    """What lies in the folder now.
+
+    Attributes
+    ----------
+    folder
+        The local copy.
+    members
+        How many runs the sweep has.
+    objects, bytes
+        All that is there of them.
+    kept
+        Objects that were there before.
+    downloaded
+        Bytes that came from the storage.
+    left_out
+        Segments that were not asked for.
+    """
+
+    folder: Path
+    members: int
+    objects: int
+    bytes: int
+    kept: int
+    downloaded: int
+    left_out: int
+
+
 def fetch(place: Place | str, dest: Path, workers: int = 8, segments: bool = True, callback: Progress | None = None) -> Fetched:
     """Copy a finished run to a local folder, or go on with it; every object's SHA-256 is checked on the way.
 
@@ -83,46 +116,205 @@ def fetch(place: Place | str, dest: Path, workers: int = 8, segments: bool = Tru
     Raises
     ------
     RunError
-        The run is not finished, an object of it is damaged (it is named, and not put in place), or `dest` holds something else.
+        The run is not finished, an object of it is damaged (it is named, and not put in place), its
+        list of objects is not one of such a run, or `dest` holds something else.
     StoreError
         The storage or the local disk refused; the same call goes on.
     """
+    _require_local(dest)
+    source = _Source.of(RunDirectory(place), segments)
+    with _Folder(Path(dest)) as folder, _local(str(dest)):
+        folder.require_space(source.missing(folder))
+        return source.copy(folder, workers, callback)
+
+
+def fetch_sweep(place: Place | str, dest: Path, workers: int = 8, segments: bool = True, callback: Progress | None = None) -> FetchedSweep:
+    """Copy a finished sweep to a local folder, or go on with it: every member into ``DEST/NAME``.
+
+    Members are copied as `fetch` copies a run. Before anything is written, every member's manifest is
+    compared with the digest that ``SWEEP.json`` has for it. ``spec.json`` and ``SWEEP.json`` come
+    last, so an unfinished copy is not taken for a sweep; `SweepDirectory.verify` proves the finished
+    one.
+
+    Parameters
+    ----------
+    place
+        The sweep: a path, any fsspec URL, or a `Place`.
+    dest
+        The folder; made where there is none. What is there of this sweep is kept, another sweep (or
+        a run) is refused.
+    workers, segments, callback
+        As for `fetch`; bytes are those of all members.
+
+    Raises
+    ------
+    RunError
+        The sweep is not finished, a member is damaged or is not what was published, or `dest` holds
+        something else.
+    StoreError
+        The storage or the local disk refused, or a folder of `dest` is a symbolic link; the same call
+        goes on.
+    """
+    _require_local(dest)
+    sweep = SweepDirectory(place)
+    texts = {name: sweep.store.read(name, most=MOST_JSON) or b"" for name in (SPEC, SWEEP)}
+    published = sweep.published()
+    faults = sweep.asked_faults(published)[1]
+    same = sha256(texts[SPEC]) == published.spec and sweep.store.read(SWEEP, most=MOST_JSON) == texts[SWEEP]
+    if not same:
+        faults.append(f"{SWEEP} has just changed; run the same command again")
+    if faults:
+        raise RunError(f"'{sweep.url}': {faults[0]}")
+    digests = {done.name: done.manifest for done in published.members}
+
+    def source(name: str) -> _Source:
+        return _Source.of(RunDirectory(sweep.member(name)), segments, digests[name])
+
+    totals = {name: source(name).total for name in digests}  # looks at all before it writes anything
+    total, rest = sum(totals.values()), sum(map(len, texts.values()))
+    begun, got = 0, list[Fetched]()
+    with _Folder(Path(dest)) as whole, _local(str(dest)):
+        _refuse_another_sweep(whole.path, sweep.url, texts, set(digests))
+        needed = rest
+        for name in digests:
+            with _Folder(whole.path / name, whole) as folder:
+                needed += source(name).missing(folder)
+        whole.require_space(needed)
+        for name in digests:
+            with _Folder(whole.path / name, whole) as folder:
+                got.append(source(name).copy(folder, workers, _part(callback, begun, total)))
+            begun += totals[name]
+        kept = sum(whole.put(name, text) for name, text in texts.items())
+    return FetchedSweep(
+        folder=Path(dest),
+        members=len(got),
+        objects=sum(one.objects for one in got) + len(texts),
+        bytes=sum(one.bytes for one in got) + rest,
+        kept=sum(one.kept for one in got) + kept,
+        downloaded=sum(one.downloaded for one in got),
+        left_out=sum(one.left_out for one in got),
+    )
+
+
+def _part(callback: Progress | None, before: int, total: int) -> Progress | None:
+    """Progress of one of several runs as progress of all."""
+    return None if callback is None else lambda done, _: callback(before + done, total)
+
+
+def _require_local(dest: Path) -> None:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(dest)):
         raise StoreError(f"'{dest}' is a URL, but runs are fetched to a local folder; give its path")
-    directory = RunDirectory(place)
-    spec, manifest, _ = directory.finished()
-    faults = tiling_faults(manifest)
-    if manifest["fingerprint"] != spec["fingerprint"]:
-        faults.append("it is of another run than spec.json")
-    faults += [f"it does not list {name}" for name in (SPEC, MOMENTS) if name not in manifest["objects"]]
-    if faults:
-        raise RunError(f"{directory.url}/{MANIFEST} is not one of a whole run: {'; '.join(faults[:3])}")
-    text = directory.store.read(MANIFEST, most=MOST_JSON) or b"{}"
-    if parse_json(text, MANIFEST) != manifest:
-        raise RunError(f"{directory.url}/{MANIFEST} has just changed; run the same command again")
-    wanted = {name: entry for name, entry in listed(manifest).items() if segments or not name.startswith(f"{SEGMENTS}/")}
-    total = sum(entry["bytes"] for entry in wanted.values())
-    with _Folder(Path(dest)) as folder, _local(str(dest)):
-        _refuse_another_run(folder, directory.url, spec["fingerprint"], text, set(listed(manifest)))
-        folder.require_space(sum(entry["bytes"] - folder.there(name, entry) for name, entry in wanted.items()) + len(text))
-        copy = _Copy(directory, folder, total, callback)
-        copy.all({SPEC: wanted.pop(SPEC)}, 1)  # first, so that the folder says whose it is
-        copy.all(wanted, workers)
-        copy.kept += folder.put(MANIFEST, text)
-    left_out = 0 if segments else len(manifest["segments"])
-    return Fetched(Path(dest), spec["fingerprint"], len(wanted) + 2, total + len(text), copy.kept, copy.downloaded, left_out)
 
 
-def _refuse_another_run(folder: _Folder, url: str, fingerprint: str, manifest: bytes, names: set[str]) -> None:
+@dataclass(frozen=True)
+class _Source:
+    """A finished run, and what of it is to be copied.
+
+    Attributes
+    ----------
+    directory
+        The run.
+    fingerprint
+        Its own.
+    text
+        Its manifest, as it is stored.
+    names
+        All that the manifest lists.
+    wanted
+        Size and digest of what is to be copied, by name.
+    left_out
+        Segments that are not.
+    """
+
+    directory: RunDirectory
+    fingerprint: str
+    text: bytes
+    names: frozenset[str]
+    wanted: Mapping[str, Mapping[str, Any]]
+    left_out: int
+
+    @classmethod
+    def of(cls, directory: RunDirectory, segments: bool, digest: str | None = None) -> _Source:
+        """Look at a run, whose manifest must have this digest where one is given.
+
+        Raises
+        ------
+        RunError
+            It is not finished, or its manifest is not that of a whole run.
+        """
+        spec, manifest, extent = directory.finished()
+        where, faults = f"{directory.url}/{MANIFEST}", manifest_faults(spec, manifest, extent)
+        if faults:
+            raise RunError(f"{where} is not one of a whole run: {'; '.join(faults[:3])}")
+        text = directory.store.read(MANIFEST, most=MOST_JSON) or b"{}"
+        if parse_json(text, MANIFEST) != manifest:
+            raise RunError(f"{where} has just changed; run the same command again")
+        if digest is not None and sha256(text) != digest:
+            raise RunError(f"{where} is not what {SWEEP} lists; was this member made again?")
+        names, beginning = listed(manifest), f"{SEGMENTS}/"
+        wanted = {n: entry for n, entry in names.items() if segments or not n.startswith(beginning)}
+        left_out = 0 if segments else len(manifest["segments"])
+        return cls(directory, spec["fingerprint"], text, frozenset(names), wanted, left_out)
+
+    @property
+    def total(self) -> int:
+        """Bytes of all that is to be there beside the manifest."""
+        return sum(int(entry["bytes"]) for entry in self.wanted.values())
+
+    def missing(self, folder: _Folder) -> int:
+        """Bytes that a folder still lacks; `RunError` where it holds something else."""
+        _refuse_another_run(folder, self)
+        there = sum(folder.there(name, entry) for name, entry in self.wanted.items())
+        return self.total - there + len(self.text)
+
+    def copy(self, folder: _Folder, workers: int, callback: Progress | None) -> Fetched:
+        """Copy what is missing; the manifest comes last."""
+        rest, copy = dict(self.wanted), _Copy(self.directory, folder, self.total, callback)
+        copy.all({SPEC: rest.pop(SPEC)}, 1)  # first, so that the folder says whose it is
+        copy.all(rest, workers)
+        copy.kept += folder.put(MANIFEST, self.text)
+        return Fetched(
+            folder=folder.path,
+            fingerprint=self.fingerprint,
+            objects=len(self.wanted) + 1,
+            bytes=self.total + len(self.text),
+            kept=copy.kept,
+            downloaded=copy.downloaded,
+            left_out=self.left_out,
+        )
+
+
+def _refuse_another_run(folder: _Folder, source: _Source) -> None:
     here = RunDirectory(str(folder.path))
-    here.refuse_links()
-    if here.store.size(SPEC) is not None and (found := here.spec()["fingerprint"]) != fingerprint:
-        raise RunError(f"'{folder.path}' holds another run ({found[:12]}..., not {fingerprint[:12]}...); give another folder")
-    if here.store.size(MANIFEST) is not None and here.store.read(MANIFEST, most=MOST_JSON) != manifest:
-        raise RunError(f"'{folder.path}/{MANIFEST}' is not that of '{url}'; give another folder, or delete it")
+    here.store.refuse_links(source.names)
+    if is_sweep(here.store.place):
+        raise RunError(f"'{folder.path}' holds a sweep; give another folder")
+    if here.store.size(SPEC) is not None and (found := here.spec()["fingerprint"]) != source.fingerprint:
+        raise RunError(f"'{folder.path}' holds another run ({found[:12]}..., not {source.fingerprint[:12]}...); give another folder")
+    if here.store.size(MANIFEST) is not None and here.store.read(MANIFEST, most=MOST_JSON) != source.text:
+        raise RunError(f"'{folder.path}/{MANIFEST}' is not that of '{source.directory.url}'; give another folder, or delete it")
     for name in [*here.store.list(SEGMENTS), *here.store.list(RESULT)]:
-        if name not in names:
+        if name not in source.names:
             raise RunError(f"'{folder.path}/{plain(name, 200)}' is not of this run; move it away, or give another folder")
+
+
+def _refuse_another_sweep(dest: Path, url: str, texts: Mapping[str, bytes], members: set[str]) -> None:
+    here = Store(str(dest))
+    for name, text in texts.items():
+        if here.size(name) is not None and here.read(name, most=MOST_JSON) != text:
+            raise RunError(f"'{dest}/{name}' is not that of '{url}'; give another folder, or delete it")
+    if here.size(MANIFEST) is not None:
+        raise RunError(f"'{dest}' holds a run; give another folder")
+    for name in here.list():
+        folder, _, last = name.rpartition("/")
+        if folder and last == SPEC and not _above(folder) & members:
+            raise RunError(f"'{dest}/{plain(folder, 200)}' is not of this sweep; move it away, or give another folder")
+
+
+def _above(folder: str) -> set[str]:
+    """A folder and all that it lies in."""
+    parts = folder.split("/")
+    return {"/".join(parts[:depth]) for depth in range(1, len(parts) + 1)}
 
 
 class _Copy:
@@ -253,18 +445,28 @@ def _local(what: str) -> Iterator[None]:
         raise StoreError(f"cannot write '{what}' ({os.strerror(error.errno or 0)}); {hint}") from None
 
 
+def _open_below(folder: int, part: str) -> int:
+    """A descriptor of a folder in an open one, made where there is none; a link is refused."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(part, dir_fd=folder)
+    return os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+
+
 class _Folder:
     """A local folder, held open: every name is looked up from its descriptors, so a link put in the way is found, not followed."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, above: _Folder | None = None) -> None:
+        self.path, self._above = path, above
         self._folders: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> _Folder:
         with _local(str(self.path)):
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._folders[""] = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            if self._above is None:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._folders[""] = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            else:
+                self._folders[""] = self._above.open_folder(self.path.relative_to(self._above.path))
         try:
             fcntl.flock(self._folders[""], fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -278,6 +480,17 @@ class _Folder:
         for descriptor in self._folders.values():
             os.close(descriptor)
         self._folders.clear()
+
+    def open_folder(self, name: Path) -> int:
+        """A descriptor of a folder in it, made where there is none; no link is followed."""
+        descriptor = os.dup(self._folders[""])
+        for part in name.parts:
+            above = descriptor
+            try:
+                descriptor = _open_below(above, part)
+            finally:
+                os.close(above)
+        return descriptor
 
     def require_space(self, needed: int) -> None:
         """`StoreError` where the disk has no room for so many bytes more."""
@@ -357,8 +570,5 @@ class _Folder:
             for at in [folder[:i] for i, c in enumerate(f"{folder}/") if c == "/"] if folder else []:
                 if at not in self._folders:
                     parent, _, part = at.rpartition("/")
-                    with contextlib.suppress(FileExistsError):
-                        os.mkdir(part, dir_fd=self._folders[parent])
-                    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-                    self._folders[at] = os.open(part, flags, dir_fd=self._folders[parent])
+                    self._folders[at] = _open_below(self._folders[parent], part)
             return self._folders[folder], last

@@ -108,10 +108,15 @@ def expanded(path: str, option: str = "model") -> str:
 
 def require_no_login(address: str, option: str) -> str:
     """The same address; `ModelError` where it is of an object store and holds a secret key."""
-    for part in address.split("::"):
-        if part.partition("://")[0] in OBJECT_STORES and has_login(part):
-            raise ModelError(f"{option}: '{part}' {LOGIN}")
+    if (part := with_keys(address)) is not None:
+        raise ModelError(f"{option}: '{part}' {LOGIN}")
     return address
+
+
+def with_keys(address: str) -> str | None:
+    """The URL of an object store in an address (chained storages have several) that holds a secret key, if one does."""
+    parts = address.split("::")
+    return next((part for part in parts if part.partition("://")[0] in OBJECT_STORES and has_login(part)), None)
 
 
 LOGIN = (

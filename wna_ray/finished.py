@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from wna_ray.archive import from_npy
-from wna_ray.checks import Extent, PassExtent, TrialExtent, require_memory
+from wna_ray.archive import from_npy, reading
+from wna_ray.checks import Extent, PassExtent, TrialExtent, parse_json, require_memory
 from wna_ray.errors import RunError
-from wna_ray.rundir import RunDirectory, sha256
+from wna_ray.rundir import ENVIRONMENT, RunDirectory, sha256
 from wna_ray.store import Place
-from wna_ray.text import plain
+from wna_ray.text import plain, redacted_tree
 
 T = TypeVar("T")
 E = TypeVar("E", Extent, PassExtent, TrialExtent)
@@ -53,6 +54,21 @@ class Finished:
         """Names of outputs or units, made plain: one line each, and nothing that a terminal would obey."""
         return [plain(name) for name in self._described["names"]]
 
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions and device that began the run (``environment.json``), without secrets of URLs.
+
+        Raises
+        ------
+        RunError
+            It is not what the manifest lists, or no JSON object.
+        """
+        where = f"{self.directory.url}/{ENVIRONMENT}"
+        found = self._parsed(ENVIRONMENT, lambda data: parse_json(data, where))
+        with reading(where):  # too deep a tree is damage
+            shown: dict[str, Any] = redacted_tree(found)
+        return shown
+
     def _expect(self, kind: type[E], otherwise: str) -> E:
         """How large its objects may be; `RunError` where it is a directory of the other kind."""
         if not isinstance(self._found, kind):
@@ -75,10 +91,8 @@ class Finished:
     def _parsed(self, name: str, parse: Callable[[bytes], T]) -> T:
         """What an object's bytes say; `RunError` where they are not what `parse` expects."""
         data = self._bytes(name)
-        try:
+        with reading(f"{self.directory.url}/{name}"):
             return parse(data)
-        except (ValueError, OSError, pa.ArrowException) as error:  # of bytes in memory: no storage is asked
-            raise RunError(f"{self.directory.url}/{name} is damaged ({plain(str(error), 200)})") from None
 
     def _array(self, name: str, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> NDArray[Any]:
         """An array of exactly this shape and type."""

@@ -218,6 +218,7 @@ def execute(spec: Spec, directory: RunDirectory, executor: Executor, emit: Callb
         return np.asarray(call(executor, CALL_TRIES, "answer", shared, images))
 
     if directory.manifest() is not None:
+        directory.store.sweep()  # a writer may have been killed after it was published
         return ask
     claim()
     curve = list[tuple[int, list[Readout]]]()

@@ -320,7 +320,10 @@ class Run(Finished):
         content = self._described["identity"]["stimulus"].get("content", "")
         if basis is not None and digest(basis) != content:
             raise RunError(f"{self.directory.url}/{BASIS} is not the basis that its spec.json tells of")
-        return stimulus_of(self.spec, image, self._extent.field, basis, content)
+        stimulus = stimulus_of(self.spec, image, self._extent.field, basis, content)
+        if stimulus.offset_digest != self._described["identity"]["stimulus"]["offset"]:
+            raise RunError(f"{self.directory.url}/{OFFSET} is not the offset that its spec.json tells of")
+        return stimulus
 
     @cached_property
     def partial(self) -> Partial:

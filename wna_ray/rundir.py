@@ -16,18 +16,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from wna_ray.archive import pack, to_npy, unpack
+from wna_ray.archive import from_npy, pack, to_npy, unpack
+from wna_ray.bases import digest
 from wna_ray.checks import (
     EVALUATION,
-    FOLDERS,
     MOST_JSON,
     MOST_OTHER,
     AnyExtent,
@@ -37,16 +37,18 @@ from wna_ray.checks import (
     check_manifest,
     check_pass,
     check_trials,
+    listing_faults,
     parse_json,
     require_memory,
 )
 from wna_ray.errors import RunError
 from wna_ray.moments import Moments, Partial
 from wna_ray.shard import Job
-from wna_ray.spec import canonical
-from wna_ray.store import Place, Store
+from wna_ray.spec import Spec, canonical
+from wna_ray.stimuli import Stimulus
+from wna_ray.store import Place, Store, no_memory
 from wna_ray.sums import PassSums
-from wna_ray.text import plain
+from wna_ray.text import plain, redacted_tree
 
 FORMAT, PASS_FORMAT, TRIALS_FORMAT = "wna-run/1", "wna-pass/1", "wna-trials/1"
 FORMATS = (FORMAT, PASS_FORMAT, TRIALS_FORMAT)
@@ -56,6 +58,7 @@ SEGMENTS, RESULT, RESPONSES = "segments", "result", "responses"
 MOMENTS = f"{RESULT}/moments.npz"
 _SEGMENT = re.compile(r"segments/(\d{15})-(\d{15})\.npz")
 
+COUNTS = ("images", "nonfinite", "out_of_range")  # images in the moments, and those that are not
 MOST_FAULTS = 50  # that `verify` names
 
 Span = tuple[int, int]
@@ -109,6 +112,8 @@ def _unpack_moments(data: bytes, fingerprint: str, where: str, extent: AnyExtent
         if extent is not None:
             extent.check(partial.moments)
         return partial, header
+    except MemoryError:
+        raise no_memory(where) from None
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{where} does not hold moments ({error}); delete it and run the same command again") from None
 
@@ -182,7 +187,8 @@ class RunDirectory:
                 raise RunError(f"{where} is damaged: its digest does not match")
         except RecursionError:
             raise RunError(f"{where} is damaged (nested too deeply)") from None
-        return spec, _extent(spec, where)
+        extent = _extent(spec, where)
+        return spec | {"spec": redacted_tree(spec["spec"])}, extent  # earlier versions stored secrets of URLs
 
     def begin(self, job: Job, environment: Mapping[str, Any]) -> None:
         """Make this the run of `job`, or make sure that it is; `RunError` names what differs."""
@@ -194,7 +200,8 @@ class RunDirectory:
             "names": list(job.names),
             "spec": job.spec.model_dump(mode="json"),
         }
-        self._begin(wanted, environment, {OFFSET: job.offset if job.offset.size > 1 else None, BASIS: job.basis})
+        offset = job.offset if isinstance(job.spec.stimulus.offset, str) else None
+        self._begin(wanted, environment, {OFFSET: offset, BASIS: job.basis})
 
     def begin_pass(
         self,
@@ -207,11 +214,19 @@ class RunDirectory:
     ) -> str:
         """Make this a pass over kept responses (or a run of trials), or make sure that it is; gives its fingerprint."""
         fingerprint = sha256(canonical(identity).encode())
-        wanted = {"format": kind, "fingerprint": fingerprint, "identity": identity, "samples": samples, "names": list(names)}
-        self._begin(wanted | {"spec": spec}, environment, {})
+        wanted: dict[str, Any] = {
+            "format": kind,
+            "fingerprint": fingerprint,
+            "identity": identity,
+            "samples": samples,
+            "names": list(names),
+            "spec": spec,
+        }
+        self._begin(wanted, environment, {})
         return fingerprint
 
     def _begin(self, wanted: dict[str, Any], environment: Mapping[str, Any], arrays: Mapping[str, NDArray[Any] | None]) -> None:
+        wanted |= {"spec": redacted_tree(wanted["spec"])}  # its identity stays: that is what a run is
         if self.read_json(SPEC) is None:
             described = _json(wanted | {"digest": sha256(canonical(wanted).encode())})
             extent = _extent(wanted, f"{self.url}/{SPEC}")  # what is written here can be read again
@@ -222,7 +237,7 @@ class RunDirectory:
                 if data and not self.store.create(name, data) and self.store.read(name, extent.most(name)) != data:
                     what = name.partition(".")[0]
                     raise RunError(f"{self.url}/{name} is not this run's {what}, and there is no {SPEC}; give another --out, or delete it")
-            self.store.create(ENVIRONMENT, _json(environment))
+            self.store.create(ENVIRONMENT, _json(redacted_tree(environment)))
             if self.store.create(SPEC, described):
                 return
         found = self.spec()
@@ -305,8 +320,9 @@ class RunDirectory:
             self.store.replace(name, data)
         self.store.sweep()
         objects = {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in result.items()}
+        extent = self.describe()[1]
         for name in (SPEC, ENVIRONMENT, OFFSET, BASIS, BLOCK):
-            kept = self.store.read(name, most=MOST_OTHER)
+            kept = self.store.read(name, most=MOST_OTHER) if name in extent.objects else None
             if kept is not None:
                 objects[name] = {"bytes": len(kept), "sha256": sha256(kept)}
         ordered = sorted(segments, key=lambda s: s.start)
@@ -315,7 +331,7 @@ class RunDirectory:
             "format": FORMAT,
             "fingerprint": fingerprint,
             "samples": samples,
-            "counts": {key: sum(getattr(s, key) for s in ordered) for key in ("images", "nonfinite", "out_of_range")},
+            "counts": {key: sum(getattr(s, key) for s in ordered) for key in COUNTS},
             "segments": [s.listed() for s in ordered],
             "objects": dict(sorted(objects.items())),
         }
@@ -340,7 +356,6 @@ class RunDirectory:
         RunError
             There is no run, it is not finished, or one of the two is damaged.
         """
-        self.refuse_links()
         spec, extent = self.describe()
         manifest = self.manifest()
         if manifest is None:
@@ -352,6 +367,7 @@ class RunDirectory:
             raise RunError(f"{self.url}/{MANIFEST} is damaged: it says {manifest['samples']} samples, where the run has {extent.samples}")
         if isinstance(extent, Extent):
             extent = replace(extent, samples=manifest["samples"])
+        self.store.refuse_links(listed(manifest))
         for name, entry in listed(manifest).items():
             if entry["bytes"] > extent.most(name):
                 raise RunError(
@@ -360,18 +376,15 @@ class RunDirectory:
                 )
         return spec, manifest, extent
 
-    def refuse_links(self) -> None:
-        """`RunError` where a folder of a local run is a symbolic link: it would lead out of the run."""
-        root = self.store.place.url
-        for folder in FOLDERS if "://" not in root else ():
-            if os.path.islink(os.path.join(root, folder)):
-                raise RunError(f"{self.url}/{folder} is a symbolic link, which no run contains; put the folder itself there")
-
     def verify(self) -> list[str]:
-        """Prove the run: every fault found, one sentence each; none means that it is whole."""
+        """Prove the run: every fault found, one sentence each; none means that it is whole.
+
+        Compared are: the list of objects with what a run of this spec must and can have; every object
+        with its size and digest; the offset and the basis with their digests in the identity; the
+        ranges with [0, N); the counts, and every sum of the result, with what the segments hold.
+        """
         spec, manifest, extent = self.finished()
-        faults = [] if manifest["fingerprint"] == spec["fingerprint"] else [f"{MANIFEST} is of another run"]
-        faults += tiling_faults(manifest)
+        faults = manifest_faults(spec, manifest, extent)
         expected, there = listed(manifest), self.store.list(SEGMENTS)
         names = list(expected)
         if manifest["segments"] and not there:
@@ -387,6 +400,7 @@ class RunDirectory:
             for name in self.store.list(folder)
             if name not in expected
         ]
+        faults = faults or self._array_faults(spec, extent)
         faults = faults or self._verify_sums(spec["fingerprint"], manifest, extent)
         return faults if len(faults) <= MOST_FAULTS else [*faults[:MOST_FAULTS], f"and {len(faults) - MOST_FAULTS:,} more faults"]
 
@@ -403,6 +417,18 @@ class RunDirectory:
         if digest.hexdigest() == entry["sha256"]:
             return None
         return f"{name} is damaged: SHA-256 {digest.hexdigest()[:12]}...; {MANIFEST} says {entry['sha256'][:12]}..."
+
+    def _array_faults(self, spec: Mapping[str, Any], extent: AnyExtent) -> list[str]:
+        """Compare the arrays that stimuli are made of with what the identity says of them."""
+        faults = []
+        for name in (OFFSET, BASIS, BLOCK):
+            if name in extent.objects:
+                size = self.store.size(name) or 0  # as the manifest says, which was compared
+                require_memory(3 * size, f"{self.url}/{name}")
+                if not _is_of(spec, extent, name, self.store.read(name, most=size) or b""):
+                    what = name.partition(".")[0]
+                    faults.append(f"{name} is not the {what} that {SPEC} tells of")
+        return faults
 
     def _verify_sums(self, fingerprint: str, manifest: Mapping[str, Any], extent: AnyExtent) -> list[str]:
         """Add the segments up again and compare with the result: the counts and every sum."""
@@ -425,6 +451,24 @@ def _extent(spec: Mapping[str, Any], where: str) -> AnyExtent:
     return check_trials(spec, where) if spec["format"] == TRIALS_FORMAT else check_described(spec, where)
 
 
+def _is_of(spec: Mapping[str, Any], extent: AnyExtent, name: str, data: bytes) -> bool:
+    """Whether an array that stimuli are made of is the one that the identity has the digest of."""
+    try:
+        array = from_npy(data)
+    except ValueError:
+        return False
+    if not isinstance(extent, Extent):  # a block has no digest there, but its shape is that of the sums
+        shape = extent.shape["d"], extent.shape["columns"]
+        return array.shape == shape and array.dtype == np.float64
+    said: Mapping[str, Any] = spec["identity"]["stimulus"]
+    if name == BASIS:
+        return array.dtype == np.int32 and digest(array) == said["content"]
+    if array.shape != extent.whole or array.dtype != np.float32:
+        return False
+    stimulus = Stimulus(Spec.parse(spec["spec"], SPEC).stimulus, 0, array)
+    return bool(stimulus.offset_digest == said["offset"])
+
+
 def listed(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Size and digest of every object that a manifest lists, by name."""
     segments: dict[str, dict[str, Any]] = {s["name"]: s for s in manifest["segments"]}
@@ -432,8 +476,16 @@ def listed(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return segments | objects
 
 
+def manifest_faults(spec: Mapping[str, Any], manifest: Mapping[str, Any], extent: AnyExtent) -> list[str]:
+    """What is wrong with a manifest, as far as it and ``spec.json`` tell; one sentence each."""
+    same = manifest["fingerprint"] == spec["fingerprint"]
+    faults = [] if same else [f"{MANIFEST} is of another run"]
+    faults += tiling_faults(manifest)
+    return faults + [f"{MANIFEST}: {fault}" for fault in listing_faults(manifest, extent)]
+
+
 def tiling_faults(manifest: Mapping[str, Any]) -> list[str]:
-    """Whether the ranges tile [0, N) and the counts add up."""
+    """Whether the ranges tile [0, N) and each count is the sum of those of the segments."""
     faults, at = [], 0
     for s in manifest["segments"]:
         if s["start"] != at:
@@ -443,8 +495,12 @@ def tiling_faults(manifest: Mapping[str, Any]) -> list[str]:
         at = s["stop"]
     if at != manifest["samples"]:
         faults.append(f"the segments end at image {at}, not {manifest['samples']}")
-    if sum(manifest["counts"].values()) != manifest["samples"]:
-        faults.append(f"the counts {manifest['counts']} do not add up to {manifest['samples']}")
+    counts = manifest["counts"]
+    for key in COUNTS:
+        total = sum(s[key] for s in manifest["segments"])
+        if counts[key] != total:
+            said = f"the count '{key}' is {counts[key]:,}"
+            faults.append(f"{said}, but those of the segments add up to {total:,}")
     return faults
 
 

@@ -7,7 +7,7 @@ the fingerprint is taken there.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -70,7 +70,7 @@ def _number(value: Any) -> Any:
     """Numbers such as 1.0e3 are strings to YAML 1.1, which wants a sign in the exponent."""
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return value
 
 
@@ -519,9 +519,8 @@ class _Written(_Frozen):
         except ValidationError as error:
             lines = []
             faults = error.errors()
-            deeper = {fault["loc"][0] for fault in faults if len(fault["loc"]) > 1}
             for fault in faults:
-                if fault["type"] == "too_short" and fault["loc"][0] in deeper:
+                if fault["type"] == "too_short" and _has_faults(fault["loc"], faults):
                     continue  # pydantic drops faulty items, then finds too few of them
                 where = ".".join(str(part) for part in fault["loc"] if not isinstance(part, str) or "[" not in part)
                 message = fault["msg"].removeprefix("Value error, ")
@@ -531,6 +530,8 @@ class _Written(_Frozen):
             if len(lines) > MOST_FAULTS:
                 lines[MOST_FAULTS:] = [f"{source}: and {len(lines) - MOST_FAULTS:,} more faults"]
             raise SpecError("\n".join(lines)) from None
+        except UnicodeEncodeError:
+            raise SpecError(f"{source}: holds half a character (a lone surrogate), which is no text") from None
 
     @classmethod
     def load(cls, path: str | Path, changes: Mapping[str, Any] | None = None, full: bool = False) -> Self:
@@ -748,6 +749,11 @@ def apply(data: dict[str, Any], changes: Mapping[str, Any], told: str, source: s
     """Make changes of dotted keys in nested mappings; `told` is what an error calls them, in `source`."""
     for key, value in changes.items():
         _set(data, str(key), value, told, source)
+
+
+def _has_faults(where: tuple[int | str, ...], faults: Sequence[Any]) -> bool:
+    """Whether a list has faults in it."""
+    return any(len(fault["loc"]) > len(where) and fault["loc"][: len(where)] == where for fault in faults)
 
 
 def _keys(model: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:

@@ -162,7 +162,16 @@ class Stc(Finished):
     @cached_property
     def pictures(self) -> NDArray[np.float32]:
         """``(axes, C, H, W)`` float32, rows as in `axes`; each of length 1 on the grid of the noise."""
-        return self._parsed(PICTURES, from_npy)
+        rows = self.axes.num_rows
+
+        def parse(data: bytes) -> NDArray[np.float32]:
+            pictures = from_npy(data)
+            if pictures.ndim != 4 or len(pictures) != rows or pictures.dtype != np.float32:
+                found = f"{pictures.dtype} of shape {pictures.shape}"
+                raise ValueError(f"{found}, not {rows} pictures of float32")
+            return pictures
+
+        return self._parsed(PICTURES, parse)
 
     @cached_property
     def spectra(self) -> NDArray[np.float64]:
@@ -200,7 +209,7 @@ class Stc(Finished):
             made by gradients, or `run` is another.
         """
         identity, spec = self._described["identity"], self.spec
-        if identity["run"] != run.fingerprint:
+        if identity.get("run") != run.fingerprint:
             raise RunError(f"'{run.directory.url}' is not the run that '{self.directory.url}' is a covariance of")
         kind: ResponseKind = identity["kind"]
         if spec.method != "dense" or spec.linear or not is_triggered(kind) or spec.model is not None or spec.clip is not None:

@@ -221,6 +221,7 @@ def _execute(question: Question, directory: RunDirectory, executor: Executor, to
     samples = question.run.samples
     fingerprint = directory.begin_pass(question.identity, samples, question.names, asked, environment)
     if directory.manifest() is not None:
+        directory.store.sweep()
         return
     told.claim()
     if stimulus.spec.kind != "gaussian":
@@ -308,7 +309,7 @@ class _Passes:
     def inner(self, directory: RunDirectory, name: str, job: Pass | TwinPass, parent: str) -> PassSums:
         """Sums of a pass with a block, in a folder of its own."""
         assert job.block is not None
-        place = replace(directory.store.place, url=f"{directory.store.place.url.rstrip('/')}/{name}")
+        place = directory.store.below(name)
         inner = RunDirectory(place)
         identity = {"of": parent, "name": name, "block": sha256(to_npy(job.block)), "owners": list(job.owners), "shape": job.shape}
         samples, names = self.question.run.samples, self.question.names

@@ -6,12 +6,18 @@ temporary file and a hard link or a rename; elsewhere it is one PUT by fsspec, c
 
 What may pass (slow-down, server errors, timeouts, lost connections) is tried again with growing, random pauses until
 the store's patience ends. What will not pass (credentials, permission, a missing bucket) is one sentence at once.
+
+Three things hold of every call. A folder that cannot be listed is an error, never an empty folder:
+only one that is not there is empty. Of a local place, no folder on the way to an object may be a
+symbolic link, which would lead elsewhere; the place itself may be one, since the user has named it.
+And a URL that is shown tells no secrets.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import logging
 import os
 import random
@@ -19,15 +25,18 @@ import re
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from wna_ray import process
 from wna_ray.errors import StoreError
+from wna_ray.files import LOGIN, with_keys
+from wna_ray.text import printable, redacted
 
 TEMPORARY = ".tmp-"
 ABANDONED_SECONDS = 3600.0
@@ -38,8 +47,12 @@ MOST_BYTES = 5_000_000_000  # of an object: the most that one PUT takes on S3
 PROBE = "probe"
 CONDITIONAL = ("s3", "s3a", "memory")
 """Protocols whose ``mode="create"`` is known to be one conditional request; others look first, then write, as two writers can at once."""
+FLAT = ("s3", "s3a", "memory")
+"""Protocols whose own ``find`` tells its failures; fsspec's general one leaves out what it cannot list."""
+MOST_DEPTH = 64  # folders in each other: a web server may answer for every path
 
 _PART = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]*")
+_WRITER = re.compile(r"\.tmp-([0-9a-f]{12})-([0-9]{1,10})-([0-9]{1,20})-[0-9a-f]{32}")  # as `_writer` says
 _PASSING_CODES = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "OperationAborted", "ConditionalRequestConflict"}
 _PASSING_STATUS = {408, 409, 425, 429, 500, 502, 503, 504}
 _SENTENCES = {
@@ -87,19 +100,23 @@ class Store:
 
     def __init__(self, place: Place | str) -> None:
         asked = place if isinstance(place, Place) else Place(place)
-        self.url = asked.url if asked.url.endswith("://") else asked.url.rstrip("/") or "/"
+        self._url = asked.url if asked.url.endswith("://") else asked.url.rstrip("/") or "/"
+        self.url = redacted(self._url)
+        """For people, without secrets; `place` has the address."""
+        if (part := with_keys(self._url)) is not None:
+            raise StoreError(f"'{part}' {LOGIN}")
         self.single_writer = asked.single_writer
         self.patience = PATIENCE_SECONDS
         self.retries = 0
         """Requests that were tried again."""
         self.written = 0
         """Bytes."""
-        self._protocol = self.url.partition("://")[0] if "://" in self.url else "file"
+        self._protocol = self._url.partition("://")[0] if "://" in self._url else "file"
         self.endpoint = _endpoint(asked.endpoint) if self._protocol in ("s3", "s3a") else None
         try:
             # Listings must be fresh: other processes write here.
             options = _s3_options(self.endpoint) if self._protocol in ("s3", "s3a") else {}
-            self._fs, self._root = fsspec.core.url_to_fs(self.url, use_listings_cache=False, **options)
+            self._fs, self._root = fsspec.core.url_to_fs(self._url, use_listings_cache=False, **options)
         except Exception as error:  # each protocol has errors of its own
             raise StoreError(f"'{self.url}': no storage of that kind ({error}); give a path or an fsspec URL") from None
         self._local = isinstance(self._fs, LocalFileSystem)
@@ -109,7 +126,13 @@ class Store:
     @property
     def place(self) -> Place:
         """The place in a form that means the same in every process of this machine: local paths are absolute."""
-        return Place(self._root if self._local else self.url, self.endpoint, self.single_writer)
+        return Place(self._root if self._local else self._url, self.endpoint, self.single_writer)
+
+    def below(self, name: str) -> Place:
+        """The place of a folder; `StoreError` where a folder on the way, or it itself, is a link."""
+        self._path(f"{name}/x")
+        place = self.place
+        return replace(place, url=f"{place.url}{'' if place.url.endswith('/') else '/'}{name}")
 
     def read(self, name: str, most: int | None = None) -> bytes | None:
         """The bytes of an object, or None where there is none; `StoreError` where it has more than `most`."""
@@ -123,7 +146,7 @@ class Store:
                     raise StoreError(_too_large(name, int(self._fs.size(path)), most))
                 return bytes(self._fs.cat_file(path))
             except (FileNotFoundError, NotADirectoryError) as error:
-                if _code(error) == "NoSuchBucket":
+                if not _is_absent(error):
                     raise
                 return None
 
@@ -136,7 +159,9 @@ class Store:
         def look() -> int | None:
             try:
                 return os.lstat(path).st_size if self._local else int(self._fs.size(path) or 0)
-            except (FileNotFoundError, NotADirectoryError):
+            except (FileNotFoundError, NotADirectoryError) as error:
+                if not _is_absent(error):
+                    raise
                 return None
 
         return self._patiently("read", name, look)
@@ -198,20 +223,62 @@ class Store:
             self._patiently("delete", name, remove)
 
     def list(self, prefix: str = "") -> dict[str, int]:
-        """Names (below the URL) and sizes of all objects in a folder. Symbolic links are named, never followed."""
-        root = self._path(prefix) if prefix else self._root
+        """Names (below the URL) and sizes of all objects in a folder; none where there is no folder.
+
+        Symbolic links are named, never followed.
+
+        Raises
+        ------
+        StoreError
+            The folder, or one in it, cannot be listed: it is named.
+        """
+        if prefix:
+            self._path(f"{prefix}/x")  # refuses what leads elsewhere
+        found = self._found(prefix) if self._protocol in FLAT else dict(self._walk(prefix))
+        names = (n for n in sorted(found) if n and not n.rpartition("/")[2].startswith(TEMPORARY))
+        return {name: found[name] for name in names}
+
+    def _found(self, prefix: str) -> dict[str, int]:
+        """What a store that knows no folders tells in one answer."""
+        root = self._at(prefix)
 
         def look() -> dict[str, int]:
             try:
-                return dict(_walk(root)) if self._local else {p: int(i["size"] or 0) for p, i in self._fs.find(root, detail=True).items()}
+                infos = self._fs.find(root, detail=True)
+                return {path: int(info["size"] or 0) for path, info in infos.items()}
             except FileNotFoundError as error:
-                if _code(error) == "NoSuchBucket":
+                if not _is_absent(error):
                     raise
                 return {}
 
         start = len(self._root.rstrip("/")) + 1
-        names = {path[start:]: size for path, size in sorted(self._patiently("list", prefix, look).items())}
-        return {name: size for name, size in names.items() if name and not name.rpartition("/")[2].startswith(TEMPORARY)}
+        return {path[start:]: size for path, size in self._patiently("list", prefix, look).items()}
+
+    def _walk(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Names and sizes, temporary files included, one folder after the other."""
+        waiting = [prefix]
+        while waiting:
+            folder = waiting.pop()
+            path = self._at(folder)
+            if folder.count("/") >= MOST_DEPTH:
+                raise StoreError(f"'{self.url}/{folder[:200]}...' has folders in each other without an end")
+
+            def look(path: str = path) -> list[_Entry]:
+                try:
+                    if self._local:
+                        return _scan(path)
+                    return _listing(self._fs.ls(path, detail=True), path)
+                except FileNotFoundError as error:
+                    if not _is_absent(error):
+                        raise
+                    return []  # it is not there, or not any more
+
+            for last, size in self._patiently("list", folder, look):
+                name = f"{folder}/{last}" if folder else last
+                if size is None:
+                    waiting.append(name)
+                else:
+                    yield name, size
 
     def require_conditions(self) -> None:
         """Make sure that ``create`` is safe with several writers; `StoreError` names a store that ignores conditions.
@@ -232,17 +299,48 @@ class Store:
         )
 
     def sweep(self) -> None:
-        """Delete temporary files that killed writers left behind: those too old to belong to a living one."""
-        if self._local:
-            for path in Path(self._root).rglob(f"{TEMPORARY}*"):
+        """Delete temporary files that killed writers left behind.
+
+        A writer of this machine is known by its process: its file goes as soon as it is no more,
+        and stays as long as it lives. Of other writers, files go that are too old for a living one.
+
+        Raises
+        ------
+        StoreError
+            A folder cannot be listed. A file that may not be deleted stays.
+        """
+        for name, _ in self._walk("") if self._local else ():
+            path, last = self._at(name), name.rpartition("/")[2]
+            if last.startswith(TEMPORARY) and _is_abandoned(path, last):
                 with contextlib.suppress(OSError):
-                    if time.time() - path.lstat().st_mtime > ABANDONED_SECONDS:
-                        path.unlink()
+                    os.unlink(path)
+
+    def refuse_links(self, names: Iterable[str]) -> None:
+        """`StoreError` where a folder on the way to one of these objects is a symbolic link."""
+        for folder in {name.rpartition("/")[0] for name in names} - {""}:
+            self._refuse_link(f"{folder}/")
 
     def _path(self, name: str) -> str:
         if not all(_PART.fullmatch(part) for part in name.split("/")):
             raise StoreError(f"{name[:200]!r} is no name of an object: letters, digits and ._=- between slashes were expected")
-        return f"{self._root.rstrip('/')}/{name}"
+        self._refuse_link(name)
+        return self._at(name)
+
+    def _at(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}" if name else self._root
+
+    def _refuse_link(self, name: str) -> None:
+        """`StoreError` where a folder on the way to a local name, up to its last slash, is a link."""
+        folders = name.split("/")[:-1] if self._local else []
+        for depth in range(1, len(folders) + 1):
+            folder = "/".join(folders[:depth])
+            try:
+                linked = stat.S_ISLNK(os.lstat(self._at(folder)).st_mode)
+            except OSError:  # there is none, or whoever opens it is told why not
+                return
+            if linked:
+                way_out = "which would lead elsewhere; put the folder itself there"
+                raise StoreError(f"'{self.url}/{folder}' is a symbolic link, {way_out}")
 
     def _put_new(self, path: str, data: bytes) -> bool:
         try:
@@ -268,12 +366,15 @@ class Store:
                 return call()
             except StoreError:
                 raise
+            except MemoryError:
+                raise no_memory(f"'{self.url}/{name}'") from None
             except Exception as error:  # storage libraries raise of every family
                 passing = not self._local and _may_pass(error)
                 if not passing or time.monotonic() - begin + pause > self.patience:
                     raise self._refused(verb, name, error, passing, time.monotonic() - begin) from error
                 if pause == FIRST_PAUSE:
-                    _log.warning("cannot %s '%s/%s' now (%s); trying for up to %.0f s", verb, self.url, name, _reason(error), self.patience)
+                    told = f"cannot {verb} '{self.url}/{name}' now ({_reason(error)})"
+                    _log.warning("%s", printable(f"{told}; trying for up to {self.patience:.0f} s"))
             self.retries += 1
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -287,7 +388,9 @@ class Store:
             hint = sentence
         elif number in (errno.ENOSPC, errno.EDQUOT):
             hint = "free some space, then run the same command again"
-        elif number in (errno.EPERM, errno.ENOTSUP) and self._local:
+        elif number in (errno.EIO, errno.ESTALE):
+            hint = "the disk or the network file system failed; run the same command again"
+        elif number in (errno.EPERM, errno.ENOTSUP) and self._local and verb == "write":
             hint = "the file system must allow hard links (they make a commit atomic), and you must have the right to write"
         where = f" (server {self.endpoint})" if self.endpoint else ""
         refusal = StoreError(
@@ -352,14 +455,33 @@ def _code(error: BaseException) -> str:
     return str(_response(error).get("Error", {}).get("Code", ""))
 
 
+def _is_absent(error: OSError) -> bool:
+    """Whether what was not found is not there, rather than its bucket, or a server that answers.
+
+    fsspec's HTTP says of everything that goes wrong that there is no file.
+    """
+    causes = list(_causes(error))[1:]
+    if not causes or _response(error):
+        return _code(error) != "NoSuchBucket"
+    from aiohttp import ClientError, ClientResponseError
+
+    statuses = [cause.status for cause in causes if isinstance(cause, ClientResponseError)]
+    if statuses:
+        return statuses[0] in (404, 410)
+    return not any(isinstance(cause, ClientError | ConnectionError | TimeoutError) for cause in causes)
+
+
 def _may_pass(error: Exception) -> bool:
     """Whether the same request may go well a little later."""
     if _response(error):
         return _code(error) in _PASSING_CODES or _status(error) in _PASSING_STATUS
-    from aiohttp import ClientError
+    from aiohttp import ClientError, ClientResponseError
     from botocore.exceptions import HTTPClientError
     from botocore.parsers import ResponseParserError
 
+    statuses = [cause.status for cause in _causes(error) if isinstance(cause, ClientResponseError)]
+    if statuses:
+        return statuses[0] in _PASSING_STATUS
     passing = (ConnectionError, TimeoutError, ClientError, HTTPClientError, ResponseParserError)
     return any(isinstance(e, passing) for e in _causes(error))
 
@@ -412,20 +534,69 @@ def _read_part(path: str, name: str, start: int, stop: int) -> bytes:
         return file.read(stop - start)
 
 
-def _walk(root: str) -> Iterator[tuple[str, int]]:
-    for folder, folders, files in os.walk(root):
-        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        for name in (*files, *links):
-            path = os.path.join(folder, name)
+_Entry = tuple[str, int | None]  # a name, and its size; None of a folder
+
+
+def _scan(folder: str) -> list[_Entry]:
+    """What is in a local folder; links are no folders."""
+    found = list[_Entry]()
+    with os.scandir(folder) as entries:
+        for entry in entries:
             with contextlib.suppress(FileNotFoundError):  # a temporary file that has just become an object
-                yield path, os.lstat(path).st_size
+                if entry.is_dir(follow_symlinks=False):
+                    found.append((entry.name, None))
+                else:
+                    found.append((entry.name, entry.stat(follow_symlinks=False).st_size))
+    return found
+
+
+def _listing(infos: Iterable[Mapping[str, Any]], folder: str) -> list[_Entry]:
+    """What fsspec tells of a folder."""
+    found = list[_Entry]()
+    for info in infos:
+        path = str(info["name"]).rstrip("/")
+        if path.strip("/") != folder.strip("/"):  # some tell of the folder itself, too
+            is_folder = info["type"] == "directory"
+            found.append((path.rpartition("/")[2], None if is_folder else int(info["size"] or 0)))
+    return found
+
+
+def no_memory(what: str) -> StoreError:
+    """What to say of something that does not fit into memory: nothing is wrong with it."""
+    way_out = "end what else runs here, or take a larger machine"
+    refusal = StoreError(f"{what} does not fit into the memory that is free; {way_out}")
+    refusal.passing = True
+    return refusal
+
+
+def _writer() -> str:
+    """What a temporary file's name says of who writes it; "" where processes have no names."""
+    place, _, started = process.name_of(os.getpid()).rpartition("/")
+    return f"{_short(place)}-{os.getpid()}-{started}-" if place else ""
+
+
+def _short(place: str) -> str:
+    return hashlib.sha256(place.encode()).hexdigest()[:12]
+
+
+def _is_abandoned(path: str, last: str) -> bool:
+    """Whether nobody writes to a temporary file any more."""
+    told, place = _WRITER.fullmatch(last), process.place()
+    if told is not None and told[1] == _short(place):
+        alive = process.lives(int(told[2]), f"{place}/{told[3]}")
+        if alive is not None:
+            return not alive
+    try:
+        return time.time() - os.lstat(path).st_mtime > ABANDONED_SECONDS
+    except OSError:
+        return False
 
 
 def _temporary_file(final: str, data: bytes) -> str:
     """A complete, flushed file beside the final one."""
     folder = Path(final).parent
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{TEMPORARY}{uuid.uuid4().hex}"
+    temporary = folder / f"{TEMPORARY}{_writer()}{uuid.uuid4().hex}"
     try:
         with open(temporary, "xb") as file:
             file.write(data)
@@ -435,13 +606,3 @@ def _temporary_file(final: str, data: bytes) -> str:
         temporary.unlink(missing_ok=True)
         raise
     return str(temporary)
-
-
-def write_files(folder: Path, files: Mapping[str, bytes], option: str) -> None:
-    """Write files into a local folder; `StoreError`, which names the command's `option` for another folder, where that cannot be done."""
-    try:
-        for name, data in files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(data)
-    except OSError as error:
-        raise StoreError(f"cannot write to '{folder}' ({error.strerror}); give another {option}") from None

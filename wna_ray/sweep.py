@@ -11,7 +11,6 @@ Each member can be resumed, verified and reported by itself, by its own path.
 from __future__ import annotations
 
 import itertools
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,12 +21,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from wna_ray.checks import MOST_JSON, check_manifest, parse_json
 from wna_ray.driver import latest
-from wna_ray.errors import RunError
+from wna_ray.errors import RunError, SpecError, StoreError
 from wna_ray.opened import AnyRun, open_any
 from wna_ray.rundir import MANIFEST, RunDirectory, _json, differences, sha256
+from wna_ray.spec import Spec
+from wna_ray.specs import parse_spec
 from wna_ray.store import Place, Store
 from wna_ray.sweep_spec import MOST_MEMBERS, NAME, SweepSpec, identity
-from wna_ray.text import plain
+from wna_ray.text import plain, redacted_tree
 
 FORMAT = "wna-sweep/1"
 SPEC, SWEEP = "spec.json", "SWEEP.json"
@@ -122,23 +123,18 @@ class SweepDirectory:
         return self.store.url
 
     def member(self, name: str) -> Place:
-        """Where a member lies; `RunError` where a local folder on the way there is a symbolic link: it would lead out of the sweep."""
+        """Where a member lies; `StoreError` where a local folder on the way there is a link."""
         if not _PATH.fullmatch(name):
             raise RunError(f"{plain(name, 80)!r} is no name of a member of a sweep")
-        place = self.store.place
-        url = place.url.rstrip("/")
-        for part in name.split("/"):
-            url = f"{url}/{part}"
-            if "://" not in url and os.path.islink(url):
-                raise RunError(f"{url} is a symbolic link, which no sweep contains; put the folder itself there")
-        return Place(url, place.endpoint, place.single_writer)
+        return self.store.below(name)
 
     def begin(self, spec: SweepSpec) -> None:
         """Make this the directory of a sweep, or make sure that it is; `RunError` names what differs."""
+        new = {name: redacted_tree(identity(member)) for name, member in spec.members.items()}
         asked = {
             "format": FORMAT,
             "axes": [{"name": axis, "values": list(values)} for axis, values in spec.axes.items()],
-            "members": [{"name": name, "spec": identity(member)} for name, member in spec.members.items()],
+            "members": [{"name": name, "spec": member} for name, member in new.items()],
         }
         described = _json(asked)
         if len(described) > MOST_JSON:
@@ -148,8 +144,7 @@ class SweepDirectory:
         if self.store.read(SPEC, MOST_JSON) is None and self.store.create(SPEC, described):
             return
         found = self.describe()
-        old = {m.name: m.spec for m in found.members}
-        new = {name: identity(member) for name, member in spec.members.items()}
+        old = {m.name: redacted_tree(m.spec) for m in found.members}
         there, wanted = self.axes_of(found), dict(spec.axes)
         listed = ({axis: list(values) for axis, values in axes.items()} for axes in (there, wanted))
         told = [f"axes.{path}: {a} -> {b}" for path, a, b in differences(next(listed), next(listed))]
@@ -210,21 +205,45 @@ class SweepDirectory:
             "axes": [{"name": axis, "values": list(values)} for axis, values in spec.axes.items()],
             "members": members,
         }
+        self.store.sweep()
         if not self.store.create(SWEEP, _json(whole)):
             raise RunError(f"{self.url}/{SWEEP} exists with other content; was a member deleted and run again? Then delete it, too")
 
     def verify(self) -> dict[str, list[str]]:
-        """Prove a finished sweep: the faults of each member, and under ``""`` of the sweep itself; empty lists where there are none."""
+        """Prove a finished sweep: the faults of each member, and under ``""`` of the sweep itself.
+
+        Compared are: ``spec.json`` with its digest, its axes and members with those that were
+        published; each member's manifest with its digest, its spec with the one that was asked for;
+        and all that `RunDirectory.verify` compares in each member. Lists are empty where no fault is.
+        """
         published = self.published()
-        asked = self.store.read(SPEC, MOST_JSON)
-        found = {"": [] if asked is not None and sha256(asked) == published.spec else [f"{SPEC} is not what {SWEEP} lists"]}
+        asked, found = self.asked_faults(published)
+        faults = {"": found}
         for done in published.members:
             try:
                 self._expect(done)
-                found[done.name] = RunDirectory(self.member(done.name)).verify()
-            except RunError as error:
-                found[done.name] = [str(error)]
-        return found
+                directory = RunDirectory(self.member(done.name))
+                faults[done.name] = directory.verify()
+                if done.name in asked and not _is_asked(asked[done.name], directory.spec()["spec"]):
+                    fault = f"its spec is not the one that the sweep's {SPEC} has for it"
+                    faults[done.name].append(fault)
+            except StoreError as error:
+                if error.passing:  # as it would be for all others
+                    raise
+                faults[done.name] = [str(error)]
+            except (RunError, SpecError) as error:
+                faults[done.name] = [str(error)]
+        return faults
+
+    def asked_faults(self, published: _Published) -> tuple[dict[str, dict[str, Any]], list[str]]:
+        """Specs that were asked for, by member, and what is wrong with the object that says so."""
+        data = self.store.read(SPEC, MOST_JSON)
+        if data is None or sha256(data) != published.spec:
+            return {}, [f"{SPEC} is not what {SWEEP} lists"]
+        asked = self.describe()
+        # The members of each are the product of its axes, so these are enough.
+        other = [] if asked.axes == published.axes else [f"{SWEEP} has other axes than {SPEC}"]
+        return {m.name: m.spec for m in asked.members}, other
 
     def open(self, done: _Done) -> AnyRun:
         """A finished member, which must be what was published."""
@@ -299,6 +318,14 @@ class Sweep:
 def open_sweep(url: Place | str) -> Sweep:
     """Open a finished sweep: ``.members["seed-0/uniform"]`` is an opened run, ``.axes`` the names of all values."""
     return Sweep(url)
+
+
+def _is_asked(asked: Mapping[str, Any], spec: Mapping[str, Any]) -> bool:
+    """Whether a spec is the one that was asked for; a batch that it was to choose may be any."""
+    wanted, made = parse_spec(redacted_tree(asked), SPEC), parse_spec(redacted_tree(spec), SPEC)
+    if isinstance(wanted, Spec) and isinstance(made, Spec) and wanted.numerics.tune:
+        wanted = wanted.with_batch(made.numerics.batch)
+    return identity(wanted) == identity(made)
 
 
 def _some(names: list[str]) -> str:

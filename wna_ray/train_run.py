@@ -147,8 +147,8 @@ def train(
     store.require_conditions()
     wanted = members(spec)
     _begin(store, spec)
+    store.sweep()
     if store.read(MANIFEST, MOST_JSON) is None:
-        store.sweep()
         events = _locally(store.place, spec, wanted) if executor == "local" else _on_ray(store.place, spec, wanted, workers, address)
         for event in events:
             for callback in callbacks:
@@ -301,7 +301,7 @@ def _on_ray(place: Place, spec: TrainSpec, wanted: Sequence[Member], workers: in
     """Each network a task that streams what happens. One whose worker dies begins again, from its checkpoint."""
     from wna_ray.ray_executor import connect  # sets what Ray reads when it is imported
 
-    started = connect(address, workers, 1)
+    started = connect(address, workers, 1, code=False)
     import ray
     from ray.exceptions import RayError, RayTaskError
 

@@ -144,6 +144,7 @@ def _execute(
     )
     asked = replace(asked, fingerprint=fingerprint)
     if directory.manifest() is not None:
+        directory.store.sweep()
         return
     claim()
     samples, batch, execution = question.samples, spec.numerics.batch, spec.execution

@@ -192,7 +192,8 @@ class TrialSpec(_Written):
 
         if not isinstance(data, Mapping) or not isinstance(data.get("noise"), Mapping) or not isinstance(data.get("signals"), Mapping):
             return data
-        shape = SHAPES.get(data["signals"].get("dataset"))
+        name = data["signals"].get("dataset")
+        shape = SHAPES.get(name) if isinstance(name, str) else None
         return data if shape is None else {**data, "noise": {"shape": shape, **data["noise"]}}
 
     @model_validator(mode="after")
