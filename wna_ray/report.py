@@ -15,10 +15,9 @@ from wna_ray.evaluation import picture_name, usual_score
 from wna_ray.opened import AnyRun
 from wna_ray.page import Figure, Page, Section, Table, render
 from wna_ray.results import Run
-from wna_ray.rundir import ENVIRONMENT
 from wna_ray.stc_results import Stc
 from wna_ray.tables import classifier_table, tables_of
-from wna_ray.text import plain
+from wna_ray.text import plain, redacted, redacted_tree
 from wna_ray.trial_results import Trials
 
 MOST_PICTURE = 16 << 20  # bytes of a figure that has no digest
@@ -52,19 +51,17 @@ def written(finished: AnyRun) -> bytes:
     """
     made = finished.derive()
     pictures = {PurePosixPath(name).stem: data for name, data in made.items() if name.endswith(".png")}
-    model = plain(_model(finished), 120)
+    model = plain(redacted(_model(finished)), 120)
     kind = {Run: "White-noise analysis", Stc: "Covariance", Trials: "Trials"}[type(finished)]
     images = _images(finished)
     figures = tuple(_figure(name, data, f"{kind} of {model}", images) for name, data in pictures.items())
-    spec = finished.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"execution"})
+    spec = redacted_tree(finished.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"execution"}))
     text = yaml.safe_dump(spec, sort_keys=False, allow_unicode=False)
     sections = (
         Section("numbers", "Numbers", tables=tuple(_table(table) for table in tables_of(finished))),
         Section("pictures", "Pictures", figures=figures),
         *_classifier(finished),
-        Section(
-            "proof", "Proof", text=(PROOF,), facts=_facts(finished, images), specs=(("The spec, to run it again: wna run spec.yaml", text),)
-        ),
+        Section("proof", "Proof", text=(PROOF,), facts=_facts(finished, images), specs=((AGAIN, text),)),
     )
     return render(
         Page(f"{kind} of {model}", f"{images:,} {'trials' if isinstance(finished, Trials) else 'images'}. {_lead(finished)}", sections)
@@ -96,6 +93,10 @@ CLASSIFIER = (
     "places. P-values: as many right by the share of the most frequent class. The authors take averages with cosine; maps of logits are "
     "the improved way, with correlation, or centred: with images less the mean of the noise. The mean training image of each class is the "
     "ceiling of such templates, and no map. This part depends on which images were at hand, so no digest proves it."
+)
+AGAIN = (
+    "The spec, to run it again: wna run spec.yaml. A spec is to be trusted like a script: a model of python: is code. "
+    "With --no-code such a model is refused. Passwords and signatures of URLs stand here as ***."
 )
 PROOF = (
     "All that is shown here was made from exact sums whose SHA-256 digests are those of the run's manifest. The same spec gives the same "
@@ -146,6 +147,5 @@ def _facts(finished: AnyRun, images: int) -> tuple[tuple[str, str], ...]:
     elif isinstance(finished, Trials):
         facts.append(("noise seed", finished.spec.seed))
     facts.append(("fingerprint", finished.fingerprint))
-    environment = finished.directory.read_json(ENVIRONMENT) or {}
-    facts += [(plain(str(name), 40), plain(str(value), 100)) for name, value in sorted(environment.items())[:20]]
+    facts += [(plain(str(name), 40), plain(str(value), 100)) for name, value in sorted(finished.environment.items())[:20]]
     return tuple((name, str(value)) for name, value in facts)
