@@ -1,79 +1,99 @@
-"""Load a program saved by ``torch.export`` without letting the file run code of its own.
+"""Programs saved by ``torch.export``, read without torch's own reader.
 
-``torch.export.load`` is not made for files from strangers: it unpickles some members, evaluates symbolic sizes as
-Python, and compiles guards. So the archive is looked through first, and whatever could be more than numbers, a
-graph and sizes is refused.
+``torch.export.load`` is not made for files from strangers. It unpickles members, evaluates sizes
+and guards as Python, imports what a file names, finds operators by looking up any name in torch,
+and generates source from the file's names and executes it. So the file is read here instead, and
+torch is given nothing of it but numbers: the graph becomes a list of calls of known operators,
+which `Program` makes one after another.
+
+What is trusted: the operators of torch that `exported_operators` names. They check their
+arguments; where one leaves that to its caller, it is done there. None of them touches files,
+libraries, settings of the process, or memory that is not a tensor's.
+
+What is not trusted: every byte of the file. Its members have fixed names, are there once, are not
+compressed, and lie one after another. Its text is JSON of bounded depth, also within strings. Its
+names are keys of dictionaries; they never become source or paths. Its weights are bytes whose
+number is compared with what is said of them. Words among the arguments are on a closed list. What
+is not needed to compute is not looked at: traces, stacks, sizes inside the graph, versions of
+operators. Sample inputs are never read, only refused where torch would run something for them.
+
+What stays: a program may compute anything from its input, and may take memory and time for it.
+
+The modules beside this one are its parts, each resting only on those before it: `exported_archive`,
+`exported_arguments`, `exported_operators`, `exported_graph`, `exported_program`,
+`exported_weights`, `exported_signature`.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import zipfile
-from collections.abc import Iterator
-from io import BytesIO
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
-# Sizes as torch writes them: "Symbol('s31', positive=True, integer=True)", "2*s0 + 1", "Max(1, s3)".
-_SIZE = re.compile(r"[\w\s+\-*/%().,='<>]*")
-_SIZE_WORDS = re.compile(r"Symbol|Integer|Max|Min|Mod|FloorDiv|True|False|integer|positive|nonnegative|[su]\d+")
-_SIZE_KEYS = ("expr_str", "as_expr_str")
+from wna_ray.exported_archive import (
+    AGAIN,
+    STATIC,
+    Refused,
+    check_samples,
+    field,
+    listed,
+    parsed,
+    read_members,
+)
+from wna_ray.exported_graph import read_graph
+from wna_ray.exported_program import Program
+from wna_ray.exported_signature import read_signature
+from wna_ray.exported_weights import read_tensors
+from wna_ray.text import plain
 
-
-class Refused(Exception):
-    """The file holds something that could run."""
+__all__ = ["Refused", "load_exported"]
 
 
 def load_exported(data: bytes) -> nn.Module:
     """The module of an exported program.
 
+    Parameters
+    ----------
+    data
+        The file.
+
+    Returns
+    -------
+    nn.Module
+        On the CPU, in the arithmetic that it was exported in.
+
     Raises
     ------
     Refused
-        It holds more than weights, a graph and sizes.
+        It holds more than weights, a graph and sizes, or is not as torch writes it. The message
+        completes "is refused: ...".
+    MemoryError
+        Its weights do not fit into memory.
     Exception
-        Whatever torch's reader meets in a file that is no exported program.
+        It is no archive at all.
     """
-    with zipfile.ZipFile(BytesIO(data)) as archive:
-        for name in archive.namelist():
-            if "opaque_obj_" in name or "/aotinductor/" in name:
-                raise Refused(f"it holds '{name}', which would be unpickled or run as machine code")
-            if name.endswith(".json"):
-                _check(json.loads(archive.read(name)))
-    # What weights_only=True refuses, torch.export.load would unpickle all the same, unless this forbids it.
-    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    try:
-        return torch.export.load(BytesIO(data)).module()
-    finally:
-        if before is None:
-            del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
-        else:
-            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
+    members = read_members(data)
+    check_samples(members.get("data/sample_inputs/model.pt"))
+    program = parsed(members, "models/model.json")
+    _check_versions(members, program)
+    module = field(program, "graph_module", dict)
+    graph = read_graph(field(module, "graph", dict))
+    signature = read_signature(module, graph, field(program, "range_constraints", dict))
+    return Program(graph, signature, read_tensors(members, len(data), signature))
 
 
-def _check(tree: Any) -> None:
-    for key, value in _items(tree):
-        if key == "guards_code" and value:
-            raise Refused("it holds guards, which torch would compile as Python; export it again with static sizes")
-        if key == "path_name" and "opaque_obj_" in str(value):
-            raise Refused("it holds an opaque constant, which torch would unpickle")
-        if key in _SIZE_KEYS:
-            words = re.findall(r"[A-Za-z_]\w*", str(value))
-            if not _SIZE.fullmatch(str(value)) or not all(_SIZE_WORDS.fullmatch(word) for word in words):
-                raise Refused("it holds a size that is not plain arithmetic, which torch would evaluate as Python")
-
-
-def _items(tree: Any) -> Iterator[tuple[str, Any]]:
-    """Every key and value in nested JSON."""
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            yield key, value
-            yield from _items(value)
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from _items(value)
+def _check_versions(members: Mapping[str, memoryview], program: Mapping[str, Any]) -> None:
+    """Refuse what was written by another torch, for another runtime, or on an unlike machine."""
+    for name, known in {"archive_format": b"pt2", "archive_version": b"0"}.items():
+        if bytes(members.get(name, b"")) != known:
+            raise Refused(f"its {name} is not {known.decode()}", AGAIN)
+    if bytes(members.get("byteorder", b"little")) != b"little":
+        raise Refused("it was written on a big-endian machine", AGAIN)
+    if field(field(program, "schema_version", dict), "major", int) != 8:
+        raise Refused("its graph is in another version of torch's format", AGAIN)
+    for verifier in listed(program.get("verifiers", []), str, "its verifiers"):
+        if verifier not in ("ATEN", "TRAINING", ""):
+            raise Refused(f"it was made for another runtime ({plain(verifier, 40)})", AGAIN)
+    if program.get("guards_code"):
+        raise Refused("it holds guards, which torch would compile as Python", STATIC)
