@@ -99,7 +99,7 @@ def test_the_environment_is_what_the_manifest_lists(finished: Run) -> None:
     assert open_run(str(folder)).environment == {"seen": "http://***@host/x"}
 
 
-@pytest.mark.parametrize("data", ["[]", "{", '{"a": NaN}', '{"a":' + "[" * 700 + "]" * 700 + "}", '{"a":' + "[" * 100_000])
+@pytest.mark.parametrize("data", ["[]", "{", '{"a": NaN}', '{"a":' + "[" * 100_000])
 def test_an_environment_that_is_none_is_refused(finished: Run, data: str) -> None:
     forge(Path(finished.directory.url), data.encode())
     with pytest.raises(RunError, match=r"environment\.json is damaged"):

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from wna_ray import store
 from wna_ray.cli import app
 from wna_ray.rundir import RunDirectory, sha256
 from wna_ray.spec import canonical
@@ -52,6 +53,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield f"user:PWSECRET@127.0.0.1:{httpd.server_port}"
     httpd.shutdown()
     thread.join()
+
+
+@pytest.fixture(autouse=True)
+def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "PATIENCE_SECONDS", 0.5)  # servers that are not there stay away
 
 
 def wna(*arguments: object) -> Result:
@@ -217,9 +223,6 @@ def test_places_of_runs_tell_no_secret(command: str, url: str, tmp_path: Path, m
 
 
 def test_a_server_named_by_the_environment_tells_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from wna_ray import store
-
-    monkeypatch.setattr(store, "PATIENCE_SECONDS", 0.5)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://AKIA:ENDSECRET@127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "PWSECRET")
