@@ -30,6 +30,7 @@ SECRET = "S3cr/et+Key=="
         ("http%3A%2F%2Fu%3Ap%40h%2Fx%3Fa%3Db%26c%3Dd", "http%3A%2F%2F***%40h%2Fx%3Fa%3D***%26c%3D***"),
         ("http%253A%252F%252Fu%253Ap%2540h", "http%253A%252F%252F***%2540h"),
         ("http://***@host/w?sig=***", "http://***@host/w?sig=***"),
+        ("cannot read it now (http://host/w?sig=1); wait", "cannot read it now (http://host/w?sig=***); wait"),
     ],
 )
 def test_urls_tell_no_secrets(text: str, expected: str) -> None:

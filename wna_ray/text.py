@@ -53,6 +53,7 @@ def _sign(sign: str) -> str:
 
 _URL = re.compile(rf"[a-z][a-z0-9+.\-]{{0,30}}{_sign(':')}{_sign('/')}{_sign('/')}", re.IGNORECASE)
 _TOKEN = re.compile(r"(?:(?!::[A-Za-z][\w+.\-]*:[:/])[^\s'\"<>`])*")  # up to the next of chained storages
+_CLOSING = ").,;:]}"
 _AT, _SLASH, _EQUALS = (re.compile(_sign(sign), re.IGNORECASE) for sign in "@/=")
 _QUERY = re.compile(rf"{_sign('?')}|{_sign('#')}", re.IGNORECASE)
 _PATH = re.compile(rf"{_sign('/')}|{_sign('?')}|{_sign('#')}", re.IGNORECASE)
@@ -102,7 +103,8 @@ def _hide_all(text: str) -> str:
     while (start := _URL.search(text, at)) is not None:
         token = _TOKEN.match(text, start.end())
         assert token is not None, "it matches nothing, too"
-        parts += [text[at : start.end()], _hide(start[0], token[0])]
+        address = token[0].rstrip(_CLOSING)  # the sentence's own signs stay
+        parts += [text[at : start.end()], _hide(start[0], address), token[0][len(address) :]]
         at = token.end()
     return "".join([*parts, text[at:]])
 
