@@ -14,11 +14,12 @@ import fsspec
 import pytest
 import torch
 
-from wna_ray.errors import ModelError, SpecError
+from wna_ray.errors import ModelError, SpecError, StoreError
 from wna_ray.files import expanded, read_file
 from wna_ray.models import load
 from wna_ray.spec import StimulusSpec
 from wna_ray.stimuli import load_offset
+from wna_ray.store import Store
 
 
 @pytest.fixture
@@ -95,6 +96,14 @@ def test_keys_in_the_url_of_an_object_store_are_refused(scheme: str) -> None:
         read_file(f"{scheme}://AKIA42:SE/CR37@bucket/w", "weights", 10)
     assert "AKIA42" not in str(caught.value)
     assert "CR37" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["reference::file:///tmp/x.json", "reference://x", "jupyter://host/x", "simplecache::reference::x"])
+def test_storages_that_lead_elsewhere_are_refused(address: str) -> None:
+    with pytest.raises(ModelError, match="leads to other files, or to programs elsewhere; name the file itself"):
+        read_file(address, "weights", 10)
+    with pytest.raises(StoreError, match="leads to other files"):
+        Store(address)
 
 
 @pytest.mark.parametrize(

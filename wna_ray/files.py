@@ -20,6 +20,8 @@ from wna_ray.text import has_login
 
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "r2")
 LOCAL = ("file", "local")
+ELSEWHERE = ("reference", "generic", "dir", "dask", "jupyter", "jlab", "pyscript", "async_wrapper", "asyncwrapper")
+"""Storages of fsspec that open what a file names (older ones by templates that run), or ask another program to."""
 PIECE_BYTES = 8 << 20
 _VARIABLE = re.compile(r"\$(?:\w+|\{[^}]*\})", re.ASCII)  # as os.path.expandvars reads them
 _KINDS = {
@@ -51,7 +53,7 @@ def read_file(path: str, what: str, most: int, option: str = "model") -> bytes:
         There is no such file, it is no regular file, it has more than `most` bytes, or the storage
         does not give it.
     """
-    for part in require_no_login(path, option).split("::"):
+    for part in _require_plain(path, option).split("::"):
         scheme, mark, rest = part.partition("://")
         if not mark or scheme in LOCAL:
             _require_regular(rest if mark else part, path, what, most, option)
@@ -106,20 +108,25 @@ def expanded(path: str, option: str = "model") -> str:
     return value
 
 
-def require_no_login(address: str, option: str) -> str:
-    """The same address; `ModelError` where it is of an object store and holds a secret key."""
-    if (part := with_keys(address)) is not None:
-        raise ModelError(f"{option}: '{part}' {LOGIN}")
+def _require_plain(address: str, option: str) -> str:
+    """The same address; `ModelError` where it is not opened."""
+    if (fault := fault_of(address)) is not None:
+        raise ModelError(f"{option}: {fault}")
     return address
 
 
-def with_keys(address: str) -> str | None:
-    """The URL of an object store in an address (chained storages have several) that holds a secret key, if one does."""
-    parts = address.split("::")
-    return next((part for part in parts if part.partition("://")[0] in OBJECT_STORES and has_login(part)), None)
+def fault_of(address: str) -> str | None:
+    """Why an address is not opened, for an error message: it holds a secret key, or leads elsewhere; None where it is."""
+    for part in address.split("::"):  # chained storages
+        protocol = part.partition("://")[0]
+        if protocol in ELSEWHERE:
+            return f"'{part}': a storage '{protocol}' leads to other files, or to programs elsewhere; name the file itself"
+        if protocol in OBJECT_STORES and has_login(part):
+            return f"'{part}' {_LOGIN}"
+    return None
 
 
-LOGIN = (
+_LOGIN = (
     "holds credentials, which would be stored and shown wherever the URL is; leave them out of it, and give "
     "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile (AWS_PROFILE), or the machine's role"
 )

@@ -35,7 +35,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from wna_ray import process
 from wna_ray.errors import StoreError
-from wna_ray.files import LOGIN, with_keys
+from wna_ray.files import fault_of
 from wna_ray.text import printable, redacted
 
 TEMPORARY = ".tmp-"
@@ -103,8 +103,8 @@ class Store:
         self._url = asked.url if asked.url.endswith("://") else asked.url.rstrip("/") or "/"
         self.url = redacted(self._url)
         """For people, without secrets; `place` has the address."""
-        if (part := with_keys(self._url)) is not None:
-            raise StoreError(f"'{part}' {LOGIN}")
+        if (fault := fault_of(self._url)) is not None:
+            raise StoreError(fault)
         self.single_writer = asked.single_writer
         self.patience = PATIENCE_SECONDS
         self.retries = 0
