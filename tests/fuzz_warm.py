@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 SECONDS = 25.0  # from birth to end; then a child is killed
-PATIENCE = 1.0  # of a store whose server does not answer: here none ever will
 SPACE = 4 << 30  # bytes of addresses beyond those that it is born with
 MOST_FILE = 1 << 30  # bytes of a file that it writes
+PATIENCE = 0.5  # seconds: servers that are not there stay away
 MOST_STRAYED = 20  # events that it tells
 
 WARM = ["cli", "figures", "classifier", "compare_figures", "backdoor_figures", "trial_figures"]
@@ -43,10 +43,12 @@ def serve() -> None:
     import torch
     import torchvision  # noqa: F401  # it makes folders when it is first imported
 
+    from wna_ray import store
+
     torch.set_num_threads(1)
     for name in WARM:
         import_module(f"wna_ray.{name}")
-    import_module("wna_ray.store").PATIENCE_SECONDS = PATIENCE
+    store.PATIENCE_SECONDS = PATIENCE
     gc.collect()
     gc.freeze()
     for line in sys.stdin:

@@ -91,6 +91,14 @@ def test_truth_values_are_no_numbers(key: str, value: str, tmp_path: Path) -> No
         Spec.load(tmp_path / "spec.yaml", {key: changed})
 
 
+def test_lists_in_lists_are_refused_however_deep() -> None:
+    deep: object = 1
+    for _ in range(900):
+        deep = [deep]
+    with pytest.raises(SpecError, match="samples: Input should be a valid integer"):
+        Spec.parse({"model": "x", "samples": deep, "stimulus": {"kind": "gaussian", "shape": [1, 4, 4], "scale": 1}})
+
+
 def test_truth_values_where_they_belong(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(SPEC + "samples: 10\nkeep_responses: yes\nresponses: [{kind: logits, centred: no}]\n")
     spec = Spec.load(tmp_path / "spec.yaml")

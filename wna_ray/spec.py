@@ -62,8 +62,11 @@ def _takes_truth(annotation: Any) -> bool:
     return annotation in (bool, Any) or any(_takes_truth(part) for part in get_args(annotation))
 
 
-def _holds_truth(value: Any) -> bool:
-    return any(map(_holds_truth, value)) if isinstance(value, list | tuple) else isinstance(value, bool)
+def _holds_truth(value: Any, levels: int = 4) -> bool:
+    """Whether a number, or a list of them (a few levels deep, as any field is), is a truth value."""
+    if isinstance(value, list | tuple) and levels:
+        return any(_holds_truth(part, levels - 1) for part in value)
+    return isinstance(value, bool)
 
 
 def _number(value: Any) -> Any:
