@@ -99,7 +99,6 @@ def _told(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
-            tell_what_was_escaped()
         except WnaError as error:
             tell(f"wna: {error}")
             raise typer.Exit(error.exit_code) from None
@@ -108,6 +107,8 @@ def _told(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(1) from None
         except BrokenPipeError:
             raise typer.Exit(1) from None
+        finally:
+            tell_what_was_escaped()
 
     return wrapped
 
