@@ -20,7 +20,7 @@ test: lint
 chaos: $(STAMP)
 	$(BIN)/python -m pytest -m chaos --numprocesses 2 --dist loadgroup --durations=20
 
-## fuzz: hundreds of hostile specs, and thousands of broken runs of every kind; ten minutes on two cores (Linux)
+## fuzz: hundreds of hostile specs, and thousands of broken runs of every kind; about a quarter of an hour on two cores (Linux)
 ##       (FUZZ_SEED=2: other ones; FUZZ_COUNT=20000: more runs)
 FUZZ_SEED ?= 1
 FUZZ_COUNT ?= 5200
