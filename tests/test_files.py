@@ -106,6 +106,16 @@ def test_storages_that_lead_elsewhere_are_refused(address: str) -> None:
         Store(address)
 
 
+@pytest.mark.parametrize("name", ["reference", "dir", "generic", "s3"])
+def test_a_local_file_may_have_the_name_of_a_storage(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(b"weights")
+    assert read_file(name, "weights", 10) == b"weights"
+    Path(name).unlink()
+    Store(name).replace("probe", b"x")
+    assert (tmp_path / name / "probe").read_bytes() == b"x"
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -117,8 +117,11 @@ def _require_plain(address: str, option: str) -> str:
 
 def fault_of(address: str) -> str | None:
     """Why an address is not opened, for an error message: it holds a secret key, or leads elsewhere; None where it is."""
-    for part in address.split("::"):  # chained storages
-        protocol = part.partition("://")[0]
+    parts = address.split("::")  # chained storages
+    for part in parts:
+        protocol, mark, _ = part.partition("://")
+        if not mark and len(parts) == 1:  # a local path, whatever its name
+            continue
         if protocol in ELSEWHERE:
             return f"'{part}': a storage '{protocol}' leads to other files, or to programs elsewhere; name the file itself"
         if protocol in OBJECT_STORES and has_login(part):
