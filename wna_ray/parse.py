@@ -19,7 +19,7 @@ from wna_ray.errors import SpecError
 
 MOST_TEXT = 1 << 20  # bytes of a spec
 MOST_DEPTH = 64  # mappings and lists in each other
-MOST_VALUES = 200_000  # with every alias written out
+MOST_VALUES = 100_000  # with every alias written out
 MOST_DIGITS = 100
 _BASE_60 = re.compile(r"[-+]?\d[\d_]*(:[0-5]?\d)+(\.[\d_]*)?")
 _OCTAL = re.compile(r"[-+]?0[\d_]+")
@@ -82,7 +82,8 @@ def parse_yaml(text: str, where: str) -> Any:
         raise SpecError(f"{where}: not valid YAML ({first})") from None
     count, depth = _written_out(value, {}, ())
     if count > MOST_VALUES or depth > MOST_DEPTH:
-        raise SpecError(f"{where}: its aliases (*) stand for more than any spec has")
+        most = f"{MOST_VALUES:,} values on {MOST_DEPTH} levels"
+        raise SpecError(f"{where}: more than {most}, its aliases (*) written out, which no spec needs")
     return value
 
 
@@ -108,10 +109,13 @@ class _Loader(yaml.SafeLoader):
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
-        self._depth = self._merged = 0
+        self._depth = self._values = self._merged = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         self._depth += 1
+        self._values += 1
+        if self._values > MOST_VALUES:
+            self._refuse(f"more than {MOST_VALUES:,} values, which no spec needs", self.get_mark())
         if self._depth > MOST_DEPTH:
             self._refuse(f"nested deeper than {MOST_DEPTH} levels", self.get_mark())
         node = super().compose_node(parent, index)
