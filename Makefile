@@ -37,6 +37,8 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports .importlinter.toml
+	$(BIN)/python tools/house.py
 
 ## paper: every experiment of Borji & Lin again on real data, into paper/report.html; under an hour on two cores
 ##        (FULL=1: at the paper's size, into paper-full/). Data sets come from WNA_DATA, or are downloaded.
@@ -73,4 +75,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs build *.egg-info .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

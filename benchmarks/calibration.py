@@ -28,19 +28,25 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import binomtest
 from torch import nn
 
-from wna_ray.analysis import Floats, read_out, z_threshold
-from wna_ray.moments import Moments
-from wna_ray.passes import BLOCK_BITS, Pass, Residual, effective_images, null_seeds, run_pass, strongest
-from wna_ray.responses import Dense, FixedPoint, Response, Selected
-from wna_ray.results import read_outs
-from wna_ray.shard import Job, Network, resolve, run_shard
-from wna_ray.significance import Shape, cluster_test, fdr_threshold, field_threshold
-from wna_ray.spec import ResponseKind, Spec, StimulusSpec
-from wna_ray.stc import Krylov, held_out, matrices, nested_axes
-from wna_ray.stc_run import whole
-from wna_ray.stimuli import Box, Patches, Stimulus
-from wna_ray.store import Place
-from wna_ray.stored import Stored
+from wna_ray.geometry import Box, Patches
+from wna_ray.kinds.average.result import read_outs
+from wna_ray.kinds.covariance.job import whole
+from wna_ray.kinds.covariance.passes import BLOCK_BITS, Pass, Residual, effective_images, null_seeds, run_pass, strongest
+from wna_ray.moments.kept import Stored
+from wna_ray.moments.moments import Moments
+from wna_ray.moments.responses import Dense, FixedPoint, Response, Selected
+from wna_ray.shards.job import Job
+from wna_ray.shards.network import Network
+from wna_ray.shards.resolve import resolve
+from wna_ray.shards.shard import run_shard
+from wna_ray.specs.response import ResponseKind
+from wna_ray.specs.run import Spec
+from wna_ray.specs.stimulus import StimulusSpec
+from wna_ray.statistics.covariance import Krylov, held_out, matrices, nested_axes
+from wna_ray.statistics.maps import Floats, read_out, z_threshold
+from wna_ray.statistics.significance import Shape, cluster_test, fdr_threshold, field_threshold
+from wna_ray.stimuli.stimulus import Stimulus
+from wna_ray.storage.store import Place
 
 Outcomes = Iterator[tuple[str, str, bool]]  # test, response, whether it was rejected
 

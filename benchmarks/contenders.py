@@ -25,14 +25,19 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from wna_ray.events import Event, ShardDone
-from wna_ray.job import make_executor, moment_size
-from wna_ray.models import load
-from wna_ray.rundir import RunDirectory
-from wna_ray.scheduling import Scheduler, call, plan
-from wna_ray.shard import Network
-from wna_ray.spec import Spec
-from wna_ray.stimuli import Stimulus, load_offset
-from wna_ray.worker import Introduction, keep_freed_memory
+from wna_ray.execution.drive import make_executor
+from wna_ray.execution.executor import call
+from wna_ray.execution.plan import Cut, plan
+from wna_ray.execution.scheduler import Scheduler
+from wna_ray.execution.worker import Introduction, keep_freed_memory
+from wna_ray.kinds.average.job import description_of, moment_size
+from wna_ray.kinds.average.work import NoiseWork
+from wna_ray.networks.models import load
+from wna_ray.runs.directory import RunDirectory
+from wna_ray.shards.network import Network
+from wna_ray.specs.run import Spec
+from wna_ray.stimuli.offsets import load_offset
+from wna_ray.stimuli.stimulus import Stimulus
 
 READY = 8  # batches that lie ready for the limit
 SHARDS = 2  # of a worker in a slice; a real run's last two seconds and more, and cost less
@@ -212,8 +217,8 @@ class Ours:
             self.introduced[self._case] = call(self._executor, TRIES, "introduce")
         self._introduction = self.introduced[self._case]
         self._job = self._introduction.job
-        self._shared = self._executor.share(self._job)
-        self._directory.begin(self._job, self._introduction.environment)
+        self._shared = self._executor.share(NoiseWork(self._job))
+        self._directory.begin(description_of(self._job, self._introduction.environment))
         for _ in range(2):  # the first looks at the network once more, and is no measure of the rate
             self._work(1)
         if self._ray:
@@ -239,7 +244,7 @@ class Ours:
 
         job, shard, seconds = self._job, batches * self._batch, self._introduction.batch_seconds
         span = self._at, self._at + SHARDS * self._workers * shard
-        cut = plan([span], span[1], self._batch, *moment_size(job), self._workers, seconds, shard, segments=1)
+        cut = plan([span], span[1], self._workers, Cut(self._batch, seconds, *moment_size(job), shard=shard, segments=1))
         scheduler = Scheduler(self._executor, TRIES, note, 0)
         begin = time.perf_counter()
         scheduler.run(cut, (self._shared,), (self._directory.store.place, job.fingerprint))

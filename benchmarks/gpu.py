@@ -6,7 +6,7 @@ First the checks: noise made on the device against the golden file and NumPy, mo
 against the same on the CPU. Then rates, which take turns. The limit is the forward pass of the same network, compiled or not, on batches
 that lie ready in a worker's arithmetic and memory format; a shard is what a worker does between two reports: noise, forward pass,
 responses and moments, all images counted. At its end its sums come to the CPU (1.2 GB for the logits of 1,000 classes), which takes as long
-whatever its length; so that is timed apart, and the rate is that of a shard as long as `wna_ray.scheduling.plan` cuts them. Five minutes,
+whatever its length; so that is timed apart, and the rate is that of a shard as long as `wna_ray.execution.plan.plan` cuts them. Five minutes,
 more with `--compile max-autotune`.
 """
 
@@ -25,16 +25,19 @@ import torch
 from page import put, table
 from torch import nn
 
-from wna_ray.device_moments import DeviceMoments
-from wna_ray.device_noise import by_torch, fed, grid
-from wna_ray.device_responses import Responder, Values, row_sums, softmax
-from wna_ray.job import moment_size
-from wna_ray.moments import Moments
-from wna_ray.noise import KINDS, Noise
-from wna_ray.responses import LIMIT, Dense, Selected
-from wna_ray.scheduling import plan
-from wna_ray.shard import Job, Network, resolve, run_shard
-from wna_ray.spec import Spec
+from wna_ray.cuda.moments import DeviceMoments
+from wna_ray.cuda.noise import by_torch, fed, grid
+from wna_ray.cuda.responses import Responder, Values, row_sums, softmax
+from wna_ray.execution.plan import Cut, plan
+from wna_ray.kinds.average.job import moment_size
+from wna_ray.moments.moments import Moments
+from wna_ray.moments.responses import LIMIT, Dense, Selected
+from wna_ray.noise.stream import KINDS, Noise
+from wna_ray.shards.job import Job
+from wna_ray.shards.network import Network
+from wna_ray.shards.resolve import resolve
+from wna_ray.shards.shard import run_shard
+from wna_ray.specs.run import Spec
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "tests" / "golden" / "noise.json").read_text())
 IMAGE = (3, 224, 224)
@@ -220,7 +223,7 @@ def model_rates(
 def planned(job: Job, rate: float) -> int:
     """Images of a shard of a long run of one worker."""
     batch, n = job.spec.numerics.batch, 1 << 40
-    return plan([(0, n)], n, batch, *moment_size(job), 1, batch / rate).shard
+    return plan([(0, n)], n, 1, Cut(batch, batch / rate, *moment_size(job))).shard
 
 
 def part_seconds(uri: str, dtype: str, batch: int, device: torch.device, seconds: float) -> dict[str, float]:

@@ -25,9 +25,9 @@ from scipy.stats import norm
 from torch import nn
 
 from wna_ray import Spec, StcSpec, open_stc, run, run_stc
-from wna_ray.progress import ProgressPrinter
-from wna_ray.stc import edges
-from wna_ray.stc_figures import p_text
+from wna_ray.execution.progress import ProgressPrinter
+from wna_ray.kinds.covariance.figures import p_text
+from wna_ray.statistics.covariance import edges
 
 SHAPE = (3, 224, 224)
 D = 3 * 224 * 224
@@ -55,7 +55,7 @@ def planted() -> nn.Module:
 def limits(clip: float | None, ratio: float) -> str:
     """Where the noise's spectrum ends, where the axis comes to lie, and the cosine of what is found with it, as d and N grow together.
 
-    With T the standardised response to projections p and m the Stieltjes transform of the noise's spectrum (`wna_ray.stc.edges`), the axis
+    With T the standardised response to projections p and m the Stieltjes transform of the noise's spectrum (`wna_ray.statistics.covariance.edges`), the axis
     lies where ``E[T p^2 / (1 + c m T)] = z(m)`` (Lu & Li 2020, Information & Inference 9:507), if that is beyond the end.
     """
     p = norm.ppf((np.arange(400_001) + 0.5) / 400_001)

@@ -27,16 +27,18 @@ from speed import CASES
 from torch.utils.flop_counter import FlopCounterMode
 
 from wna_ray import Spec, StcSpec, run, run_stc
-from wna_ray.compare import correlate
 from wna_ray.events import Event, ShardDone
-from wna_ray.moments import Moments
-from wna_ray.noise import KINDS, Noise
-from wna_ray.responses import Dense, Response, Selected
-from wna_ray.results import read_outs
-from wna_ray.scheduling import SHARD_SECONDS
-from wna_ray.shard import Network, resolve, run_shard
-from wna_ray.stored import Stored
-from wna_ray.worker import keep_freed_memory
+from wna_ray.execution.plan import SHARD_SECONDS
+from wna_ray.execution.worker import keep_freed_memory
+from wna_ray.kinds.average.result import read_outs
+from wna_ray.moments.kept import Stored
+from wna_ray.moments.moments import Moments
+from wna_ray.moments.responses import Dense, Response, Selected
+from wna_ray.noise.stream import KINDS, Noise
+from wna_ray.shards.network import Network
+from wna_ray.shards.resolve import resolve
+from wna_ray.shards.shard import run_shard
+from wna_ray.studies.compare import correlate
 
 LARGE = (3, 224, 224)
 SMALL = (1, 28, 28)

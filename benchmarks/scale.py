@@ -28,17 +28,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from wna_ray.driver import Driver
 from wna_ray.events import Event, RunStarted, SegmentCommitted, ShardDone, ShardRetried, Stage
-from wna_ray.inprocess import InProcessExecutor
-from wna_ray.job import execute
-from wna_ray.memory import Machine, available, size
-from wna_ray.moments import Moments, Partial
-from wna_ray.rundir import RunDirectory
-from wna_ray.scheduling import WorkerLost
-from wna_ray.shard import Job
-from wna_ray.spec import Spec
-from wna_ray.worker import Worker
+from wna_ray.execution.executor import WorkerLost
+from wna_ray.execution.local import InProcessExecutor
+from wna_ray.execution.worker import Worker
+from wna_ray.kinds.average.job import execute
+from wna_ray.machine import Machine, available
+from wna_ray.moments.moments import Moments, Partial
+from wna_ray.runs.directory import RunDirectory
+from wna_ray.runs.driver import Driver
+from wna_ray.shards.work import Work
+from wna_ray.specs.run import Spec
+from wna_ray.text import size
 
 IN_FLIGHT = 2
 BATCH = 64
@@ -89,9 +90,9 @@ class StubWorker(Worker):
 
     _moments: Moments | None = None
 
-    def shard(self, job: Job, start: int, stop: int) -> tuple[Partial, dict[str, float]]:
+    def shard(self, work: Work, start: int, stop: int) -> tuple[Partial, dict[str, float]]:
         if self._moments is None:
-            made, _ = super().shard(job, 0, stop - start)
+            made, _ = super().shard(work, 0, stop - start)
             self._moments = made.moments
         return Partial(start, stop, self._moments), {"forward": 0.0}
 
@@ -254,7 +255,7 @@ def actors(args: argparse.Namespace) -> None:
     """The same stub shard on real actors."""
     import ray
 
-    from wna_ray import ray_executor
+    from wna_ray.execution import ray as ray_executor
 
     class StubRayWorker(StubWorker):
         def where(self) -> str:
@@ -288,7 +289,7 @@ def imagenet(args: argparse.Namespace) -> None:
     """Moments of 1000 outputs at 3 x 224 x 224."""
     import ray
 
-    from wna_ray.ray_executor import RayExecutor
+    from wna_ray.execution.ray import RayExecutor
 
     spec = Spec.parse(LARGE | {"samples": args.shards * 32, "execution": {"shard": 32, "segments": 2}})
     ray.init(

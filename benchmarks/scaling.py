@@ -26,7 +26,7 @@ from scale import simulate
 
 from wna_ray import Spec, run
 from wna_ray.events import Event, RunFinished, RunStarted, SegmentCommitted, Stage
-from wna_ray.scheduling import fan_in, plan
+from wna_ray.execution.plan import Cut, fan_in, plan
 
 IMAGES = 100_000  # for one worker
 GPUS = (8, 64, 512)
@@ -137,7 +137,7 @@ def project(gpus: int, rate: float, merge: float, driver: float) -> Projection:
     driver
         Seconds of the driver a shard.
     """
-    cut = plan([(0, TOTAL)], TOTAL, 256, ROWS, ROW_BYTES, gpus, 256 / rate)
+    cut = plan([(0, TOTAL)], TOTAL, gpus, Cut(256, 256 / rate, ROWS, ROW_BYTES))
     size, shards, segments = ROWS * ROW_BYTES, cut.shards, len(cut.segments)
     step = merge + size / NETWORK  # one partial fetched, and added
     each = math.ceil(shards / gpus)
@@ -193,7 +193,7 @@ def projection(merge: float, driver: float, record: dict[str, Any]) -> str:
         f"own once, which takes {merge:.2f} s of one processor (measured here, see Merging) and its bytes at {NETWORK / 1e9:g} GB/s, while "
         f"its GPU waits; a commit writes {STORE / 1e6:g} MB/s; the driver takes {1e6 * driver:.0f} us a shard (measured here with 1,000 "
         "simulated workers); all GPUs are as fast as each other, none fails, and storage and network serve all at once. Shards and "
-        "segments are those of `wna_ray.scheduling.plan`."
+        "segments are those of `wna_ray.execution.plan.plan`."
     )
 
 

@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from page import put, table
 
-from wna_ray.sheets import png
+from wna_ray.drawing.sheets import png
 
 LARGE = (3, 224, 224)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.datasets import MNIST
 
-from wna_ray.networks import mnist_cnn
+from wna_ray.networks.architectures import mnist_cnn
 
 
 def load(root: str, train: bool) -> tuple[torch.Tensor, torch.Tensor]:

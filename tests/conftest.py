@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from servers import Moto, Rclone, Rgw, S3Server
 
-from wna_ray.spec import Spec
+from wna_ray.specs.run import Spec
 
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are taken by the other processes

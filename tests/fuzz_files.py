@@ -22,10 +22,10 @@ import networks_for_tests
 import numpy as np
 import safetensors.torch
 import torch
-from test_hostile import PICKLED, Bomb, header, members, npy, sparse, zipped
+from crafted_runs import PICKLED, Bomb, header, members, npy, sparse, zipped
 
-from wna_ray.train_run import train
-from wna_ray.train_spec import TrainSpec
+from wna_ray.training.job import train
+from wna_ray.training.spec import TrainSpec
 
 SHAPE = (1, 4, 4)
 HUGE = 100 << 30  # bytes, of zeros that take no place

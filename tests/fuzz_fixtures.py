@@ -12,9 +12,10 @@ from unittest.mock import patch
 import made_up_digits
 import numpy as np
 
-from wna_ray.specs import parse_spec
-from wna_ray.sweep_run import run_any, run_sweep
-from wna_ray.sweep_spec import SweepSpec
+from wna_ray.kinds.any import run_any
+from wna_ray.specs.parse import parse_spec
+from wna_ray.specs.sweep import SweepSpec
+from wna_ray.sweeps.job import run_sweep
 
 SMALL: dict[str, Any] = {
     "model": "python:networks_for_tests:linear",

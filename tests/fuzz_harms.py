@@ -13,10 +13,10 @@ from random import Random
 from typing import Any
 
 import fuzz_mutations as mutations
-from test_hostile import sparse
+from crafted_runs import sparse
 
-from wna_ray.archive import pack, unpack
-from wna_ray.spec import canonical
+from wna_ray.canonical import canonical
+from wna_ray.storage.arrays import pack, unpack
 
 Change = Callable[[dict[str, Any]], Any]  # in place
 LARGE = 1 << 28  # bytes: of more nobody forges a digest

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from crafted_runs import npy
 from numpy.typing import NDArray
-from test_hostile import npy
 
-from wna_ray.archive import pack, unpack
+from wna_ray.storage.arrays import pack, unpack
 
 Changed = tuple[bytes, str]  # other bytes, and what is different about them
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from crafted_runs import SCORED, both, header, wide
 from fuzz_harms import load, respec, seal, seal_sweep, write
 from fuzz_mutations import nested
 from numpy.typing import NDArray
-from test_hostile import SCORED, both, header, wide
 
-from wna_ray.archive import pack, unpack
-from wna_ray.spec import canonical
+from wna_ray.canonical import canonical
+from wna_ray.storage.arrays import pack, unpack
 
 Harm = Callable[[Path, Path], Any]  # to a run, with a canary folder beside it
 READ = ("verify", "open", "status", "report")

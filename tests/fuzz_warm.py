@@ -27,8 +27,8 @@ MOST_FILE = 1 << 30  # bytes of a file that it writes
 PATIENCE = 0.5  # seconds: servers that are not there stay away
 MOST_STRAYED = 20  # events that it tells
 
-WARM = ["cli", "figures", "classifier", "compare_figures", "backdoor_figures", "trial_figures"]
-WARM += ["stc_figures", "inprocess", "page"]
+WARM = ["cli", "kinds.average.figures", "statistics.classifier", "studies.compare_figures", "studies.backdoor_figures"]
+WARM += ["kinds.trials.figures", "kinds.covariance.figures", "execution.local", "drawing.page"]
 CHANGES = [f"os.{name}" for name in ("mkdir", "remove", "rename", "rmdir", "symlink", "link")]
 CHANGES += [f"os.{name}" for name in ("chmod", "chown", "truncate", "utime", "setxattr")]
 BEGINS = ["os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "pickle.find_class"]
@@ -43,7 +43,7 @@ def serve() -> None:
     import torch
     import torchvision  # noqa: F401  # it makes folders when it is first imported
 
-    from wna_ray import store
+    from wna_ray.storage import store
 
     torch.set_num_threads(1)
     for name in WARM:
@@ -109,13 +109,14 @@ def run(argv: list[str]) -> int:
     """Run ``wna ARGV``, or look at a run; gives the exit code, 70 where anything else is raised."""
     import typer
 
-    from wna_ray import cli
+    from wna_ray.cli import app
+    from wna_ray.cli.shared import exiting
 
     try:
         if argv[0] == "open":
-            cli._told(look)(argv[1])
+            exiting(look)(argv[1])
         else:
-            cli.app(argv)
+            app(argv)
     except typer.Exit as left:
         return left.exit_code
     except SystemExit as left:
@@ -129,8 +130,8 @@ def run(argv: list[str]) -> int:
 def look(url: str) -> None:
     """Look at all that an opened run (or each member of a sweep) has; tells what it refuses."""
     from wna_ray import Sweep
-    from wna_ray.opened import open_any
-    from wna_ray.sweep import is_sweep
+    from wna_ray.kinds.any import open_any
+    from wna_ray.sweeps.directory import is_sweep
 
     for opened in Sweep(url).members.values() if is_sweep(url) else [open_any(url)]:
         for name in (name for name in dir(type(opened)) if not name.startswith("_")):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wna_ray import datasets, training
-from wna_ray.datasets import Split
+from wna_ray.data import datasets
+from wna_ray.data.datasets import Split
+from wna_ray.training import training
 
 COUNTS = {True: 40, False: 12}  # images of each class
 

@@ -90,7 +90,7 @@ class Faulty(Linear):
 
     def __init__(self, at: str = "1000") -> None:
         super().__init__()
-        from wna_ray.noise import Noise
+        from wna_ray.noise.stream import Noise
 
         grid = Noise("gaussian", (1, 4, 4), 7).grid(int(at), int(at) + 1)
         self.register_buffer("mark", torch.from_numpy(grid.reshape(1, 16)).float() / 29, persistent=False)

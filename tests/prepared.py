@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from wna_ray.analysis import Readout
-from wna_ray.moments import Moments
-from wna_ray.results import read_outs
-from wna_ray.shard import Job, Network, resolve
-from wna_ray.spec import Spec
+from wna_ray.kinds.average.result import read_outs
+from wna_ray.moments.moments import Moments
+from wna_ray.shards.job import Job
+from wna_ray.shards.network import Network
+from wna_ray.shards.resolve import resolve
+from wna_ray.specs.run import Spec
+from wna_ray.statistics.maps import Readout
 
 
 def prepared(spec: Spec) -> tuple[Job, Network]:

@@ -12,8 +12,8 @@ import pytest
 import scaling
 from prepared import prepared
 
-from wna_ray.shard import run_shard
-from wna_ray.spec import Spec
+from wna_ray.shards.shard import run_shard
+from wna_ray.specs.run import Spec
 
 
 @pytest.mark.parametrize("late", [0.0, 0.1, 0.4])

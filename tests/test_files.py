@@ -16,10 +16,10 @@ import torch
 
 from wna_ray.errors import ModelError, SpecError, StoreError
 from wna_ray.files import expanded, read_file
-from wna_ray.models import load
-from wna_ray.spec import StimulusSpec
-from wna_ray.stimuli import load_offset
-from wna_ray.store import Store
+from wna_ray.networks.models import load
+from wna_ray.specs.stimulus import StimulusSpec
+from wna_ray.stimuli.offsets import load_offset
+from wna_ray.storage.store import Store
 
 
 @pytest.fixture

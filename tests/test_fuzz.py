@@ -154,7 +154,7 @@ def test_what_is_imported_is_seen(specs: fuzz_specs.Workplace) -> None:
 
 
 def test_the_same_fault_has_the_same_signature() -> None:
-    frame = '  File "/x/wna_ray/cli.py", line {}, in verify\n'
+    frame = '  File "/x/wna_ray/cli/main.py", line {}, in verify\n'
     text = "Traceback (most recent call last):\n" + frame + "TypeError: {}\n"
     told = [Told(70, text.format(n, n), 0, 0.1, False) for n in (1, 2)]
     found = [Found("", "", ("verify", "run"), ("a traceback",), one) for one in told]

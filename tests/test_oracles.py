@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from wna_ray import run
-from wna_ray.classifier import classify, mean_images
-from wna_ray.datasets import load
-from wna_ray.networks import logistic_regression
-from wna_ray.results import Run
-from wna_ray.spec import Spec
+from wna_ray.data.datasets import load
+from wna_ray.kinds.average.run import Run
+from wna_ray.networks.architectures import logistic_regression
+from wna_ray.specs.run import Spec
+from wna_ray.statistics.classifier import classify, mean_images
 
 DEMO = Path(__file__).parents[1] / "jobs" / "demo.yaml"
 

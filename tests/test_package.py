@@ -49,14 +49,14 @@ def test_opening_a_run_needs_no_matplotlib() -> None:
 
 def test_version_is_one_everywhere() -> None:
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
-    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "wna_ray.__version__"}
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "wna_ray.version.__version__"}
     assert wna_ray.__version__ == version("wna-ray")
     assert python("-m", "wna_ray", "--version").split()[-1] == wna_ray.__version__
 
 
 def test_public_names_exist_and_others_do_not() -> None:
-    from wna_ray.job import run
-    from wna_ray.spec import Spec
+    from wna_ray.kinds.average.job import run
+    from wna_ray.specs.run import Spec
 
     assert all(hasattr(wna_ray, name) for name in wna_ray.__all__)
     assert wna_ray.Spec is Spec

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from wna_ray import process
+from wna_ray import processes as process
 
 
 @pytest.fixture

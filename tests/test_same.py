@@ -39,6 +39,14 @@ def test_missing_and_new_objects_are_named() -> None:
     assert differences(fewer, OBJECTS) == [Difference("demo/spec.json", "is new here")]
 
 
+def test_a_new_property_of_a_reader_is_no_difference() -> None:
+    before = {"readings/run/names": "1"}
+    assert differences(before, before | {"readings/run/images": "2"}) == []
+    assert differences(before | {"readings/run/images": "2"}, before) == [
+        Difference("readings/run/images", "is missing here")
+    ]
+
+
 EXPECTED = "# how to write them\n\ndemo/*.npy  # rounded otherwise\n"
 
 

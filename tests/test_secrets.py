@@ -17,10 +17,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from wna_ray import store
+from wna_ray.canonical import canonical, sha256
 from wna_ray.cli import app
-from wna_ray.rundir import RunDirectory, sha256
-from wna_ray.spec import canonical
+from wna_ray.runs.directory import RunDirectory
+from wna_ray.storage import store
 
 SECRETS = ("PWSECRET", "SIGSECRET", "ENDSECRET", "OPTSECRET")
 LINEAR = "python:networks_for_tests:linear"

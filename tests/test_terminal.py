@@ -15,8 +15,8 @@ from rich.progress import Progress, TextColumn
 from rich.table import Table
 
 from wna_ray.events import RunStarted, Stage
-from wna_ray.progress import ProgressPrinter
-from wna_ray.sweep_run import MemberFailed, SweepPrinter
+from wna_ray.execution.progress import ProgressPrinter
+from wna_ray.sweeps.job import MemberFailed, SweepPrinter
 from wna_ray.terminal import Forgiving, PlainConsole, PrintableFormatter, tell
 
 HOSTILE = ["[/red]", "[link=file:///etc/passwd]x[/link]", "[bold]b[/]", "python:x:y", ":smiley:", "\x1b[2J\x1b]0;x\x07", "a\u202eb", "[/"]
@@ -131,9 +131,9 @@ def test_a_bug_keeps_its_traceback_and_tells_no_secrets(tmp_path: Path) -> None:
     )
     (tmp_path / "spec.yaml").write_text(SPEC.replace("bundled:mnist-cnn", "python:broken:network"))
     (tmp_path / "bug.py").write_text(
-        "import wna_ray.cli as cli\n"
+        "from wna_ray.cli import app, main\nimport wna_ray.cli.shared as shared\n"
         "def boom(*_, **__): raise RuntimeError('http://me:pw@host/x?sig=pw \\x1b[2J')\n"
-        "cli.read_asked = boom\ncli.main()\n"
+        "shared.read_asked = boom\nmain()\n"
     )
     got = subprocess.run([sys.executable, "bug.py", "plan", "spec.yaml"], cwd=tmp_path, text=True, capture_output=True)
     assert got.returncode == 1

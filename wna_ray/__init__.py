@@ -20,7 +20,8 @@ if (
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from wna_ray.version import __version__
+
 __all__ = [
     "Run",
     "Spec",
@@ -44,36 +45,37 @@ __all__ = [
 
 if TYPE_CHECKING:
     from wna_ray.errors import WnaError
-    from wna_ray.job import run
-    from wna_ray.results import Run, open_run
-    from wna_ray.spec import Spec, StcSpec
-    from wna_ray.stc_results import Stc, open_stc
-    from wna_ray.stc_run import run_stc
-    from wna_ray.sweep import Sweep, open_sweep
-    from wna_ray.sweep_run import run_sweep
-    from wna_ray.sweep_spec import SweepSpec
-    from wna_ray.trial_results import Trials, open_trials
-    from wna_ray.trial_run import run_trials
-    from wna_ray.trial_spec import TrialSpec
+    from wna_ray.kinds.average.job import run
+    from wna_ray.kinds.average.run import Run, open_run
+    from wna_ray.kinds.covariance.job import run_stc
+    from wna_ray.kinds.covariance.result import Stc, open_stc
+    from wna_ray.kinds.trials.job import run_trials
+    from wna_ray.kinds.trials.result import Trials, open_trials
+    from wna_ray.specs.covariance import StcSpec
+    from wna_ray.specs.run import Spec
+    from wna_ray.specs.sweep import SweepSpec
+    from wna_ray.specs.trials import TrialSpec
+    from wna_ray.sweeps.directory import Sweep, open_sweep
+    from wna_ray.sweeps.job import run_sweep
 
 _HOMES = {
-    "Run": "wna_ray.results",
-    "Spec": "wna_ray.spec",
-    "Stc": "wna_ray.stc_results",
-    "StcSpec": "wna_ray.spec",
-    "Sweep": "wna_ray.sweep",
-    "SweepSpec": "wna_ray.sweep_spec",
-    "TrialSpec": "wna_ray.trial_spec",
-    "Trials": "wna_ray.trial_results",
+    "Run": "wna_ray.kinds.average.run",
+    "Spec": "wna_ray.specs.run",
+    "Stc": "wna_ray.kinds.covariance.result",
+    "StcSpec": "wna_ray.specs.covariance",
+    "Sweep": "wna_ray.sweeps.directory",
+    "SweepSpec": "wna_ray.specs.sweep",
+    "TrialSpec": "wna_ray.specs.trials",
+    "Trials": "wna_ray.kinds.trials.result",
     "WnaError": "wna_ray.errors",
-    "open_run": "wna_ray.results",
-    "open_stc": "wna_ray.stc_results",
-    "open_sweep": "wna_ray.sweep",
-    "open_trials": "wna_ray.trial_results",
-    "run": "wna_ray.job",
-    "run_stc": "wna_ray.stc_run",
-    "run_sweep": "wna_ray.sweep_run",
-    "run_trials": "wna_ray.trial_run",
+    "open_run": "wna_ray.kinds.average.run",
+    "open_stc": "wna_ray.kinds.covariance.result",
+    "open_sweep": "wna_ray.sweeps.directory",
+    "open_trials": "wna_ray.kinds.trials.result",
+    "run": "wna_ray.kinds.average.job",
+    "run_stc": "wna_ray.kinds.covariance.job",
+    "run_sweep": "wna_ray.sweeps.job",
+    "run_trials": "wna_ray.kinds.trials.job",
 }
 
 

@@ -15,8 +15,8 @@ from typing import IO
 import fsspec
 
 from wna_ray.errors import ModelError
-from wna_ray.machine import available, size
-from wna_ray.text import has_login
+from wna_ray.machine import available
+from wna_ray.text import has_login, size
 
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "r2")
 LOCAL = ("file", "local")

@@ -1,10 +1,16 @@
-"""What this machine has of memory, and bytes as people read them."""
+"""The memory of a machine: how much is free, and a refusal where more is needed."""
 
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+
+from wna_ray.errors import RunError
+from wna_ray.text import size
 
 
 def available() -> int | None:
@@ -22,10 +28,32 @@ def available() -> int | None:
     return min(found) if found else None
 
 
-def size(n: float) -> str:
-    """``1.2 GB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(n) < 1000:
-            return f"{n:.3g} {unit}"
-        n /= 1000
-    return f"{n:.3g} TB"
+@dataclass(frozen=True)
+class Machine:
+    """What a machine has for its workers.
+
+    Attributes
+    ----------
+    name
+        Its address.
+    memory, store
+        Bytes for processes, and of the object store (None where there is none).
+    workers
+        Workers that have a place there.
+    """
+
+    name: str
+    memory: int
+    store: int | None
+    workers: int
+
+
+def require_memory(needed: int, what: str) -> None:
+    """`RunError` where this process cannot have so many bytes more."""
+    there = available()
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if sys.platform == "linux" else 0
+        there = limit - taken if there is None else min(there, limit - taken)
+    if there is not None and needed > there:
+        raise RunError(f"{what} needs {size(needed)} of memory, but this machine has {size(there)} free; take a larger machine")

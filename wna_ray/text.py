@@ -4,7 +4,7 @@ A run directory, a spec, a model's error or a server's answer may hold anything:
 terminal, a megabyte of nothing, the password of a URL. It goes through one of these functions
 before it is printed or stored:
 
-    plain("two\\nlines")                          one line, nothing that a terminal would obey
+    plain("two\nlines")                          one line, nothing that a terminal would obey
     printable(message)                           the same of a message of several lines, no secrets
     redacted("http://me:secret@host/w?sig=1")    http://***@host/w?sig=***
 """
@@ -143,3 +143,23 @@ def _hide_pair(pair: str) -> str:
     if equals is None:
         return HIDDEN if pair else ""
     return pair[: equals.end()] + HIDDEN
+
+
+def size(n: float) -> str:
+    """``1.2 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(n) < 1000:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:.3g} TB"
+
+
+def duration(seconds: float) -> str:
+    """``8 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -133,7 +133,7 @@ def main(ledger: Path) -> None:
         stc, run = wna_ray.open_stc(TRIGGERED), wna_ray.open_run(SOURCE)
         found[f"{TRIGGERED}/{TALLY}"] = told(lambda: getattr(stc, TALLY)(run, UNIT, 2))
     ledger.write_text(json.dumps(found, indent=1))
-    print(len(found), "readings")
+    print("readings:", "some" if found else "none")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """The whole paper again: every experiment of Borji & Lin (2020) on real data, side by side with what they published.
 
     plan          what is trained and run, in which order, at which size
-    conduct       does it, or goes on with it, and writes the report
-    found         what is there when it is read
+    make          does it, or goes on with it, and writes the report
+    sources       what is there when it is read
     digits, objects, psychophysics, attacks, backdoors, neurons, families
                   the experiments: numbers, figures and verdicts from finished runs
     charts        their figures
 
 Experiments only read finished runs and networks; whoever has a run directory can make them again.
+May import: every room but the command line.
 """

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from wna_ray.page import Figure, Number, Table
+from wna_ray.data.poison import PATTERNS
+from wna_ray.drawing.page import Figure, Number, Table
+from wna_ray.kinds.trials.figures import SOURCES
+from wna_ray.kinds.trials.result import Trials
 from wna_ray.paper import charts
 from wna_ray.paper.experiment import Experiment, Made, judged, percent, same
-from wna_ray.paper.found import Found, figure, maps
-from wna_ray.poison import PATTERNS
-from wna_ray.trial_figures import SOURCES
-from wna_ray.trial_results import Trials
+from wna_ray.paper.sources import Found, figure, maps
 
 AUTHORS = {
     ("noise", "map"): [0.1, 0.11273, 0.12738, 0.14923, 0.17384, 0.20746, 0.27083, 0.4286, 0.66631, 0.7427, 0.9],
@@ -111,8 +111,7 @@ def injection(found: Found) -> Made:
 
 def fgsm(found: Found) -> Made:
     """E12."""
-    trials = found.any("fgsm")
-    assert isinstance(trials, Trials)
+    trials = found.one_trials("fgsm")
     rows = [row for row in trials.table.to_pylist() if row["attack"] == "fgsm-untargeted"]
     right = {row["weight"]: row["correct"] / row["trials"] for row in rows}
     runs = found.runs("gradients")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from wna_ray import backdoor_figures
-from wna_ray.backdoor_runs import examine, patch_of
-from wna_ray.backdoor_runs import judged as judge_panel
-from wna_ray.page import Figure, Number, Table, Verdict
+from wna_ray.data.poison import PATTERNS
+from wna_ray.drawing.page import Figure, Number, Table, Verdict
 from wna_ray.paper import charts
 from wna_ray.paper.experiment import Experiment, Made, judged, percent, same, spread, test_accuracy
-from wna_ray.paper.found import Found, counts, maps
-from wna_ray.poison import PATTERNS
+from wna_ray.paper.sources import Found, counts, maps
+from wna_ray.studies import backdoor_figures
+from wna_ray.studies.backdoor import examine, patch_of
+from wna_ray.studies.backdoor import judged as judge_panel
 
 SEEDS = range(3)
 TARGET = 9

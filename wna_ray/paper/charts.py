@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from wna_ray.figures import DIVERGING, light, show
-from wna_ray.sheets import Block, Sheet, png
+from wna_ray.drawing.maps import DIVERGING, light, show
+from wna_ray.drawing.sheets import Block, Sheet, png
 
 Pictures = NDArray[np.floating]
 LETTER = 0.09  # inches that a letter of a line's label takes, wide ones too

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from wna_ray.classifier import mean_images, shuffled
-from wna_ray.page import Figure, Number, Table
+from wna_ray.drawing.page import Figure, Number, Table
+from wna_ray.kinds.average.run import Run
 from wna_ray.paper import charts
 from wna_ray.paper.experiment import Experiment, Made, entropy, judged, percent, same, spread, test_accuracy
-from wna_ray.paper.found import Found, counts, data, figure, label_means, maps, scored
-from wna_ray.results import Run
+from wna_ray.paper.sources import Found, counts, data, figure, label_means, maps, scored
+from wna_ray.statistics.classifier import mean_images, shuffled
 
 DIGITS = [str(i) for i in range(10)]
 FEW = 1000  # images under which a label's map is not interpreted

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wna_ray.page import Figure, Number, Table, Verdict
-from wna_ray.paper.found import Found
-from wna_ray.trained import TrainedNetwork
+from wna_ray.drawing.page import Figure, Number, Table, Verdict
+from wna_ray.networks.trained import TrainedNetwork
+from wna_ray.paper.sources import Found
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Experiment:
     id, title, question
         As its section is headed.
     make
-        Reads finished runs and networks; raises `wna_ray.paper.found.Missing` where one is not there.
+        Reads finished runs and networks; raises `wna_ray.paper.sources.Missing` where one is not there.
     """
 
     id: str

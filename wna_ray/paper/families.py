@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from wna_ray import compare, compare_figures
-from wna_ray.analysis import cosine
-from wna_ray.page import Figure, Number, Table
+from wna_ray.drawing.page import Figure, Number, Table
 from wna_ray.paper import charts
 from wna_ray.paper.experiment import Experiment, Made, entropy, judged, percent, same, spread, test_accuracy
-from wna_ray.paper.found import Found, counts, figure, maps, scored, unit_length, weights_of
+from wna_ray.paper.sources import Found, counts, figure, maps, scored, unit_length, weights_of
+from wna_ray.statistics.maps import cosine
+from wna_ray.studies import compare, compare_figures
 
 DIGITS = [str(i) for i in range(10)]
 SHOWN = 6  # images of each kind of noise

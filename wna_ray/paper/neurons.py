@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wna_ray.analysis import cosine
-from wna_ray.detection import area
-from wna_ray.page import Figure, Number, Table
+from wna_ray.drawing.page import Figure, Number, Table
+from wna_ray.kinds.average.run import Run
+from wna_ray.kinds.trials.result import Trials
 from wna_ray.paper import charts
 from wna_ray.paper.experiment import Experiment, Made, judged, percent, same, test_accuracy
-from wna_ray.paper.found import Found, figure, maps
-from wna_ray.results import Run
-from wna_ray.trial_results import Trials
+from wna_ray.paper.sources import Found, figure, maps
+from wna_ray.statistics.detection import area
+from wna_ray.statistics.maps import cosine
 
 
 def halves(run: Run, kind: str) -> NDArray[np.float64]:
@@ -78,8 +78,7 @@ def filters(found: Found) -> Made:
 
 def natural(found: Found) -> Made:
     """E14."""
-    run, noise = found.any("units-images"), found.runs("units")["conv1"]
-    assert isinstance(run, Run)
+    run, noise = found.run("units-images"), found.runs("units")["conv1"]
     assert noise.filters is not None
     truth = noise.filters
     plain = cosine(next(r.bias for r in run.readouts if r.kind == "activation"), truth)
@@ -175,8 +174,7 @@ def _stimulation(trials: Trials) -> tuple[dict[str, int], dict[str, int], int, T
 
 def ten_way(found: Found) -> Made:
     """E15."""
-    trials = found.any("microstimulation")
-    assert isinstance(trials, Trials)
+    trials = found.one_trials("microstimulation")
     rising, shams, n, table, picture = _stimulation(trials)
     sta = areas(trials, "sta")
     by_sta = {layer: sum(_rising(v) for (at, _), v in sta.items() if at == layer) for layer in rising}
@@ -222,8 +220,7 @@ def ten_way(found: Found) -> Made:
 
 def binary(found: Found) -> Made:
     """E16."""
-    trials = found.any("microstimulation-binary")
-    assert isinstance(trials, Trials)
+    trials = found.one_trials("microstimulation-binary")
     (network,) = found.networks("binary-28").values()
     rising, shams, n, table, picture = _stimulation(trials)
     return Made(

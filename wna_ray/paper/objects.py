@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from scipy.special import bdtrc
 
-from wna_ray.classifier import mean_images
-from wna_ray.datasets import class_names
-from wna_ray.page import Figure, Number, Table, Verdict
+from wna_ray.data.datasets import class_names
+from wna_ray.drawing.page import Figure, Number, Table, Verdict
+from wna_ray.kinds.average.run import Run
 from wna_ray.paper import charts
 from wna_ray.paper.experiment import Experiment, Made, entropy, judged, percent, same, spread, test_accuracy
-from wna_ray.paper.found import Found, Missing, counts, data, figure, held_out, label_means, maps, scored
-from wna_ray.results import Run
+from wna_ray.paper.sources import Found, Missing, counts, data, figure, held_out, label_means, maps, scored
+from wna_ray.statistics.classifier import mean_images
 
 PLACES = 10  # of a thousand classes: one photograph of each tells more by its rank than by the first place alone
 SEEDS = [f"cnn-{i}" for i in range(3)]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from wna_ray.analysis import cosine
-from wna_ray.page import Figure, Number, Table, Verdict
+from wna_ray.drawing.page import Figure, Number, Table, Verdict
+from wna_ray.kinds.trials.result import Trials
 from wna_ray.paper import charts
 from wna_ray.paper.experiment import Experiment, Made, judged, percent, same, spread, test_accuracy
-from wna_ray.paper.found import Found, Maps, figure, weights_of
-from wna_ray.trial_results import Trials
+from wna_ray.paper.sources import Found, Maps, figure, weights_of
+from wna_ray.statistics.maps import cosine
 
 
 def _image(trials: Trials, gamma: float) -> Maps:

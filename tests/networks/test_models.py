@@ -1,0 +1,491 @@
+"""Models: every scheme against a computation without the package, weights from files, and what is refused and how."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import io
+import json
+import os
+import pickle
+import sys
+import zipfile
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import networks_for_tests
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from wna_ray.data import datasets
+from wna_ray.errors import ModelError
+from wna_ray.networks.models import Model, ModelURI, load
+from wna_ray.shards.network import Network
+from wna_ray.shards.resolve import resolve
+from wna_ray.specs.numerics import NormaliseSpec
+from wna_ray.specs.run import Spec
+
+BUNDLED = Path(str(files("wna_ray") / "bundled"))
+LINEAR = "python:networks_for_tests:linear"
+Pack = Callable[[dict[str, torch.Tensor], Path], None]
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def refusal(uri: str, *words: str) -> str:
+    """The message of the `ModelError` that a URI gives: one line that holds all `words`."""
+    with pytest.raises(ModelError) as caught:
+        load(uri)
+    message = str(caught.value)
+    assert "\n" not in message, message
+    assert [word for word in ("model:", *words) if word not in message] == [], message
+    return message
+
+
+def own_digest(state: dict[str, torch.Tensor]) -> str:
+    lines = [f"{n}|{v.dtype}|{tuple(v.shape)}|".encode() + v.detach().numpy().tobytes() for n, v in sorted(state.items())]
+    return hashlib.sha256(b"".join(lines)).hexdigest()
+
+
+def exportable() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).eval()
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported program, `exportable` at a batch of 4."""
+    path = tmp_path_factory.mktemp("export") / "net.pt2"
+    torch.export.save(torch.export.export(exportable(), (torch.zeros(4, 1, 4, 4),)), path)
+    return path
+
+
+# The bundled network and its recipe.
+
+
+def test_bundled_recipe_is_that_of_the_files() -> None:
+    recipe = json.loads((BUNDLED / "mnist-cnn.json").read_text())
+    found = {name: hashlib.sha256((BUNDLED / name).read_bytes()).hexdigest() for name in ("mnist-cnn.safetensors", "mnist-mean.npy")}
+    assert found == recipe["sha256"]
+    assert 0.99 <= recipe["test_accuracy"] <= 1, recipe["test_accuracy"]
+    assert (BUNDLED / "mnist-cnn.safetensors").stat().st_size <= 2 << 20
+
+
+def test_bundled_is_the_papers_network() -> None:
+    """Against the same layers written with functions on the weights of the file."""
+    model, w, x = load("bundled:mnist-cnn"), load_file(BUNDLED / "mnist-cnn.safetensors"), noise(3, 1, 28, 28)
+    h = F.max_pool2d(F.relu(F.conv2d(x, w["conv1.weight"], w["conv1.bias"])), 2)
+    h = F.max_pool2d(F.relu(F.conv2d(h, w["conv2.weight"], w["conv2.bias"])), 2).flatten(1)
+    expected = F.relu(h @ w["fc1.weight"].T + w["fc1.bias"]) @ w["fc2.weight"].T + w["fc2.bias"]
+    assert sum(p.numel() for p in model.module.parameters()) == 431_080
+    np.testing.assert_allclose(model.module(x).numpy(), expected.numpy(), rtol=0, atol=1e-4)
+    assert (model.source, model.digest, model.shape) == ("bundled:mnist-cnn", own_digest(w), (1, 28, 28))
+    assert model.names == ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
+    assert model.normalise == NormaliseSpec(mean=(0.0,), std=(1.0,))
+
+
+def test_bundled_accuracy_is_the_recorded_one(wna_data: Path) -> None:
+    recorded = json.loads((BUNDLED / "mnist-cnn.json").read_text())["test_accuracy"]
+    split, module = datasets.load("mnist", train=False), load("bundled:mnist-cnn").module
+    predicted = torch.cat([module(x).argmax(1) for x in torch.from_numpy(split.images).split(1000)]).numpy()
+    measured = np.count_nonzero(predicted == split.labels) / 10_000
+    assert abs(measured - recorded) <= 1e-4, (measured, recorded)
+
+
+# The other schemes.
+
+
+def test_torchvision_with_random_weights() -> None:
+    model = load("torchvision:squeezenet1_1?seed=5")
+    torch.manual_seed(5)
+    own, x = torchvision.models.squeezenet1_1().eval(), noise(2, 3, 64, 64)
+    assert torch.equal(model.module(x), own(x))
+    assert not model.module.training
+    assert model.normalise == NormaliseSpec(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))  # ImageNet's
+    assert (len(model.names), model.names[0], model.names[999]) == (1000, "tench", "toilet tissue")
+    assert model.source == "torchvision:squeezenet1_1?seed=5"
+    torch.manual_seed(6)
+    before = torch.get_rng_state()
+    assert load("torchvision:squeezenet1_1").digest == load("torchvision:squeezenet1_1?seed=0").digest != model.digest
+    assert torch.equal(torch.get_rng_state(), before), "whoever loads a model keeps their own random numbers"
+
+
+def test_the_bundled_network_untrained() -> None:
+    trained, one, two = (load(f"bundled:mnist-cnn{which}") for which in ("", "?seed=1", "?seed=2"))
+    assert len({trained.digest, one.digest, two.digest}) == 3
+    assert one.digest == load("bundled:mnist-cnn?seed=1").digest
+    assert [tuple(p.shape) for p in one.module.parameters()] == [tuple(p.shape) for p in trained.module.parameters()]
+    assert (one.names, one.shape, one.normalise) == (trained.names, trained.shape, trained.normalise)
+
+
+def test_torchvision_with_a_file(wna_data: Path) -> None:
+    path = wna_data / "weights" / "mobilenet_v2-imagenet-int8.pth"
+    model, own = load(f"torchvision:mobilenet_v2?weights={path}"), torchvision.models.mobilenet_v2().eval()
+    own.load_state_dict(torch.load(path, weights_only=True))
+    x = noise(2, 3, 64, 64)
+    assert torch.equal(model.module(x), own(x))
+    assert model.digest == own_digest(own.state_dict())
+    assert model.source == "torchvision:mobilenet_v2"
+
+
+def test_timm() -> None:
+    timm = pytest.importorskip("timm")
+    model = load("timm:mobilenetv3_small_050?seed=5")
+    torch.manual_seed(5)
+    own, x = timm.create_model("mobilenetv3_small_050").eval(), noise(2, 3, 64, 64)
+    assert torch.equal(model.module(x), own(x))
+    assert model.normalise == NormaliseSpec(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+@pytest.mark.parametrize("name", ["linear", "threshold", "deaf", "wild"])
+def test_python_factories(name: str) -> None:
+    model, own, x = load(f"python:networks_for_tests:{name}"), getattr(networks_for_tests, name)(), noise(5, 1, 4, 4)
+    assert torch.equal(model.module(x), own(x))
+    assert model.digest == own_digest(own.state_dict())
+    assert (model.normalise, model.shape, model.names) == (None, None, ())
+
+
+def test_python_options_reach_the_factory() -> None:
+    model = load(f"{LINEAR}?k=5")
+    assert model.module(torch.zeros(2, 1, 4, 4)).shape == (2, 5)
+    assert torch.equal(model.module.w, networks_for_tests.weights(5))
+    assert model.source == f"{LINEAR}?k=5"
+
+
+def test_python_finds_modules_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "net_of_this_folder.py").write_text("from torch.nn import Identity\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path / "elsewhere"))  # also restores sys.path afterwards
+    assert isinstance(load("python:net_of_this_folder:Identity").module, nn.Identity)
+
+
+def test_export(exported: Path) -> None:
+    model, x = load(f"export:{exported}"), noise(4, 1, 4, 4)
+    assert torch.equal(model.module(x), exportable()(x))
+    assert model.digest == hashlib.sha256(exported.read_bytes()).hexdigest()
+    assert model.source == "export:"
+
+
+@pytest.mark.parametrize("before", [None, "0", "1"])
+def test_export_leaves_the_environment_as_it_was(exported: Path, before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)
+    if before is not None:
+        monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", before)
+    load(f"export:{exported}")
+    assert os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD") == before
+
+
+# weights=, layer= and digests.
+
+PACKS: dict[str, Pack] = {
+    "net.safetensors": lambda state, path: save_file(state, path),
+    "plain.pt": lambda state, path: torch.save(state, path),
+    "wrapped.pt": lambda state, path: torch.save({"state_dict": state, "epoch": 3}, path),
+    "parallel.pt": lambda state, path: torch.save({f"module.{k}": v for k, v in state.items()}, path),
+    "both.pt": lambda state, path: torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, path),
+    "url.safetensors": lambda state, path: save_file(state, path),
+}
+
+
+@pytest.mark.parametrize("name", PACKS)
+def test_weights_from_any_kind_of_file(name: str, tmp_path: Path) -> None:
+    """One set of weights gives its numbers, one digest and one source, whatever file holds it."""
+    state = {"w": networks_for_tests.weights(seed=9)}
+    PACKS[name](state, tmp_path / name)
+    path = f"file://{tmp_path / name}" if name.startswith("url") else tmp_path / name
+    model = load(f"{LINEAR}?weights={path}")
+    assert torch.equal(model.module.w, state["w"])
+    assert (model.digest, model.source) == (own_digest(state), LINEAR)
+    assert model.digest != load(LINEAR).digest
+
+
+def test_one_changed_bit_changes_the_digest(tmp_path: Path) -> None:
+    state = load_file(BUNDLED / "mnist-cnn.safetensors")
+    bits = state["fc2.bias"].view(torch.int32)
+    bits[3] ^= 1
+    save_file(state, tmp_path / "w.safetensors")
+    assert load(f"bundled:mnist-cnn?weights={tmp_path / 'w.safetensors'}").digest == own_digest(state)
+    assert load("bundled:mnist-cnn").digest != own_digest(state)
+
+
+@pytest.mark.parametrize("layer, depth, size", [("conv1", 1, 20 * 24 * 24), ("pool2", 6, 800), ("fc1", 8, 500), ("fc2", 10, 10)])
+def test_layer_is_the_network_cut_there(layer: str, depth: int, size: int) -> None:
+    model, x = load(f"bundled:mnist-cnn?layer={layer}"), noise(3, 1, 28, 28)
+    whole = load("bundled:mnist-cnn")
+    assert isinstance(whole.module, nn.Sequential)
+    expected = whole.module[:depth](x).flatten(1)
+    assert expected.shape == (3, size)
+    assert torch.equal(model.module(x), expected)
+    assert (model.names, model.digest) == ((), whole.digest)
+    assert model.source == f"bundled:mnist-cnn?layer={layer}"
+
+
+def test_layer_before_an_in_place_activation() -> None:
+    model = load("torchvision:squeezenet1_1?layer=features.0&seed=5")
+    torch.manual_seed(5)
+    own, x = torchvision.models.squeezenet1_1().eval(), noise(1, 3, 32, 32)
+    expected, got = own.features[0](x).flatten(1), model.module(x)
+    assert torch.equal(got, expected), f"least value {got.min():.3f}, expected {expected.min():.3f}"
+
+
+def test_weights_that_name_a_torchvision_entry_are_no_path() -> None:
+    assert ModelURI.parse("torchvision:alexnet?weights=IMAGENET1K_V1").weights_path is None
+    assert ModelURI.parse("torchvision:alexnet?weights=a/b").weights_path == "a/b"
+    assert ModelURI.parse("torchvision:alexnet?weights=b.pt").weights_path == "b.pt"
+    assert ModelURI.parse("timm:resnet18?weights=IMAGENET1K_V1").weights_path == "IMAGENET1K_V1"
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    "uri, words",
+    [
+        ("keras:vgg", ("'keras:vgg'", "bundled, torchvision, timm, python, export")),
+        ("mnist-cnn", ("'mnist-cnn'", "SCHEME:NAME")),
+        ("bundled:", ("'bundled:'", "SCHEME:NAME")),
+        ("bundled:mnist-cnn?layer", ("'?layer'", "key=value")),
+        ("bundled:mnist", ("'mnist'", "mnist-cnn")),
+        ("bundled:mnist-cnn?wieghts=a.pt", ("'wieghts'", "weights, layer")),
+        ("bundled:mnist-cnn?seed=-1", ("seed=-1", "from 0 to 2^63 - 1")),
+        ("bundled:mnist-cnn?seed=1&weights=a.pt", ("seed=1", "has weights already")),
+        ("torchvision:alexnet?seed=0&weights=IMAGENET1K_V1", ("seed=0", "has weights already")),
+        ("bundled:mnist-cnn?layer=conv", ("'conv'", "conv1", "conv2")),
+        ("bundled:mnist-cnn?weights=no/such.pt", ("no file 'no/such.pt'", "safetensors")),
+        ("bundled:mnist-cnn?weights=/", ("'/' is a folder; expected safetensors",)),
+        ("bundled:mnist-cnn?weights=gopher://a.pt", ("cannot read 'gopher://a.pt'", "gopher")),
+        ("torchvision:resnet5", ("'resnet5'", "resnet50", "resnet18")),
+        ("torchvision:alexnet?weights=IMAGENET1K_V9", ("'IMAGENET1K_V9'", "IMAGENET1K_V1", "path")),
+        ("torchvision:alexnet?pretrained=true", ("'pretrained'", "weights, layer")),
+        ("python:networks_for_tests", ("networks_for_tests", "python:package.module:factory")),
+        ("python:no_such_package.net:make", ("cannot import 'no_such_package.net'",)),
+        ("python:networks_for_tests:liner", ("no function 'liner'", "linear")),
+        ("python:networks_for_tests:not_a_module", ("not_a_module gave int", "torch.nn.Module")),
+        (f"{LINEAR}?depth=2", ("networks_for_tests:linear", "'depth': '2'", "k: 'str' = '3'")),
+        ("export:no/such.pt2", ("no file 'no/such.pt2'", "torch.export.save")),
+    ],
+)
+def test_faults_name_the_thing_and_what_would_do(uri: str, words: tuple[str, ...]) -> None:
+    refusal(uri, *words)
+
+
+def test_timm_faults() -> None:
+    pytest.importorskip("timm")
+    refusal("timm:resnet5", "'resnet5'", "resnet50")
+    refusal("timm:resnet18?weight=a.pt", "'weight'", "weights, layer, pretrained")
+
+
+def test_timm_pretrained_is_true_or_false() -> None:
+    pytest.importorskip("timm")
+    refusal("timm:mobilenetv3_small_050?pretrained=ja", "pretrained", "true")
+
+
+@pytest.mark.parametrize("uri", ["python::make", "python:.net:make", "python:builtins:int?x=1"])
+def test_python_names_that_cannot_be(uri: str) -> None:
+    refusal(uri)
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+def test_text_is_no_weights(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("these are no weights\n")
+    refusal(f"{LINEAR}?weights={tmp_path / name}", name, "neither safetensors nor a state dict")
+
+
+def test_text_is_no_exported_program(tmp_path: Path) -> None:
+    (tmp_path / "net.pt2").write_text("this is no program\n")
+    refusal(f"export:{tmp_path / 'net.pt2'}", "net.pt2", "torch.export")
+
+
+def test_weights_of_something_else(tmp_path: Path) -> None:
+    torch.save([torch.zeros(3, 16)], tmp_path / "list.pt")
+    refusal(f"{LINEAR}?weights={tmp_path / 'list.pt'}", "hold list", "state dict")
+    torch.save({"w": 3}, tmp_path / "number.pt")
+    refusal(f"{LINEAR}?weights={tmp_path / 'number.pt'}", "expected a state dict")
+
+
+def test_weights_that_do_not_fit(tmp_path: Path) -> None:
+    """Each kind of misfit alone, then all three at once, with counts."""
+    path, w = tmp_path / "w.safetensors", torch.zeros(3, 16)
+    cases: list[tuple[dict[str, torch.Tensor], tuple[str, ...]]] = [
+        ({}, ("1 missing, 0 unknown, 0 of another shape", "no w")),
+        ({"w": w, "b": w.clone()}, ("0 missing, 1 unknown, 0 of another shape", "unknown b")),
+        ({"w": w[:, :15].clone()}, ("0 missing, 0 unknown, 1 of another shape", "w is (3, 15), not (3, 16)")),
+    ]
+    for state, words in cases:
+        save_file(state, path)
+        refusal(f"{LINEAR}?weights={path}", "do not fit", *words)
+    state = load_file(BUNDLED / "mnist-cnn.safetensors")
+    state["fc3.bias"], state["fc1.bias"] = state.pop("fc2.bias"), torch.zeros(7)
+    save_file(state, path)
+    found = refusal(f"bundled:mnist-cnn?weights={path}", "1 missing, 1 unknown, 1 of another shape", "no fc2.bias", "unknown fc3.bias")
+    assert "fc1.bias is (7,), not (500,)" in found
+
+
+def test_exported_programs_take_no_weights(exported: Path, tmp_path: Path) -> None:
+    refusal(f"export:{exported}?weights={tmp_path / 'w.pt'}", "holds its own weights", "weights=")
+
+
+# Files that would run code.
+
+
+class Payload:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (str(self.marker), "w")
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Path:
+    """The file that a payload would make; the payload is known to work."""
+    path = tmp_path / "marker"
+    pickle.loads(pickle.dumps(Payload(path))).close()
+    assert path.exists(), "the payload itself is broken"
+    path.unlink()
+    return path
+
+
+def saved(thing: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(thing, buffer)
+    return buffer.getvalue()
+
+
+def rewrite(source: Path, target: Path, changed: dict[str, bytes]) -> None:
+    """Copy a zip archive whose members lie in one folder, with some of them replaced or added."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        root, names = old.namelist()[0].split("/")[0], {name.split("/", 1)[1] for name in old.namelist()}
+        for name in sorted(names | changed.keys()):
+            new.writestr(f"{root}/{name}", changed[name] if name in changed else old.read(f"{root}/{name}"))
+
+
+@pytest.mark.parametrize("forced", [False, True], ids=["plainly", "with weights_only switched off"])
+@pytest.mark.parametrize("wrap", [False, True], ids=["zip", "bare pickle"])
+def test_weights_with_a_payload(wrap: bool, forced: bool, marker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if forced:
+        monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    state = {"w": networks_for_tests.weights(), "x": Payload(marker)}
+    (tmp_path / "w.pt").write_bytes(pickle.dumps(state, protocol=2) if wrap else saved(state))
+    refusal(f"{LINEAR}?weights={tmp_path / 'w.pt'}", "w.pt", "weights_only=True")
+    assert not marker.exists()
+
+
+def test_refusal_of_a_payload_is_plain_text(marker: Path, tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(saved({"w": Payload(marker)}))
+    message = refusal(f"{LINEAR}?weights={tmp_path / 'w.pt'}")
+    assert message.isprintable(), repr(message)
+
+
+def payload_in(exported: Path, place: str, marker: Path) -> dict[str, bytes]:
+    """Members of an exported program that hold a payload at a place."""
+    with zipfile.ZipFile(exported) as archive:
+        root = archive.namelist()[0].split("/")[0]
+        config = json.loads(archive.read(f"{root}/data/weights/model_weights_config.json"))
+        program = json.loads(archive.read(f"{root}/models/model.json"))
+    entry = config["config"]["0.weight"]
+    if place == "sample inputs":
+        return {"data/sample_inputs/model.pt": saved(Payload(marker))}
+    if place == "weights":
+        entry["use_pickle"] = True
+        return {"data/weights/model_weights_config.json": json.dumps(config).encode(), "data/weights/weight_0": saved(Payload(marker))}
+    if place in ("tensor_0", "custom_obj_0", "opaque_obj_0"):  # constants: three ways to be unpickled
+        constants = {"config": {"c": entry | {"path_name": place, "use_pickle": True}}}
+        data = pickle.dumps(Payload(marker)) if place == "opaque_obj_0" else saved(Payload(marker))
+        return {"data/constants/model_constants_config.json": json.dumps(constants).encode(), f"data/constants/{place}": data}
+    code = f"open({str(marker)!r}, 'w')"
+    if place == "guards":
+        program["guards_code"] = [code]
+    else:
+        program["graph_module"]["graph"]["tensor_values"]["input"]["sizes"][0] = {"as_expr": {"expr_str": code, "hint": {"as_int": 4}}}
+    return {"models/model.json": json.dumps(program).encode()}
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "sample inputs",
+        "weights",
+        "tensor_0",
+        "custom_obj_0",
+        "opaque_obj_0",
+        "sizes",
+        "guards",
+    ],
+)
+def test_exported_program_with_a_payload(place: str, exported: Path, marker: Path, tmp_path: Path) -> None:
+    rewrite(exported, tmp_path / "bad.pt2", payload_in(exported, place, marker))
+    rewrite(exported, tmp_path / "same.pt2", {})
+    assert isinstance(load(f"export:{tmp_path / 'same.pt2'}"), Model)  # so the rewriting is not what is refused
+    with contextlib.suppress(ModelError):  # what matters first is that the payload does not run, not even on the way to a refusal
+        load(f"export:{tmp_path / 'bad.pt2'}").module(torch.zeros(4, 1, 4, 4))
+    assert not marker.exists(), "the payload ran"
+    refusal(f"export:{tmp_path / 'bad.pt2'}", "bad.pt2")
+
+
+# Networks and the stimulus they are fed.
+
+
+def test_bundled_network_says_what_shape_it_takes(make_spec: Callable[..., Spec]) -> None:
+    spec = make_spec(model="bundled:mnist-cnn", stimulus={"shape": [1, 14, 28], "space": "pixel"})
+    with pytest.raises(ModelError, match=r"^stimulus\.shape: \(1, 14, 28\), but bundled:mnist-cnn takes \(1, 28, 28\)$"):
+        Network(spec, "cpu")
+
+
+def test_python_network_says_what_shape_it_was_fed(make_spec: Callable[..., Spec]) -> None:
+    spec = make_spec(stimulus={"shape": [1, 5, 4]})
+    words = r"linear does not take a float32 batch of shape \(64, 1, 5, 4\).*16.*see stimulus\.shape"
+    with pytest.raises(ModelError, match=words) as caught:
+        resolve(spec, Network(spec, "cpu"))
+    assert "\n" not in str(caught.value)
+
+
+def test_pixel_space_needs_a_normalisation(make_spec: Callable[..., Spec]) -> None:
+    with pytest.raises(
+        ModelError, match=r"^stimulus\.space: pixel, but python:.*:linear declares no normalisation.*normalise:.*space: input"
+    ):
+        Network(make_spec(stimulus={"space": "pixel"}), "cpu")
+    spec = make_spec(stimulus={"space": "pixel", "shape": [3, 4, 4]}, normalise={"mean": [0, 0], "std": [1, 1, 1]})
+    with pytest.raises(ModelError, match=r"^normalise: 2 means and 3 stds for 3 channels"):
+        Network(spec, "cpu")
+
+
+def test_normalisation_stands_between_pixels_and_network(make_spec: Callable[..., Spec]) -> None:
+    spec = make_spec(stimulus={"space": "pixel"}, normalise={"mean": [0.5], "std": [0.25]})
+    x = torch.arange(2 * 16).reshape(2, 1, 4, 4) / 32  # exact in float32, as are the weights
+    expected = (x.reshape(2, 16).numpy().astype(np.float64) * 4 - 2) @ networks_for_tests.weights().numpy().astype(np.float64).T
+    assert np.array_equal(Network(spec, "cpu")(x), expected)
+
+
+def test_the_working_directory_is_searched_for_a_network_of_ones_own_and_only_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_network.py").write_text(
+        "import own_sibling\n\ndef make():\n    import own_late_sibling\n    return own_sibling.network()\n"
+    )
+    (tmp_path / "own_sibling.py").write_text("import torch\n\ndef network():\n    return torch.nn.Linear(2, 3)\n")
+    (tmp_path / "own_late_sibling.py").write_text("")
+    (tmp_path / "own_stranger.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    assert isinstance(load("python:own_network:make").module, nn.Linear)
+    assert sys.path == before
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("own_stranger")
+
+
+def test_secrets_of_urls_are_no_part_of_what_a_network_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_url_network.py").write_text("import torch\n\ndef make(address):\n    return torch.nn.Linear(2, 3)\n")
+    monkeypatch.chdir(tmp_path)
+    source = load("python:own_url_network:make?address=http://me:pw@host/x").source
+    assert source == "python:own_url_network:make?address=http://***@host/x"

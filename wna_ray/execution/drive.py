@@ -1,0 +1,168 @@
+"""Driving a run: executors by name, listeners, SIGTERM, shards until none is missing, the merge."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import Any, Literal
+
+from wna_ray.errors import SpecError, Stopped
+from wna_ray.events import Callback, Event, RunFinished
+from wna_ray.execution.executor import Executor
+from wna_ray.execution.local import InProcessExecutor
+from wna_ray.execution.rounds import Desk, Question
+from wna_ray.runs.directory import RunDirectory
+from wna_ray.runs.driver import LAST_WORDS_SECONDS, Driver, State
+from wna_ray.specs.job import Held, JobSpec
+from wna_ray.storage.store import Place
+
+ExecutorName = Literal["ray", "local"]
+
+STOP_SECONDS = 2.2
+
+
+def make_executor(spec: Held, executor: ExecutorName, workers: int | None = None, address: str | None = None) -> Executor:
+    """An executor by name; Ray is imported only for ``ray``."""
+    check_executor(executor, workers, address)
+    if executor == "local":
+        return InProcessExecutor(spec)
+    made: Executor = resolve_name("wna_ray.execution.ray:RayExecutor")(spec, workers, address)
+    return made
+
+
+def check_executor(executor: ExecutorName, workers: int | None = None, address: str | None = None) -> None:
+    """`SpecError` where there is no such executor."""
+    if workers is not None and workers < 1:
+        raise SpecError(f"workers: {workers} is not a number of workers; give 1 or more")
+    if executor not in ("ray", "local"):
+        raise SpecError(f"executor: '{executor}' is unknown; use ray or local")
+    if executor == "local" and (address is not None or workers not in (None, 1)):
+        raise SpecError("executor: local has one worker and no address; leave --workers and --address out, or use ray")
+
+
+@dataclass(frozen=True)
+class How:
+    """Where a job runs, and who hears of it; none of this changes a byte of the result.
+
+    Attributes
+    ----------
+    executor, workers, address
+        See `make_executor`.
+    single_writer
+        Allow a store that ignores conditional writes: nobody else drives this run at the same time.
+    callbacks
+        Called with every event of `wna_ray.events`.
+    """
+
+    executor: ExecutorName = "ray"
+    workers: int | None = None
+    address: str | None = None
+    single_writer: bool = False
+    callbacks: Sequence[Callback] = ()
+
+
+def drive(question: Question, spec: JobSpec, out: str, how: How) -> Place:
+    """Run a job from its question to its manifest; stops and failures are told to all, and end the executor."""
+    place = Place(out, spec.execution.endpoint, how.single_writer)
+    directory = RunDirectory(place)
+    check_reachable(out, how.executor)
+    with contextlib.ExitStack() as stack:
+        told = Told(directory, how.callbacks, question.announced)
+        runner = make_executor(question.held, how.executor, how.workers, how.address)
+        stack.callback(runner.close)
+        stack.enter_context(stop_on_sigterm(told.how_to_go_on))  # after Ray has started, which sets a handler of its own
+        if how.executor == "ray":
+            told.add(resolve_name("wna_ray.execution.metrics:RayMetrics")())
+        try:
+            desk = Desk(directory, runner, told, spec.execution.attempts, told.claim)
+            prepared = question.prepare(desk)
+            desk.conduct(prepared)
+            prepared.after()
+            told.finish()
+        except KeyboardInterrupt:
+            told.close("stopped", told.how_to_go_on(), LAST_WORDS_SECONDS)
+            raise Stopped(told.how_to_go_on()) from None
+        except BaseException as error:
+            told.close("failed", str(error))
+            raise
+    return directory.store.place
+
+
+def check_reachable(out: str, executor: ExecutorName) -> None:
+    """`SpecError` where workers could not write."""
+    if executor == "ray" and out.startswith("memory:"):
+        raise SpecError(f"out: '{out}' is in this process's memory, where Ray's workers cannot write; use --executor local")
+
+
+class Told:
+    """Hands events to all who want them, and, once there is one, to the driver's journal first."""
+
+    def __init__(self, directory: RunDirectory, callbacks: Sequence[Callback], samples: int | None) -> None:
+        self._directory, self._samples = directory, samples
+        self._callbacks = list(callbacks)
+        self._driver: Driver | None = None
+
+    def add(self, callback: Callback) -> None:
+        """Tell one more."""
+        self._callbacks.append(callback)
+
+    def __call__(self, event: Event) -> None:
+        if self._driver is not None:
+            self._driver(event)
+        for callback in self._callbacks:
+            callback(event)
+
+    def claim(self) -> None:
+        """Become the run's driver; `RunError` where another is at work."""
+        self._driver = Driver(self._directory)
+
+    def close(self, state: State, reason: str = "", patience: float | None = None) -> None:
+        if self._driver is not None:
+            self._driver.close(state, reason, patience)
+
+    def how_to_go_on(self) -> str:
+        """From memory: a storage that does not answer must not hold up a stop."""
+        if self._driver is None:
+            return f"stopped before anything was computed; the same command goes on in '{self._directory.url}'"
+        done = f"{self._driver.committed:,}" + ("" if self._samples is None else f" of {self._samples:,}")
+        return f"stopped; {done} images are committed to '{self._directory.url}'. The same command goes on from there"
+
+    def finish(self) -> None:
+        """The end of a run that went well."""
+        self(RunFinished(self._directory.url))
+        self.close("finished")
+
+
+@contextlib.contextmanager
+def stop_on_sigterm(last_words: Callable[[], str]) -> Iterator[None]:
+    """Let SIGTERM (a job stop) end a run as Ctrl-C does, but in less than the three seconds after which Ray kills a job.
+
+    Whatever still hangs then (a storage that is away, a cluster that does not answer) is left: everything is committed
+    or not, and a resumed run finds out. Signals can be handled in the main thread only.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    timers: list[threading.Timer] = []
+
+    def leave() -> None:
+        print(f"wna: {last_words()}", file=sys.stderr, flush=True)
+        os._exit(Stopped.exit_code)
+
+    def stop(_signal: int, _frame: object) -> None:
+        timers.append(threading.Timer(STOP_SECONDS, leave))
+        timers[-1].daemon = True
+        timers[-1].start()
+        raise KeyboardInterrupt
+
+    before: Callable[..., Any] | int | None = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

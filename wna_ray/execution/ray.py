@@ -1,0 +1,446 @@
+"""The Ray executor: one actor a worker, each with its own loaded model.
+
+Ray is asked for little: actors that are never restarted by Ray (the driver replaces them), calls that are never
+retried by Ray (the driver retries them), and an object store in which partial moments stay until an actor merges
+them. An actor takes one GPU where the cluster has any, else as many CPUs as the forward pass has threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import math
+import os
+import socket
+import stat
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import ray
+from ray._private import ray_constants
+from ray.exceptions import ObjectFetchTimedOutError, ObjectLostError, RayError, RayTaskError
+from ray.job_config import JobConfig
+
+from wna_ray.errors import CanaryError, SpecError, WnaError
+from wna_ray.execution.executor import PayloadLost, WorkerLost
+from wna_ray.execution.worker import Worker
+from wna_ray.machine import Machine
+from wna_ray.shards.network import Device
+from wna_ray.specs.job import Held
+from wna_ray.specs.parse import runs_code
+
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this interpreter, however it was started
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+IN_FLIGHT = 2  # calls on an actor: one that runs, one that waits, so that no actor idles for the driver
+FOLLOW_SECONDS = 2.0  # between looks at what the cluster has
+DEAD_SECONDS = 10.0  # how long a dead actor's other calls may take to be reported dead
+FETCH_SECONDS = 600.0  # for the merged moments on their way to the driver
+
+_log = logging.getLogger(__name__)
+
+
+class RayWorker(Worker):
+    """A worker that knows where it is."""
+
+    def where(self) -> str:
+        """The node's identifier."""
+        return str(ray.get_runtime_context().get_node_id())
+
+
+_GONE = PayloadLost("the machine that had it is gone")
+
+
+@dataclass(eq=False)
+class _Actor:
+    handle: Any
+    ready: Any  # ray.ObjectRef: ends when the actor has started, with its node
+    node: str | None = None  # once it has started
+    calls: list[_Call] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class _Call:
+    """A ticket: a call that waits for an actor, or is on one, or has ended."""
+
+    method: str
+    inputs: Sequence[_Call]
+    args: tuple[Any, ...]
+    avoid: _Call | None = None
+    actor: _Actor | None = None
+    payload: Any = None  # ray.ObjectRef, once it is on an actor
+    report: Any = None  # ray.ObjectRef
+    end: Any = None
+    dropped: bool = False
+
+
+class RayExecutor:
+    """Runs `Worker` methods on Ray actors, as many as the cluster has room for from moment to moment.
+
+    Parameters
+    ----------
+    spec
+        The run's spec.
+    workers
+        Number of actors to ask for (an autoscaler makes room for them); by default one a GPU that is there, or one for every
+        ``numerics.threads`` CPUs, and more as machines join.
+    address
+        Ray address. By default the cluster this process belongs to (a job, or ``RAY_ADDRESS``), else a new local one
+        that ends with this executor.
+    """
+
+    def __init__(self, spec: Held, workers: int | None = None, address: str | None = None) -> None:
+        self._spec, self._asked = spec, workers
+        self._pool: list[_Actor] = []
+        self._waiting: deque[_Call] = deque()
+        self._ended: list[_Call] = []
+        self._unfit: dict[str, CanaryError] = {}
+        self._gone: set[str] = set()  # nodes that were there once
+        self._losses = 0  # actors lost since a call last ended well
+        self._alone_since = self._followed = time.monotonic()
+        self._started = connect(address, workers, spec.numerics.threads, runs_code(spec))
+        try:
+            self.device: Device = self._choose_device(local=self._started and not (address or os.environ.get("RAY_ADDRESS")))
+            self._follow()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def workers(self) -> int:
+        return sum(actor.node is not None for actor in self._pool)
+
+    @property
+    def wanted(self) -> int:
+        return max(1, len(self._pool))
+
+    @property
+    def window(self) -> int:
+        return IN_FLIGHT * max(1, self.workers)
+
+    def machines(self) -> list[Machine]:
+        slots = {node["NodeID"]: self._slots(node["Resources"]) for node in _nodes()}
+        share = min(1.0, self.wanted / max(1, sum(slots.values())))
+        return [
+            Machine(
+                str(node["NodeManagerAddress"]),
+                int(node["Resources"].get("memory", 0)),
+                int(node["Resources"].get("object_store_memory", 0)),
+                math.ceil(slots[node["NodeID"]] * share),
+            )
+            for node in _nodes()
+            if slots[node["NodeID"]]
+        ]
+
+    def share(self, value: Any) -> Any:
+        return ray.put(value)
+
+    def submit(self, method: str, *args: Any, inputs: Sequence[_Call] = (), avoid: _Call | None = None) -> _Call:
+        call = _Call(method, tuple(inputs), args, avoid)
+        if inputs or avoid is not None:
+            self._waiting.appendleft(call)  # merges and commits free memory, copies are late already: they go first
+        else:
+            self._waiting.append(call)
+        self._dispatch()
+        return call
+
+    def wait(self, timeout: float) -> list[_Call]:
+        self._follow()
+        self._dispatch()
+        calls = {call.report: actor for actor in self._pool for call in actor.calls}
+        starting = {actor.ready: actor for actor in self._pool if actor.node is None}
+        refs = [*calls, *starting]
+        assert refs or self._ended, "calls are waited for that no worker has"
+        ready, _ = ray.wait(refs, num_returns=1, timeout=0 if self._ended else timeout, fetch_local=True)
+        if ready:  # take all that is ready, not only the first
+            ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=True)
+        for actor in {id(a): a for a in (calls.get(r) or starting[r] for r in ready)}.values():
+            self._look_at(actor, set(ready))
+        self._dispatch()
+        ended, self._ended = self._ended, []
+        return ended
+
+    def report(self, ticket: _Call) -> Any:
+        if isinstance(ticket.end, BaseException):
+            raise ticket.end
+        return ticket.end
+
+    def payload(self, ticket: _Call) -> Any:
+        try:
+            return ray.get(ticket.payload, timeout=FETCH_SECONDS)
+        except RayError as error:
+            raise PayloadLost(_first_line(error)) from None
+
+    def release(self, ticket: _Call) -> None:
+        ticket.dropped = True
+        ticket.payload = None  # the last reference: the object store frees the arrays
+        ticket.inputs = ()
+        if ticket in self._waiting:
+            self._waiting.remove(ticket)
+
+    def close(self) -> None:
+        for actor in self._pool:
+            with contextlib.suppress(RayError):
+                ray.kill(actor.handle)
+        if self._started:
+            ray.shutdown()
+
+    def _choose_device(self, local: bool) -> Device:
+        wanted = self._spec.numerics.device
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        if wanted == "cuda" and local and not resources.get("GPU"):
+            raise SpecError("numerics.device: cuda, but this machine has no GPU; use cpu or auto")
+        if wanted == "auto" and not resources.get("GPU") and resources.get("CPU", 0) < self._spec.numerics.threads:
+            raise SpecError(
+                "numerics.device: auto, but the cluster has no machine for workers yet, so nobody can tell; say cuda or cpu, "
+                "and --workers N for an autoscaler to make room"
+            )
+        return "cuda" if wanted == "cuda" or (wanted == "auto" and resources.get("GPU")) else "cpu"
+
+    def _slots(self, resources: Mapping[str, float]) -> int:
+        """Workers for which there is room."""
+        by_cpu = int(resources.get("CPU", 0) // self._spec.numerics.threads)
+        return min(by_cpu, int(resources.get("GPU", 0))) if self.device == "cuda" else by_cpu
+
+    def _follow(self) -> None:
+        """Ask for as many actors as were asked for, or as the cluster has room for now; stop when nobody comes for too long."""
+        now = time.monotonic()
+        if self._pool and now - self._followed < FOLLOW_SECONDS:
+            return
+        self._followed = now
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        self._note_gone({node["NodeID"] for node in nodes if not node["Alive"]})
+        there = [node for node in nodes if node["Alive"] and node["NodeID"] not in self._unfit]
+        target = self._asked or max(1, sum(self._slots(node["Resources"]) for node in there))
+        while len(self._pool) < target:
+            self._pool.append(self._hire())
+        for actor in [actor for actor in self._pool if actor.node is None][: max(0, len(self._pool) - target)]:
+            self._pool.remove(actor)
+            with contextlib.suppress(RayError):
+                ray.kill(actor.handle)
+        if self.workers:
+            self._alone_since = now
+        elif now - self._alone_since > self._spec.execution.patience:
+            raise WnaError(
+                f"no worker for {now - self._alone_since:.0f} s (execution.patience): the cluster has no room for an actor with "
+                f"{self._needs()}. What was committed stays: run the same command again when there is room"
+            )
+
+    def _note_gone(self, gone: set[str]) -> None:
+        """Calls that need what only a lost machine had are lost; Ray would find out, too, but many seconds later."""
+        if gone == self._gone:
+            return
+        self._gone = gone
+        for actor in self._pool:
+            for call in [c for c in actor.calls if self._needs_gone(c)]:
+                with contextlib.suppress(RayError):
+                    ray.cancel(call.report)
+                self._settle(actor, call, _GONE)
+
+    def _needs_gone(self, call: _Call) -> bool:
+        return any(ticket.actor is not None and ticket.actor.node in self._gone for ticket in call.inputs)
+
+    def _needs(self) -> str:
+        threads = self._spec.numerics.threads
+        return f"{threads} CPU{'s' * (threads > 1)}{' and 1 GPU' if self.device == 'cuda' else ''}"
+
+    def _hire(self) -> _Actor:
+        # Out of order: a merge that waits for a partial on its way (or on a machine that is gone) must not hold up a shard.
+        options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "allow_out_of_order_execution": True}
+        options["num_cpus"] = self._spec.numerics.threads
+        if self.device == "cuda":
+            options["num_gpus"] = 1
+        if self._unfit:
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(self._unfit)})"}
+        handle: Any = ray.remote(RayWorker).options(scheduling_strategy="SPREAD", **options).remote(self._spec, self.device)
+        return _Actor(handle, handle.where.remote())
+
+    def _dispatch(self) -> None:
+        """Give waiting calls to actors that have started and have room; never to one that may not find a place."""
+        kept: list[_Call] = []
+        room = sum(IN_FLIGHT - len(actor.calls) for actor in self._pool if actor.node is not None)
+        while self._waiting and room:
+            call = self._waiting.popleft()
+            if self._needs_gone(call):
+                call.end = _GONE
+                self._ended.append(call)
+                continue
+            actor = self._place(call)
+            if actor is None:
+                kept.append(call)
+                continue
+            bound = getattr(actor.handle, call.method).options(num_returns=2)
+            call.payload, call.report = bound.remote(*(ticket.payload for ticket in call.inputs), *call.args)
+            call.actor = actor
+            actor.calls.append(call)
+            room -= 1
+        self._waiting.extendleft(reversed(kept))
+
+    def _place(self, call: _Call) -> _Actor | None:
+        """The actor with least to do; for a second copy not the one that is at the first, and rather on another machine."""
+        free = [actor for actor in self._pool if actor.node is not None and len(actor.calls) < IN_FLIGHT and call.avoid not in actor.calls]
+        if call.avoid is not None and call.avoid.actor is not None:
+            node = call.avoid.actor.node
+            free = [actor for actor in free if actor.node != node] or free
+        return min(free, key=lambda a: len(a.calls), default=None)
+
+    def _look_at(self, actor: _Actor, ready: set[Any]) -> None:
+        """Note that an actor has started, and how its calls ended; replace it if it is dead."""
+        try:
+            if actor.ready in ready:
+                actor.node = ray.get(actor.ready)
+            for call in [c for c in actor.calls if c.report in ready]:
+                end = _end(call)
+                if isinstance(end, CanaryError):
+                    self._shun(actor, end)
+                    return
+                self._settle(actor, call, end)
+                self._losses = 0
+        except RayError as error:  # it died, or its machine did, or it ran out of memory, or it cannot be reached
+            self._bury(actor, error)
+
+    def _shun(self, actor: _Actor, error: CanaryError) -> None:
+        """Use a machine no more whose arithmetic is not the run's; the others go on. If there are no others, that is the end."""
+        assert actor.node is not None
+        self._unfit[actor.node] = error
+        if all(node["NodeID"] in self._unfit for node in _nodes() if self._slots(node["Resources"])):
+            raise error
+        for dead in [a for a in self._pool if a.node == actor.node]:
+            self._bury(dead, error, blame=False)
+
+    def _bury(self, dead: _Actor, error: Exception, blame: bool = True) -> None:
+        """Put a new actor in a dead one's place; its calls that had not ended are lost, and the oldest of them is to blame."""
+        self._losses += blame
+        if self._losses > 3 * len(self._pool) + 3:
+            raise WnaError(
+                f"{self._losses} workers in a row died without finishing a call ({_first_line(error)}); "
+                "mend the cause (memory? libraries?) and run the same command again"
+            )
+        with contextlib.suppress(RayError):
+            ray.kill(dead.handle)  # in case it is only unreachable: its place must become free
+        self._pool[self._pool.index(dead)] = self._hire()
+        for call in list(dead.calls):
+            try:
+                end = WorkerLost(_first_line(error), blamed=False) if not blame else _end(call)
+            except RayError:
+                end, blame = WorkerLost(_first_line(error), blame), False
+            self._settle(dead, call, end)
+
+    def _settle(self, actor: _Actor, call: _Call, end: Any) -> None:
+        call.end, call.report = end, None
+        actor.calls.remove(call)
+        if not call.dropped:
+            self._ended.append(call)
+
+
+def _nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _end(call: _Call) -> Any:
+    """The report of a call, or the error it ended with; raises a `RayError` where its actor did not live to tell."""
+    try:
+        return ray.get(call.report, timeout=DEAD_SECONDS)
+    except RayTaskError as error:  # the method itself raised, or an argument could not be had
+        cause = error.cause if isinstance(error.cause, Exception) else RuntimeError(str(error))
+        return PayloadLost(_first_line(cause)) if isinstance(cause, RayError) else cause
+    except (ObjectLostError, ObjectFetchTimedOutError) as error:
+        return PayloadLost(_first_line(error))
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def connect(address: str | None, workers: int | None, threads: int, code: bool) -> bool:
+    """Join the cluster that is meant, or start a local one; returns whether to end it here.
+
+    A local one (no address, or ``local``) listens on this machine's loopback address alone. A
+    cluster listens where the one who started it said (docs/clusters.md, "What listens where").
+
+    Workers search the working directory for modules only where a spec names `code`.
+    """
+    if ray.is_initialized():
+        return False
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR}
+    where = address or os.environ.get("RAY_ADDRESS") or "local"
+    if not code and not where.startswith("ray://"):  # there the server makes the configuration
+        quiet["job_config"] = _OwnCode()
+    try:
+        if where != "local":
+            _knock(where)
+            ray.init(address=where, **quiet)
+        else:
+            cpus = max(os.cpu_count() or 1, (workers or 1) * threads)
+            local: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False} | quiet
+            with _loopback():
+                ray.init("local", num_cpus=cpus, **local)
+            token = Path.home() / ".ray" / "auth_token"
+            if token.is_file() and token.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                token.chmod(0o600)  # Ray writes it readable by all
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        where = address or os.environ.get("RAY_ADDRESS") or "a local cluster"
+        raise WnaError(
+            f"cannot reach Ray at {where} ({_first_line(error)}); check --address (and, if the cluster wants a token, "
+            "RAY_AUTH_MODE=token), or use --executor local"
+        ) from error
+    return True
+
+
+def disconnect() -> None:
+    """End what `connect` has started."""
+    ray.shutdown()
+
+
+class _OwnCode(JobConfig):
+    """A job whose workers import what is installed, and this package from where it is here.
+
+    Ray has every worker search the driver's working directory first, which may be the folder of a
+    stranger's run. It leaves that out where the job brings a directory of its own.
+    """
+
+    def __init__(self) -> None:
+        package = str(Path(__file__).parents[2])
+        super().__init__(_py_driver_sys_path=[] if package in sys.path else [package])
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """Have the Ray that is started meanwhile listen on the loopback address, not on all interfaces.
+
+    Ray does so where it can't make clusters, by default on macOS and Windows. Its variable for that
+    (``RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0``) is read when Ray is imported, perhaps long before, and
+    would hold when a cluster is joined, too. ``ray.init(_node_ip_address="127.0.0.1")`` does not
+    do it: Ray replaces the loopback address by the one that other machines see.
+    """
+    before = getattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+    here: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    if not ipaddress.ip_address(here).is_loopback:
+        _log.warning(
+            "Ray %s does not keep to this machine: its ports are open to the network, and its "
+            "/metrics answers anybody. constraints.txt names a Ray that does",
+            ray.__version__,
+        )
+
+
+def _knock(address: str) -> None:
+    """Make sure that somebody listens at ``HOST:PORT``: Ray itself would try for minutes. Other addresses pass."""
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    if parts.hostname and parts.port:
+        socket.create_connection((parts.hostname, parts.port), timeout=5).close()

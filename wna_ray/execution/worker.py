@@ -1,0 +1,208 @@
+"""What a worker can be asked to do. The in-process executor and the Ray actors run this same class.
+
+Every method gives ``(payload, report)``: the payload may be large and stays where it was made, the report is small and
+goes to the driver. A worker keeps a loaded network and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wna_ray.errors import CanaryError, NumericsError
+from wna_ray.events import Committed
+from wna_ray.moments.moments import Partial
+from wna_ray.moments.responses import is_dense
+from wna_ray.networks.stimulation import Activity, measure
+from wna_ray.runs.directory import RunDirectory
+from wna_ray.runs.segments import SegmentInfo
+from wna_ray.shards.gradients import linear_filters
+from wna_ray.shards.job import Job
+from wna_ray.shards.network import Device, Network
+from wna_ray.shards.resolve import check_canary, resolve
+from wna_ray.shards.shard import run_shard
+from wna_ray.shards.work import NetworkWork, Work
+from wna_ray.specs.job import Held
+from wna_ray.specs.run import Spec
+from wna_ray.storage.store import Place
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Introduction:
+    """The job that a spec becomes, the seconds that one batch takes, and where this was found out.
+
+    `seen` is, by one-hot response kind, the classes that the first batch gave.
+    """
+
+    job: Job
+    batch_seconds: float
+    seen: dict[str, int]
+    environment: dict[str, Any]
+
+
+class Worker:
+    """Holds a model; makes and merges partial moments.
+
+    Parameters
+    ----------
+    spec
+        The run's spec; the model is loaded when it is first needed.
+    device
+        Where the forward pass runs.
+    """
+
+    def __init__(self, spec: Held, device: Device) -> None:
+        self._asked, self._device = spec.network, device
+        self._network: Network | None = None
+        self._trusted: set[str] = set()
+        self._source: tuple[Any, Any] | None = None
+        torch.set_num_threads(spec.numerics.threads)
+        keep_freed_memory()
+
+    @property
+    def _spec(self) -> Spec:
+        assert self._asked is not None, "a pass has no model"
+        return self._asked
+
+    def introduce(self) -> tuple[None, Introduction]:
+        """Load the model, look at it through the first batch, twice: a network must repeat itself."""
+        network = self._loaded()
+        job = resolve(self._spec, network)
+        self._asked = job.spec
+        try:
+            check_canary(job, network)
+        except CanaryError:
+            raise NumericsError(
+                f"model: {self._spec.model} answers the same batch differently each time; results could not be repeated "
+                "(is something random in its forward pass?)"
+            ) from None
+        self._trusted.add(job.fingerprint)
+        begin = time.perf_counter()
+        moments, _ = run_shard(job, network, 0, min(self._spec.numerics.batch, self._spec.samples))
+        seconds = time.perf_counter() - begin
+        seen: dict[str, int] = {r.kind: len(moments.responses[r.kind].rows) for r in self._spec.responses if not is_dense(r.kind)}
+        return None, Introduction(job, seconds, seen, environment(self._device) | _timed(network))
+
+    def shard(self, work: Work, start: int, stop: int) -> tuple[Partial, dict[str, float]]:
+        """Sums of a shard (and its responses, where they are kept), and seconds by phase."""
+        return work.shard(self, start, stop)
+
+    def merge(self, *partials: Partial) -> tuple[Partial, None]:
+        """Merge neighbours, given in order."""
+        return reduce(Partial.merge, partials), None
+
+    def commit(self, partial: Partial, place: Place, fingerprint: str) -> tuple[None, Committed]:
+        """Publish a partial as a segment of the run."""
+        begin, directory = time.perf_counter(), RunDirectory(place)
+        directory.commit(partial, fingerprint)
+        return None, Committed(time.perf_counter() - begin, directory.store.written, directory.store.retries)
+
+    def read(self, place: Place, fingerprint: str, names: list[str]) -> tuple[Partial, list[SegmentInfo]]:
+        """Read segments, check them, merge them."""
+        directory = RunDirectory(place)
+        found = [directory.read_segment(name, fingerprint) for name in names]
+        return reduce(Partial.merge, [partial for partial, _ in found]), [info for _, info in found]
+
+    def answer(self, work: NetworkWork, images: NDArray[np.float32]) -> tuple[None, NDArray[np.float32]]:
+        """Outputs ``(n, k)`` for images ``(n, C, H, W)``, a few: they come by way of the driver. Of pooled positions, the middle one's."""
+        job = work.job
+        network, batch = self.network(job), job.spec.numerics.batch
+        x = torch.from_numpy(images.copy()).to(network.device)  # a copy: what Ray hands over is read-only
+        outputs = np.concatenate([network(x[a : a + batch]) for a in range(0, len(x), batch)])
+        patches = outputs.reshape(len(images), -1, len(job.names))
+        return None, patches[:, job.stimulus.middle_patch]
+
+    def activity(
+        self, work: NetworkWork, layers: Sequence[str], images: NDArray[np.uint8], classes: NDArray[np.int64], noise: int
+    ) -> tuple[None, dict[str, Activity]]:
+        """What the units of some layers do by themselves: for images ``(n, C, H, W)`` of known classes, and for so many images of noise."""
+        job = work.job
+        network, batch = self.network(job), job.spec.numerics.batch
+        shown = (
+            (torch.from_numpy(images[a : a + batch]).to(network.device).float() / 255, classes[a : a + batch])
+            for a in range(0, len(images), batch)
+        )
+        fresh = (job.stimulus.images(job.stimulus.noise.grid(a, a + batch), network.device) for a in range(0, noise, batch))
+        return None, measure(network, layers, shown, fresh, len(job.names))
+
+    def pictures(self, work: NetworkWork, codes: NDArray[np.float32]) -> tuple[None, NDArray[np.float32]]:
+        """The decoder's pictures ``(n, C, H, W)`` of codes, a few."""
+        network, batch = self.network(work.job), work.job.spec.numerics.batch
+        x = torch.from_numpy(codes.copy()).to(network.device)
+        return None, np.concatenate([network.pictures(x[a : a + batch]) for a in range(0, len(x), batch)])
+
+    def filters(self, work: NetworkWork) -> tuple[None, NDArray[np.float64]]:
+        """The filters ``(k, d)`` of units that are linear; NaN for others."""
+        return None, linear_filters(work.job, self.network(work.job))
+
+    def environment(self) -> tuple[None, dict[str, Any]]:
+        """Versions and hardware, for the record."""
+        return None, environment(self._device)
+
+    def source(self, place: K, opened: Callable[[K], T]) -> T:
+        """A finished run whose responses later passes read; the last one stays open, with the part read last."""
+        if self._source is None or self._source[0] != place:
+            self._source = place, opened(place)
+        source: T = self._source[1]
+        return source
+
+    def _loaded(self) -> Network:
+        if self._network is None:
+            self._network = Network(self._spec, self._device)
+        return self._network
+
+    def network(self, job: Job) -> Network:
+        """The network, once it has answered the first batch with the bits on record."""
+        network = self._loaded()
+        network.spec = network.spec.with_batch(job.spec.numerics.batch)  # that the first worker may have chosen
+        if job.fingerprint not in self._trusted:
+            check_canary(job, network)
+            self._trusted.add(job.fingerprint)
+        return network
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc not to give freed memory back to the system between batches; elsewhere, do nothing.
+
+    Every forward pass frees and takes the same megabytes. Given back and taken again they cost a page fault every 4 kB, which
+    halved the rate of small networks (docs/decisions/0007-freed-memory.md). It holds for the whole process and changes no result.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(trim_threshold, (1 << 31) - 1)
+        libc.mallopt(mmap_threshold, 32 << 20)  # the largest that glibc accepts
+
+
+def _timed(network: Network) -> dict[str, Any]:
+    """How fast each batch was that was timed, for the record."""
+    found = network.tuned
+    if found is None:
+        return {}
+    rates = {str(batch): rate for batch, rate in found.images_per_second.items()}
+    return {"tune": {"batch": found.batch, "images_per_second": rates, "seconds": found.seconds}}
+
+
+def environment(device: Device) -> dict[str, Any]:
+    """Versions and hardware, for the record."""
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": str(torch.__version__),
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+    }

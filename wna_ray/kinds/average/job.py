@@ -1,0 +1,235 @@
+"""A run from spec to manifest: ``run(Spec(...), out=...)``, and a pilot for planning one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wna_ray.events import Callback, Stage
+from wna_ray.execution.drive import ExecutorName, How, drive
+from wna_ray.execution.executor import Executor
+from wna_ray.execution.plan import Cut, fan_in, segment_images
+from wna_ray.execution.rounds import Desk, Prepared, Round, Rounds
+from wna_ray.execution.worker import Introduction
+from wna_ray.kinds.average import KIND
+from wna_ray.kinds.average.evaluation import Ask, evaluate
+from wna_ray.kinds.average.memory import check, expected_rows, moment_sets, needs
+from wna_ray.kinds.average.result import Answers, derive, map_images, mean_codes, read_outs, reliability_curve
+from wna_ray.kinds.average.run import Run
+from wna_ray.kinds.average.work import NoiseWork
+from wna_ray.machine import available
+from wna_ray.moments.kept import width
+from wna_ray.moments.moments import Moments
+from wna_ray.runs.directory import Description, RunDirectory
+from wna_ray.runs.names import BASIS, OFFSET, SPEC
+from wna_ray.shards.job import Job
+from wna_ray.specs.response import StopSpec
+from wna_ray.specs.run import Spec
+from wna_ray.statistics.maps import Readout
+from wna_ray.storage.store import Place
+
+
+def run(
+    spec: Spec,
+    out: str,
+    *,
+    executor: ExecutorName = "ray",
+    workers: int | None = None,
+    address: str | None = None,
+    single_writer: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> Run:
+    """Run a spec, or go on with it where it stopped.
+
+    Parameters
+    ----------
+    spec
+        What to do.
+    out
+        The run directory: a path or any fsspec URL. The same call again resumes; another spec there is refused.
+    executor, workers, address
+        Where it runs; none of these changes a byte of the result.
+    single_writer
+        Allow a store that ignores conditional writes: nobody else drives this run at the same time.
+    callbacks
+        Called with every event of ``wna_ray.events``.
+
+    Returns
+    -------
+    Run
+        The finished run.
+
+    Raises
+    ------
+    WnaError
+        With one message that says what to do. Whatever was committed stays.
+    """
+    how = How(executor, workers, address, single_writer, callbacks)
+    question = NoiseQuestion.of(spec, Place(out, spec.execution.endpoint, single_writer))
+    return Run(drive(question, spec, out, how))
+
+
+def execute(
+    spec: Spec,
+    directory: RunDirectory,
+    executor: Executor,
+    emit: Callback,
+    claim: Callable[[], None] = lambda: None,
+) -> None:
+    """Run a spec with workers of one's own; nothing is evaluated. `claim` is called before anything is computed."""
+    desk = Desk(directory, executor, emit, spec.execution.attempts, claim)
+    desk.conduct(NoiseQuestion(spec).prepare(desk))
+
+
+@dataclass(frozen=True)
+class NoiseQuestion:
+    """The spec of a run of noise.
+
+    Attributes
+    ----------
+    spec
+        What was asked, with the batch that the run has chosen when it began.
+    """
+
+    spec: Spec
+
+    @classmethod
+    def of(cls, spec: Spec, place: Place) -> NoiseQuestion:
+        """With the batch that the run at a place has chosen when it began, if there is one."""
+        if spec.numerics.tune:
+            directory = RunDirectory(place)
+            if directory.read_json(SPEC) is not None:
+                batch = directory.spec()["identity"].get("numerics", {}).get("batch")
+                return cls(spec.with_batch(batch) if isinstance(batch, int) else spec)
+        return cls(spec)
+
+    @property
+    def held(self) -> Spec:
+        """The spec itself: its network is asked."""
+        return self.spec
+
+    @property
+    def announced(self) -> int:
+        """N, at most."""
+        return self.spec.samples
+
+    def prepare(self, desk: Desk) -> Prepared:
+        """Let a worker look at the model; refuse what does not fit into memory."""
+        introduction: Introduction = desk.call("introduce")
+        job = introduction.job
+        rows = expected_rows(job, introduction.seen)
+        need = needs(job, rows, fan_in(rows * row_bytes(job)), segment_bytes(job))
+        check(job, rows, need, desk.executor.machines(), available())
+        work = NoiseWork(job)
+
+        def ask(images: NDArray[np.float32]) -> NDArray[np.float32]:
+            return np.asarray(desk.ask("answer", work, images))
+
+        def after() -> None:
+            evaluate(self.spec, Run(desk.directory.store.place), desk.emit, ask)
+
+        rounds = _rounds(work, introduction, need.partial, desk, ask)
+        return Prepared(description_of(job, introduction.environment), rounds, after)
+
+
+def description_of(job: Job, environment: Mapping[str, Any]) -> Description:
+    """What ``spec.json`` says of a job."""
+    arrays: dict[str, NDArray[Any]] = {} if job.basis is None else {BASIS: job.basis}
+    if isinstance(job.spec.stimulus.offset, str):
+        arrays[OFFSET] = job.offset
+    return Description(
+        format=KIND.format,
+        identity=job.identity,
+        samples=job.spec.samples,
+        names=job.names,
+        spec=job.spec.model_dump(mode="json"),
+        environment=environment,
+        arrays=arrays,
+    )
+
+
+def _rounds(work: NoiseWork, introduction: Introduction, partial: int, desk: Desk, ask: Ask) -> Rounds:
+    """One round a look, until enough maps are reliable; then what is read out of the moments."""
+    job, spec = work.job, work.job.spec
+    curve = list[tuple[int, list[Readout]]]()
+    for samples in spec.looks:
+        summed = yield Round(work, samples, cut_of(introduction), partial, job.device)
+        readouts = read_outs(spec, job.stimulus, summed.moments, job.identity, list(job.names))
+        curve.append((samples, readouts))
+        if spec.stop is None:
+            break
+        reached = reached_share(spec.stop, readouts)
+        share = f"{100 * reached:.0f} % of the maps have a reliability of {spec.stop.reliability:g}"
+        desk.emit(Stage(f"{samples:,} images: {share}"))
+        if reached >= spec.stop.share:
+            break
+    desk.emit(Stage("read out"))
+    answers = _answers(work, readouts, summed.moments, desk, ask)
+    looks = None if spec.stop is None else reliability_curve(curve)
+    return derive(job.stimulus, summed, job.fingerprint, readouts, answers, looks)
+
+
+def reached_share(stop: StopSpec, readouts: Sequence[Readout]) -> float:
+    """Share of the rows that have reached a spec's reliability; the smallest of all responses that are looked at."""
+    looked_at = [r for r in readouts if stop.response in (None, r.kind)]
+    return min(float((np.nan_to_num(r.reliability) >= stop.reliability).mean()) for r in looked_at)
+
+
+def cut_of(introduction: Introduction) -> Cut:
+    """How a job is cut into shards and segments."""
+    job, spec = introduction.job, introduction.job.spec
+    rows, row = moment_size(job)
+    return Cut(
+        batch=spec.numerics.batch,
+        batch_seconds=introduction.batch_seconds,
+        moment_rows=rows,
+        row_bytes=row,
+        image_bytes=image_bytes(job),
+        shard=spec.execution.shard,
+        segments=spec.execution.segments,
+    )
+
+
+def moment_size(job: Job) -> tuple[int, int]:
+    """Most rows that a partial can have (every row of every response), and the bytes of each."""
+    rows = len(job.names) * len(job.spec.responses) + 1
+    return rows, row_bytes(job)
+
+
+def image_bytes(job: Job) -> int:
+    """Bytes that are kept of the responses of an image."""
+    patches, k = job.stimulus.patches_an_image, len(job.names)
+    return 4 * sum(width(r.kind, k, patches) for r in job.spec.responses) if job.spec.keep_responses else 0
+
+
+def segment_bytes(job: Job) -> int:
+    """Bytes that are kept of the responses of a segment."""
+    spec, each = job.spec, image_bytes(job)
+    rows, row = moment_size(job)
+    cut = Cut(spec.numerics.batch, 0.0, rows, row, each, segments=spec.execution.segments)
+    return each * segment_images(spec.samples, cut)
+
+
+def row_bytes(job: Job) -> int:
+    """Bytes of one row of a job's moments."""
+    return job.stimulus.pixels * 8 * moment_sets(job.spec)
+
+
+def _answers(work: NoiseWork, readouts: list[Readout], moments: Moments, desk: Desk, ask: Ask) -> Answers:
+    """The network's outputs for each map, the filters of linear units, and the decoder's pictures."""
+    job = work.job
+    images = map_images(job.stimulus, readouts, moments) if job.decoder is None else mean_codes(job.stimulus, readouts)
+    shown = np.isfinite(images).all(axis=(1, 2, 3))
+    outputs = np.full((len(images), len(job.names)), np.nan, dtype=np.float32)
+    if shown.any():
+        outputs[shown] = ask(images[shown])
+    pictures = None
+    if job.decoder is not None:
+        pictures = np.full((len(images), *job.decoder.shape), np.nan, dtype=np.float32)
+        if shown.any():
+            pictures[shown] = desk.ask("pictures", work, images[shown])
+    return Answers(outputs, desk.ask("filters", work) if job.field is not None else None, pictures)

@@ -1,0 +1,436 @@
+"""Models by URI.
+
+    bundled:mnist-cnn                             shipped with the package
+    torchvision:resnet50?weights=IMAGENET1K_V2    any torchvision classifier (downloads unless cached)
+    timm:NAME?pretrained=true                     any timm model (needs the extra: pip install 'wna-ray[timm]')
+    python:package.module:factory?key=value       your own function that returns a torch.nn.Module
+    export:model.pt2                              a program saved by torch.export
+    trained:runs/cnn/seed-0                       a network that wna train has trained; pixels in [0, 1] as they are
+
+To each may be added ``weights=PATH`` (safetensors, or a state dict that ``torch.load(weights_only=True)`` reads; not for export and
+trained, which have their own) and ``layer=NAME`` (take that module's output, flattened, instead of the network's). A relative PATH
+is relative to the working directory; PATH may be any fsspec URL. ``$NAME`` in a local PATH is the environment's, and so is a PATH
+that is one variable alone; in the URL of another machine a variable is refused. ``seed=N`` (bundled, torchvision, timm) is the same
+network untrained: its weights are drawn anew, and are the same on every machine with the same torch. Without weights and seed, N is
+0. ``part=decoder`` (trained autoencoders) is the half of it that makes pictures of codes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import os
+import pickle
+import struct
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from io import BytesIO
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from wna_ray.errors import ModelError, near
+from wna_ray.files import expanded, read_file
+from wna_ray.networks import architectures as networks
+from wna_ray.networks import trained
+from wna_ray.networks.autoencoders import Autoencoder
+from wna_ray.networks.exported.archive import Refused
+from wna_ray.networks.exported.reader import load_exported
+from wna_ray.networks.units import Tap
+from wna_ray.specs.numerics import NormaliseSpec
+from wna_ray.text import MODEL_SCHEMES, first_line, redacted
+
+SCHEMES = MODEL_SCHEMES
+BUNDLED: dict[str, Callable[[], nn.Module]] = {"mnist-cnn": networks.mnist_cnn}
+BUNDLED_SHAPES = {"mnist-cnn": (1, 28, 28)}
+MOST_EXPORTED = 16 << 30  # bytes of an exported program, which says itself how large it is
+CHECKPOINT_SETS, CHECKPOINT_BYTES = 8, 64 << 20
+"""A file of weights may hold so many times the network's own bytes: in double precision, with averages and an optimiser's two moments."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded network, in eval mode, on the CPU, in float32.
+
+    Attributes
+    ----------
+    module
+        Takes ``(n, C, H, W)``, gives ``(n, k)`` (or anything that flattens to it).
+    source
+        The URI without paths: what the network is, apart from its numbers.
+    digest
+        SHA-256 of the state dict (names, dtypes, shapes, bytes), or of the exported file.
+    names
+        Class names if the source knows them, else empty.
+    normalise
+        Normalisation between pixel space and input if the source declares one.
+    shape
+        ``(C, H, W)`` that it must be fed, where the source says so.
+    """
+
+    module: nn.Module
+    source: str
+    digest: str
+    names: tuple[str, ...] = ()
+    normalise: NormaliseSpec | None = None
+    shape: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class ModelURI:
+    """A model URI taken apart."""
+
+    scheme: str
+    name: str
+    options: Mapping[str, str]
+
+    @classmethod
+    def parse(cls, uri: str) -> ModelURI:
+        """Take a URI apart; `ModelError` where it is none."""
+        scheme, colon, rest = uri.partition(":")
+        name, _, query = rest.partition("?")
+        if not colon or not name or scheme not in SCHEMES:
+            raise ModelError(f"model: '{uri}' is not SCHEME:NAME; the schemes are {', '.join(SCHEMES)}")
+        try:
+            options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+        except ValueError as error:
+            raise ModelError(f"model: '?{query}' in '{uri}' is not key=value&key=value ({error})") from None
+        return cls(scheme, name, options)
+
+    @property
+    def weights_path(self) -> str | None:
+        """The file that ``weights=`` names, or None where it names a torchvision weights entry or is absent."""
+        value = self.options.get("weights")
+        named = self.scheme == "torchvision" and value and not set("/.$") & set(value)
+        return None if named else value
+
+
+def load(uri: str) -> Model:
+    """Load a model.
+
+    Raises
+    ------
+    ModelError
+        An unknown scheme, name, option, layer or weights entry; a missing or unreadable file; weights that do not fit.
+        The message lists what would do.
+    """
+    parsed = ModelURI.parse(uri)
+    make = {
+        "bundled": _bundled,
+        "torchvision": _torchvision,
+        "timm": _timm,
+        "python": _python,
+        "export": _export,
+        "trained": _trained,
+    }[parsed.scheme]
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(_seed(parsed) or 0)
+        model = make(parsed)
+    module = model.module
+    if parsed.weights_path is not None:
+        if parsed.scheme in ("export", "trained"):
+            what = "an exported program" if parsed.scheme == "export" else "a trained network"
+            raise ModelError(f"model: '{uri}': {what} holds its own weights; leave weights= out")
+        _load_weights(module, parsed.weights_path)
+    if parsed.scheme != "export":  # an exported program is fixed; torch refuses .eval() on it
+        module.eval()
+    module.requires_grad_(False)
+    digest = model.digest or state_digest(module)
+    names = model.names
+    if (layer := parsed.options.get("layer")) is not None:
+        module, names = _Layer(module, layer), ()
+    kept = {k: v for k, v in parsed.options.items() if k != "weights" or parsed.weights_path is None}
+    name = model.source if parsed.scheme in ("export", "trained") else parsed.name  # never a path
+    source = f"{parsed.scheme}:{name}" + ("?" + "&".join(f"{k}={redacted(v)}" for k, v in sorted(kept.items())) if kept else "")
+    return Model(module, source, digest, names, model.normalise, model.shape)
+
+
+def _seed(uri: ModelURI) -> int | None:
+    """The seed of an untrained network; None where none is given. Functions of ``python:`` read theirs themselves."""
+    text = uri.options.get("seed") if uri.scheme != "python" else None
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) >= 1 << 63:
+        raise ModelError(f"model: seed={text} in {uri.scheme}:{uri.name} is no whole number from 0 to 2^63 - 1")
+    if uri.options.get("weights") or uri.options.get("pretrained", "false").lower() != "false":
+        raise ModelError(f"model: seed={text} draws weights for {uri.scheme}:{uri.name}, which has weights already; leave one of them out")
+    return int(text)
+
+
+def state_digest(module: nn.Module) -> str:
+    """SHA-256 over the state dict in name order: name, dtype, shape, bytes of each tensor."""
+    total = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        value = value.detach().cpu().contiguous()
+        total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+        total.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+class _Layer(Tap):
+    """The output of one inner module, flattened to ``(n, k)``."""
+
+    def __init__(self, network: nn.Module, layer: str) -> None:
+        super().__init__(network, layer, "model")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).flatten(1)
+
+
+def _known_options(uri: ModelURI, *known: str) -> None:
+    unknown = set(uri.options) - {"weights", "layer", *known}
+    if unknown:
+        raise ModelError(
+            f"model: {uri.scheme}:{uri.name} has no option '{min(unknown)}'; it takes {', '.join(('weights', 'layer', *known))}"
+        )
+
+
+def _bundled(uri: ModelURI) -> Model:
+    _known_options(uri, "seed")
+    if uri.name not in BUNDLED:
+        raise ModelError(f"model: no bundled model '{uri.name}'; bundled are {', '.join(BUNDLED)}")
+    module = BUNDLED[uri.name]()
+    if "seed" not in uri.options:
+        data = files("wna_ray").joinpath("bundled", f"{uri.name}.safetensors").read_bytes()
+        module.load_state_dict(safetensors.torch.load(data))
+    names = tuple(str(digit) for digit in range(10))
+    identity = NormaliseSpec(mean=(0.0,), std=(1.0,))  # trained on pixels in [0, 1] as they are
+    return Model(module, "", "", names, identity, BUNDLED_SHAPES[uri.name])
+
+
+def _torchvision(uri: ModelURI) -> Model:
+    import torchvision
+
+    _known_options(uri, "seed")
+    known = torchvision.models.list_models(module=torchvision.models)
+    if uri.name not in known:
+        raise ModelError(f"model: torchvision has no classifier '{uri.name}'; near it are {near(uri.name, known)}")
+    entries: Any = torchvision.models.get_model_weights(uri.name)
+    entry = entries.DEFAULT  # also tells the normalisation of models whose weights come from a file
+    wanted = uri.options.get("weights") if uri.weights_path is None else None
+    if wanted is not None:
+        try:
+            entry = entries[wanted]
+        except KeyError:
+            choices = ", ".join([*entries.__members__, "or a path to a file"])
+            raise ModelError(f"model: {uri.name} has no weights '{wanted}'; it has {choices}") from None
+    try:
+        module = torchvision.models.get_model(uri.name, weights=None if wanted is None else entry)
+    except OSError as error:  # urllib's errors are OSErrors: no network, and nothing in torch's cache
+        raise ModelError(
+            f"model: the weights {uri.name} {wanted} are not in torch's cache and could not be downloaded ({error}); "
+            "download them elsewhere and give weights=PATH"
+        ) from None
+    transform = entry.transforms()
+    normalise = NormaliseSpec(mean=tuple(transform.mean), std=tuple(transform.std))
+    return Model(module, "", "", tuple(entry.meta.get("categories", ())), normalise)
+
+
+def _timm(uri: ModelURI) -> Model:
+    try:
+        import timm
+    except ImportError:
+        raise ModelError("model: timm: models need the package timm; pip install 'wna-ray[timm]'") from None
+    _known_options(uri, "pretrained", "seed")
+    if uri.name not in timm.list_models():
+        raise ModelError(f"model: timm has no model '{uri.name}'; near it are {near(uri.name, timm.list_models())}")
+    pretrained = uri.options.get("pretrained", "false").lower()
+    if pretrained not in ("true", "false"):
+        raise ModelError(f"model: timm:{uri.name}: pretrained is '{pretrained}'; write true or false")
+    try:
+        module = timm.create_model(uri.name, pretrained=pretrained == "true")
+    except (OSError, RuntimeError) as error:
+        raise ModelError(f"model: timm could not make {uri.name} ({first_line(error)}); give weights=PATH") from None
+    config: Any = module.pretrained_cfg
+    return Model(module, "", "", normalise=NormaliseSpec(mean=tuple(config["mean"]), std=tuple(config["std"])))
+
+
+def _python(uri: ModelURI) -> Model:
+    where, colon, factory = uri.name.partition(":")
+    if not colon:
+        raise ModelError(f"model: 'python:{uri.name}' lacks the function; write python:package.module:factory")
+    with _working_directory():
+        return Model(_made(where, factory, uri), "", "")
+
+
+@contextmanager
+def _working_directory() -> Iterator[None]:
+    """Look for modules in the working directory, too, while a network is made, and only then.
+
+    Nothing else is imported from there: it may be the folder of a run that a stranger has sent.
+    """
+    here = os.getcwd()
+    added = here not in sys.path  # console scripts do not search it
+    if added:
+        sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        if added:
+            sys.path.remove(here)
+
+
+def _made(where: str, factory: str, uri: ModelURI) -> nn.Module:
+    """The network of a person's own function."""
+    try:
+        module = importlib.import_module(where)
+    except Exception as error:  # the module's own code may raise anything
+        raise ModelError(f"model: cannot import '{where}' ({error}); run from the folder that holds it, or install it") from error
+    make = getattr(module, factory, None)
+    if not callable(make):
+        names = [n for n, f in vars(module).items() if inspect.isroutine(f) or inspect.isclass(f)]
+        raise ModelError(f"model: '{where}' has no function '{factory}'; near it are {near(factory, names)}")
+    options = {k: v for k, v in uri.options.items() if k not in ("weights", "layer")}
+    try:
+        network = make(**options)
+    except Exception as error:  # the factory's own code may raise anything
+        raise ModelError(f"model: {where}:{factory} {_signature(make)} does not take {options} ({error})") from error
+    if not isinstance(network, nn.Module):
+        raise ModelError(f"model: {where}:{factory} gave {type(network).__name__}; expected a torch.nn.Module")
+    return network
+
+
+def _signature(function: Callable[..., Any]) -> str:
+    try:
+        return str(inspect.signature(function))
+    except ValueError:  # some built-in functions have none
+        return ""
+
+
+def _export(uri: ModelURI) -> Model:
+    _known_options(uri)
+    data = read_file(uri.name, "an exported program (torch.export.save)", MOST_EXPORTED)
+    try:
+        module = load_exported(data)
+    except MemoryError:
+        raise
+    except Refused as reason:
+        raise ModelError(f"model: '{uri.name}' is refused: {reason}") from None
+    except Exception as error:  # torch.export raises whatever its archive reader met
+        raise ModelError(f"model: '{uri.name}' is not a program saved by torch.export ({_kind(error)})") from None
+    return Model(module, "", hashlib.sha256(data).hexdigest())
+
+
+def load_decoder(uri: str) -> Model:
+    """Load a network that makes pictures of codes: of a trained autoencoder its decoder. Errors as of `load`, of ``decoder:``."""
+    try:
+        parsed = ModelURI.parse(uri)
+        if parsed.scheme == "trained" and "part" not in parsed.options:
+            uri += ("&" if parsed.options else "?") + "part=decoder"
+        return load(uri)
+    except ModelError as error:
+        raise ModelError(f"decoder: {str(error).removeprefix('model: ')}") from error
+
+
+def describe(uri: ModelURI) -> trained.TrainedNetwork:
+    """What the folder of a ``trained:`` model says of it; `ModelError` where it says nothing that can be believed."""
+    path = f"{uri.name.rstrip('/')}/{trained.DESCRIPTION}"
+    data = read_file(path, f"the {trained.DESCRIPTION} of a network that wna train has trained (DIR/seed-N)", trained.MOST_DESCRIPTION)
+    try:
+        return trained.describe(data)
+    except ValueError as reason:
+        raise ModelError(f"model: '{path}' does not describe a trained network ({reason})") from None
+
+
+def _trained(uri: ModelURI) -> Model:
+    _known_options(uri, "part")
+    folder, described = uri.name.rstrip("/"), describe(uri)
+    try:
+        module = described.untrained()
+    except ValueError as reason:
+        raise ModelError(f"model: '{folder}/{trained.DESCRIPTION}' does not describe a trained network ({reason})") from None
+    path = f"{folder}/{trained.WEIGHTS}"
+    weights = read_file(path, f"the weights that belong to {trained.DESCRIPTION}", trained.most_bytes(module))
+    if hashlib.sha256(weights).hexdigest() != described.objects["weights.safetensors"]:
+        raise ModelError(f"model: '{path}' is damaged or of another network: its SHA-256 is not the one in {trained.DESCRIPTION}")
+    try:
+        trained.fill(module, weights)
+    except ValueError as reason:
+        raise ModelError(f"model: '{path}' holds {reason}; expected those of {described.name}") from None
+    identity = NormaliseSpec(mean=(0.0,) * described.shape[0], std=(1.0,) * described.shape[0])
+    part = uri.options.get("part")
+    if part is not None:
+        if part != "decoder" or not isinstance(module, Autoencoder):
+            what = "an autoencoder has part=decoder" if isinstance(module, Autoencoder) else f"{described.name} is no autoencoder"
+            raise ModelError(f"model: '{uri.name}' has no part '{part}'; {what}")
+        return Model(module.decoder, described.name, "", shape=module.code)
+    names = () if described.autoencoder else described.classes
+    return Model(module, described.name, "", names, identity, described.shape)
+
+
+def _load_weights(module: nn.Module, path: str) -> None:
+    """Load safetensors or a plain state dict; unwraps ``{"state_dict": ...}`` and a leading ``module.``."""
+    path, own = expanded(path), module.state_dict()
+    most = CHECKPOINT_BYTES + CHECKPOINT_SETS * sum(v.numel() * v.element_size() for v in own.values())
+    data = read_file(path, "safetensors or a PyTorch state dict", most)
+    state: Any
+    try:
+        if urlsplit(path).path.endswith(".safetensors"):
+            state = safetensors.torch.load(data)
+        else:
+            _require_unpacked(data, most)
+            state = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except _TooLarge as reason:
+        raise ModelError(f"model: weights '{path}' are refused: {reason}") from None
+    except Exception as error:  # safetensors and torch each have their own families of errors here
+        raise ModelError(
+            f"model: weights '{path}' are neither safetensors nor a state dict that weights_only=True reads ({_kind(error)})"
+        ) from None
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ModelError(f"model: weights '{path}' hold {type(state).__name__}; expected a state dict (name -> tensor)")
+    if state and all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}  # old files lack them; eval ignores them
+    state = {**counters, **state}
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
+    if missing or extra or shapes:
+        wrong = [f"{k} is {tuple(state[k].shape)}, not {tuple(own[k].shape)}" for k in sorted(shapes)]
+        faults = [f"no {', '.join(missing[:3])}"] * bool(missing) + [f"unknown {', '.join(extra[:3])}"] * bool(extra)
+        raise ModelError(
+            f"model: weights '{path}' do not fit the network ({len(missing)} missing, {len(extra)} unknown, "
+            f"{len(shapes)} of another shape): {'; '.join([*faults, *wrong[:3]])}"
+        )
+    module.load_state_dict(state)
+
+
+class _TooLarge(Exception):
+    """An archive that would take more memory than the network has use for."""
+
+
+def _require_unpacked(data: bytes, most: int) -> None:
+    """Refuse an archive whose members are more than the network needs once they are unpacked.
+
+    torch reads sizes from the archive's last directory, and so does zipfile, as long as nothing
+    stands behind it.
+    """
+    if not data.startswith(b"PK"):
+        return  # the older form, which is not packed
+    if data[-22:-18] != b"PK\5\6" or data[-2:] != b"\0\0":
+        raise _TooLarge("something stands behind its archive; save it again by torch.save")
+    try:
+        with zipfile.ZipFile(BytesIO(data)) as archive:
+            total = sum(info.file_size for info in archive.infolist())
+    except (zipfile.BadZipFile, struct.error, NotImplementedError):
+        return  # torch says what it is
+    if total > most:
+        raise _TooLarge(f"unpacked it has {total:,} bytes, more than the {most:,} that such a network can have use for")
+
+
+def _kind(error: Exception) -> str:
+    """What went wrong, without torch's own advice (which is to switch its safety off)."""
+    return "it is a pickle of more than tensors" if isinstance(error, pickle.UnpicklingError) else type(error).__name__

@@ -1,0 +1,292 @@
+"""The process that drives a run: its claim on the directory, its signs of life, and the journal of events.
+
+    drivers/000001.json          the first driver; the next one makes 000002.json, and so on
+    events/000001-00000.jsonl    its events, one JSON object a line, in chunks
+
+A claim is a conditional write, so of two drivers one gets the number. The owner writes its object again every few
+seconds, with how far it is: that is its sign of life, and all that ``wna status`` reads. A driver that finds another
+alive stops at once; one that finds a claim whose owner is silent takes the next number, and the old owner, should it
+wake, sees that and stops. None of this is needed for the result: segments are committed once, whoever does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC
+from datetime import datetime
+from typing import Any
+from typing import Literal
+from wna_ray import processes as process
+from wna_ray.errors import RunError
+from wna_ray.errors import StoreError
+from wna_ray.events import Event
+from wna_ray.events import RunStarted
+from wna_ray.events import SegmentCommitted
+from wna_ray.events import ShardDone
+from wna_ray.events import ShardFailed
+from wna_ray.events import ShardRetried
+from wna_ray.events import Stage
+from wna_ray.events import WorkersChanged
+from wna_ray.runs.directory import RunDirectory
+from wna_ray.runs.driver_record import check_driver
+from wna_ray.text import printable
+from wna_ray.text import redacted_tree
+import dataclasses
+import json
+import logging
+import os
+import re
+import socket
+import threading
+import time
+import uuid
+
+DRIVERS, EVENTS = "drivers", "events"
+BEAT_SECONDS = 5.0
+SILENT_SECONDS = 20.0  # without a sign of life, a driver is taken for dead
+CHUNK_BYTES = 256_000
+RECENT_SECONDS = 300.0  # over which the rate is taken
+LAST_WORDS_SECONDS = 1.0  # patience of the last write
+MOST_DRIVERS = 999_999_999  # of one run
+_CLAIM = re.compile(rf"{DRIVERS}/([0-9]{{6,9}})\.json")
+
+State = Literal["running", "stopped", "finished", "failed"]
+_log = logging.getLogger(__name__)
+_living: set[str] = set()  # drivers of this process that have not been closed
+
+
+class Driver:
+    """This process's claim on a run; a callback that keeps the journal.
+
+    Parameters
+    ----------
+    directory
+        The run.
+    beat_seconds
+        Between signs of life.
+    silent_seconds
+        How long another driver is watched for one.
+
+    Raises
+    ------
+    RunError
+        Another driver is at work.
+    """
+
+    def __init__(self, directory: RunDirectory, beat_seconds: float = BEAT_SECONDS, silent_seconds: float = SILENT_SECONDS) -> None:
+        self._directory, self._beat_seconds = directory, beat_seconds
+        self._store = directory.store
+        self._lock = threading.Lock()  # over all that the beat reads
+        self._write_lock = threading.Lock()  # one writer at a time: the thread, or `close`
+        self._lines: list[str] = []
+        self._chunk, self._chunk_number = "", 0
+        self._fenced: str | None = None
+        self._over = threading.Event()
+        self.committed = 0
+        """Images that are safe."""
+        self._progress: dict[str, Any] = {"samples": None, "done": 0, "workers": 0, "retried": 0, "failed": 0, "stage": "start"}
+        self._phases: dict[str, float] = {}
+        self._storage = {"commits": 0, "seconds": 0.0, "bytes": 0, "retries": 0}
+        self._recent: list[tuple[float, int]] = []
+        self._me: dict[str, Any] = {
+            "id": uuid.uuid4().hex,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "process": process.name_of(os.getpid()),
+        }
+        self._beats, self._began = 0, _now()
+        _living.add(str(self._me["id"]))
+        try:
+            self.generation = self._claim(silent_seconds)
+        except BaseException:
+            _living.discard(str(self._me["id"]))
+            raise
+        self._thread = threading.Thread(target=self._live, name="driver-beat", daemon=True)
+        self._thread.start()
+
+    def __call__(self, event: Event) -> None:
+        """Note an event; `RunError` where another driver has taken the run over."""
+        if self._fenced is not None:
+            raise RunError(self._fenced)
+        with self._lock:
+            said = redacted_tree(dataclasses.asdict(event))
+            self._lines.append(json.dumps({"time": _now(), "event": type(event).__name__} | said))
+            self._note(event)
+
+    def close(self, state: State, reason: str = "", patience: float | None = None) -> None:
+        """Write the last events and how it ended; a storage that refuses is reported, not raised."""
+        if self._over.is_set():
+            return
+        self._over.set()
+        _living.discard(str(self._me["id"]))
+        if patience is not None:
+            self._store.patience = patience
+        with suppress(StoreError):
+            self._write(state, reason)
+
+    def _claim(self, silent_seconds: float) -> int:
+        while True:
+            generation, found = latest(self._directory)
+            alive: Mapping[str, Any] | None = found
+            if found is not None and not _lives(found):
+                alive = self._watch(generation, found, silent_seconds)
+            if alive is not None and not _gone(alive):
+                who = f"process {alive['pid']} on {alive['host']}, since {alive['began']}"
+                raise RunError(
+                    f"another driver is at work in '{self._directory.url}': {who}. Let it finish "
+                    "(wna status tells how far it is), or stop it and run the same command again"
+                )
+            if generation >= MOST_DRIVERS:
+                last = f"{self._directory.url}/{_name(generation)}"
+                raise RunError(f"'{last}' is of no driver; delete it and run the same command again")
+            if self._store.create(_name(generation + 1), self._object("running", "")):
+                return generation + 1
+
+    def _watch(self, generation: int, found: Mapping[str, Any], seconds: float) -> Mapping[str, Any] | None:
+        """The other driver, once it gives a sign of life; None where it gives none, or has ended."""
+        if _gone(found):
+            return None
+        who = f"process {found['pid']} on {found['host']}"
+        told = f"'{self._directory.url}' was last driven by {who}"
+        _log.warning("%s", printable(f"{told}; waiting up to {seconds:.0f} s for a sign of life"))
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            time.sleep(min(1.0, seconds / 10))
+            newest, now = latest(self._directory)
+            if now is None or (newest == generation and _gone(now)):
+                return None
+            if newest != generation or now["beat"] != found["beat"]:
+                return now
+        return None
+
+    def _live(self) -> None:
+        while not self._over.wait(self._beat_seconds):
+            try:
+                generation, found = latest(self._directory)
+                if generation > self.generation and found is not None:
+                    self._fenced = (
+                        f"process {found['pid']} on {found['host']} has taken '{self._directory.url}' over, because this "
+                        "driver gave no sign of life for a while; what was committed stays, and the other goes on"
+                    )
+                    return
+                self._write("running", "")
+            except (StoreError, RunError) as error:  # the run itself meets the same storage, and says so if it must
+                _log.warning("no sign of life could be written: %s", error)
+
+    def _write(self, state: State, reason: str) -> None:
+        with self._write_lock:
+            if state == "running" and self._over.is_set():
+                return
+            with self._lock:
+                lines, self._lines = self._lines, []
+            for line in lines:
+                self._chunk += line + "\n"
+                if len(self._chunk) >= CHUNK_BYTES:
+                    self._write_chunk()
+                    self._chunk, self._chunk_number = "", self._chunk_number + 1
+            if lines and self._chunk:
+                self._write_chunk()
+            self._store.replace(_name(self.generation), self._object(state, reason))
+
+    def _write_chunk(self) -> None:
+        self._store.replace(f"{EVENTS}/{self.generation:06d}-{self._chunk_number:05d}.jsonl", self._chunk.encode())
+
+    def _object(self, state: State, reason: str) -> bytes:
+        with self._lock:
+            self._beats += 1
+            value = self._me | {
+                "state": state,
+                "reason": printable(reason),
+                "beat": self._beats,
+                "began": self._began,
+                "time": _now(),
+                "every_seconds": self._beat_seconds,
+                "progress": self._progress | {"committed": self.committed, "images_per_second": self._rate()},
+                "phase_seconds": self._phases,
+                "storage": self._storage,
+            }
+            return (json.dumps(redacted_tree(value), indent=1, sort_keys=True) + "\n").encode()
+
+    def _note(self, event: Event) -> None:
+        progress = self._progress
+        match event:
+            case RunStarted():
+                self.committed = event.done
+                progress |= {"samples": event.samples, "done": event.done, "workers": event.workers, "stage": "shards"}
+                self._recent = [(time.monotonic(), event.done)]
+            case ShardDone():
+                progress["done"] += event.stop - event.start
+                for phase, seconds in event.seconds.items():
+                    self._phases[phase] = self._phases.get(phase, 0.0) + seconds
+                now = time.monotonic()
+                if now - self._recent[-1][0] > 1.0 or len(self._recent) == 1:
+                    self._recent.append((now, progress["done"]))
+                while len(self._recent) > 2 and now - self._recent[1][0] > RECENT_SECONDS:
+                    self._recent.pop(0)
+            case ShardRetried():
+                progress["retried"] += 1
+            case ShardFailed():
+                progress["failed"] += 1
+            case WorkersChanged():
+                progress["workers"] = event.workers
+            case SegmentCommitted():
+                self.committed += event.stop - event.start
+                self._storage["commits"] += 1
+                for key, value in dataclasses.asdict(event.commit).items():
+                    self._storage[key] += value
+            case Stage():
+                progress["stage"] = event.name
+            case _:
+                pass
+
+    def _rate(self) -> float:
+        """Images a second, lately."""
+        if len(self._recent) < 2:
+            return 0.0
+        (t0, n0), (t1, n1) = self._recent[0], self._recent[-1]
+        return (n1 - n0) / max(t1 - t0, 1e-9)
+
+
+def latest(directory: RunDirectory) -> tuple[int, dict[str, Any] | None]:
+    """Number and object of the newest driver; 0 and None where there was none.
+
+    The object may be anybody's: its numbers are within bounds, its texts are plain.
+
+    Raises
+    ------
+    RunError
+        It is damaged.
+    """
+    names = directory.store.list(DRIVERS)
+    claims = [claim for name in names if (claim := _CLAIM.fullmatch(name)) is not None]
+    if not claims:
+        return 0, None
+    newest = max(claims, key=lambda claim: int(claim[1]))
+    try:
+        found, where = directory.read_json(newest[0]), f"{directory.url}/{newest[0]}"
+        return int(newest[1]), None if found is None else check_driver(found, where)
+    except RunError as error:
+        raise RunError(f"{error}; delete it, unless a driver is at work there") from None
+
+
+def _gone(driver: Mapping[str, Any]) -> bool:
+    """Whether a driver has said that it ended, or was a process of this machine that is no more."""
+    return driver["state"] != "running" or _lives(driver) is False
+
+
+def _lives(driver: Mapping[str, Any]) -> bool | None:
+    """Whether a driver is at work on this machine; None where that cannot be told from here."""
+    if driver["state"] != "running":
+        return False
+    if driver["process"] and driver["process"] == process.name_of(os.getpid()):
+        return driver["id"] in _living
+    return process.lives(driver["pid"], driver["process"])
+
+
+def _name(generation: int) -> str:
+    return f"{DRIVERS}/{generation:06d}.json"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,139 @@
+"""What a finished run directory holds, read from storage alone: nothing is believed that the manifest's digests do not prove."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from numpy.typing import NDArray
+from typing import Any
+from typing import TypeVar
+from wna_ray.canonical import sha256
+from wna_ray.errors import RunError
+from wna_ray.machine import require_memory
+from wna_ray.runs.formats import require_format
+from wna_ray.runs.names import ENVIRONMENT, MOMENTS, RESULT, SPEC
+from wna_ray.runs.segments import unpack_moments
+from wna_ray.moments.moments import Partial
+from wna_ray.runs.directory import RunDirectory
+from wna_ray.specs.job import JobSpec
+from wna_ray.storage.arrays import from_npy
+from wna_ray.specs.job import JobSpec
+from wna_ray.storage.arrays import reading
+from wna_ray.storage.bounds import parse_json
+from wna_ray.storage.store import Place
+from wna_ray.text import plain
+from wna_ray.text import redacted_tree
+import numpy as np
+
+T = TypeVar("T")
+E = TypeVar("E")
+
+
+class Finished:
+    """Spec, manifest and objects of a finished run directory of either kind.
+
+    Parameters
+    ----------
+    place
+        A path, any fsspec URL, or a `Place`.
+
+    Raises
+    ------
+    RunError
+        There is nothing, it is not finished, or something in it is damaged.
+    """
+
+    def __init__(self, place: Place | str) -> None:
+        self.directory = RunDirectory(place)
+        self._described, self._manifest, self._found = self.directory.finished()
+        if self._manifest["fingerprint"] != self._described["fingerprint"]:
+            raise RunError(f"{self.directory.url}/MANIFEST.json is of another run")
+        self.kind = require_format(self._described, f"{self.directory.url}/{SPEC}")
+        self._objects: dict[str, dict[str, Any]] = self._manifest["objects"]
+
+    @property
+    def spec(self) -> JobSpec:
+        """The spec as asked."""
+        spec: type[JobSpec] = self.kind.part("spec")
+        return spec.parse(self._described["spec"], f"{self.directory.url}/{SPEC}")
+
+    @property
+    def fingerprint(self) -> str:
+        """What the result is a function of, with N."""
+        return str(self._described["fingerprint"])
+
+    @property
+    def names(self) -> list[str]:
+        """Names of outputs or units, made plain: one line each, and nothing that a terminal would obey."""
+        return [plain(name) for name in self._described["names"]]
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions and device that began the run (``environment.json``), without secrets of URLs.
+
+        Raises
+        ------
+        RunError
+            It is not what the manifest lists, or no JSON object.
+        """
+        where = f"{self.directory.url}/{ENVIRONMENT}"
+        found = self._parsed(ENVIRONMENT, lambda data: parse_json(data, where))
+        with reading(where):  # too deep a tree is damage
+            shown: dict[str, Any] = redacted_tree(found)
+        return shown
+
+    @property
+    def images(self) -> int:
+        """Images (or trials) that were counted in."""
+        images: int = self.partial.moments.images
+        return images
+
+    @cached_property
+    def partial(self) -> Partial:
+        """The merged sums, with their range."""
+        where, samples = f"{self.directory.url}/{MOMENTS}", self._found.samples
+        partial = unpack_moments(self._bytes(MOMENTS), self.fingerprint, where, self._found)
+        if (partial.start, partial.stop) != (0, samples):
+            raise RunError(f"{where} holds images [{partial.start}, {partial.stop}), not [0, {samples})")
+        return partial
+
+    def derive(self) -> dict[str, bytes]:
+        """Every object of the result, as it is stored, its digest checked."""
+        beginning = f"{RESULT}/"
+        return {name: self._bytes(name) for name in self._objects if name.startswith(beginning)}
+
+    def _expect(self, kind: type[E], otherwise: str) -> E:
+        """How large its objects may be; `RunError` where it is a directory of the other kind."""
+        if not isinstance(self._found, kind):
+            raise RunError(f"'{self.directory.url}' is {otherwise}")
+        return self._found
+
+    def _bytes(self, name: str) -> bytes:
+        """An object, its digest checked."""
+        where, entry = f"{self.directory.url}/{name}", self._objects.get(name)
+        if entry is None:
+            raise RunError(f"{where} is not listed in the manifest: the run was made without it")
+        require_memory(2 * entry["bytes"], where)
+        data = self.directory.store.read(name, most=entry["bytes"])
+        if data is None:
+            raise RunError(f"{where} is missing (wna verify tells what else is)")
+        if sha256(data) != entry["sha256"]:
+            raise RunError(f"{where} is damaged: it is not what the manifest lists")
+        return data
+
+    def _parsed(self, name: str, parse: Callable[[bytes], T]) -> T:
+        """What an object's bytes say; `RunError` where they are not what `parse` expects."""
+        data = self._bytes(name)
+        with reading(f"{self.directory.url}/{name}"):
+            return parse(data)
+
+    def _array(self, name: str, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> NDArray[Any]:
+        """An array of exactly this shape and type."""
+
+        def parse(data: bytes) -> NDArray[Any]:
+            array = from_npy(data)
+            if array.shape != shape or array.dtype != dtype:
+                raise ValueError(f"{array.dtype} of shape {array.shape}, not {np.dtype(dtype)} of shape {shape}")
+            return array
+
+        return self._parsed(name, parse)
