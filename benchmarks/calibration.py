@@ -1,14 +1,17 @@
-"""Family-wise error of every test at nominal 0.05, by simulation: how often does it call something significant where nothing is?
+"""Family-wise error of every test at nominal 0.05, by simulation: how often does it call something
+significant where nothing is?
 
     python benchmarks/calibration.py [--runs 1000] [--only maps]
 
-Prints one row a test, size and response: null runs, how many were rejected, their rate and its 95 % interval, and "ok", "below" (fewer
-than 5 %: a bound, not an equality) or "OFF" (more). Of a hundred rows a few look off by chance, so a case with a row whose interval lies
-above 5 % is simulated again with other seeds and twice the runs, and only those count. Exit code 1 if a row is OFF.
+Prints one row a test, size and response: null runs, how many were rejected, their rate and its 95 %
+interval, and "ok", "below" (fewer than 5 %: a bound, not an equality) or "OFF" (more). Of a hundred
+rows a few look off by chance, so a case with a row whose interval lies above 5 % is simulated again
+with other seeds and twice the runs, and only those count. Exit code 1 if a row is OFF.
 
-Responses: rare (1 for 2 % of the images), skewed (rectified), normal; they ignore the noise. Runs that get no p-value (too few images)
-are left out. Where gradients are averaged, their values are independent over the image, with mean 0. "second axis, w": the response has
-one axis, w times its square beside noise of sd 1, and only what is found beyond it counts.
+Responses: rare (1 for 2 % of the images), skewed (rectified), normal; they ignore the noise. Runs
+that get no p-value (too few images) are left out. Where gradients are averaged, their values are
+independent over the image, with mean 0. "second axis, w": the response has one axis, w times its
+square beside noise of sd 1, and only what is found beyond it counts.
 """
 
 from __future__ import annotations
@@ -31,7 +34,15 @@ from torch import nn
 from wna_ray.geometry import Box, Patches
 from wna_ray.kinds.average.result import read_outs
 from wna_ray.kinds.covariance.job import whole
-from wna_ray.kinds.covariance.passes import BLOCK_BITS, Pass, Residual, effective_images, null_seeds, run_pass, strongest
+from wna_ray.kinds.covariance.passes import (
+    BLOCK_BITS,
+    Pass,
+    Residual,
+    effective_images,
+    null_seeds,
+    run_pass,
+    strongest,
+)
 from wna_ray.moments.kept import Stored
 from wna_ray.moments.moments import Moments
 from wna_ray.moments.responses import Dense, FixedPoint, Response, Selected
@@ -72,18 +83,30 @@ def responses(n: int, seed: int) -> Floats:
     return np.stack([top(u[0]), np.maximum(u[1], 0), u[2]], axis=1)
 
 
-def stimulus(shape: Shape, seed: int, kind: str = "gaussian", patches: Patches | None = None) -> Stimulus:
-    spec = {"kind": kind, "shape": shape, "scale": 1.0} | ({"density": 0.1} if kind == "sparse" else {})
-    return Stimulus(StimulusSpec.model_validate(spec), seed, np.zeros((1, 1, 1), np.float32), patches=patches)
+def stimulus(
+    shape: Shape, seed: int, kind: str = "gaussian", patches: Patches | None = None
+) -> Stimulus:
+    spec = {"kind": kind, "shape": shape, "scale": 1.0} | (
+        {"density": 0.1} if kind == "sparse" else {}
+    )
+    return Stimulus(
+        StimulusSpec.model_validate(spec), seed, np.zeros((1, 1, 1), np.float32), patches=patches
+    )
 
 
 def maps(shape: Shape, n: int, kind: str, seed: int) -> Outcomes:
     noise, y = stimulus(shape, seed, kind or "gaussian"), responses(n, seed)
     label = Selected(y[:, 0].astype(np.int64), np.ones(n, np.int64))
-    answers: dict[str, Response] = {"label": label, "rectified": steps(y[:, 1:2]), "activation": steps(y[:, 2:])}
+    answers: dict[str, Response] = {
+        "label": label,
+        "rectified": steps(y[:, 1:2]),
+        "activation": steps(y[:, 2:]),
+    }
     moments = Moments.identity(noise.pixels, answers).update(noise.noise.grid(0, n), answers)
     for what, response in zip(KINDS, RESPONSES, strict=True):
-        found = read_out(moments, what, ONE, noise.noise.table, 1.0, ["no", "yes"] if what == "label" else ["0"])
+        found = read_out(
+            moments, what, ONE, noise.noise.table, 1.0, ["no", "yes"] if what == "label" else ["0"]
+        )
         if found.note[-1]:
             continue
         z = found.z[-1]
@@ -92,31 +115,52 @@ def maps(shape: Shape, n: int, kind: str, seed: int) -> Outcomes:
         yield "false discovery rate", response, fdr_threshold(z) < np.inf
         for sd in (1.0, 2.0) if shape[1] >= 8 else ():
             clusters = cluster_test(z.reshape(shape), sd)
-            yield f"smoothed, sd {sd:.0f}: largest", response, np.abs(clusters.map).max() > field_threshold(shape, sd)
-            yield f"smoothed, sd {sd:.0f}: clusters", response, bool(clusters.significant(ALPHA).any())
+            yield (
+                f"smoothed, sd {sd:.0f}: largest",
+                response,
+                np.abs(clusters.map).max() > field_threshold(shape, sd),
+            )
+            yield (
+                f"smoothed, sd {sd:.0f}: clusters",
+                response,
+                bool(clusters.significant(ALPHA).any()),
+            )
 
 
 def pooled(shape: Shape, n: int, positions: int, seed: int) -> Outcomes:
     """Responses resemble their neighbours in the map, as those of a network do."""
     (channels, *sides), count = shape, positions**2
     patches = Patches(Box(0, 0, *sides), positions, positions)
-    noise = stimulus((channels, sides[0] + positions - 1, sides[1] + positions - 1), seed, patches=patches)
-    u = gaussian_filter(np.random.default_rng(seed).standard_normal((3, n, positions, positions)), (0, 0, 1.5, 1.5)).reshape(3, -1)
+    noise = stimulus(
+        (channels, sides[0] + positions - 1, sides[1] + positions - 1), seed, patches=patches
+    )
+    u = gaussian_filter(
+        np.random.default_rng(seed).standard_normal((3, n, positions, positions)), (0, 0, 1.5, 1.5)
+    ).reshape(3, -1)
     answers = {"activation": steps(np.stack([top(u[0]), np.maximum(u[1], 0), u[2]], axis=1))}
-    moments = Moments.identity(math.prod(shape), answers).update(noise.keep(noise.noise.grid(0, n)), answers, count)
+    moments = Moments.identity(math.prod(shape), answers).update(
+        noise.keep(noise.noise.grid(0, n)), answers, count
+    )
     found = read_out(moments, "activation", THREE, noise.noise.table, 1.0, RESPONSES, count)
-    yield from (("pooled positions (Sidak)", *row) for row in zip(RESPONSES, found.p_value <= ALPHA, strict=True))
+    yield from (
+        ("pooled positions (Sidak)", *row)
+        for row in zip(RESPONSES, found.p_value <= ALPHA, strict=True)
+    )
 
 
 class Pairs(nn.Module):
-    """Three outputs whose gradients have mean 0 everywhere: 0 but for a few images, half of them with a skewness of 1, and normal.
+    """Three outputs whose gradients have mean 0 everywhere: 0 but for a few images, half of them
+    with a skewness of 1, and normal.
 
-    Of logits of the bundled digit network a tenth of the gradient's values are more skewed than that, of MobileNet-V2's features.4 few.
+    Of logits of the bundled digit network a tenth of the gradient's values are more skewed than
+    that, of MobileNet-V2's features.4 few.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         a, b = x.flatten(1).unfold(1, 2, 2).unbind(2)
-        return torch.stack([a.sign() * (a.abs() - 2).relu() * b, (a + SKEW * (a.square() - 1)) * b, a * b], dim=1).sum(2)
+        return torch.stack(
+            [a.sign() * (a.abs() - 2).relu() * b, (a + SKEW * (a.square() - 1)) * b, a * b], dim=1
+        ).sum(2)
 
 
 @lru_cache
@@ -128,16 +172,32 @@ def differentiable(shape: Shape, batch: int) -> tuple[Job, Network]:
         "samples": batch,
         "seed": 1,
     }
-    noise: dict[str, Any] = {"kind": "gaussian", "shape": list(shape), "scale": 1.0, "space": "input"}
-    parsed = Spec.parse(spec | {"stimulus": noise, "numerics": {"batch": batch, "threads": 1, "device": "cpu"}})
+    noise: dict[str, Any] = {
+        "kind": "gaussian",
+        "shape": list(shape),
+        "scale": 1.0,
+        "space": "input",
+    }
+    parsed = Spec.parse(
+        spec | {"stimulus": noise, "numerics": {"batch": batch, "threads": 1, "device": "cpu"}}
+    )
     network = Network(parsed, "cpu")
     return resolve(parsed, network), network
 
 
 def gradients(shape: Shape, n: int, _: float, seed: int) -> Outcomes:
     job, network = differentiable(shape, min(n, 128))
-    (found,) = read_outs(job.spec, job.stimulus, run_shard(job, network, seed * n, (seed + 1) * n)[0], job.identity, list(job.names))
-    yield from (("mean gradient (Sidak)", *row) for row in zip(RESPONSES, found.p_value <= ALPHA, strict=True))
+    (found,) = read_outs(
+        job.spec,
+        job.stimulus,
+        run_shard(job, network, seed * n, (seed + 1) * n)[0],
+        job.identity,
+        list(job.names),
+    )
+    yield from (
+        ("mean gradient (Sidak)", *row)
+        for row in zip(RESPONSES, found.p_value <= ALPHA, strict=True)
+    )
 
 
 def kept(noise: Stimulus, y: Floats) -> Any:
@@ -145,23 +205,44 @@ def kept(noise: Stimulus, y: Floats) -> Any:
     answers = {"activation": steps(y)}
     stored = Stored.of(np.ones(len(y), dtype=bool), answers)
     moments = Moments.identity(noise.pixels, answers).update(noise.noise.grid(0, len(y)), answers)
-    run = SimpleNamespace(stimulus=noise, moments=moments, names=RESPONSES, spec=SimpleNamespace(numerics=SimpleNamespace(batch=64)))
+    run = SimpleNamespace(
+        stimulus=noise,
+        moments=moments,
+        names=RESPONSES,
+        spec=SimpleNamespace(numerics=SimpleNamespace(batch=64)),
+    )
     run.readouts = [read_out(moments, "activation", THREE, noise.noise.table, 1.0, RESPONSES)]
-    run.stored_spans, run.stored_part, run.stored = [(0, len(y))], lambda *_: stored, lambda: [(0, stored)]
+    run.stored_spans, run.stored_part, run.stored = (
+        [(0, len(y))],
+        lambda *_: stored,
+        lambda: [(0, stored)],
+    )
     return run
 
 
 def nested(shape: Shape, n: int, weight: float, seed: int) -> Outcomes:
     noise, y = stimulus(shape, seed), responses(n, seed)
-    variance, name = float(noise.noise.table.variance), f"second axis, {weight:g} (nested)" if weight else "first axis (nested)"
+    variance, name = (
+        float(noise.noise.table.variance),
+        f"second axis, {weight:g} (nested)" if weight else "first axis (nested)",
+    )
     if weight:
-        y += weight * noise.noise.grid(0, n).sum(axis=(1, 2, 3), keepdims=True)[:, 0, 0] ** 2.0 / (noise.pixels * variance)
+        y += (
+            weight
+            * noise.noise.grid(0, n).sum(axis=(1, 2, 3), keepdims=True)[:, 0, 0] ** 2.0
+            / (noise.pixels * variance)
+        )
         y[:, 0] = top(y[:, 2])
     run = kept(noise, y)
     units = tuple(Residual.of(run, "activation", row, True) for row in range(3))
     sums, _ = run_pass(HOW(units, null_seeds("calibration", seed, FRESH)), run, 0, n)
     for row, response in enumerate(RESPONSES):
-        yield name, response, nested_axes(matrices(sums, row, variance), 1 + (weight > 0)).significant(ALPHA) > (weight > 0)
+        yield (
+            name,
+            response,
+            nested_axes(matrices(sums, row, variance), 1 + (weight > 0)).significant(ALPHA)
+            > (weight > 0),
+        )
 
 
 def halves(shape: Shape, n: int, _: float, seed: int) -> Outcomes:
@@ -173,26 +254,53 @@ def halves(shape: Shape, n: int, _: float, seed: int) -> Outcomes:
         start[:, :2] = strongest(run, "activation", row, 2).T
         krylov = Krylov(start)
         block = whole(krylov.next)
-        krylov.add(block / 2.0**BLOCK_BITS, run_pass(HOW((unit,), block=block, half=0), run, 0, n)[0].sums["rqx"].T / 2.0**BLOCK_BITS)
+        krylov.add(
+            block / 2.0**BLOCK_BITS,
+            run_pass(HOW((unit,), block=block, half=0), run, 0, n)[0].sums["rqx"].T
+            / 2.0**BLOCK_BITS,
+        )
         block = whole(krylov.axes(COLUMNS)[1].T)
         sums = run_pass(HOW((unit,), block=block, half=1), run, 0, n)[0]
         axes = held_out(
-            sums, block, unit.shift, float(table.variance), float(table.moment(4)), effective_images(run, "activation", unit) / 2
+            sums,
+            block,
+            unit.shift,
+            float(table.variance),
+            float(table.moment(4)),
+            effective_images(run, "activation", unit) / 2,
         )
         if not np.isnan(axes.p_value[0]):
             yield "an axis (other half)", response, axes.significant(ALPHA) > 0
 
 
-CASES: dict[Callable[..., Outcomes], list[tuple[int, int, int, Any]]] = {  # test: channels, side, N, more
-    maps: [(1, 4, 500, ""), (1, 4, 5000, ""), (3, 8, 2000, ""), (1, 28, 2000, ""), (1, 28, 10_000, ""), (1, 16, 12_000, "sparse")],
+CASES: dict[
+    Callable[..., Outcomes], list[tuple[int, int, int, Any]]
+] = {  # test: channels, side, N, more
+    maps: [
+        (1, 4, 500, ""),
+        (1, 4, 5000, ""),
+        (3, 8, 2000, ""),
+        (1, 28, 2000, ""),
+        (1, 28, 10_000, ""),
+        (1, 16, 12_000, "sparse"),
+    ],
     pooled: [(1, 4, 20, 8), (1, 4, 200, 8), (3, 8, 40, 10), (1, 28, 20, 10)],
     gradients: [(1, 4, 2048, 0), (1, 14, 4096, 0), (1, 28, 2048, 0)],
-    nested: [(1, 4, 200, 0), (1, 4, 2000, 0), (1, 8, 1000, 0), (1, 4, 500, 0.3), (1, 4, 500, 2), (1, 8, 2000, 1)],
+    nested: [
+        (1, 4, 200, 0),
+        (1, 4, 2000, 0),
+        (1, 8, 1000, 0),
+        (1, 4, 500, 0.3),
+        (1, 4, 500, 2),
+        (1, 8, 2000, 1),
+    ],
     halves: [(1, 4, 1000, 0), (1, 4, 12_000, 0), (1, 14, 2000, 0), (1, 28, 2000, 0)],
 }
 
 
-def simulate(case: Callable[[int], Outcomes], seeds: range) -> dict[tuple[str, str], tuple[int, int]]:
+def simulate(
+    case: Callable[[int], Outcomes], seeds: range
+) -> dict[tuple[str, str], tuple[int, int]]:
     """Rejections and runs, by test and response."""
     made, rejected = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     for seed in seeds:
@@ -209,13 +317,23 @@ def judge(rejected: int, runs: int) -> tuple[float, float, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--only", choices=[test.__name__ for test in CASES])
     asked, words = parser.parse_args(), Counter[str]()
     torch.set_num_threads(1)
-    print(f"{'test':<27}{'d':>5}{'N':>8}  {'response':<9}{'runs':>5}{'rejected':>10}{'rate':>8}  95 % interval")
-    for test, (channels, side, n, more) in ((t, size) for t, sizes in CASES.items() for size in sizes if asked.only in (None, t.__name__)):
+    print(
+        f"{'test':<27}{'d':>5}{'N':>8}  {'response':<9}{'runs':>5}{'rejected':>10}{'rate':>8}  95 %"
+        " interval"
+    )
+    for test, (channels, side, n, more) in (
+        (t, size)
+        for t, sizes in CASES.items()
+        for size in sizes
+        if asked.only in (None, t.__name__)
+    ):
         costly = channels * side**2 * n > {nested: 60_000, halves: 300_000}.get(test, 1_500_000)
         case, runs = partial(test, (channels, side, side), n, more), asked.runs // (1 + costly)
         found = simulate(case, range(runs))
@@ -224,7 +342,10 @@ def main() -> None:
         for (name, response), (rejected, made) in found.items():
             low, high, word = judge(rejected, made)
             words[word] += 1
-            row = f"{name:<27}{channels * side**2:>5}{n:>8,}  {response:<9}{made:>5}{rejected:>10}{rejected / made:>8.3f}"
+            row = (
+                f"{name:<27}{channels * side**2:>5}{n:>8,} "
+                f" {response:<9}{made:>5}{rejected:>10}{rejected / made:>8.3f}"
+            )
             print(f"{row}  {low:.3f} to {high:.3f}  {word}", flush=True)
     print(", ".join(f"{count} rows {word}" for word, count in words.items()))
     sys.exit(words["OFF"] > 0)

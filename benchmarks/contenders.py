@@ -1,8 +1,10 @@
-"""Ways to average noise by a network's answers, each of which waits until it is asked for a slice of work.
+"""Ways to average noise by a network's answers, each of which waits until it is asked for a slice
+of work.
 
-All show uniform noise on [0, 1] to the same network in the same batches and keep, of each label, the sum of the images that got it and
-their number. `speed.py` lets them take turns. A contender lives in a process of its own, forked from one that has torch loaded; those on
-Ray share a process and a cluster.
+All show uniform noise on [0, 1] to the same network in the same batches and keep, of each label,
+the sum of the images that got it and their number. `speed.py` lets them take turns. A contender
+lives in a process of its own, forked from one that has torch loaded; those on Ray share a process
+and a cluster.
 """
 
 from __future__ import annotations
@@ -65,7 +67,8 @@ class Case:
     normalise
         Mean and std by channel, where the network's source declares none.
     dtype, compile
-        Arithmetic of the limit and of this project, and whether they compile; the others have plain float32.
+        Arithmetic of the limit and of this project, and whether they compile; the others have plain
+        float32.
     """
 
     name: str
@@ -88,8 +91,17 @@ class Case:
                 "responses": ["label"],
                 "samples": 1 << 40,
                 "seed": 1,
-                "numerics": {"batch": self.batch, "dtype": self.dtype, "device": "cpu", "compile": self.compile},
-                "normalise": None if self.normalise is None else dict(zip(("mean", "std"), self.normalise, strict=True)),
+                "numerics": {
+                    "batch": self.batch,
+                    "dtype": self.dtype,
+                    "device": "cpu",
+                    "compile": self.compile,
+                },
+                "normalise": (
+                    None
+                    if self.normalise is None
+                    else dict(zip(("mean", "std"), self.normalise, strict=True))
+                ),
                 "evaluation": "none",
             }
         )
@@ -116,7 +128,9 @@ class Slice:
 
 
 class Contender(Protocol):
-    """Something that starts when it is made, and can be waited for, asked for a slice of about so many seconds, and closed."""
+    """Something that starts when it is made, and can be waited for, asked for a slice of about
+    so many seconds, and closed.
+    """
 
     def ready(self) -> None:
         """Wait until it has started, and warm up."""
@@ -136,9 +150,12 @@ def repeat(work: Callable[[], int], seconds: float) -> Slice:
     return Slice(images, time.perf_counter() - begin, memory=peak())
 
 
-def steady(stamps: list[float], images: list[int], workers: int, skipped: int | None = None) -> Slice:
-    """The rate of shards that ended at `stamps`: from 0 on (a worker that begins late is slower), or from when the workers had ended one
-    shard each after those that are skipped. The end is the mean of the last shards', one a worker: that one ends before another is no loss.
+def steady(
+    stamps: list[float], images: list[int], workers: int, skipped: int | None = None
+) -> Slice:
+    """The rate of shards that ended at `stamps`: from 0 on (a worker that begins late is slower),
+    or from when the workers had ended one shard each after those that are skipped. The end is the
+    mean of the last shards', one a worker: that one ends before another is no loss.
     """
     end = float(np.mean(stamps[-workers:]))
     if skipped is None:
@@ -148,13 +165,19 @@ def steady(stamps: list[float], images: list[int], workers: int, skipped: int | 
 
 
 class Limit:
-    """The forward pass alone, on batches that lie ready, as a worker of this project runs it: a process of one thread a core."""
+    """The forward pass alone, on batches that lie ready, as a worker of this project runs it: a
+    process of one thread a core.
+    """
 
     def __init__(self, case: Case, cores: int) -> None:
         self._lines, self._processes = [], []
         for _ in range(cores):
             line, other = multiprocessing.Pipe()
-            self._processes.append(multiprocessing.get_context("fork").Process(target=_forward_only, args=(case, other), daemon=True))
+            self._processes.append(
+                multiprocessing.get_context("fork").Process(
+                    target=_forward_only, args=(case, other), daemon=True
+                )
+            )
             self._processes[-1].start()
             other.close()
             self._lines.append(line)
@@ -196,9 +219,10 @@ def _forward_only(case: Case, line: Connection) -> None:
 
 
 class Ours:
-    """This project, here or on Ray: noise, forward pass, responses, moments, handed over shard by shard to its scheduler. The merging and
-    the commit at the end of a slice are not in its rate, but told apart: a run has at most 64 of these, however long it is. Starting,
-    looking at the model and reading out, which a run has once, are in neither.
+    """This project, here or on Ray: noise, forward pass, responses, moments, handed over shard by
+    shard to its scheduler. The merging and the commit at the end of a slice are not in its rate,
+    but told apart: a run has at most 64 of these, however long it is. Starting, looking at the
+    model and reading out, which a run has once, are in neither.
     """
 
     introduced: ClassVar[dict[Case, Introduction]] = {}
@@ -219,17 +243,24 @@ class Ours:
         self._job = self._introduction.job
         self._shared = self._executor.share(NoiseWork(self._job))
         self._directory.begin(description_of(self._job, self._introduction.environment))
-        for _ in range(2):  # the first looks at the network once more, and is no measure of the rate
+        for _ in range(
+            2
+        ):  # the first looks at the network once more, and is no measure of the rate
             self._work(1)
         if self._ray:
             import ray
 
             # Nobody else wants to know an actor's process.
-            numbers = [actor.handle.__ray_call__.remote(lambda _: os.getpid()) for actor in self._executor._pool]
+            numbers = [
+                actor.handle.__ray_call__.remote(lambda _: os.getpid())
+                for actor in self._executor._pool
+            ]
             self._processes = {str(number) for number in ray.get(numbers)}
 
     def __call__(self, seconds: float) -> Slice:
-        return self._work(max(1, round(self._rate * seconds / (SHARDS * self._workers * self._batch))))
+        return self._work(
+            max(1, round(self._rate * seconds / (SHARDS * self._workers * self._batch)))
+        )
 
     def _work(self, batches: int) -> Slice:
         """Some shards for each worker, of so many batches."""
@@ -244,7 +275,12 @@ class Ours:
 
         job, shard, seconds = self._job, batches * self._batch, self._introduction.batch_seconds
         span = self._at, self._at + SHARDS * self._workers * shard
-        cut = plan([span], span[1], self._workers, Cut(self._batch, seconds, *moment_size(job), shard=shard, segments=1))
+        cut = plan(
+            [span],
+            span[1],
+            self._workers,
+            Cut(self._batch, seconds, *moment_size(job), shard=shard, segments=1),
+        )
         scheduler = Scheduler(self._executor, TRIES, note, 0)
         begin = time.perf_counter()
         scheduler.run(cut, (self._shared,), (self._directory.store.place, job.fingerprint))
@@ -260,8 +296,8 @@ class Ours:
 
 
 class Authors:
-    """The recipe of Borji & Lin's notebooks as a plain loop, with all cores: a block of ``torch.rand``, answers in batches, all of them
-    kept, then a mask and a mean for each class.
+    """The recipe of Borji & Lin's notebooks as a plain loop, with all cores: a block of
+    ``torch.rand``, answers in batches, all of them kept, then a mask and a mean for each class.
     """
 
     def __init__(self, case: Case, cores: int) -> None:
@@ -309,14 +345,20 @@ class _Counting(Sampler[int]):
 
 
 class Loader:
-    """``torch.utils.data.DataLoader`` that makes noise in a process for all cores but one, and a loop that runs the network on all."""
+    """``torch.utils.data.DataLoader`` that makes noise in a process for all cores but one, and
+    a loop that runs the network on all.
+    """
 
     def __init__(self, case: Case, cores: int) -> None:
         torch.set_num_threads(cores)
         self._model = plain(case, channels_last=True)
         self._sums: dict[int, torch.Tensor] = {}
         loader = DataLoader(
-            _Noise(case.shape), case.batch, sampler=_Counting(), num_workers=max(1, cores - 1), multiprocessing_context="fork"
+            _Noise(case.shape),
+            case.batch,
+            sampler=_Counting(),
+            num_workers=max(1, cores - 1),
+            multiprocessing_context="fork",
         )
         self._batches: Iterator[torch.Tensor] = iter(loader)
 
@@ -340,7 +382,9 @@ class Loader:
 
 
 class _Answer:
-    """The actor of Ray Data's ``map_batches``: numbers of images in, sums of the images of each label out."""
+    """The actor of Ray Data's ``map_batches``: numbers of images in, sums of the images of each
+    label out.
+    """
 
     def __init__(self, case: Case) -> None:
         torch.set_num_threads(1)
@@ -348,17 +392,24 @@ class _Answer:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         first = int(batch["id"][0])
-        noise = torch.rand(len(batch["id"]), *self._case.shape, generator=torch.Generator().manual_seed(first))
+        noise = torch.rand(
+            len(batch["id"]), *self._case.shape, generator=torch.Generator().manual_seed(first)
+        )
         with torch.inference_mode():
             labels = self._model(noise).argmax(1)
         there, count = labels.unique(return_counts=True)
         sums = np.stack([noise[labels == label].sum(0).numpy() for label in there])
-        return {"label": there.numpy(), "count": count.numpy(), "sum": sums, "memory": np.full(len(there), peak())}
+        return {
+            "label": there.numpy(),
+            "count": count.numpy(),
+            "sum": sums,
+            "memory": np.full(len(there), peak()),
+        }
 
 
 class RayData:
-    """``ray.data.range(N).map_batches(Actor)``, an actor a core, sums added by the driver. The first third is not counted: actors may start
-    one after another.
+    """``ray.data.range(N).map_batches(Actor)``, an actor a core, sums added by the driver. The
+    first third is not counted: actors may start one after another.
     """
 
     def __init__(self, case: Case, cores: int) -> None:
@@ -382,9 +433,15 @@ class RayData:
     def _run(self, batches: int) -> Slice:
         import ray.data
 
-        case, sums, each = self._case, dict[int, Any](), -(-batches // 64)  # batches in a block, whole ones
+        case, sums, each = (
+            self._case,
+            dict[int, Any](),
+            -(-batches // 64),
+        )  # batches in a block, whole ones
         batches = -(-batches // each) * each
-        answers = ray.data.range(batches * case.batch, override_num_blocks=batches // each).map_batches(
+        answers = ray.data.range(
+            batches * case.batch, override_num_blocks=batches // each
+        ).map_batches(
             _Answer,
             fn_constructor_args=(case,),
             batch_size=case.batch,
@@ -407,17 +464,23 @@ class RayData:
 
 
 def plain(case: Case, channels_last: bool = False) -> torch.nn.Module:
-    """The network as PyTorch gives it, in float32, or in the faster memory format; it normalises what it is shown as this project would."""
+    """The network as PyTorch gives it, in float32, or in the faster memory format; it
+    normalises what it is shown as this project would.
+    """
     model, normalise = load(case.uri), case.normalise
     if normalise is None:
         assert model.normalise is not None, "noise is in pixels"
         normalise = model.normalise.mean, model.normalise.std
     form = torch.channels_last if channels_last else torch.preserve_format
-    return torch.nn.Sequential(_Normalise(*normalise, form), model.module.to(memory_format=form)).eval()
+    return torch.nn.Sequential(
+        _Normalise(*normalise, form), model.module.to(memory_format=form)
+    ).eval()
 
 
 class _Normalise(torch.nn.Module):
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], form: torch.memory_format) -> None:
+    def __init__(
+        self, mean: tuple[float, ...], std: tuple[float, ...], form: torch.memory_format
+    ) -> None:
         super().__init__()
         self.form = form
         self.mean, self.std = (torch.tensor(v).view(1, -1, 1, 1) for v in (mean, std))
@@ -427,8 +490,15 @@ class _Normalise(torch.nn.Module):
 
 
 def peak(*numbers: str) -> float:
-    """Largest resident size so far, in MB, of the largest of some processes; of this one by default."""
-    lines = (line for n in numbers or ("self",) for line in _text(Path("/proc") / n / "status").splitlines() if line.startswith("VmHWM"))
+    """Largest resident size so far, in MB, of the largest of some processes; of this one by
+    default.
+    """
+    lines = (
+        line
+        for n in numbers or ("self",)
+        for line in _text(Path("/proc") / n / "status").splitlines()
+        if line.startswith("VmHWM")
+    )
     return max((int(line.split()[1]) / 1024 for line in lines), default=0.0)
 
 
@@ -454,8 +524,9 @@ ON_RAY = {"wna_ray, Ray, 1 worker", "wna_ray, Ray, a worker a core", "Ray Data m
 
 
 def serve(cores: int, cluster: bool, line: Connection) -> None:
-    """Be some contenders: for ``(name, case)`` become one more (the answer is "" or what went wrong), for ``(name, "")`` wait until it is
-    ready, for ``(name, seconds)`` work (the answer is a `Slice`), for ``(name, None)`` close it, for None end.
+    """Be some contenders: for ``(name, case)`` become one more (the answer is "" or what went
+    wrong), for ``(name, "")`` wait until it is ready, for ``(name, seconds)`` work (the answer is a
+    `Slice`), for ``(name, None)`` close it, for None end.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
     there: dict[str, Contender] = {}
@@ -463,9 +534,19 @@ def serve(cores: int, cluster: bool, line: Connection) -> None:
         import ray
 
         path = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}
-        # Ray starts a process for each CPU at once, and those that nobody uses cost 1 % of a core each: no more than will be needed.
-        cpus = 1 + cores + cores + 1  # the first worker, a worker a core, Ray Data's actors, what they read
-        ray.init("local", include_dashboard=False, num_cpus=cpus, log_to_driver=False, logging_level="ERROR", runtime_env=path)
+        # Ray starts a process for each CPU at once, and those that nobody uses cost 1 % of a core
+        # each: no more than will be needed.
+        cpus = (
+            1 + cores + cores + 1
+        )  # the first worker, a worker a core, Ray Data's actors, what they read
+        ray.init(
+            "local",
+            include_dashboard=False,
+            num_cpus=cpus,
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env=path,
+        )
     else:
         torch.set_num_threads(1)
     while (asked := line.recv()) is not None:

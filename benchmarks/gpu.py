@@ -1,12 +1,15 @@
-"""What a GPU does, without Ray: noise, the forward pass alone, the whole of a worker's shard, and proofs that its numbers are exact.
+"""What a GPU does, without Ray: noise, the forward pass alone, the whole of a worker's shard, and
+proofs that its numbers are exact.
 
     python benchmarks/gpu.py [--seconds 2] [--rounds 3] [--compile default] [--out benchmarks]
 
-First the checks: noise made on the device against the golden file and NumPy, moments on the device against int64 arithmetic, a whole shard
-against the same on the CPU. Then rates, which take turns. The limit is the forward pass of the same network, compiled or not, on batches
-that lie ready in a worker's arithmetic and memory format; a shard is what a worker does between two reports: noise, forward pass,
-responses and moments, all images counted. At its end its sums come to the CPU (1.2 GB for the logits of 1,000 classes), which takes as long
-whatever its length; so that is timed apart, and the rate is that of a shard as long as `wna_ray.execution.plan.plan` cuts them. Five minutes,
+First the checks: noise made on the device against the golden file and NumPy, moments on the device
+against int64 arithmetic, a whole shard against the same on the CPU. Then rates, which take turns.
+The limit is the forward pass of the same network, compiled or not, on batches that lie ready in a
+worker's arithmetic and memory format; a shard is what a worker does between two reports: noise,
+forward pass, responses and moments, all images counted. At its end its sums come to the CPU (1.2 GB
+for the logits of 1,000 classes), which takes as long whatever its length; so that is timed apart,
+and the rate is that of a shard as long as `wna_ray.execution.plan.plan` cuts them. Five minutes,
 more with `--compile max-autotune`.
 """
 
@@ -66,7 +69,9 @@ def exact() -> nn.Module:
     """A linear network whose weights are eighths."""
     layer = nn.Linear(192, 5, bias=False)
     with torch.no_grad():
-        layer.weight.copy_(torch.randint(-8, 9, (5, 192), generator=torch.Generator().manual_seed(0)) / 8)
+        layer.weight.copy_(
+            torch.randint(-8, 9, (5, 192), generator=torch.Generator().manual_seed(0)) / 8
+        )
     return nn.Sequential(nn.Flatten(), layer)
 
 
@@ -75,7 +80,10 @@ def check(device: torch.device) -> None:
     for kind in KINDS:
         case, density = GOLDEN["values"][kind], 0.1 if kind == "sparse" else None
         noise = Noise(kind, (1, 3, 7), case["seed"], density)
-        for made in (grid(noise, case["index"], case["index"] + 1, device), by_torch(noise, case["index"], case["index"] + 1, device)):
+        for made in (
+            grid(noise, case["index"], case["index"] + 1, device),
+            by_torch(noise, case["index"], case["index"] + 1, device),
+        ):
             assert made.cpu().reshape(-1).tolist() == case["values"], kind
     noise = Noise("gaussian", IMAGE, 1)
     assert np.array_equal(grid(noise, 1000, 1064, device).cpu().numpy(), noise.grid(1000, 1064))
@@ -91,22 +99,41 @@ def check(device: torch.device) -> None:
     wide = x.astype(np.int64)
     assert np.array_equal(found.sum_yx, y.T @ wide)
     assert np.array_equal(found.sum_yxx, y.T @ wide**2)
-    print(f"moments: int64 arithmetic's, to the last bit, of {n:,} images with the largest values that there can be")
-    pictures = EXACT | {"stimulus": RESCALED, "responses": ["label"], "samples": 1000}  # bytes made on the CPU, which go the plain way
+    print(
+        f"moments: int64 arithmetic's, to the last bit, of {n:,} images with the largest values"
+        " that there can be"
+    )
+    pictures = EXACT | {
+        "stimulus": RESCALED,
+        "responses": ["label"],
+        "samples": 1000,
+    }  # bytes made on the CPU, which go the plain way
     for asked in (EXACT, pictures):
         both = []
         for where in ("cuda", "cpu"):
             network = Network(Spec.parse(asked | {"numerics": {"device": where}}), where)
-            both.append(run_shard(resolve(network.spec, network), network, 0, network.spec.samples)[0].arrays())
+            both.append(
+                run_shard(resolve(network.spec, network), network, 0, network.spec.samples)[
+                    0
+                ].arrays()
+            )
         assert all(np.array_equal(array, both[1][name]) for name, array in both[0].items())
     y = torch.randn((64, 1000), dtype=torch.float64, device=device)
     for made_of in (row_sums, softmax):
-        assert torch.equal(made_of(y), torch.cat([made_of(row[None]) for row in y])), "an image is answered the same in any company"
+        assert torch.equal(made_of(y), torch.cat([made_of(row[None]) for row in y])), (
+            "an image is answered the same in any company"
+        )
     network = Network(model_spec(MODELS["ResNet-18"], "bfloat16", 64, None, ["label"]), "cuda")
     stimulus = resolve(network.spec, network).stimulus
     values = grid(stimulus.noise, 0, 64, device)
-    assert torch.equal(fed(values, network.levels(stimulus), stimulus), network.ready(stimulus.images(values, device)))
-    print("a shard: the CPU's moments, to the last bit; what the network is fed: by one kernel, or step by step, the same bits")
+    assert torch.equal(
+        fed(values, network.levels(stimulus), stimulus),
+        network.ready(stimulus.images(values, device)),
+    )
+    print(
+        "a shard: the CPU's moments, to the last bit; what the network is fed: by one kernel, or"
+        " step by step, the same bits"
+    )
 
 
 def rate(work: Callable[[], int], seconds: float) -> float:
@@ -119,7 +146,9 @@ def rate(work: Callable[[], int], seconds: float) -> float:
     return done / (time.perf_counter() - begin)
 
 
-def in_turns(works: dict[str, Callable[[], int]], rounds: int, seconds: float) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
+def in_turns(
+    works: dict[str, Callable[[], int]], rounds: int, seconds: float
+) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
     """Rates ``(rounds,)`` of each, after one slice of each that is not counted."""
     for work in works.values():
         work()
@@ -156,7 +185,14 @@ def model_spec(uri: str, dtype: str, batch: int, mode: str | None, kinds: list[s
     stimulus = {"kind": "gaussian", "shape": IMAGE, "offset": 0.5, "scale": 0.25}
     numerics = {"batch": batch, "dtype": dtype, "device": "cuda", "compile": mode}
     return Spec.parse(
-        {"model": uri, "stimulus": stimulus, "responses": kinds, "samples": 1 << 40, "numerics": numerics, "evaluation": "none"}
+        {
+            "model": uri,
+            "stimulus": stimulus,
+            "responses": kinds,
+            "samples": 1 << 40,
+            "numerics": numerics,
+            "evaluation": "none",
+        }
     )
 
 
@@ -171,7 +207,9 @@ class Shards:
     """Seconds in which a shard's sums come to the CPU."""
 
     def numbers(self, forward: float) -> dict[str, float]:
-        """Rate and ratios of a shard of a long run, where the forward pass alone makes so many images a second."""
+        """Rate and ratios of a shard of a long run, where the forward pass alone makes so many
+        images a second.
+        """
         images = planned(self.job, forward)
         ends = np.median(self.end) * forward / images
         ratios = 1 / (np.array(self.middle) + ends)
@@ -186,14 +224,25 @@ class Shards:
 
 
 def model_rates(
-    uri: str, dtype: str, mode: str | None, batch: int, device: torch.device, rounds: int, seconds: float
+    uri: str,
+    dtype: str,
+    mode: str | None,
+    batch: int,
+    device: torch.device,
+    rounds: int,
+    seconds: float,
 ) -> dict[str, dict[str, float]]:
-    """The forward pass alone, and whole shards that keep labels, or the logits of all classes as well."""
+    """The forward pass alone, and whole shards that keep labels, or the logits of all classes
+    as well.
+    """
     specs = {name: model_spec(uri, dtype, batch, mode, kinds) for name, kinds in RESPONSES.items()}
     network = Network(specs["label"], "cuda")
     shards = {name: Shards(resolve(spec, network)) for name, spec in specs.items()}
     stimulus = shards["label"].job.stimulus
-    shown = [stimulus.images(grid(stimulus.noise, i * batch, (i + 1) * batch, device), device) for i in range(READY)]
+    shown = [
+        stimulus.images(grid(stimulus.noise, i * batch, (i + 1) * batch, device), device)
+        for i in range(READY)
+    ]
     ready = [network.ready(images) for images in shown]
 
     def forward() -> int:
@@ -217,7 +266,9 @@ def model_rates(
                 slices.middle.append((taken - phases["fetch"]) / images * limit)
                 slices.end.append(phases["fetch"])
     best = float(np.median(limits))
-    return {"forward only": {"images_per_second": best, "ratio": 1.0}} | {name: slices.numbers(best) for name, slices in shards.items()}
+    return {"forward only": {"images_per_second": best, "ratio": 1.0}} | {
+        name: slices.numbers(best) for name, slices in shards.items()
+    }
 
 
 def planned(job: Job, rate: float) -> int:
@@ -226,13 +277,20 @@ def planned(job: Job, rate: float) -> int:
     return plan([(0, n)], n, 1, Cut(batch, batch / rate, *moment_size(job))).shard
 
 
-def part_seconds(uri: str, dtype: str, batch: int, device: torch.device, seconds: float) -> dict[str, float]:
+def part_seconds(
+    uri: str, dtype: str, batch: int, device: torch.device, seconds: float
+) -> dict[str, float]:
     """What each part that we add takes for one image, done alone, in seconds."""
     network = Network(model_spec(uri, dtype, batch, None, ["label"]), "cuda")
     job = resolve(model_spec(uri, dtype, batch, None, ["label", "logits"]), network)
     noise, k, n = job.stimulus.noise, len(job.names), 27 * batch  # a set, on a large device
     shown, levels = grid(noise, 0, n, device), network.levels(job.stimulus)
-    outputs = torch.cat([network.answer_shown(fed(part, levels, job.stimulus)) for part in torch.split(shown, batch)])
+    outputs = torch.cat(
+        [
+            network.answer_shown(fed(part, levels, job.stimulus))
+            for part in torch.split(shown, batch)
+        ]
+    )
     responder = Responder.of(job.spec.responses, job.points, device)
     _, counted, answers = responder(outputs).counted()
     assert counted.all(), "all images are counted"
@@ -252,47 +310,75 @@ def part_seconds(uri: str, dtype: str, batch: int, device: torch.device, seconds
 
     return {
         "noise": of(lambda: grid(noise, n, 2 * n, device)),
-        "what the network is fed": of(lambda: [fed(part, levels, job.stimulus) for part in torch.split(shown, batch)]),
+        "what the network is fed": of(
+            lambda: [fed(part, levels, job.stimulus) for part in torch.split(shown, batch)]
+        ),
         f"responses, logits of {k:,} classes": of(lambda: responder(outputs)),
         "moments, labels": of(lambda: sums["label"].update(shown, label)),
-        f"moments, labels and logits of {k:,} classes": of(lambda: sums["all"].update(shown, answers)),
+        f"moments, labels and logits of {k:,} classes": of(
+            lambda: sums["all"].update(shown, answers)
+        ),
     }
 
 
 def told(record: dict[str, Any]) -> str:
     """The tables."""
     models = [
-        (name, what, f"{found['images_per_second']:,.0f}", f"{found['ratio']:.3f}", f"{found['lowest']:.3f}" if "lowest" in found else "")
+        (
+            name,
+            what,
+            f"{found['images_per_second']:,.0f}",
+            f"{found['ratio']:.3f}",
+            f"{found['lowest']:.3f}" if "lowest" in found else "",
+        )
         for name, rates in record["models"].items()
         for what, found in rates.items()
     ]
     parts = [(name, f"{1e6 * seconds:.2f}") for name, seconds in record["part_seconds"].items()]
     noise = ", ".join(f"{name} {values:.2g}" for name, values in record["noise"].items())
     texts = [
-        f"{record['device']}, torch {record['torch']}, batches of {record['batch']} images of 3 x 224 x 224; the device took "
-        f"{record['peak_memory_gib']:.0f} GiB at most. Values a second: {noise}.",
+        (
+            f"{record['device']}, torch {record['torch']}, batches of {record['batch']} images of 3"
+            f" x 224 x 224; the device took {record['peak_memory_gib']:.0f} GiB at most. Values a"
+            f" second: {noise}."
+        ),
         table(("network", "what", "images/s", "ratio", "lowest"), models),
         table(("part, done alone", "us an image"), parts),
     ]
-    fastest = [rates["logits of all classes"] for name, rates in record["models"].items() if name.startswith("ResNet-18, bfloat16")]
+    fastest = [
+        rates["logits of all classes"]
+        for name, rates in record["models"].items()
+        if name.startswith("ResNet-18, bfloat16")
+    ]
     if fastest:
         best = max(fastest, key=lambda found: found["images_per_second"])
         texts.append(
-            f"The sums of 1,000 logits come to the CPU once a shard, here every {best['shard_images'] / 1e6:.1f} million images, in "
-            f"{best['end_seconds']:.2f} s. **Projection:** 10^8 images through ResNet-18 with the logits of all classes take "
-            f"{1e8 / best['images_per_second'] / 60:.0f} minutes at this rate."
+            "The sums of 1,000 logits come to the CPU once a shard, here every"
+            f" {best['shard_images'] / 1e6:.1f} million images, in {best['end_seconds']:.2f} s."
+            " **Projection:** 10^8 images through ResNet-18 with the logits of all classes take"
+            f" {1e8 / best['images_per_second'] / 60:.0f} minutes at this rate."
         )
     return "\n\n".join(texts)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=2.0, help="of a slice")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--compile", choices=["default", "max-autotune"], default="default", help="how the compiled ones are")
+    parser.add_argument(
+        "--compile",
+        choices=["default", "max-autotune"],
+        default="default",
+        help="how the compiled ones are",
+    )
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent, help="folder of gpu.json, and of a README.md with a place for it"
+        "--out",
+        type=Path,
+        default=Path(__file__).parent,
+        help="folder of gpu.json, and of a README.md with a place for it",
     )
     args = parser.parse_args()
     if not torch.cuda.is_available():
@@ -300,12 +386,18 @@ def main() -> None:
 
     device = torch.device("cuda")
     check(device)
-    record: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": str(torch.__version__), "batch": args.batch}
+    record: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(),
+        "torch": str(torch.__version__),
+        "batch": args.batch,
+    }
     print(f"{record['device']}, torch {record['torch']}")
     record["noise"] = noise_rates(device, args.rounds, args.seconds / 4)
     for name, values in record["noise"].items():
         print(f"{values:12.3g} values/s  {name}")
-    record["part_seconds"] = part_seconds(MODELS["ResNet-18"], "bfloat16", args.batch, device, args.seconds / 8)
+    record["part_seconds"] = part_seconds(
+        MODELS["ResNet-18"], "bfloat16", args.batch, device, args.seconds / 8
+    )
     for name, value in record["part_seconds"].items():
         print(f"{value * 1e6:12.3f} us/image  {name}", flush=True)
     record["models"] = {}
@@ -315,7 +407,11 @@ def main() -> None:
             name = f"{network}, {dtype}" + (f", compiled ({mode})" if mode else "")
             record["models"][name] = found
             for what, numbers in found.items():
-                print(f"{numbers['images_per_second']:12,.0f} images/s  {numbers['ratio']:.3f}  {name}: {what}", flush=True)
+                print(
+                    f"{numbers['images_per_second']:12,.0f} images/s  {numbers['ratio']:.3f} "
+                    f" {name}: {what}",
+                    flush=True,
+                )
             record["peak_memory_gib"] = torch.cuda.max_memory_reserved() / 2**30
             args.out.mkdir(parents=True, exist_ok=True)
             (args.out / "gpu.json").write_text(json.dumps(record, indent=1) + "\n")

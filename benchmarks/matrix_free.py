@@ -1,13 +1,17 @@
-"""Matrix-free covariance at ImageNet size: a planted axis in 150,528 values, found, tested, and what a pass costs.
+"""Matrix-free covariance at ImageNet size: a planted axis in 150,528 values, found, tested, and
+what a pass costs.
 
-    PYTHONPATH=benchmarks python benchmarks/matrix_free.py [--images 600_000] [--passes 10] [--workers 1]
+    PYTHONPATH=benchmarks python benchmarks/matrix_free.py [--images 600_000] [--passes 10]
+    [--workers 1]
 
-The response is the square of one projection, on which no average tells anything. With c = d / N' for the N' = N / 2 images that axes are
-looked for in, one image of residual response r alone has an eigenvalue of r c, and the largest of 300,000 squares are 15 standard
-deviations: unclipped the spectrum of the noise ends at 7.6, far above the axis, which no method finds then. Clipped at 2 sd it ends
-at 2.5, and the axis stands out at 2.7 with a cosine of 0.60 (`limits`). A pass gains a factor of 1.6, and the most extreme images, with
-which the search begins, are 0.025 along the axis.
-Prints seconds, peak memory (of one process), and the cost of an image in a pass beside MobileNet-V2's forward pass.
+The response is the square of one projection, on which no average tells anything. With c = d / N'
+for the N' = N / 2 images that axes are looked for in, one image of residual response r alone has an
+eigenvalue of r c, and the largest of 300,000 squares are 15 standard deviations: unclipped the
+spectrum of the noise ends at 7.6, far above the axis, which no method finds then. Clipped at 2 sd
+it ends at 2.5, and the axis stands out at 2.7 with a cosine of 0.60 (`limits`). A pass gains a
+factor of 1.6, and the most extreme images, with which the search begins, are 0.025 along the axis.
+Prints seconds, peak memory (of one process), and the cost of an image in a pass beside
+MobileNet-V2's forward pass.
 """
 
 from __future__ import annotations
@@ -40,7 +44,9 @@ class Planted(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         y, x = torch.meshgrid(torch.linspace(-1, 1, 224), torch.linspace(-1, 1, 224), indexing="ij")
-        axis = torch.stack([torch.cos(6 * x + 3 * y + c) * torch.exp(-3 * (x**2 + y**2)) for c in range(3)]).flatten()
+        axis = torch.stack(
+            [torch.cos(6 * x + 3 * y + c) * torch.exp(-3 * (x**2 + y**2)) for c in range(3)]
+        ).flatten()
         self.register_buffer("axis", axis / axis.norm())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -53,10 +59,12 @@ def planted() -> nn.Module:
 
 
 def limits(clip: float | None, ratio: float) -> str:
-    """Where the noise's spectrum ends, where the axis comes to lie, and the cosine of what is found with it, as d and N grow together.
+    """Where the noise's spectrum ends, where the axis comes to lie, and the cosine of what is found
+    with it, as d and N grow together.
 
-    With T the standardised response to projections p and m the Stieltjes transform of the noise's spectrum (`wna_ray.statistics.covariance.edges`), the axis
-    lies where ``E[T p^2 / (1 + c m T)] = z(m)`` (Lu & Li 2020, Information & Inference 9:507), if that is beyond the end.
+    With T the standardised response to projections p and m the Stieltjes transform of the noise's
+    spectrum (`wna_ray.statistics.covariance.edges`), the axis lies where ``E[T p^2 / (1 + c m T)] =
+    z(m)`` (Lu & Li 2020, Information & Inference 9:507), if that is beyond the end.
     """
     p = norm.ppf((np.arange(400_001) + 0.5) / 400_001)
     t = (p**2 - 1) / np.sqrt(2)
@@ -70,14 +78,21 @@ def limits(clip: float | None, ratio: float) -> str:
         return float((t * p**2 / (1 - ratio * s * t)).mean())
 
     end = edges(t, ratio)[1]
-    last = brentq(lambda s: 1 - ratio * np.square(t * s / (1 - ratio * t * s)).mean(), 1e-9, (1 - 1e-12) / (ratio * t.max()))
+    last = brentq(
+        lambda s: 1 - ratio * np.square(t * s / (1 - ratio * t * s)).mean(),
+        1e-9,
+        (1 - 1e-12) / (ratio * t.max()),
+    )
     told = f"clip {clip}: the noise's spectrum ends at {end:.2f}"
     if axis(last) <= z(last):
         return f"{told}, the axis is inside"
     found = brentq(lambda s: axis(s) - z(s), 1e-9, last)
     step = 1e-5 * found
     slope = (axis(found + step) - axis(found - step)) / (z(found + step) - z(found - step))
-    return f"{told}, the axis lies at {z(found):.2f}, to be found with a cosine of {1 / np.sqrt(1 - slope):.2f}"
+    return (
+        f"{told}, the axis lies at {z(found):.2f}, to be found with a cosine of"
+        f" {1 / np.sqrt(1 - slope):.2f}"
+    )
 
 
 def forward_seconds(images: int = 64, batch: int = 16) -> float:
@@ -95,7 +110,9 @@ def forward_seconds(images: int = 64, batch: int = 16) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=600_000)
     parser.add_argument("--passes", type=int, default=10)
     parser.add_argument("--workers", type=int, default=1, help="Ray workers; 1: this process")
@@ -120,24 +137,41 @@ def main() -> None:
         )
         begin = time.perf_counter()
         run(spec, f"{folder}/run", **how)
-        print(f"the run: {time.perf_counter() - begin:.0f} s for {asked.images:,} images of {D:,} values")
+        print(
+            f"the run: {time.perf_counter() - begin:.0f} s for {asked.images:,} images of {D:,}"
+            " values"
+        )
         begin = time.perf_counter()
-        ask = StcSpec(run=f"{folder}/run", method="matrix-free", axes=4, passes=asked.passes, clip=CLIP)
+        ask = StcSpec(
+            run=f"{folder}/run", method="matrix-free", axes=4, passes=asked.passes, clip=CLIP
+        )
         run_stc(ask, f"{folder}/stc", **how)
         seconds = time.perf_counter() - begin
         found = open_stc(f"{folder}/stc")
         rows, picture = found.axes.to_pylist(), found.pictures[0].ravel()
         each = asked.workers * seconds / ((asked.passes + 1) * asked.images / 2)
         forward = forward_seconds()
-        print(f"{asked.passes} passes to find, one to test: {seconds:.0f} s, {1e3 * each:.2f} ms of a worker an image and pass")
-        print(f"MobileNet-V2's forward pass: {1e3 * forward:.2f} ms an image, so a pass costs {each / forward:.3f} of it")
+        print(
+            f"{asked.passes} passes to find, one to test: {seconds:.0f} s, {1e3 * each:.2f} ms of a"
+            " worker an image and pass"
+        )
+        print(
+            f"MobileNet-V2's forward pass: {1e3 * forward:.2f} ms an image, so a pass costs"
+            f" {each / forward:.3f} of it"
+        )
         for row in rows:
             print(
-                f"  eigenvalue {row['eigenvalue']:+.4f} +- {row['standard_error']:.4f}, {row['distance']:.1f} sd, "
-                f"p {p_text(row['p_value'])}"
+                f"  eigenvalue {row['eigenvalue']:+.4f} +- {row['standard_error']:.4f},"
+                f" {row['distance']:.1f} sd, p {p_text(row['p_value'])}"
             )
-        print(f"cosine of the first axis with the planted one: {abs(float(picture @ np.asarray(Planted().axis))):.3f}")
-    print(f"peak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+        print(
+            "cosine of the first axis with the planted one:"
+            f" {abs(float(picture @ np.asarray(Planted().axis))):.3f}"
+        )
+    print(
+        "peak memory of the process:"
+        f" {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB"
+    )
 
 
 if __name__ == "__main__":

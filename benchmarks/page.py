@@ -12,7 +12,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def put(readme: Path, name: str, text: str) -> None:
-    """Replace what stands between ``<!-- name -->`` and ``<!-- /name -->``; a file without these marks stays as it is."""
+    """Replace what stands between ``<!-- name -->`` and ``<!-- /name -->``; a file without
+    these marks stays as it is.
+    """
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     old = readme.read_text() if readme.exists() else ""
     before, there, rest = old.partition(begin)

@@ -1,4 +1,5 @@
-"""What each part of a job costs on one core, and how that grows: noise, moments, merging, covariance, arithmetic, memory.
+"""What each part of a job costs on one core, and how that grows: noise, moments, merging,
+covariance, arithmetic, memory.
 
     python benchmarks/parts.py [--out benchmarks]
 
@@ -53,7 +54,9 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def in_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, NDArray[np.float64]]:
+def in_turns(
+    calls: Mapping[str, Callable[[], object]], rounds: int
+) -> dict[str, NDArray[np.float64]]:
     """Seconds ``(rounds,)`` of each, after one call that does not count."""
     for call in calls.values():
         call()
@@ -72,19 +75,32 @@ def noise(record: dict[str, Any]) -> str:
     calls: dict[str, Callable[[], object]] = {
         "`torch.randn`": lambda: torch.randn(values, out=out),
         "`torch.rand`": lambda: torch.rand(values, out=out),
-        "NumPy's normal generator, float32": lambda: generator.standard_normal(values, dtype=np.float32),
+        "NumPy's normal generator, float32": lambda: generator.standard_normal(
+            values, dtype=np.float32
+        ),
     }
     for kind in KINDS:
         source = Noise(kind, SMALL, 1, 0.1 if kind == "sparse" else None)
         calls[f"wna_ray, {kind} (int8 grid)"] = lambda source=source: source.grid(0, images)
     gaussian = Noise("gaussian", SMALL, 1)
-    calls["wna_ray, gaussian as float32 images"] = lambda: torch.from_numpy(gaussian.grid(0, images)).to(torch.float32).mul_(0.3).add_(0.5)
+    calls["wna_ray, gaussian as float32 images"] = lambda: (
+        torch.from_numpy(gaussian.grid(0, images)).to(torch.float32).mul_(0.3).add_(0.5)
+    )
     rows = []
     for name, taken in (found := in_turns(calls, 60)).items():
         ratio = found["`torch.randn`"] / taken
         low, high = np.percentile(ratio, [5, 95])
-        record[name] = {"values_per_second": values / float(np.median(taken)), "ratio": float(np.median(ratio))}
-        rows.append((name, f"{values / np.median(taken):.2e}", f"{np.median(ratio):.2f} ({low:.2f} to {high:.2f})"))
+        record[name] = {
+            "values_per_second": values / float(np.median(taken)),
+            "ratio": float(np.median(ratio)),
+        }
+        rows.append(
+            (
+                name,
+                f"{values / np.median(taken):.2e}",
+                f"{np.median(ratio):.2f} ({low:.2f} to {high:.2f})",
+            )
+        )
     return table(("noise", "values/s", "beside `torch.randn` (5 to 95 % of 60 rounds)"), rows)
 
 
@@ -101,23 +117,34 @@ def moments(record: dict[str, Any]) -> str:
             "logits": {"logits": Dense(rng.integers(-1 << 22, 1 << 22, (n, k)))},
         }
 
-        def add(kind: str, d: int = d, grid: NDArray[np.int8] = grid, answers: dict[str, dict[str, Response]] = answers) -> None:
+        def add(
+            kind: str,
+            d: int = d,
+            grid: NDArray[np.int8] = grid,
+            answers: dict[str, dict[str, Response]] = answers,
+        ) -> None:
             Moments.identity(d, [kind]).update(grid, answers[kind])
 
         taken = in_turns({kind: lambda kind=kind, add=add: add(kind) for kind in answers}, 3)
         each = {kind: float(np.median(t)) / n for kind, t in taken.items()}
-        record[f"{k} x {d}"] = {"images": n} | {f"{kind}_seconds_per_image": s for kind, s in each.items()}
-        rows.append((f"{k:,}", f"{d:,}", f"{1e6 * each['label']:,.1f}", f"{1e6 * each['logits']:,.1f}"))
+        record[f"{k} x {d}"] = {"images": n} | {
+            f"{kind}_seconds_per_image": s for kind, s in each.items()
+        }
+        rows.append(
+            (f"{k:,}", f"{d:,}", f"{1e6 * each['label']:,.1f}", f"{1e6 * each['logits']:,.1f}")
+        )
         features.append((k * d, d))
         dense.append(each["logits"])
-    # Each kd and each d costs its share; fitted to relative errors, or the largest size would decide alone.
+    # Each kd and each d costs its share; fitted to relative errors, or the largest size would
+    # decide alone.
     a = np.array(features) / np.array(dense)[:, None]
     (pair, pixel), *_ = np.linalg.lstsq(a, np.ones(len(a)), rcond=None)
     record["seconds_per_class_and_pixel"], record["seconds_per_pixel"] = float(pair), float(pixel)
     told = table(("classes", "pixels", "label, us an image", "logits, us an image"), rows)
     return (
-        f"{told}\n\nSo an extra class costs {1e12 * pair:.0f} ns an image for each thousand pixels, and an extra pixel {1e9 * pixel:.2f} "
-        f"ns and {1e9 * pair:.3f} ns for each class (least squares on relative errors)."
+        f"{told}\n\nSo an extra class costs {1e12 * pair:.0f} ns an image for each thousand pixels,"
+        f" and an extra pixel {1e9 * pixel:.2f} ns and {1e9 * pair:.3f} ns for each class (least"
+        " squares on relative errors)."
     )
 
 
@@ -127,7 +154,9 @@ def merging(record: dict[str, Any]) -> str:
     for k, d in ((10, 784), (1000, 3072), (100, 150_528), (1000, 150_528)):
         rng = np.random.default_rng(0)
         x = rng.integers(-3, 4, (64, d)).astype(np.int8)
-        one = Moments.identity(d, ["logits"]).update(x, {"logits": Dense(rng.integers(-9, 9, (64, k)))})
+        one = Moments.identity(d, ["logits"]).update(
+            x, {"logits": Dense(rng.integers(-9, 9, (64, k)))}
+        )
         taken = float(np.median(in_turns({"merge": lambda one=one: one.merge(one)}, 3)["merge"]))
         record[f"{k} x {d}"] = taken
         rows.append((f"{k:,} x {d:,}", f"{k * d * 8 / 1e6:,.1f}", f"{1e3 * taken:,.2f}"))
@@ -135,7 +164,9 @@ def merging(record: dict[str, Any]) -> str:
 
 
 def covariance(record: dict[str, Any]) -> str:
-    """Later passes over kept responses: the whole matrix of small images, and without a matrix at ImageNet's size."""
+    """Later passes over kept responses: the whole matrix of small images, and without a matrix
+    at ImageNet's size.
+    """
     taken: dict[str, float] = {}
 
     def note(event: Event) -> None:
@@ -148,27 +179,56 @@ def covariance(record: dict[str, Any]) -> str:
             kept = {"keep_responses": True, "evaluation": "none"}
             run(Spec.parse(spec | kept), f"{folder}/run", executor="local")
             taken.clear()
-            run_stc(StcSpec(run=f"{folder}/run", **asked), f"{folder}/stc", executor="local", callbacks=[note])
+            run_stc(
+                StcSpec(run=f"{folder}/run", **asked),
+                f"{folder}/stc",
+                executor="local",
+                callbacks=[note],
+            )
         return taken["seconds"] / taken["images"]
 
     numerics = {"batch": 128, "device": "cpu"}
-    small = {"model": "bundled:mnist-cnn", "stimulus": {"kind": "gaussian", "shape": SMALL, "offset": 0.5, "scale": 0.25}}
-    dense = each(small | {"responses": ["logits"], "samples": 8_192, "numerics": numerics}, units=["3"], fresh=0)
-    large = {"model": "python:matrix_free:planted", "stimulus": {"kind": "gaussian", "shape": LARGE, "space": "input", "scale": 1.0}}
+    small = {
+        "model": "bundled:mnist-cnn",
+        "stimulus": {"kind": "gaussian", "shape": SMALL, "offset": 0.5, "scale": 0.25},
+    }
+    dense = each(
+        small | {"responses": ["logits"], "samples": 8_192, "numerics": numerics},
+        units=["3"],
+        fresh=0,
+    )
+    large = {
+        "model": "python:matrix_free:planted",
+        "stimulus": {"kind": "gaussian", "shape": LARGE, "space": "input", "scale": 1.0},
+    }
     free = each(
-        large | {"responses": ["activation"], "samples": 1024, "numerics": numerics | {"batch": 32}}, method="matrix-free", axes=4, passes=1
+        large
+        | {
+            "responses": ["activation"],
+            "samples": 1024,
+            "numerics": numerics | {"batch": 32},
+        },
+        method="matrix-free",
+        axes=4,
+        passes=1,
     )
     forward = forward_seconds()
     record |= {"dense_784": dense, "matrix_free_150528": free, "mobilenet_v2_forward": forward}
     rows = [
         ("all of the (784, 784) matrix of one logit", f"{1e6 * dense:,.0f}", ""),
-        ("matrix-free, 4 axes of 150,528 values, a pass", f"{1e6 * free:,.0f}", f"{free / forward:.2f}"),
+        (
+            "matrix-free, 4 axes of 150,528 values, a pass",
+            f"{1e6 * free:,.0f}",
+            f"{free / forward:.2f}",
+        ),
     ]
     return table(("a later pass", "us an image", "beside MobileNet-V2's forward pass"), rows)
 
 
 def arithmetic(record: dict[str, Any]) -> str:
-    """How many labels change with the arithmetic, and whether maps agree as their reliabilities predict."""
+    """How many labels change with the arithmetic, and whether maps agree as their reliabilities
+    predict.
+    """
     images = 8_192
     spec = {
         "model": "bundled:mnist-cnn",
@@ -179,13 +239,17 @@ def arithmetic(record: dict[str, Any]) -> str:
     plain = Network(Spec.parse(spec), "cpu")
     maps, changed = {}, {}
     for seed, name in enumerate(("float32", "float32 again", "bfloat16", "float16")):
-        network = Network(Spec.parse(spec | {"seed": 100 + seed, "numerics": {"dtype": name.split()[0]}}), "cpu")
+        network = Network(
+            Spec.parse(spec | {"seed": 100 + seed, "numerics": {"dtype": name.split()[0]}}), "cpu"
+        )
         job, stored = resolve(network.spec, network), list[Stored]()
         found, _ = run_shard(job, network, 0, images, stored)
         readouts = read_outs(job.spec, job.stimulus, found, job.identity, list(job.names))
         maps[name] = next(r for r in readouts if r.kind == "logits").z
         grids = (job.stimulus.noise.grid(a, a + 128) for a in range(0, images, 128))
-        expected_labels = np.concatenate([plain(job.stimulus.images(grid)).argmax(axis=1) for grid in grids])
+        expected_labels = np.concatenate(
+            [plain(job.stimulus.images(grid)).argmax(axis=1) for grid in grids]
+        )
         changed[name] = float((Stored.join(stored).values["label"][:, 0] != expected_labels).mean())
     rows = []
     for dtype in ("float32 again", "bfloat16", "float16"):
@@ -221,7 +285,9 @@ def arithmetic(record: dict[str, Any]) -> str:
 
 
 def compiling(record: dict[str, Any]) -> str:
-    """The forward pass with `numerics: {compile: default}` beside the plain one, channels_last both."""
+    """The forward pass with `numerics: {compile: default}` beside the plain one, channels_last
+    both.
+    """
     rows = []
     for name, uri, shape, batch in (
         ("MNIST CNN", "bundled:mnist-cnn", SMALL, 128),
@@ -232,7 +298,15 @@ def compiling(record: dict[str, Any]) -> str:
         for mode in (None, "default"):
             stimulus = {"kind": "uniform", "shape": shape, "offset": 0.5, "scale": 0.5}
             numerics = {"batch": batch, "device": "cpu", "compile": mode}
-            spec = Spec.parse({"model": uri, "stimulus": stimulus, "responses": ["label"], "samples": batch, "numerics": numerics})
+            spec = Spec.parse(
+                {
+                    "model": uri,
+                    "stimulus": stimulus,
+                    "responses": ["label"],
+                    "samples": batch,
+                    "numerics": numerics,
+                }
+            )
             network = Network(spec, "cpu")
             images = torch.rand(batch, *shape)
             took = seconds(lambda network=network, images=images: network(images))
@@ -250,12 +324,31 @@ def compiling(record: dict[str, Any]) -> str:
         record[name] = {"seconds_to_compile": took, "ratio": float(np.median(ratio))}
         pays = took / (float(np.median(taken["None"] - taken["default"])) / (PASSES * batch))
         told = f"{pays:,.0f}" if pays > 0 else "never"
-        rows.append((name, f"{PASSES * batch / np.median(taken['None']):,.0f}", f"{np.median(ratio):.2f}", f"{took:.0f}", told))
-    return table(("network", "images/s, plain", "compiled: times as fast", "first batch, s", "pays after images"), rows)
+        rows.append(
+            (
+                name,
+                f"{PASSES * batch / np.median(taken['None']):,.0f}",
+                f"{np.median(ratio):.2f}",
+                f"{took:.0f}",
+                told,
+            )
+        )
+    return table(
+        (
+            "network",
+            "images/s, plain",
+            "compiled: times as fast",
+            "first batch, s",
+            "pays after images",
+        ),
+        rows,
+    )
 
 
 def operators(call: Callable[[], object]) -> dict[str, float]:
-    """Each operator's share of the time of a call, its own callees not counted, the largest first."""
+    """Each operator's share of the time of a call, its own callees not counted, the largest
+    first.
+    """
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
         for _ in range(8):
             call()
@@ -265,13 +358,17 @@ def operators(call: Callable[[], object]) -> dict[str, float]:
 
 
 def profile(record: dict[str, Any]) -> str:
-    """Where the time of a core goes that averages noise by labels: what we add to the forward pass, and the forward pass by operators."""
+    """Where the time of a core goes that averages noise by labels: what we add to the forward
+    pass, and the forward pass by operators.
+    """
     columns: dict[str, dict[str, float]] = {}
     rows_of_rates = []
     square = torch.rand(1024, 1024)
     of_product = 2 * len(square) ** 3
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    together = of_product / float(in_turns({"product": lambda: square @ square}, 100)["product"].min())
+    together = of_product / float(
+        in_turns({"product": lambda: square @ square}, 100)["product"].min()
+    )
     torch.set_num_threads(1)
     for case in PROFILED:
         network = Network(case.spec(), "cpu")
@@ -293,11 +390,17 @@ def profile(record: dict[str, Any]) -> str:
         parts = {name: shares["forward"] * share for name, share in operators(forward).items()}
         kept = {name: share for name, share in parts.items() if share >= 0.005}
         kept["other operators"] = shares["forward"] - sum(kept.values())
-        columns[case.name] = {phase: share for phase, share in shares.items() if phase != "forward"} | kept
+        columns[case.name] = {
+            phase: share for phase, share in shares.items() if phase != "forward"
+        } | kept
 
         reached = operations * case.batch / float(np.median(taken["forward"]))
         possible = of_product / float(np.median(taken["product"]))
-        record[case.name] = {"shares": columns[case.name], "operations": operations, "a_second": reached}
+        record[case.name] = {
+            "shares": columns[case.name],
+            "operations": operations,
+            "a_second": reached,
+        }
         record[case.name] |= {"of_large_products_a_second": possible, "on_all_cores": together}
         rows_of_rates.append(
             (
@@ -310,7 +413,13 @@ def profile(record: dict[str, Any]) -> str:
             )
         )
     names = dict.fromkeys(name for column in columns.values() for name in column)
-    rows = [(f"`{n}`" if "::" in n else n, *(f"{100 * c[n]:.2f}" if n in c else "" for c in columns.values())) for n in names]
+    rows = [
+        (
+            f"`{n}`" if "::" in n else n,
+            *(f"{100 * c[n]:.2f}" if n in c else "" for c in columns.values()),
+        )
+        for n in names
+    ]
     rates = table(
         (
             "network",
@@ -360,15 +469,22 @@ PARTS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--part", action="append", choices=list(PARTS), help="all by default")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)
-    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # or the profiler says that there is no CUDA driver
+    os.environ.setdefault(
+        "KINETO_LOG_LEVEL", "9"
+    )  # or the profiler says that there is no CUDA driver
     torch.set_num_threads(1)
     keep_freed_memory()
-    record: dict[str, Any] = {"cpu_capability": torch.backends.cpu.get_cpu_capability(), "torch": str(torch.__version__)}
+    record: dict[str, Any] = {
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "torch": str(torch.__version__),
+    }
     texts = []
     for name, part in PARTS.items():
         if args.part is None or name in args.part:

@@ -4,11 +4,12 @@
     python benchmarks/scale.py actors [--workers 2] [--shards 50000]
     python benchmarks/scale.py imagenet [--out URL] [--store-gb 7.5]
 
-`simulate` runs the real driver (journal, scheduler, merge tree, commits, read-out) over workers that are a queue each, in
-simulated time: the driver's own time is what it really takes here, a shard takes what is asked for, and a merge or a commit
-what it takes here, too. One shard in a thousand is lost with its worker.
-`actors` is the same stub shard on real Ray actors. `imagenet` has k = 1000 outputs at d = 3 x 224 x 224, whose moments are
-1.2 GB: they go through the real tree, an object store that must spill, and to `--out` (give an S3 URL) and back.
+`simulate` runs the real driver (journal, scheduler, merge tree, commits, read-out) over workers
+that are a queue each, in simulated time: the driver's own time is what it really takes here, a
+shard takes what is asked for, and a merge or a commit what it takes here, too. One shard in a
+thousand is lost with its worker. `actors` is the same stub shard on real Ray actors. `imagenet` has
+k = 1000 outputs at d = 3 x 224 x 224, whose moments are 1.2 GB: they go through the real tree, an
+object store that must spill, and to `--out` (give an S3 URL) and back.
 """
 
 from __future__ import annotations
@@ -99,7 +100,16 @@ class StubWorker(Worker):
 
 def resident() -> int:
     """Bytes of memory that this process has."""
-    return int(next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmRSS")).split()[1]) << 10
+    return (
+        int(
+            next(
+                x
+                for x in Path("/proc/self/status").read_text().splitlines()
+                if x.startswith("VmRSS")
+            ).split()[1]
+        )
+        << 10
+    )
 
 
 class SimulatedExecutor(InProcessExecutor):
@@ -135,7 +145,9 @@ class SimulatedExecutor(InProcessExecutor):
     def _to_driver(self) -> None:
         self._entered = time.perf_counter()
 
-    def submit(self, method: str, *args: Any, inputs: Sequence[int] = (), avoid: int | None = None) -> int:
+    def submit(
+        self, method: str, *args: Any, inputs: Sequence[int] = (), avoid: int | None = None
+    ) -> int:
         self._from_driver()
         ticket = next(self._numbers)
         if inputs:
@@ -155,10 +167,14 @@ class SimulatedExecutor(InProcessExecutor):
                 self._ends[ticket] = WorkerLost("as asked for")
             else:
                 payloads = [self._payloads[i] for i in inputs]
-                self._payloads[ticket], self._ends[ticket] = getattr(self._worker, method)(*payloads, *args)
+                self._payloads[ticket], self._ends[ticket] = getattr(self._worker, method)(
+                    *payloads, *args
+                )
             took = time.perf_counter() - begin
             self.in_workers += took
-            seconds = self._shard_seconds * self._rng.uniform(0.8, 1.2) if method == "shard" else took
+            seconds = (
+                self._shard_seconds * self._rng.uniform(0.8, 1.2) if method == "shard" else took
+            )
             self.busy += seconds
             self._busy_until[worker] = max(self.now, self._busy_until[worker]) + seconds
             heapq.heappush(self._heap, (self._busy_until[worker], ticket))
@@ -197,7 +213,10 @@ class Watch:
                 self.last_shard = self.clock()
                 if self.done % max(1, self.shards // 10) == 0:
                     self.memory.append((self.done, resident()))
-                    print(f"  {self.done:>9,} shards, {self.memory[-1][1] >> 20:,} MiB resident", flush=True)
+                    print(
+                        f"  {self.done:>9,} shards, {self.memory[-1][1] >> 20:,} MiB resident",
+                        flush=True,
+                    )
             case ShardRetried():
                 self.retried += 1
             case SegmentCommitted():
@@ -211,7 +230,9 @@ class Watch:
 
 def simulate(args: argparse.Namespace) -> dict[str, float]:
     """A thousand workers, a million shards."""
-    spec = Spec.parse(SMALL | {"samples": args.shards * BATCH, "execution": {"shard": BATCH, "attempts": 5}})
+    spec = Spec.parse(
+        SMALL | {"samples": args.shards * BATCH, "execution": {"shard": BATCH, "attempts": 5}}
+    )
     executor = SimulatedExecutor(spec, args.workers, args.shard_ms / 1000)
     watch = Watch(args.shards, executor.clock)
     print(f"{args.workers:,} simulated workers, {args.shards:,} shards of {args.shard_ms:g} ms")
@@ -234,14 +255,35 @@ def simulate(args: argparse.Namespace) -> dict[str, float]:
     took = watch.last_shard - watch.begin
     ideal = args.shards * args.shard_ms / 1000 / args.workers
     each = executor.in_driver / args.shards
-    print(f"verified: {faults or 'whole'}; {counted:,} images counted of {spec.samples:,}; {watch.retried:,} shards retried")
-    print(f"driver: {1e6 * each:.0f} us a shard, so at most {1 / each:,.0f} shards/s; journal {journal / args.shards:.0f} bytes a shard")
-    print(f"driver busy with shards of 2 s on {args.workers:,} workers: {100 * each * args.workers / 2:.1f} %")
-    print(f"simulated: {took:.1f} s for the shards ({ideal:.1f} s if nothing but them took time), workers busy {100 * ideal / took:.0f} %")
-    print(f"last shard to last commit {watch.last_commit - watch.last_shard:.3f} s; {watch.commits} commits")
-    print(f"merging all segments {watch.stages['read out'] - watch.stages['merge']:.3f} s; real time of everything {real:.0f} s")
+    print(
+        f"verified: {faults or 'whole'}; {counted:,} images counted of {spec.samples:,};"
+        f" {watch.retried:,} shards retried"
+    )
+    print(
+        f"driver: {1e6 * each:.0f} us a shard, so at most {1 / each:,.0f} shards/s; journal"
+        f" {journal / args.shards:.0f} bytes a shard"
+    )
+    print(
+        f"driver busy with shards of 2 s on {args.workers:,} workers:"
+        f" {100 * each * args.workers / 2:.1f} %"
+    )
+    print(
+        f"simulated: {took:.1f} s for the shards ({ideal:.1f} s if nothing but them took time),"
+        f" workers busy {100 * ideal / took:.0f} %"
+    )
+    print(
+        f"last shard to last commit {watch.last_commit - watch.last_shard:.3f} s; {watch.commits}"
+        " commits"
+    )
+    print(
+        f"merging all segments {watch.stages['read out'] - watch.stages['merge']:.3f} s; real time"
+        f" of everything {real:.0f} s"
+    )
     first, last = watch.memory[1][1], watch.memory[-1][1]
-    print(f"driver's memory from {watch.memory[1][0]:,} to {watch.memory[-1][0]:,} shards: {(last - first) / (1 << 20):+.1f} MiB")
+    print(
+        f"driver's memory from {watch.memory[1][0]:,} to {watch.memory[-1][0]:,} shards:"
+        f" {(last - first) / (1 << 20):+.1f} MiB"
+    )
     return {
         "workers": args.workers,
         "shards": args.shards,
@@ -263,7 +305,14 @@ def actors(args: argparse.Namespace) -> None:
 
     ray_executor.RayWorker = StubRayWorker  # type: ignore[misc, assignment]
     spec = Spec.parse(SMALL | {"samples": args.shards * BATCH, "execution": {"shard": BATCH}})
-    ray.init("local", include_dashboard=False, num_cpus=args.workers, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_path())
+    ray.init(
+        "local",
+        include_dashboard=False,
+        num_cpus=args.workers,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env=_path(),
+    )
     executor = ray_executor.RayExecutor(spec, args.workers)
     watch = Watch(args.shards, time.perf_counter)
     print(f"{args.workers} Ray actors, {args.shards:,} stub shards")
@@ -276,11 +325,20 @@ def actors(args: argparse.Namespace) -> None:
     took = watch.last_shard - watch.begin
     print(f"verified: {faults or 'whole'}")
     each, processor = 1e6 * took / args.shards, 1e6 * spent / args.shards
-    print(f"{1e6 / each:,.0f} shards/s, {each:.0f} us a shard; processor time of the driver's process {processor:.0f} us a shard")
+    print(
+        f"{1e6 / each:,.0f} shards/s, {each:.0f} us a shard; processor time of the driver's process"
+        f" {processor:.0f} us a shard"
+    )
     merging = watch.stages["read out"] - watch.stages["merge"]
-    print(f"last shard to last commit {watch.last_commit - watch.last_shard:.3f} s, merging all {watch.commits} segments {merging:.3f} s")
+    print(
+        f"last shard to last commit {watch.last_commit - watch.last_shard:.3f} s, merging all"
+        f" {watch.commits} segments {merging:.3f} s"
+    )
     first, last = watch.memory[1][1], watch.memory[-1][1]
-    print(f"driver's memory from {watch.memory[1][0]:,} to {watch.memory[-1][0]:,} shards: {(last - first) / (1 << 20):+.1f} MiB")
+    print(
+        f"driver's memory from {watch.memory[1][0]:,} to {watch.memory[-1][0]:,} shards:"
+        f" {(last - first) / (1 << 20):+.1f} MiB"
+    )
     executor.close()
     ray.shutdown()
 
@@ -291,7 +349,9 @@ def imagenet(args: argparse.Namespace) -> None:
 
     from wna_ray.execution.ray import RayExecutor
 
-    spec = Spec.parse(LARGE | {"samples": args.shards * 32, "execution": {"shard": 32, "segments": 2}})
+    spec = Spec.parse(
+        LARGE | {"samples": args.shards * 32, "execution": {"shard": 32, "segments": 2}}
+    )
     ray.init(
         "local",
         include_dashboard=False,
@@ -303,7 +363,10 @@ def imagenet(args: argparse.Namespace) -> None:
     )
     executor = RayExecutor(spec, args.workers)
     watch = Watch(args.shards, time.perf_counter)
-    print(f"{args.workers} Ray actors, {args.shards} shards, object store {args.store_gb:g} GB, {size(available() or 0)} of memory free")
+    print(
+        f"{args.workers} Ray actors, {args.shards} shards, object store {args.store_gb:g} GB,"
+        f" {size(available() or 0)} of memory free"
+    )
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDirectory(args.out or f"{folder}/run")
         begin = time.perf_counter()
@@ -312,7 +375,10 @@ def imagenet(args: argparse.Namespace) -> None:
         stages = watch.stages
         largest = max(directory.store.size(name) or 0 for name in directory.store.list("segments"))
         merging = stages["read out"] - stages["merge"]
-        print(f"shards, tree and commits {watch.last_commit - watch.begin:.0f} s; {watch.commits} segments of {size(largest)}")
+        print(
+            f"shards, tree and commits {watch.last_commit - watch.begin:.0f} s; {watch.commits}"
+            f" segments of {size(largest)}"
+        )
         print(f"merging them {merging:.0f} s; all with read-out {took:.0f} s")
         print(_spilled())
         executor.close()
@@ -330,11 +396,16 @@ def _spilled() -> str:
     from ray._private.internal_api import memory_summary
 
     lines = [line.strip() for line in memory_summary(stats_only=True).splitlines()]  # type: ignore[no-untyped-call]
-    return "; ".join(line for line in lines if line.startswith(("Spilled", "Restored"))) or "nothing was spilled"
+    return (
+        "; ".join(line for line in lines if line.startswith(("Spilled", "Restored")))
+        or "nothing was spilled"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(required=True)
     one = commands.add_parser("simulate", help=simulate.__doc__)
     one.add_argument("--workers", type=int, default=1000)

@@ -1,10 +1,12 @@
-"""Everybody's images a second side by side: the network alone, this project, the authors' loop, Ray Data, and a DataLoader.
+"""Everybody's images a second side by side: the network alone, this project, the authors' loop, Ray
+Data, and a DataLoader.
 
     python benchmarks/speed.py [--case "MNIST CNN"]... [--out benchmarks]
 
-One contender at a time works for a second or two, and they take turns, so that what else the machine does hits all of them. Each slice of
-work gives one ratio to the limit (the forward pass alone on as many cores); medians are reported. Writes ``speed.json`` and ``speed.png``,
-and the table in ``README.md``.
+One contender at a time works for a second or two, and they take turns, so that what else the
+machine does hits all of them. Each slice of work gives one ratio to the limit (the forward pass
+alone on as many cores); medians are reported. Writes ``speed.json`` and ``speed.png``, and the
+table in ``README.md``.
 """
 
 from __future__ import annotations
@@ -35,7 +37,16 @@ LARGE = (3, 224, 224)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CASES = (
     Case("MNIST CNN", "bundled:mnist-cnn", (1, 28, 28), 128, 10_000, 1.5, 4),
-    Case("CIFAR ResNet-20", "python:wna_ray.networks:cifar_resnet20", (3, 32, 32), 128, 1_280, 1.5, 4, normalise=IMAGENET),
+    Case(
+        "CIFAR ResNet-20",
+        "python:wna_ray.networks:cifar_resnet20",
+        (3, 32, 32),
+        128,
+        1_280,
+        1.5,
+        4,
+        normalise=IMAGENET,
+    ),
     Case("SqueezeNet 1.1", "torchvision:squeezenet1_1?seed=1", LARGE, 8, 64, 2.0, 3),
     Case("MobileNet-V2", "torchvision:mobilenet_v2?seed=1", LARGE, 8, 64, 2.0, 3),
     Case("ResNet-18", "torchvision:resnet18?seed=1", LARGE, 8, 32, 2.0, 3),
@@ -48,7 +59,9 @@ AUTHORS, RAY_DATA, LOADER = "authors' loop", "Ray Data map_batches", "DataLoader
 EVERY_OTHER = {"wna_ray, in process", AUTHORS, LOADER}
 """Contenders in every other round: the first, the third, ..."""
 LAST = {RAY_DATA}
-"""Once, after all rounds: its actors load the network for every slice, twenty seconds, and its cluster is busy for a while after that."""
+"""Once, after all rounds: its actors load the network for every slice, twenty seconds, and its
+cluster is busy for a while after that.
+"""
 
 
 def faster(cases: tuple[Case, ...]) -> tuple[Case, ...]:
@@ -58,14 +71,23 @@ def faster(cases: tuple[Case, ...]) -> tuple[Case, ...]:
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     if "avx512_bf16" in flags or "amx_bf16" in flags:
         more.append(replace(first, name=f"{first.name}, bfloat16", dtype="bfloat16"))
-        more.append(replace(first, name=f"{first.name}, bfloat16, compiled", dtype="bfloat16", compile="default"))
+        more.append(
+            replace(
+                first, name=f"{first.name}, bfloat16, compiled", dtype="bfloat16", compile="default"
+            )
+        )
     else:
-        print("no bfloat16: this processor has no instructions for it, and emulates it many times slower than float32")
+        print(
+            "no bfloat16: this processor has no instructions for it, and emulates it many times"
+            " slower than float32"
+        )
     return (*more, *others)
 
 
 def takes_part(case: Case, name: str) -> bool:
-    """Whether a contender takes part: where this project compiles or has other arithmetic, of the others the authors' loop, as it is."""
+    """Whether a contender takes part: where this project compiles or has other arithmetic, of
+    the others the authors' loop, as it is.
+    """
     return (case.dtype, case.compile) == ("float32", None) or name not in {RAY_DATA, LOADER}
 
 
@@ -133,7 +155,9 @@ def measure(case: Case, names: list[str], cluster: Host, cores: int) -> Slices:
             begin = time.perf_counter()
             part: Slice = there[name].ask(name, case.seconds)
             found[name].append(((begin + time.perf_counter()) / 2, part))
-            print(f"  {case.name}: {part.images / part.seconds:10,.1f} images/s  {name}", flush=True)
+            print(
+                f"  {case.name}: {part.images / part.seconds:10,.1f} images/s  {name}", flush=True
+            )
 
         for what in (case, ""):  # all start at once, and then get ready at once
             for name in names:
@@ -152,25 +176,38 @@ def measure(case: Case, names: list[str], cluster: Host, cores: int) -> Slices:
     return found
 
 
-def beside(parts: list[tuple[float, Slice]], limits: list[tuple[float, Slice]]) -> NDArray[np.float64]:
-    """A contender's rates over its limit's at the same time, which is interpolated between slices of that."""
-    (times, rates), (when, most) = (np.array([(at, part.images / part.seconds) for at, part in some]).T for some in (parts, limits))
+def beside(
+    parts: list[tuple[float, Slice]], limits: list[tuple[float, Slice]]
+) -> NDArray[np.float64]:
+    """A contender's rates over its limit's at the same time, which is interpolated between
+    slices of that.
+    """
+    (times, rates), (when, most) = (
+        np.array([(at, part.images / part.seconds) for at, part in some]).T
+        for some in (parts, limits)
+    )
     ratios: NDArray[np.float64] = rates / np.interp(times, when, most)
     return ratios
 
 
 def summary(found: Slices) -> dict[str, dict[str, Any]]:
-    """Rate, ratio to the limit at the same time and its range over slices, phases and memory of each contender; and how many times as fast
-    as others that have all cores, which is a quotient of such ratios.
+    """Rate, ratio to the limit at the same time and its range over slices, phases and memory of
+    each contender; and how many times as fast as others that have all cores, which is a quotient of
+    such ratios.
     """
     out: dict[str, dict[str, Any]] = {}
     for name, parts in found.items():
         ratio = beside(parts, found[limit_of(name)])
-        phases = {phase: sum(part.phases.get(phase, 0.0) for _, part in parts) for phase in parts[0][1].phases}
+        phases = {
+            phase: sum(part.phases.get(phase, 0.0) for _, part in parts)
+            for phase in parts[0][1].phases
+        }
         segments = phases.pop("segment", 0.0)
         total = sum(phases.values())
         out[name] = {
-            "images_per_second": float(np.median([part.images / part.seconds for _, part in parts])),
+            "images_per_second": float(
+                np.median([part.images / part.seconds for _, part in parts])
+            ),
             "ratio": float(np.median(ratio)),
             "lowest": float(ratio.min()),
             "highest": float(ratio.max()),
@@ -180,17 +217,26 @@ def summary(found: Slices) -> dict[str, dict[str, Any]]:
         }
     for name in out.keys() - ONE:
         others = {AUTHORS, RAY_DATA, LOADER} & out.keys() - {name}
-        out[name]["times_as_fast_as"] = {other: out[name]["ratio"] / out[other]["ratio"] for other in CONTENDERS if other in others}
+        out[name]["times_as_fast_as"] = {
+            other: out[name]["ratio"] / out[other]["ratio"]
+            for other in CONTENDERS
+            if other in others
+        }
     return out
 
 
 def rates_table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Markdown: a line a contender, a column a network; rate, ratio to the limit, peak memory. Then how far ahead of others we are."""
+    """Markdown: a line a contender, a column a network; rate, ratio to the limit, peak memory.
+    Then how far ahead of others we are.
+    """
 
     def cell(name: str, found: dict[str, Any] | None) -> str:
         if found is None:
             return ""
-        rate, ratio = found["images_per_second"], "" if name in LIMITS else f" ({found['ratio']:.2f})"
+        rate, ratio = (
+            found["images_per_second"],
+            "" if name in LIMITS else f" ({found['ratio']:.2f})",
+        )
         return f"{rate:{',.0f' if rate >= 100 else '.1f'}}{ratio}, {found['megabytes']:,.0f} MB"
 
     names = next(iter(results.values()))
@@ -198,7 +244,11 @@ def rates_table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
     if OURS in names:
         ahead = [case[OURS]["times_as_fast_as"] for case in results.values()]
         rows += [
-            (f"{OURS}: times as fast as {other}", *(f"**{of[other]:.2f}**" if other in of else "" for of in ahead)) for other in ahead[0]
+            (
+                f"{OURS}: times as fast as {other}",
+                *(f"**{of[other]:.2f}**" if other in of else "" for of in ahead),
+            )
+            for other in ahead[0]
         ]
     return table(("", *results), rows)
 
@@ -206,11 +256,20 @@ def rates_table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
 def phases_table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
     """Markdown: where a worker's time goes, and what comes once a segment."""
     contenders = next(iter(results.values()))
-    name = next((n for n, found in contenders.items() if n.startswith("wna_ray, Ray") and found["phases"]), None)
+    name = next(
+        (n for n, found in contenders.items() if n.startswith("wna_ray, Ray") and found["phases"]),
+        None,
+    )
     if name is None:
         return ""
-    rows = ((phase, *(f"{100 * case[name]['phases'][phase]:.2f}" for case in results.values())) for phase in contenders[name]["phases"])
-    commits = ("merging and committing a segment, ms", *(f"{1000 * case[name]['segment_seconds']:.0f}" for case in results.values()))
+    rows = (
+        (phase, *(f"{100 * case[name]['phases'][phase]:.2f}" for case in results.values()))
+        for phase in contenders[name]["phases"]
+    )
+    commits = (
+        "merging and committing a segment, ms",
+        *(f"{1000 * case[name]['segment_seconds']:.0f}" for case in results.values()),
+    )
     return table((f"{name}: % of the time in shards", *results), (*rows, commits))
 
 
@@ -223,7 +282,10 @@ def figure(results: dict[str, dict[str, dict[str, Any]]], told: str) -> bytes:
     for i, name in enumerate(names):
         x = np.arange(len(results)) + (i - (len(names) - 1) / 2) * width
         there = [case.get(name, {}) for case in results.values()]
-        ratio, low, high = (np.array([found.get(key, np.nan) for found in there]) for key in ("ratio", "lowest", "highest"))
+        ratio, low, high = (
+            np.array([found.get(key, np.nan) for found in there])
+            for key in ("ratio", "lowest", "highest")
+        )
         axis.bar(x, ratio, width, label=name, color=f"C{i}")
         axis.vlines(x, low, high, color="black", linewidth=0.8)
     axis.axhline(1, color="0.3", linewidth=0.8)
@@ -237,26 +299,54 @@ def figure(results: dict[str, dict[str, dict[str, Any]]], told: str) -> bytes:
 
 def main() -> None:
     all_cases = faster(CASES)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", action="append", choices=[case.name for case in all_cases], help="a network; all by default")
-    parser.add_argument("--contender", action="append", choices=list(CONTENDERS), help="besides the limits; all by default")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--case",
+        action="append",
+        choices=[case.name for case in all_cases],
+        help="a network; all by default",
+    )
+    parser.add_argument(
+        "--contender",
+        action="append",
+        choices=list(CONTENDERS),
+        help="besides the limits; all by default",
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
 
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # or the server that processes are forked from finds nothing to load
-    multiprocessing.get_context("forkserver").set_forkserver_preload([Path(__file__).stem, "torchvision"])
+    os.environ["PYTHONPATH"] = str(
+        Path(__file__).parent
+    )  # or the server that processes are forked from finds nothing to load
+    multiprocessing.get_context("forkserver").set_forkserver_preload(
+        [Path(__file__).stem, "torchvision"]
+    )
     cores, begin = len(os.sched_getaffinity(0)), time.perf_counter()
-    names = [name for name in CONTENDERS if args.contender is None or name in args.contender or name in LIMITS]
+    names = [
+        name
+        for name in CONTENDERS
+        if args.contender is None or name in args.contender or name in LIMITS
+    ]
     cases = [case for case in all_cases if args.case is None or case.name in args.case]
     cluster = Host(cores, cluster=True)
     try:
-        results = {case.name: summary(measure(case, [name for name in names if takes_part(case, name)], cluster, cores)) for case in cases}
+        results = {
+            case.name: summary(
+                measure(case, [name for name in names if takes_part(case, name)], cluster, cores)
+            )
+            for case in cases
+        }
     finally:
         cluster.end()
     rounds = " to ".join(sorted({str(case.rounds) for case in cases}))  # none has more than nine
     capability = torch.backends.cpu.get_cpu_capability()
-    told = f"{cores} cores ({capability}), torch {torch.__version__.partition('+')[0]}, float32 unless told, medians of {rounds} rounds"
+    told = (
+        f"{cores} cores ({capability}), torch {torch.__version__.partition('+')[0]}, float32 unless"
+        f" told, medians of {rounds} rounds"
+    )
     fewer = "(in process, the authors' loop and the DataLoader: of every other one; Ray Data: one)"
     text = f"{told} {fewer}.\n\n{rates_table(results)}\n\n{phases_table(results)}"
     print(f"\n{text}\n\n{(time.perf_counter() - begin) / 60:.1f} minutes")

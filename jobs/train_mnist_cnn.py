@@ -2,10 +2,11 @@
 
     python jobs/train_mnist_cnn.py [--data DIR] [--out wna_ray/bundled] [--seed 1] [--epochs 12]
 
-Writes ``mnist-cnn.safetensors`` (weights), ``mnist-mean.npy`` (mean training image, float32 in [0, 1]) and
-``mnist-cnn.json`` (recipe, seed, accuracies, digests). Inputs are pixels in [0, 1] in training and in testing
-alike. The recipe is fixed in advance: 5,000 training images are held out to watch the training, the
-weights of the last epoch are kept, and the test set is scored once, at the end.
+Writes ``mnist-cnn.safetensors`` (weights), ``mnist-mean.npy`` (mean training image, float32 in [0,
+1]) and ``mnist-cnn.json`` (recipe, seed, accuracies, digests). Inputs are pixels in [0, 1] in
+training and in testing alike. The recipe is fixed in advance: 5,000 training images are held out to
+watch the training, the weights of the last epoch are kept, and the test set is scored once, at the
+end.
 """
 
 from __future__ import annotations
@@ -34,13 +35,20 @@ def load(root: str, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
 @torch.no_grad()
 def accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
     model.eval()
-    hits = sum(int((model(a).argmax(1) == b).sum()) for a, b in zip(x.split(1000), y.split(1000), strict=True))
+    hits = sum(
+        int((model(a).argmax(1) == b).sum())
+        for a, b in zip(x.split(1000), y.split(1000), strict=True)
+    )
     return hits / len(y)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=os.environ.get("WNA_DATA", "data"), help="folder that holds MNIST/raw")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", default=os.environ.get("WNA_DATA", "data"), help="folder that holds MNIST/raw"
+    )
     parser.add_argument("--out", default=str(Path(__file__).parents[1] / "wna_ray" / "bundled"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=12)
@@ -55,7 +63,9 @@ def main() -> None:
     model = mnist_cnn()
     optimiser = torch.optim.Adam(model.parameters(), lr=peak_rate)
     steps = len(fit) // batch
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak_rate, total_steps=args.epochs * steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, peak_rate, total_steps=args.epochs * steps
+    )
     watched = []
     for epoch in range(args.epochs):
         model.train()
@@ -74,7 +84,10 @@ def main() -> None:
 
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, out / "mnist-cnn.safetensors")
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()},
+        out / "mnist-cnn.safetensors",
+    )
     np.save(out / "mnist-mean.npy", x.double().mean(0).float().numpy())
     files = ("mnist-cnn.safetensors", "mnist-mean.npy")
     recipe = {

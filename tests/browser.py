@@ -32,11 +32,17 @@ class Browser:
     def __init__(self, port: int) -> None:
         self.port = port
 
-    def ask(self, page: Path, question: str, width: int, dark: bool = False) -> tuple[Any, list[str]]:
-        """The value of an expression on a page so many pixels wide, offline; and what the console and the log said."""
+    def ask(
+        self, page: Path, question: str, width: int, dark: bool = False
+    ) -> tuple[Any, list[str]]:
+        """The value of an expression on a page so many pixels wide, offline; and what the
+        console and the log said.
+        """
         return asyncio.run(self._ask(page, question, width, dark))
 
-    async def _ask(self, page: Path, question: str, width: int, dark: bool) -> tuple[Any, list[str]]:
+    async def _ask(
+        self, page: Path, question: str, width: int, dark: bool
+    ) -> tuple[Any, list[str]]:
         async with aiohttp.ClientSession() as session:
             async with session.put(f"http://127.0.0.1:{self.port}/json/new?about:blank") as answer:
                 target = await answer.json()
@@ -56,19 +62,42 @@ class Browser:
 
                 async def heard() -> dict[str, Any]:
                     message: dict[str, Any] = await asyncio.wait_for(socket.receive_json(), 30)
-                    if message.get("method") in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"):
+                    if message.get("method") in (
+                        "Log.entryAdded",
+                        "Runtime.consoleAPICalled",
+                        "Runtime.exceptionThrown",
+                    ):
                         said.append(str(message["params"]))
                     return message
 
                 for domain in ("Page", "Log", "Runtime", "Network"):
                     await call(f"{domain}.enable")
-                await call("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
-                await call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600)
-                await call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+                await call(
+                    "Network.emulateNetworkConditions",
+                    offline=True,
+                    latency=0,
+                    downloadThroughput=0,
+                    uploadThroughput=0,
+                )
+                await call(
+                    "Emulation.setDeviceMetricsOverride",
+                    width=width,
+                    height=800,
+                    deviceScaleFactor=1,
+                    mobile=width < 600,
+                )
+                await call(
+                    "Emulation.setEmulatedMedia",
+                    features=[
+                        {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+                    ],
+                )
                 await call("Page.navigate", url=page.as_uri())
                 while (await heard()).get("method") != "Page.loadEventFired":
                     pass
-                found = await call("Runtime.evaluate", expression=question, returnByValue=True, awaitPromise=True)
+                found = await call(
+                    "Runtime.evaluate", expression=question, returnByValue=True, awaitPromise=True
+                )
                 assert "exceptionDetails" not in found, found
                 return found["result"].get("value"), said
 
@@ -76,11 +105,18 @@ class Browser:
 @contextlib.contextmanager
 def chromium(profile: Path) -> Iterator[Browser]:
     """A browser of its own; skips where there is none."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    program = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if program is None:
         pytest.skip("no chromium here (Debian: apt-get install chromium)")
     process = subprocess.Popen(
-        [program, *FLAGS, f"--user-data-dir={profile}"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [program, *FLAGS, f"--user-data-dir={profile}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stderr is not None

@@ -22,20 +22,25 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
 )  # for `python:networks_for_tests`
 
-# A shell's background job ignores Ctrl-C, and would hand that on to the drivers that the tests interrupt.
+# A shell's background job ignores Ctrl-C, and would hand that on to the drivers that the tests
+# interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Workers are started once and keep their environment, so the place for planted faults is chosen before.
+# Workers are started once and keep their environment, so the place for planted faults is chosen
+# before.
 os.environ["WNA_TEST_FAULT"] = str(Path(tempfile.mkdtemp(prefix="wna-fault-")) / "fault")
 
 
-# Tests of these files start clusters, or measure how long something takes: one at a time. Chaos tests have hosts of their own.
+# Tests of these files start clusters, or measure how long something takes: one at a time. Chaos
+# tests have hosts of their own.
 ALONE = {"test_job", "test_ray_executor", "test_stop", "test_cluster"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For ``--dist loadgroup``: tests with a cluster share it, in one process; of the others, those of a file share their fixtures."""
+    """For ``--dist loadgroup``: tests with a cluster share it, in one process; of the others,
+    those of a file share their fixtures.
+    """
     for item in items:
         cluster = item.path.stem in ALONE or "ray_cluster" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("cluster" if cluster else item.path.stem))
@@ -43,7 +48,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def fault() -> Iterator[Path]:
-    """File that tells `networks_for_tests.Faulty` what to do (``raise``, ``kill``; with `` once``: only the first time)."""
+    """File that tells `networks_for_tests.Faulty` what to do (``raise``, ``kill``; with ``
+    once``: only the first time).
+    """
     path = Path(os.environ["WNA_TEST_FAULT"])
     yield path
     path.unlink(missing_ok=True)
@@ -51,10 +58,17 @@ def fault() -> Iterator[Path]:
 
 @pytest.fixture
 def make_spec() -> Callable[..., Spec]:
-    """A small spec (linear network on 1 x 4 x 4 images, 2,000 images) with whatever a test changes."""
+    """A small spec (linear network on 1 x 4 x 4 images, 2,000 images) with whatever a test
+    changes.
+    """
 
     def make(**changes: Any) -> Spec:
-        stimulus = {"kind": "gaussian", "shape": [1, 4, 4], "space": "input", "scale": 1.0} | changes.pop("stimulus", {})
+        stimulus = {
+            "kind": "gaussian",
+            "shape": [1, 4, 4],
+            "space": "input",
+            "scale": 1.0,
+        } | changes.pop("stimulus", {})
         base: dict[str, Any] = {
             "model": "python:networks_for_tests:linear",
             "stimulus": stimulus,
@@ -83,7 +97,9 @@ def ray_cluster() -> Iterator[None]:
     """One local Ray of two CPUs for the whole session."""
     import ray
 
-    ray.init("local", include_dashboard=False, num_cpus=2, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        "local", include_dashboard=False, num_cpus=2, log_to_driver=False, logging_level="ERROR"
+    )
     yield
     ray.shutdown()
 

@@ -1,4 +1,6 @@
-"""Runs as nobody makes them: parts of a finished run changed, with digests that fit, to what a stranger may send."""
+"""Runs as nobody makes them: parts of a finished run changed, with digests that fit, to what a
+stranger may send.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,11 @@ from wna_ray.canonical import canonical, sha256
 from wna_ray.moments.moments import Moments, Partial
 from wna_ray.runs.segments import pack_moments, unpack_moments
 
-SEGMENT, MOMENTS, OUTPUTS = "segments/000000000000512-000000000001024.npz", "result/moments.npz", "result/map_outputs.npy"
+SEGMENT, MOMENTS, OUTPUTS = (
+    "segments/000000000000512-000000000001024.npz",
+    "result/moments.npz",
+    "result/map_outputs.npy",
+)
 
 
 def load(path: Path) -> Any:
@@ -37,9 +43,14 @@ def seal(run: Path) -> None:
     """Forge sizes and digests of all that the manifest lists."""
 
     def forge(found: dict[str, Any]) -> None:
-        for name, entry in [(s["name"], s) for s in found["segments"]] + list(found["objects"].items()):
+        for name, entry in [(s["name"], s) for s in found["segments"]] + list(
+            found["objects"].items()
+        ):
             if (run / name).is_file():
-                entry |= {"bytes": (run / name).stat().st_size, "sha256": sha256((run / name).read_bytes())}
+                entry |= {
+                    "bytes": (run / name).stat().st_size,
+                    "sha256": sha256((run / name).read_bytes()),
+                }
 
     manifest(run, forge)
 
@@ -50,7 +61,11 @@ def write(run: Path, name: str, data: bytes) -> None:
     seal(run)
 
 
-def respec(run: Path, change: Callable[[dict[str, Any]], Any], moments: Callable[[Moments], Moments] = lambda m: m) -> None:
+def respec(
+    run: Path,
+    change: Callable[[dict[str, Any]], Any],
+    moments: Callable[[Moments], Moments] = lambda m: m,
+) -> None:
     """Change ``spec.json`` and all moments, and forge every digest and fingerprint to match."""
     spec = load(run / "spec.json")
     old = spec["fingerprint"]
@@ -60,7 +75,9 @@ def respec(run: Path, change: Callable[[dict[str, Any]], Any], moments: Callable
     (run / "spec.json").write_text(json.dumps(spec | {"digest": sha256(canonical(spec).encode())}))
     for path in [*(run / "segments").iterdir(), run / MOMENTS]:
         partial = unpack_moments(path.read_bytes(), old, path.name)
-        path.write_bytes(pack_moments(Partial(partial.start, partial.stop, moments(partial.moments)), new))
+        path.write_bytes(
+            pack_moments(Partial(partial.start, partial.stop, moments(partial.moments)), new)
+        )
     manifest(run, lambda found: found.update(fingerprint=new, samples=spec["samples"]))
     seal(run)
 
@@ -126,15 +143,38 @@ def sparse(path: Path, size: int = 1 << 40) -> None:
 def listed_sparse(run: Path, name: str, size: int = 1 << 40) -> None:
     """A file of a terabyte (of zeros), and a manifest that knows it."""
     sparse(run / name, size)
-    manifest(run, lambda m: [e.update(bytes=size) for e in [*m["segments"], m["objects"].get(name, {})] if e.get("name", name) == name])
+    manifest(
+        run,
+        lambda m: [
+            e.update(bytes=size)
+            for e in [*m["segments"], m["objects"].get(name, {})]
+            if e.get("name", name) == name
+        ],
+    )
 
 
 def overlapping() -> bytes:
     """Twenty-six members of 10 MB that are all the same bytes."""
-    data = zipped([("a.npy", npy(b"{'descr': '|u1', 'fortran_order': False, 'shape': (10000000,), }", bytes(10_000_000)))])
+    data = zipped(
+        [
+            (
+                "a.npy",
+                npy(
+                    b"{'descr': '|u1', 'fortran_order': False, 'shape': (10000000,), }",
+                    bytes(10_000_000),
+                ),
+            )
+        ]
+    )
     start = struct.unpack("<L", data[-6:-2])[0]
-    directory = b"".join(data[start:-22].replace(b"a.npy", bytes([letter]) + b".npy") for letter in range(97, 123))
-    return data[:start] + directory + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 26, 26, len(directory), start, 0)
+    directory = b"".join(
+        data[start:-22].replace(b"a.npy", bytes([letter]) + b".npy") for letter in range(97, 123)
+    )
+    return (
+        data[:start]
+        + directory
+        + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 26, 26, len(directory), start, 0)
+    )
 
 
 def parquet(run: Path, change: Callable[[pa.Table], pa.Table], **options: Any) -> None:
@@ -167,7 +207,9 @@ def segment(**values: Any) -> Harm:
 
 def lists(name: str) -> Harm:
     """One more name in the manifest: of an object like another."""
-    return lambda run, _: manifest(run, lambda m: m["objects"].update({name: m["objects"]["spec.json"]}))
+    return lambda run, _: manifest(
+        run, lambda m: m["objects"].update({name: m["objects"]["spec.json"]})
+    )
 
 
 def unlisted(run: Path, name: str) -> None:
@@ -180,7 +222,9 @@ def wide(spec: dict[str, Any], k: int) -> None:
     """Many outputs, consistently."""
     spec["names"] = [str(i) for i in range(k)]
     spec["identity"]["model"]["outputs"] = k
-    spec["identity"]["fixed_point"] = {kind: {"exponent": [0] * k, "centre": [0] * k} for kind in ("label", "logits")}
+    spec["identity"]["fixed_point"] = {
+        kind: {"exponent": [0] * k, "centre": [0] * k} for kind in ("label", "logits")
+    }
 
 
 def link(name: str) -> Harm:
@@ -206,7 +250,9 @@ def fifo(name: str) -> Harm:
 def evaluation(data: Any) -> Harm:
     def harm(run: Path, _: Path) -> None:
         (run / "evaluation").mkdir(exist_ok=True)
-        (run / "evaluation/classifier.json").write_text(data if isinstance(data, str) else json.dumps(data))
+        (run / "evaluation/classifier.json").write_text(
+            data if isinstance(data, str) else json.dumps(data)
+        )
 
     return harm
 

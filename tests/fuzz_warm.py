@@ -27,7 +27,13 @@ MOST_FILE = 1 << 30  # bytes of a file that it writes
 PATIENCE = 0.5  # seconds: servers that are not there stay away
 MOST_STRAYED = 20  # events that it tells
 
-WARM = ["cli", "kinds.average.figures", "statistics.classifier", "studies.compare_figures", "studies.backdoor_figures"]
+WARM = [
+    "cli",
+    "kinds.average.figures",
+    "statistics.classifier",
+    "studies.compare_figures",
+    "studies.backdoor_figures",
+]
 WARM += ["kinds.trials.figures", "kinds.covariance.figures", "execution.local", "drawing.page"]
 CHANGES = [f"os.{name}" for name in ("mkdir", "remove", "rename", "rmdir", "symlink", "link")]
 CHANGES += [f"os.{name}" for name in ("chmod", "chown", "truncate", "utime", "setxattr")]

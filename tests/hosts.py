@@ -1,12 +1,13 @@
-"""Hosts for tests: network, process and mount namespaces of their own on a bridge, so that a whole "machine" can be killed.
+"""Hosts for tests: network, process and mount namespaces of their own on a bridge, so that a whole
+"machine" can be killed.
 
     with Hosts(3) as hosts:
         hosts[1].boot()
         hosts[1].popen(["python", "-m", "http.server"])
         hosts[1].kill()
 
-They need root on Linux; `missing` tells why they cannot be had. Whatever an earlier run left behind, because it was
-killed itself, is removed first.
+They need root on Linux; `missing` tells why they cannot be had. Whatever an earlier run left
+behind, because it was killed itself, is removed first.
 """
 
 from __future__ import annotations
@@ -42,8 +43,16 @@ def missing() -> str | None:
         return f"hosts need Linux with {', '.join(absent) or 'namespaces'} (.ci/install-servers)"
     if os.geteuid() != 0:
         return "hosts need root, for network namespaces"
-    tried = subprocess.run(["unshare", "--net", "--pid", "--fork", "--mount-proc", "true"], capture_output=True, text=True)
-    return f"hosts need the right to make namespaces ({tried.stderr.strip()})" if tried.returncode else None
+    tried = subprocess.run(
+        ["unshare", "--net", "--pid", "--fork", "--mount-proc", "true"],
+        capture_output=True,
+        text=True,
+    )
+    return (
+        f"hosts need the right to make namespaces ({tried.stderr.strip()})"
+        if tried.returncode
+        else None
+    )
 
 
 def ip(command: str, check: bool = True) -> str:
@@ -55,7 +64,9 @@ def ip(command: str, check: bool = True) -> str:
 
 
 class Host:
-    """One host. `address` is what others reach it under; `name` is that of its network namespace."""
+    """One host. `address` is what others reach it under; `name` is that of its network
+    namespace.
+    """
 
     def __init__(self, hub: str, index: int, subnet: str, folder: Path) -> None:
         self.name, self.index, self.address = f"{hub}h{index}", index, f"{subnet}.{10 + index}"
@@ -67,7 +78,9 @@ class Host:
         ip(f"-n {self.name} link set lo up")
         ip(f"-n {self.name} addr add {self.address}/24 dev eth0")
         ip(f"-n {self.name} link set eth0 up")
-        ip(f"-n {self.name} route add default via {subnet}.1")  # Ray asks for the way to the world to learn its own address
+        ip(
+            f"-n {self.name} route add default via {subnet}.1"
+        )  # Ray asks for the way to the world to learn its own address
 
     _init: subprocess.Popen[bytes] | None
 
@@ -75,42 +88,93 @@ class Host:
     def up(self) -> bool:
         return self._init is not None and self._init.poll() is None
 
-    def boot(self, command: Sequence[str] = (), env: Mapping[str, str] | None = None, log: Path | None = None) -> None:
-        """Switch it on, with `command` as process 1 (the host goes down when it ends) or with nothing running yet."""
+    def boot(
+        self,
+        command: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        log: Path | None = None,
+    ) -> None:
+        """Switch it on, with `command` as process 1 (the host goes down when it ends) or with
+        nothing running yet.
+        """
         if self.up:
             raise RuntimeError(f"{self.name} is up")
         script = MOUNTS + (f"exec {shlex.join(command)}" if command else IDLE)
-        inside = ["unshare", "--pid", "--fork", "--kill-child=KILL", "--mount", "--mount-proc", "bash", "-c", script]
-        self._init = spawn(["ip", "netns", "exec", self.name, *inside], log or self.log, environment(env))
+        inside = [
+            "unshare",
+            "--pid",
+            "--fork",
+            "--kill-child=KILL",
+            "--mount",
+            "--mount-proc",
+            "bash",
+            "-c",
+            script,
+        ]
+        self._init = spawn(
+            ["ip", "netns", "exec", self.name, *inside], log or self.log, environment(env)
+        )
         started, init = self._init, self._init.pid
 
         def wait(true: Callable[[], Any], what: str) -> Any:
             return wait_until(true, 10, f"{self.name} {what}", needs=started, log=log or self.log)
 
         self._pid = int(wait(lambda: _read(f"/proc/{init}/task/{init}/children"), "boots"))
-        self._space = os.readlink(f"/proc/{self._pid}/ns/pid")  # now: a short command may be over after the next line
+        self._space = os.readlink(
+            f"/proc/{self._pid}/ns/pid"
+        )  # now: a short command may be over after the next line
         wait(lambda: " /tmp/ray " in _read(f"/proc/{self._pid}/mounts"), "mounts")
 
     def inside(self, command: Sequence[str]) -> list[str]:
         """A command line that runs `command` in this host."""
-        return ["nsenter", "--target", str(self._pid), "--net", "--pid", "--mount", "env", f"--chdir={os.getcwd()}", *command]
+        return [
+            "nsenter",
+            "--target",
+            str(self._pid),
+            "--net",
+            "--pid",
+            "--mount",
+            "env",
+            f"--chdir={os.getcwd()}",
+            *command,
+        ]
 
-    def popen(self, command: Sequence[str], env: Mapping[str, str] | None = None, log: Path | None = None) -> subprocess.Popen[bytes]:
+    def popen(
+        self, command: Sequence[str], env: Mapping[str, str] | None = None, log: Path | None = None
+    ) -> subprocess.Popen[bytes]:
         """Start something; its output goes to `log`."""
         return spawn(self.inside(command), log or self.log, environment(env))
 
-    def run(self, command: Sequence[str], env: Mapping[str, str] | None = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, command: Sequence[str], env: Mapping[str, str] | None = None, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
         """Run something to its end."""
-        return subprocess.run(self.inside(command), env=environment(env), timeout=timeout, capture_output=True, text=True)
+        return subprocess.run(
+            self.inside(command),
+            env=environment(env),
+            timeout=timeout,
+            capture_output=True,
+            text=True,
+        )
 
     def pids(self, pattern: str = "") -> list[int]:
         """Its processes whose command line matches, as seen from outside; oldest first."""
-        return [pid for pid in _members("pid", self._space) if re.search(pattern, _command(pid) or "\0")] if self.up else []
+        return (
+            [
+                pid
+                for pid in _members("pid", self._space)
+                if re.search(pattern, _command(pid) or "\0")
+            ]
+            if self.up
+            else []
+        )
 
     def kill_process(self, pattern: str) -> int:
         """kill -9 of the oldest process that matches; returns its number when it is gone."""
         if not (pids := self.pids(pattern)):
-            raise LookupError(f"{self.name} has no process {pattern!r}: {[_command(pid) for pid in self.pids()]}")
+            raise LookupError(
+                f"{self.name} has no process {pattern!r}: {[_command(pid) for pid in self.pids()]}"
+            )
         os.kill(pids[0], signal.SIGKILL)
         wait_until(lambda: not _command(pids[0]), 10, f"{pattern} ends")
         return pids[0]
@@ -120,8 +184,12 @@ class Host:
         if not self.up:
             return
         assert self._init is not None
-        # Its end waits until the dead have been buried by their parents, so those outside must not be asleep.
-        for pid in [self._pid, *(p for p in _members("pid_for_children", self._space) if p != self._init.pid)]:
+        # Its end waits until the dead have been buried by their parents, so those outside must not
+        # be asleep.
+        for pid in [
+            self._pid,
+            *(p for p in _members("pid_for_children", self._space) if p != self._init.pid),
+        ]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         try:
@@ -132,7 +200,9 @@ class Host:
 
     def freeze(self) -> None:
         """Every process stops where it is; connections stay open and silent."""
-        wait_until(self._asleep, 10, f"{self.name} freezes")  # again and again, for those that were just being born
+        wait_until(
+            self._asleep, 10, f"{self.name} freezes"
+        )  # again and again, for those that were just being born
 
     def _asleep(self) -> bool:
         awake = [pid for pid in self.pids() if _state(pid) not in "TtZX"]
@@ -156,9 +226,11 @@ class Host:
 
 
 class Hosts:
-    """`count` hosts on a bridge on which this machine is ``gateway``: servers that listen on 0.0.0.0 are found there.
+    """`count` hosts on a bridge on which this machine is ``gateway``: servers that listen on
+    0.0.0.0 are found there.
 
-    The bridge has a namespace of its own, out of reach of this machine's firewall (Docker's would drop what hosts say to each other).
+    The bridge has a namespace of its own, out of reach of this machine's firewall (Docker's would
+    drop what hosts say to each other).
     """
 
     def __init__(self, count: int, folder: Path | None = None) -> None:
@@ -209,7 +281,9 @@ def environment(env: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _members(kind: str, space: str) -> list[int]:
-    """Processes in a namespace (``pid``), or in it or about to send children there (``pid_for_children``)."""
+    """Processes in a namespace (``pid``), or in it or about to send children there
+    (``pid_for_children``).
+    """
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -236,7 +310,9 @@ def _state(pid: int) -> str:
 
 
 def _free_subnet() -> str:
-    """10.x.y of which this machine has heard nothing; where to look first depends on the process, as two may look at once."""
+    """10.x.y of which this machine has heard nothing; where to look first depends on the
+    process, as two may look at once.
+    """
     taken = ip("-4 route show table all") + ip("-4 -o addr")
     for i in range(1 << 14):
         n = os.getpid() * 7 + i
@@ -246,7 +322,9 @@ def _free_subnet() -> str:
 
 
 def _remove(hub: str) -> None:
-    """A bridge and its hosts. The links go first and at once, the namespaces whenever the kernel has time."""
+    """A bridge and its hosts. The links go first and at once, the namespaces whenever the
+    kernel has time.
+    """
     ip(f"link del {hub}", check=False)
     for space in re.findall(rf"^{hub}(?:h\d+)?\b", ip("netns list"), re.M):
         for pid in ip(f"netns pids {space}", check=False).split():

@@ -13,7 +13,9 @@ COUNTS = {True: 40, False: 12}  # images of each class
 
 
 def split(train: bool) -> Split:
-    """Ten classes: a bright bar whose row tells the class, in noise; no class has its images together."""
+    """Ten classes: a bright bar whose row tells the class, in noise; no class has its images
+    together.
+    """
     rng = np.random.default_rng(int(train))
     labels = np.tile(np.arange(10), COUNTS[train])
     images = rng.uniform(0, 0.6, (len(labels), 1, 28, 28)).astype(np.float32)
@@ -23,7 +25,9 @@ def split(train: bool) -> Split:
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Make `datasets.load` give it; gives a list to which each call adds whether it asked for the training images."""
+    """Make `datasets.load` give it; gives a list to which each call adds whether it asked for
+    the training images.
+    """
     asked: list[bool] = []
 
     def load(name: str, train: bool, download: bool = False) -> Split:

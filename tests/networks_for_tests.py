@@ -16,7 +16,9 @@ from torch import nn
 
 
 def weights(k: int = 3, d: int = 16, seed: int = 0) -> torch.Tensor:
-    """Weight rows ``(k, d)``: multiples of 1/8, so that sums with grid-valued noise are exact in float32."""
+    """Weight rows ``(k, d)``: multiples of 1/8, so that sums with grid-valued noise are exact
+    in float32.
+    """
     return torch.randint(-8, 9, (k, d), generator=torch.Generator().manual_seed(seed)).float() / 8
 
 
@@ -43,7 +45,9 @@ class Threshold(Linear):
 
 
 class Deaf(nn.Module):
-    """Answers that depend on an image in a way no linear analysis of it can see: a hash of its last bits."""
+    """Answers that depend on an image in a way no linear analysis of it can see: a hash of its
+    last bits.
+    """
 
     def __init__(self, k: int = 2) -> None:
         super().__init__()
@@ -68,7 +72,9 @@ class SometimesNaN(Linear):
 
 
 class Wild(Linear):
-    """Logits that are a million times larger where the first pixel is above 1.5: out of any pilot's range."""
+    """Logits that are a million times larger where the first pixel is above 1.5: out of any
+    pilot's range.
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y, first = super().forward(x), x.flatten(1)[:, :1]
@@ -83,7 +89,8 @@ class Random(Linear):
 
 
 class Faulty(Linear):
-    """Does something bad while the file that ``WNA_TEST_FAULT`` names exists and holds a word for it.
+    """Does something bad while the file that ``WNA_TEST_FAULT`` names exists and holds a word for
+    it.
 
     The fault strikes when image number `at` (known by its pixels) is in the batch.
     """
@@ -93,7 +100,9 @@ class Faulty(Linear):
         from wna_ray.noise.stream import Noise
 
         grid = Noise("gaussian", (1, 4, 4), 7).grid(int(at), int(at) + 1)
-        self.register_buffer("mark", torch.from_numpy(grid.reshape(1, 16)).float() / 29, persistent=False)
+        self.register_buffer(
+            "mark", torch.from_numpy(grid.reshape(1, 16)).float() / 29, persistent=False
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         flat = x.flatten(1)
@@ -112,7 +121,9 @@ class Faulty(Linear):
 
 
 class Slow(Linear):
-    """Linear, and takes its time: ``WNA_TEST_SLEEP`` seconds a batch. Work that lasts without keeping a processor busy."""
+    """Linear, and takes its time: ``WNA_TEST_SLEEP`` seconds a batch. Work that lasts without
+    keeping a processor busy.
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         time.sleep(float(os.environ.get("WNA_TEST_SLEEP", "0")))
@@ -120,7 +131,9 @@ class Slow(Linear):
 
 
 class Elsewhere(Slow):
-    """Slow, and on machines where ``WNA_TEST_ARITHMETIC`` is set its last bits differ, as with another kind of processor."""
+    """Slow, and on machines where ``WNA_TEST_ARITHMETIC`` is set its last bits differ, as with
+    another kind of processor.
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = super().forward(x)
@@ -128,7 +141,9 @@ class Elsewhere(Slow):
 
 
 class Gated(nn.Module):
-    """Maps times a number that comes from the whole of them; `hiding` replaces NaN in it, as nobody should."""
+    """Maps times a number that comes from the whole of them; `hiding` replaces NaN in it, as
+    nobody should.
+    """
 
     def __init__(self, hiding: bool = False) -> None:
         super().__init__()
@@ -154,12 +169,20 @@ class Tokens(nn.Module):
 
 
 class Padded(nn.Module):
-    """Layers with strides, padding and habits, for images of 2 x 20 x 24. Units of `first` see 3 x 3 pixels, those of `second` 7 x 7."""
+    """Layers with strides, padding and habits, for images of 2 x 20 x 24. Units of `first` see
+    3 x 3 pixels, those of `second` 7 x 7.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.tokens, self.gated, self.hidden, self.steps, self.unused = Tokens(), Gated(), Gated(hiding=True), Steps(), nn.Linear(1, 1)
+        self.tokens, self.gated, self.hidden, self.steps, self.unused = (
+            Tokens(),
+            Gated(),
+            Gated(hiding=True),
+            Steps(),
+            nn.Linear(1, 1),
+        )
         self.first = nn.Conv2d(2, 4, 3, stride=2, padding=1)
         self.second = nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1))
         self.shared = nn.Conv2d(4, 4, 1)
@@ -234,7 +257,9 @@ def not_a_module() -> int:
 
 
 class Quadratic(nn.Module):
-    """One output: two squared projections, one of them suppressive, and a linear part; the axes are those of `quadratic_axes`."""
+    """One output: two squared projections, one of them suppressive, and a linear part; the axes
+    are those of `quadratic_axes`.
+    """
 
     def __init__(self, d: int) -> None:
         super().__init__()
@@ -259,7 +284,11 @@ def quadratic(d: str = "16") -> nn.Module:
 def relu_parts() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Weights ``(5, 16)``, biases ``(5,)`` and read-outs ``(2, 5)`` of `relus`."""
     random = torch.Generator().manual_seed(8)
-    return torch.randn(5, 16, generator=random) / 4, torch.randn(5, generator=random) / 2, torch.randn(2, 5, generator=random)
+    return (
+        torch.randn(5, 16, generator=random) / 4,
+        torch.randn(5, generator=random) / 2,
+        torch.randn(2, 5, generator=random),
+    )
 
 
 class Relus(nn.Module):
@@ -311,8 +340,13 @@ class Seldom(nn.Module):
         self.before, self.conv = nn.Identity(), nn.Conv2d(1, 2, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # In noise only, so that the geometry (looked for with NaN in an image of zeros) is that of the convolution.
-        gate = (x[:, :1, :1, :1] < 1.7) & (x.isfinite().all(dim=(1, 2, 3), keepdim=True)) & (x.abs().sum(dim=(1, 2, 3), keepdim=True) > 0)
+        # In noise only, so that the geometry (looked for with NaN in an image of zeros) is that of
+        # the convolution.
+        gate = (
+            (x[:, :1, :1, :1] < 1.7)
+            & (x.isfinite().all(dim=(1, 2, 3), keepdim=True))
+            & (x.abs().sum(dim=(1, 2, 3), keepdim=True) > 0)
+        )
         return self.conv(torch.where(gate, torch.nan, x)).flatten(1)
 
 
@@ -322,7 +356,9 @@ def seldom() -> nn.Module:
 
 
 class Ripples(nn.Module):
-    """Two fast waves: their gradients change from image to image, but no direction of the noise bends them on average."""
+    """Two fast waves: their gradients change from image to image, but no direction of the noise
+    bends them on average.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -354,14 +390,24 @@ def squared() -> nn.Module:
 
 
 def layered() -> nn.Module:
-    """A convolution, a rectifier, and three linear logits, with names to stimulate; for images of 1 x 4 x 4."""
+    """A convolution, a rectifier, and three linear logits, with names to stimulate; for images
+    of 1 x 4 x 4.
+    """
     torch.manual_seed(3)
-    parts = {"maps": nn.Conv2d(1, 3, 3), "relu": nn.ReLU(), "flat": nn.Flatten(), "hidden": nn.Linear(12, 5), "logits": nn.Linear(5, 3)}
+    parts = {
+        "maps": nn.Conv2d(1, 3, 3),
+        "relu": nn.ReLU(),
+        "flat": nn.Flatten(),
+        "hidden": nn.Linear(12, 5),
+        "logits": nn.Linear(5, 3),
+    }
     return nn.Sequential(OrderedDict(parts))
 
 
 class Pictures(nn.Module):
-    """A linear decoder: pictures of 1 x 4 x 4 of codes of six numbers, ``D z`` with `weights` of 16 rows, plus a half."""
+    """A linear decoder: pictures of 1 x 4 x 4 of codes of six numbers, ``D z`` with `weights`
+    of 16 rows, plus a half.
+    """
 
     def __init__(self, flat: bool = False, seed: int = 9) -> None:
         super().__init__()

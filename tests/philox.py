@@ -1,4 +1,6 @@
-"""Philox4x64-10 and the noise stream in plain Python integers, written from docs/noise.md alone: the oracle."""
+"""Philox4x64-10 and the noise stream in plain Python integers, written from docs/noise.md
+alone: the oracle.
+"""
 
 from __future__ import annotations
 

@@ -36,20 +36,34 @@ FAST = {  # a dead host is noticed within seconds, as operators of short jobs wo
 class RayCluster:
     """Ray on hosts: the head on the first, a worker node on each other. Token authentication is on.
 
-    `cpus` is what each worker node offers (the head: none), or a number for each host. Nothing here calls ``ray stop``,
-    which kills every Ray of a machine: hosts are killed instead.
+    `cpus` is what each worker node offers (the head: none), or a number for each host. Nothing here
+    calls ``ray stop``, which kills every Ray of a machine: hosts are killed instead.
     """
 
     def __init__(
-        self, hosts: Hosts, *, token: str | None = None, env: Mapping[str, str] | None = None, cpus: int | Sequence[int] = 1
+        self,
+        hosts: Hosts,
+        *,
+        token: str | None = None,
+        env: Mapping[str, str] | None = None,
+        cpus: int | Sequence[int] = 1,
     ) -> None:
         self.hosts, self.token = hosts, token or secrets.token_hex(32)
         self.cpus = [0] + [cpus] * (len(hosts) - 1) if isinstance(cpus, int) else list(cpus)
-        here = ",".join(["localhost", "127.0.0.1", hosts.gateway, *(host.address for host in hosts)])
-        plain = {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "PATH": f"{BIN}:{os.environ['PATH']}", "no_proxy": here, "NO_PROXY": here}
+        here = ",".join(
+            ["localhost", "127.0.0.1", hosts.gateway, *(host.address for host in hosts)]
+        )
+        plain = {
+            "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "no_proxy": here,
+            "NO_PROXY": here,
+        }
         self._env = FAST | plain | dict(env or {})
         self._started: dict[int, float] = {}
-        self._dead: set[str] = set()  # nodes that we know to be gone, while the head may not have noticed
+        self._dead: set[str] = (
+            set()
+        )  # nodes that we know to be gone, while the head may not have noticed
 
     @property
     def dashboard(self) -> str:
@@ -78,7 +92,13 @@ class RayCluster:
         self._dead |= {node for node, address in self._alive().items() if address == host.address}
         if not host.up:
             host.boot()
-        command = [str(BIN / "ray"), "start", "--block", "--disable-usage-stats", f"--node-ip-address={host.address}"]
+        command = [
+            str(BIN / "ray"),
+            "start",
+            "--block",
+            "--disable-usage-stats",
+            f"--node-ip-address={host.address}",
+        ]
         command += ["--object-store-memory=500000000", f"--num-cpus={self.cpus[i]}"]
         if i == 0:
             command += ["--head", "--port=6379", f"--dashboard-host={host.address}"]
@@ -104,9 +124,11 @@ class RayCluster:
         wait_until(lambda: self.nodes() == count, seconds, f"{count} nodes", log=self.hosts[0].log)
 
     def heal(self, seconds: float = 120) -> None:
-        """Mend, thaw and boot the hosts, and start Ray where it has ended; returns when all nodes are there.
+        """Mend, thaw and boot the hosts, and start Ray where it has ended; returns when all nodes
+        are there.
 
-        A node that the head gave up ends itself some seconds after it is back, and must be started again.
+        A node that the head gave up ends itself some seconds after it is back, and must be started
+        again.
         """
         for host in self.hosts:
             host.mend()
@@ -125,9 +147,20 @@ class RayCluster:
     def submit(self, entrypoint: Sequence[str], env: Mapping[str, str], name: str) -> None:
         """`ray job submit`, as a person does, without waiting for the end."""
         runtime = json.dumps({"env_vars": dict(env)})
-        command = [str(BIN / "ray"), "job", "submit", "--address", self.dashboard, "--no-wait", "--submission-id", name]
+        command = [
+            str(BIN / "ray"),
+            "job",
+            "submit",
+            "--address",
+            self.dashboard,
+            "--no-wait",
+            "--submission-id",
+            name,
+        ]
         command += ["--working-dir", ".", "--runtime-env-json", runtime, "--", *entrypoint]
-        done = subprocess.run(command, env=environment(self.env()), capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            command, env=environment(self.env()), capture_output=True, text=True, timeout=120
+        )
         if done.returncode:
             raise RuntimeError(f"ray job submit: {done.stdout[-2000:]}{done.stderr[-2000:]}")
 
@@ -145,7 +178,9 @@ class RayCluster:
             if status.is_terminal():
                 return str(status.value)
             time.sleep(0.5)
-        raise TimeoutError(f"{name} not ended within {seconds:.0f} s:\n{client.get_job_logs(name)[-3000:]}")
+        raise TimeoutError(
+            f"{name} not ended within {seconds:.0f} s:\n{client.get_job_logs(name)[-3000:]}"
+        )
 
     def close(self) -> None:
         for host in self.hosts:

@@ -1,10 +1,12 @@
-"""S3 servers that tests start, kill and restart: a real one (Ceph), a quick one (moto), one without conditions (rclone).
+"""S3 servers that tests start, kill and restart: a real one (Ceph), a quick one (moto), one without
+conditions (rclone).
 
     with Rgw(tmp_path) as server:
         server.make_bucket("runs")
         os.environ.update(server.env())
 
-Each server is a few processes of this machine with made-up keys; none outlives the tests, however the tests end.
+Each server is a few processes of this machine with made-up keys; none outlives the tests, however
+the tests end.
 """
 
 from __future__ import annotations
@@ -25,37 +27,68 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-# A parent-death signal is sent when the *thread* that started the child ends. So one thread, as old as the process, starts them all.
+# A parent-death signal is sent when the *thread* that started the child ends. So one thread, as old
+# as the process, starts them all.
 _SPAWNER = ThreadPoolExecutor(1, thread_name_prefix="spawner")
 
 
-def spawn(command: list[str], log: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Start a program that is killed with this process, even by kill -9 (on Linux); its output is appended to `log`."""
+def spawn(
+    command: list[str], log: Path, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a program that is killed with this process, even by kill -9 (on Linux); its output
+    is appended to `log`.
+    """
     if shutil.which("setpriv"):
         command = ["setpriv", "--pdeathsig", "KILL", *command]
     with log.open("ab") as out:
         start = _SPAWNER.submit(
-            subprocess.Popen, command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, start_new_session=True
+            subprocess.Popen,
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env=env,
+            start_new_session=True,
         )
         return start.result()
 
 
 def wait_until(
-    true: Callable[[], Any], seconds: float, what: str, *, needs: subprocess.Popen[Any] | None = None, log: Path | None = None
+    true: Callable[[], Any],
+    seconds: float,
+    what: str,
+    *,
+    needs: subprocess.Popen[Any] | None = None,
+    log: Path | None = None,
 ) -> Any:
-    """The first true value of ``true()``; after `seconds`, or once the process `needs` has ended, an error that quotes the log."""
+    """The first true value of ``true()``; after `seconds`, or once the process `needs` has
+    ended, an error that quotes the log.
+    """
     until = time.monotonic() + seconds
     while not (value := true()):
         ended = needs is not None and needs.poll() is not None
         if ended or time.monotonic() > until:
-            why = f"process ended with code {needs.returncode}" if needs and ended else f"not within {seconds:.0f} s"
-            raise TimeoutError(f"{what}: {why}" + (f"\n{log}:\n{log.read_text(errors='replace')[-2000:]}" if log and log.exists() else ""))
+            why = (
+                f"process ended with code {needs.returncode}"
+                if needs and ended
+                else f"not within {seconds:.0f} s"
+            )
+            raise TimeoutError(
+                f"{what}: {why}"
+                + (
+                    f"\n{log}:\n{log.read_text(errors='replace')[-2000:]}"
+                    if log and log.exists()
+                    else ""
+                )
+            )
         time.sleep(0.1)
     return value
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port on which nothing listens, below those that outgoing connections get: it is still free when a killed server comes back."""
+    """A port on which nothing listens, below those that outgoing connections get: it is still
+    free when a killed server comes back.
+    """
     while True:
         port = 20_000 + secrets.randbelow(12_000)
         with socket.socket() as s, suppress(OSError):
@@ -64,7 +97,9 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 class S3Server:
-    """What all servers have in common. `host` is the address to listen on; 0.0.0.0 also serves network namespaces."""
+    """What all servers have in common. `host` is the address to listen on; 0.0.0.0 also serves
+    network namespaces.
+    """
 
     programs: ClassVar[tuple[str, ...]] = ()
     seconds: ClassVar[float] = 30  # a start may take this long
@@ -72,7 +107,10 @@ class S3Server:
     def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
         self.folder, self.host, self.port = Path(folder), host, free_port(host)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.access_key, self.secret_key = "WNA" + secrets.token_hex(8).upper(), secrets.token_hex(20)
+        self.access_key, self.secret_key = (
+            "WNA" + secrets.token_hex(8).upper(),
+            secrets.token_hex(20),
+        )
         self.log = self.folder / "server.log"
         self.processes: list[subprocess.Popen[bytes]] = []
 
@@ -91,7 +129,9 @@ class S3Server:
         return f"http://{address}:{self.port}"
 
     def env(self, address: str | None = None) -> dict[str, str]:
-        """Variables with which any S3 client finds this server (under `address`, where that is not `endpoint`'s)."""
+        """Variables with which any S3 client finds this server (under `address`, where that is
+        not `endpoint`'s).
+        """
         return {
             "AWS_ENDPOINT_URL": self.url(address) if address else self.endpoint,
             "AWS_ACCESS_KEY_ID": self.access_key,
@@ -116,9 +156,14 @@ class S3Server:
             response_checksum_validation="when_required",
             proxies={},  # not even where the environment names one
         )
-        keys = {"aws_access_key_id": self.access_key, "aws_secret_access_key": secret_key or self.secret_key}
+        keys = {
+            "aws_access_key_id": self.access_key,
+            "aws_secret_access_key": secret_key or self.secret_key,
+        }
         session = botocore.session.Session()
-        return session.create_client("s3", region_name="us-east-1", endpoint_url=self.endpoint, config=config, **keys)
+        return session.create_client(
+            "s3", region_name="us-east-1", endpoint_url=self.endpoint, config=config, **keys
+        )
 
     def make_bucket(self, name: str) -> None:
         """Create a bucket; one that is already there is fine."""
@@ -127,13 +172,21 @@ class S3Server:
             client.create_bucket(Bucket=name)
 
     def start(self) -> None:
-        """Start, or start again on what `kill` left; returns when the server answers a signed request."""
+        """Start, or start again on what `kill` left; returns when the server answers a signed
+        request.
+        """
         if any(p.poll() is None for p in self.processes):
             raise RuntimeError(f"{type(self).__name__} runs already: kill() it first")
         self.processes.clear()
         try:
             self._start()
-            wait_until(self.answers, self.seconds, f"{type(self).__name__} at {self.endpoint}", needs=self.processes[-1], log=self.log)
+            wait_until(
+                self.answers,
+                self.seconds,
+                f"{type(self).__name__} at {self.endpoint}",
+                needs=self.processes[-1],
+                log=self.log,
+            )
         except BaseException:
             self.kill()
             raise
@@ -144,7 +197,9 @@ class S3Server:
         """Whether a signed request is answered now."""
         try:
             address = "127.0.0.1" if self.host == "0.0.0.0" else self.host
-            socket.create_connection((address, self.port), timeout=2).close()  # cheap, most of the time that is all
+            socket.create_connection(
+                (address, self.port), timeout=2
+            ).close()  # cheap, most of the time that is all
             self.client(timeout=5).list_buckets()
         except Exception:
             return False
@@ -176,20 +231,30 @@ class S3Server:
 
 
 class Moto(S3Server):
-    """moto: in memory (a restart begins empty), any key is welcome, honours If-None-Match. Up in a second or two."""
+    """moto: in memory (a restart begins empty), any key is welcome, honours If-None-Match. Up
+    in a second or two.
+    """
 
     @classmethod
     def missing(cls) -> str | None:
-        return None if importlib.util.find_spec("moto") and importlib.util.find_spec("flask") else "Moto needs pip install 'moto[server]'"
+        return (
+            None
+            if importlib.util.find_spec("moto") and importlib.util.find_spec("flask")
+            else "Moto needs pip install 'moto[server]'"
+        )
 
     def _start(self) -> None:
         self._run([sys.executable, "-m", "moto.server", "-H", self.host, "-p", str(self.port)])
 
 
 class Rclone(S3Server):
-    """rclone: buckets are folders under ``folder/data``; checks signatures, and silently ignores If-None-Match."""
+    """rclone: buckets are folders under ``folder/data``; checks signatures, and silently
+    ignores If-None-Match.
+    """
 
-    program: ClassVar[str | None] = shutil.which("rclone") or shutil.which("rclone", path=str(Path(sys.executable).parent))
+    program: ClassVar[str | None] = shutil.which("rclone") or shutil.which(
+        "rclone", path=str(Path(sys.executable).parent)
+    )
 
     @classmethod
     def missing(cls) -> str | None:
@@ -201,17 +266,38 @@ class Rclone(S3Server):
         env = {k: v for k, v in os.environ.items() if not k.startswith("RCLONE_")}
         env["RCLONE_CONFIG"] = os.devnull
         keys = ["--auth-key", f"{self.access_key},{self.secret_key}"]
-        self._run([self.program, "serve", "s3", *keys, "--addr", f"{self.host}:{self.port}", str(self.folder / "data")], env)
+        self._run(
+            [
+                self.program,
+                "serve",
+                "s3",
+                *keys,
+                "--addr",
+                f"{self.host}:{self.port}",
+                str(self.folder / "data"),
+            ],
+            env,
+        )
 
 
 class Rgw(S3Server):
-    """Ceph's RADOS gateway on one monitor and one OSD: durable, checks signatures, honours If-None-Match (single PUTs only).
+    """Ceph's RADOS gateway on one monitor and one OSD: durable, checks signatures, honours
+    If-None-Match (single PUTs only).
 
-    Only the gateway listens on `host`. The store is a sparse file of 10 GB in `folder`; writes are flushed before they are
-    acknowledged, so `kill` and `start` keep every object. About 150 MB of memory when idle.
+    Only the gateway listens on `host`. The store is a sparse file of 10 GB in `folder`; writes are
+    flushed before they are acknowledged, so `kill` and `start` keep every object. About 150 MB of
+    memory when idle.
     """
 
-    programs = ("ceph", "ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "monmaptool", "ceph-authtool")
+    programs = (
+        "ceph",
+        "ceph-mon",
+        "ceph-osd",
+        "radosgw",
+        "radosgw-admin",
+        "monmaptool",
+        "ceph-authtool",
+    )
     seconds = 120
 
     def _start(self) -> None:
@@ -228,7 +314,16 @@ class Rgw(S3Server):
         self._wait("ceph-osd", lambda: "1 up" in self._ceph("osd", "stat", check=False))
         if first:  # before the gateway starts, so that only one of them makes the pools
             keys = [f"--access-key={self.access_key}", f"--secret-key={self.secret_key}"]
-            self._call("radosgw-admin", "-n", "client.rgw", "user", "create", "--uid=job", "--display-name=job", *keys)
+            self._call(
+                "radosgw-admin",
+                "-n",
+                "client.rgw",
+                "user",
+                "create",
+                "--uid=job",
+                "--display-name=job",
+                *keys,
+            )
             ready.touch()
         self._daemon("radosgw", "-n", "client.rgw")
 
@@ -239,15 +334,43 @@ class Rgw(S3Server):
             shutil.rmtree(self.folder / name, ignore_errors=True)  # of a first start that failed
         for name in ("mon/a", "osd/0", "log"):
             (self.folder / name).mkdir(parents=True)
-        self.config.write_text(CEPH.format(folder=self.folder, identity=identity, mon_port=mon_port, host=self.host, port=self.port))
+        self.config.write_text(
+            CEPH.format(
+                folder=self.folder,
+                identity=identity,
+                mon_port=mon_port,
+                host=self.host,
+                port=self.port,
+            )
+        )
         keyring, monmap = self.folder / "keyring", self.folder / "monmap"
         keyring.touch(mode=0o600)
         caps = ["--cap", "mon", "allow *", "--cap", "osd", "allow *", "--cap", "mgr", "allow *"]
         for name in ("mon.", "client.admin", "client.rgw", "osd.0"):
             self._call("ceph-authtool", str(keyring), "--gen-key", "-n", name, *caps)
         address = f"[v2:127.0.0.1:{mon_port}]"
-        self._call("monmaptool", "--create", "--clobber", "--addv", "a", address, "--fsid", str(identity), str(monmap))
-        self._call("ceph-mon", "--mkfs", "-i", "a", "--monmap", str(monmap), "--keyring", str(keyring), *AS_ROOT)
+        self._call(
+            "monmaptool",
+            "--create",
+            "--clobber",
+            "--addv",
+            "a",
+            address,
+            "--fsid",
+            str(identity),
+            str(monmap),
+        )
+        self._call(
+            "ceph-mon",
+            "--mkfs",
+            "-i",
+            "a",
+            "--monmap",
+            str(monmap),
+            "--keyring",
+            str(keyring),
+            *AS_ROOT,
+        )
 
     def _daemon(self, program: str, *args: str) -> None:
         self._run([program, "-c", str(self.config), *args, "-f", *AS_ROOT], self._environment())
@@ -258,7 +381,9 @@ class Rgw(S3Server):
     def _call(self, program: str, *args: str, check: bool = True) -> str:
         """Output of a command about this cluster; empty where it failed and need not succeed."""
         command = [program, "-c", str(self.config), *args]
-        done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            command, env=self._environment(), capture_output=True, text=True, timeout=120
+        )
         if check and done.returncode:
             raise RuntimeError(f"{program} {' '.join(args)}: {done.stderr[-2000:]}")
         return "" if done.returncode else done.stdout

@@ -13,11 +13,27 @@ import yaml
 from wna_ray.specs.run import Spec
 
 
-def start(tmp_path: Path, spec: Spec, *options: str, out: str = "", env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+def start(
+    tmp_path: Path, spec: Spec, *options: str, out: str = "", env: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
     """``python -m wna_ray run`` as a person would, by default into ``tmp_path/run``."""
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump(spec.model_dump(mode="json")))
-    command = [sys.executable, "-m", "wna_ray", "run", str(path), "--out", out or str(tmp_path / "run"), *options]
+    command = [
+        sys.executable,
+        "-m",
+        "wna_ray",
+        "run",
+        str(path),
+        "--out",
+        out or str(tmp_path / "run"),
+        *options,
+    ]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ | dict(env or {})
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | dict(env or {}),
     )

@@ -45,14 +45,18 @@ KINDS = ["a named pipe", "a socket", "a device", "a folder", "more than"]
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("form", ["{}", "file://{}", "local://{}", "simplecache::file://{}"])
-def test_only_regular_files_of_a_fitting_size_are_read(kind: str, form: str, odd: dict[str, Path]) -> None:
+def test_only_regular_files_of_a_fitting_size_are_read(
+    kind: str, form: str, odd: dict[str, Path]
+) -> None:
     with pytest.raises(ModelError, match=f"^weights: '.*' (is|has) {kind}"):
         read_file(form.format(odd[kind]), "weights of a network", 1000, "weights")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("uri", ["bundled:mnist-cnn?weights={}", "export:{}", "trained:{}"])
-def test_models_name_what_they_are_refused_for(uri: str, kind: str, odd: dict[str, Path], tmp_path: Path) -> None:
+def test_models_name_what_they_are_refused_for(
+    uri: str, kind: str, odd: dict[str, Path], tmp_path: Path
+) -> None:
     if uri.startswith("trained"):
         (tmp_path / "net").mkdir()
         (tmp_path / "net" / "network.json").symlink_to(odd[kind])
@@ -75,7 +79,9 @@ def test_remote_objects_are_read_up_to_what_is_needed() -> None:
     with fsspec.open("memory://files/weights", "wb") as file:
         file.write(b"x" * 100)
     assert read_file("memory://files/weights", "weights", 100) == b"x" * 100
-    with pytest.raises(ModelError, match="'memory://files/weights' has more than the 99 bytes of weights"):
+    with pytest.raises(
+        ModelError, match="'memory://files/weights' has more than the 99 bytes of weights"
+    ):
         read_file("memory://files/weights", "weights", 99)
     with pytest.raises(ModelError, match="no file 'memory://files/other'; expected weights"):
         read_file("memory://files/other", "weights", 99)
@@ -98,16 +104,28 @@ def test_keys_in_the_url_of_an_object_store_are_refused(scheme: str) -> None:
     assert "CR37" not in str(caught.value)
 
 
-@pytest.mark.parametrize("address", ["reference::file:///tmp/x.json", "reference://x", "jupyter://host/x", "simplecache::reference::x"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "reference::file:///tmp/x.json",
+        "reference://x",
+        "jupyter://host/x",
+        "simplecache::reference::x",
+    ],
+)
 def test_storages_that_lead_elsewhere_are_refused(address: str) -> None:
-    with pytest.raises(ModelError, match="leads to other files, or to programs elsewhere; name the file itself"):
+    with pytest.raises(
+        ModelError, match="leads to other files, or to programs elsewhere; name the file itself"
+    ):
         read_file(address, "weights", 10)
     with pytest.raises(StoreError, match="leads to other files"):
         Store(address)
 
 
 @pytest.mark.parametrize("name", ["reference", "dir", "generic", "s3"])
-def test_a_local_file_may_have_the_name_of_a_storage(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_file_may_have_the_name_of_a_storage(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path(name).write_bytes(b"weights")
     assert read_file(name, "weights", 10) == b"weights"
@@ -132,7 +150,9 @@ def test_a_local_file_may_have_the_name_of_a_storage(name: str, tmp_path: Path, 
 def test_no_variable_is_sent_to_another_machine(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOP_SECRET", "hidden-value")
     monkeypatch.setenv("A_URL", "http://host")
-    with pytest.raises(ModelError, match=r"would send the value of a variable to another machine.*\$WEIGHTS_URL") as caught:
+    with pytest.raises(
+        ModelError, match=r"would send the value of a variable to another machine.*\$WEIGHTS_URL"
+    ) as caught:
         expanded(path)
     assert "hidden-value" not in str(caught.value)
 
@@ -149,7 +169,9 @@ def test_variables_in_local_paths_and_whole_urls(monkeypatch: pytest.MonkeyPatch
 
 
 def state(method: int, extra: int = 0) -> bytes:
-    """Weights of the bundled network as torch saves them, packed anew, with a member of so many zeros."""
+    """Weights of the bundled network as torch saves them, packed anew, with a member of so many
+    zeros.
+    """
     buffer, packed = io.BytesIO(), io.BytesIO()
     torch.save(load("bundled:mnist-cnn").module.state_dict(), buffer)
     with zipfile.ZipFile(buffer) as old, zipfile.ZipFile(packed, "w", method) as new:

@@ -69,7 +69,10 @@ def networks() -> list[str]:
 def test_a_host_has_processes_and_folders_of_its_own(host: Host) -> None:
     mine = Path(tempfile.mkdtemp(dir="/dev/shm"))
     try:
-        seen = host.run(["sh", "-c", "echo $$ $WHO; ls -A /tmp/ray /dev/shm; ls /proc | grep -c '^[0-9]'; pwd"], {"WHO": "me"})
+        seen = host.run(
+            ["sh", "-c", "echo $$ $WHO; ls -A /tmp/ray /dev/shm; ls /proc | grep -c '^[0-9]'; pwd"],
+            {"WHO": "me"},
+        )
         assert seen.returncode == 0, seen.stderr
         first, *between, where = seen.stdout.split("\n")[:-1]
         pid, who = first.split()
@@ -82,10 +85,17 @@ def test_a_host_has_processes_and_folders_of_its_own(host: Host) -> None:
 
 def test_hosts_and_this_machine_reach_each_other(machines: Hosts, host: Host) -> None:
     assert all(reaches(other.address) for other in machines)
-    ask = "import urllib.request, sys; print(urllib.request.build_opener(urllib.request.ProxyHandler({})).open(sys.argv[1]).status)"
-    with http.server.ThreadingHTTPServer(("0.0.0.0", 0), http.server.SimpleHTTPRequestHandler) as server:
+    ask = (
+        "import urllib.request, sys;"
+        " print(urllib.request.build_opener(urllib.request.ProxyHandler({})).open(sys.argv[1]).status)"
+    )
+    with http.server.ThreadingHTTPServer(
+        ("0.0.0.0", 0), http.server.SimpleHTTPRequestHandler
+    ) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        answer = host.run([sys.executable, "-c", ask, f"http://{machines.gateway}:{server.server_port}/"])
+        answer = host.run(
+            [sys.executable, "-c", ask, f"http://{machines.gateway}:{server.server_port}/"]
+        )
         server.shutdown()
     assert answer.stdout.strip() == "200", answer.stderr
     refused = host.run(["bash", "-c", f"echo > /dev/tcp/{machines[1].address}/9"])
@@ -103,14 +113,19 @@ def test_kill_takes_every_process_and_the_host_boots_again(host: Host) -> None:
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
     assert [process.wait(5) for process in started] == [-signal.SIGKILL] * 3
     host.boot()
-    assert host.run(["ls", "-A", "/tmp/ray", "/dev/shm"]).stdout.split() == ["/dev/shm:", "/tmp/ray:"]
+    assert host.run(["ls", "-A", "/tmp/ray", "/dev/shm"]).stdout.split() == [
+        "/dev/shm:",
+        "/tmp/ray:",
+    ]
     with pytest.raises(RuntimeError, match="is up"):
         host.boot()
 
 
 def test_a_host_may_be_one_command(machines: Hosts, tmp_path: Path) -> None:
     host = machines[1]
-    host.boot(["sh", "-c", 'echo "pid $$ $WORD"; sleep 1; exit 3'], {"WORD": "a  b"}, tmp_path / "log")
+    host.boot(
+        ["sh", "-c", 'echo "pid $$ $WORD"; sleep 1; exit 3'], {"WORD": "a  b"}, tmp_path / "log"
+    )
     assert len(host.pids()) >= 1
     wait_until(lambda: not host.up, 10, "its end")
     assert (tmp_path / "log").read_text() == "pid 1 a  b\n"
@@ -134,7 +149,9 @@ def test_one_process_is_killed(host: Host) -> None:
 
 def test_a_frozen_host_stands_still_and_goes_on(host: Host, tmp_path: Path) -> None:
     ticks = tmp_path / "ticks"
-    process = host.popen(["sh", "-c", f"while :; do echo >> {shlex.quote(str(ticks))}; sleep 0.02; done"])
+    process = host.popen(
+        ["sh", "-c", f"while :; do echo >> {shlex.quote(str(ticks))}; sleep 0.02; done"]
+    )
     wait_until(lambda: ticks.exists() and ticks.stat().st_size > 3, 10, "ticks")
     for _ in range(3):
         host.freeze()
@@ -184,20 +201,34 @@ def test_nothing_remains_also_after_a_failure() -> None:
 
 
 def test_leftovers_of_a_killed_run_are_removed_by_the_next(machines: Hosts) -> None:
-    code = "import hosts, os; h = hosts.Hosts(2); h[0].boot(['sleep', '1000']); print(h[0].pids()[0], h[0].name, flush=True)"
+    code = (
+        "import hosts, os; h = hosts.Hosts(2); h[0].boot(['sleep', '1000']); print(h[0].pids()[0],"
+        " h[0].name, flush=True)"
+    )
     code += "; os.kill(os.getpid(), 9)"
-    killed = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True)
+    killed = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True
+    )
     pid, name = killed.communicate()[0].split()
     process = Path(f"/proc/{pid}/cmdline")
-    wait_until(lambda: not process.exists() or not process.read_bytes(), 10, "the host goes down with its owner")
+    wait_until(
+        lambda: not process.exists() or not process.read_bytes(),
+        10,
+        "the host goes down with its owner",
+    )
     mine = networks()
     Hosts(0).close()
     assert name.partition("-")[0] not in ip("netns list") + ip("-o link")
     assert networks() == mine, "those of the living stay"
 
 
-def test_a_job_sees_all_nodes(cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = "import ray; ray.init(); print('cpus', sorted(n['Resources'].get('CPU', 0) for n in ray.nodes() if n['Alive']))"
+def test_a_job_sees_all_nodes(
+    cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = (
+        "import ray; ray.init(); print('cpus', sorted(n['Resources'].get('CPU', 0) for n in"
+        " ray.nodes() if n['Alive']))"
+    )
     (tmp_path / "job.py").write_text(script)
     monkeypatch.chdir(tmp_path)
     cluster.submit(["python", "job.py"], {}, "sees")
@@ -205,15 +236,28 @@ def test_a_job_sees_all_nodes(cluster: RayCluster, tmp_path: Path, monkeypatch: 
     assert "cpus [0, 1.0, 1.0]" in cluster.client().get_job_logs("sees")
 
 
-def test_without_the_token_nobody_submits_reads_or_joins(cluster: RayCluster, tmp_path: Path) -> None:
-    asks = (["submit", "--no-wait", "--", "touch", str(tmp_path / "harm")], ["list"], ["logs", "sees"], ["stop", "sees"])
-    join = [sys.executable, "-c", f"import ray; ray.init(address='{cluster.address}'); print('joined')"]
+def test_without_the_token_nobody_submits_reads_or_joins(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    asks = (
+        ["submit", "--no-wait", "--", "touch", str(tmp_path / "harm")],
+        ["list"],
+        ["logs", "sees"],
+        ["stop", "sees"],
+    )
+    join = [
+        sys.executable,
+        "-c",
+        f"import ray; ray.init(address='{cluster.address}'); print('joined')",
+    ]
     stranger = cluster.env() | {"HOME": str(tmp_path)}
     del stranger["RAY_AUTH_TOKEN"]
     for token in ({}, {"RAY_AUTH_TOKEN": "0" * 64}):
         for command, *rest in asks:
             line = [str(BIN / "ray"), "job", command, "--address", cluster.dashboard, *rest]
-            refused = subprocess.run(line, env=os.environ | stranger | token, capture_output=True, text=True, timeout=90)
+            refused = subprocess.run(
+                line, env=os.environ | stranger | token, capture_output=True, text=True, timeout=90
+            )
             assert refused.returncode != 0, refused.stdout
             assert "token" in refused.stderr
         refused = cluster.hosts[1].run(join, stranger | token, timeout=90)
@@ -237,7 +281,9 @@ def test_a_lost_node_is_noticed_and_can_come_back(cluster: RayCluster, fault: st
 
 @pytest.mark.parametrize("fault", ["kill", "freeze", "cut"])
 def test_a_node_that_is_soon_back_is_healed_too(cluster: RayCluster, fault: str) -> None:
-    """Before the head has noticed: frozen and cut nodes go on, a killed one is counted once although its old self is not yet buried."""
+    """Before the head has noticed: frozen and cut nodes go on, a killed one is counted once
+    although its old self is not yet buried.
+    """
     for host in (cluster.hosts[1], cluster.hosts[2]):
         getattr(host, fault)()
     cluster.heal()

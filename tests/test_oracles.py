@@ -22,12 +22,19 @@ DEMO = Path(__file__).parents[1] / "jobs" / "demo.yaml"
 
 def correlations(maps: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Of each pair of rows."""
-    a, b = (m.reshape(len(m), -1) - m.reshape(len(m), -1).mean(axis=1, keepdims=True) for m in (maps, truth))
+    a, b = (
+        m.reshape(len(m), -1) - m.reshape(len(m), -1).mean(axis=1, keepdims=True)
+        for m in (maps, truth)
+    )
     return np.asarray((a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
 
 
-def test_logistic_regression_on_real_digits_shows_its_weights(wna_data: Path, tmp_path: Path) -> None:
-    """Trained on MNIST; under zero-mean noise each of the ten logit maps is its weight row minus the mean row: r >= 0.95 at 200,000."""
+def test_logistic_regression_on_real_digits_shows_its_weights(
+    wna_data: Path, tmp_path: Path
+) -> None:
+    """Trained on MNIST; under zero-mean noise each of the ten logit maps is its weight row
+    minus the mean row: r >= 0.95 at 200,000.
+    """
     train = load("mnist", train=True)
     x, y = torch.from_numpy(train.images), torch.from_numpy(train.labels)
     torch.manual_seed(0)
@@ -41,8 +48,15 @@ def test_logistic_regression_on_real_digits_shows_its_weights(wna_data: Path, tm
     got = run(
         Spec.parse(
             {
-                "model": f"python:wna_ray.networks:logistic_regression?weights={tmp_path / 'lr.safetensors'}",
-                "stimulus": {"kind": "uniform", "shape": [1, 28, 28], "scale": 1.0, "space": "input"},
+                "model": (
+                    f"python:wna_ray.networks:logistic_regression?weights={tmp_path / 'lr.safetensors'}"
+                ),
+                "stimulus": {
+                    "kind": "uniform",
+                    "shape": [1, 28, 28],
+                    "scale": 1.0,
+                    "space": "input",
+                },
                 "responses": ["logits", "label"],
                 "samples": 200_000,
                 "seed": 3,
@@ -67,10 +81,14 @@ def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_the_network_recognises_its_own_maps(small_demo: Run) -> None:
-    """At least 8 of 10 logit maps, and all but one of the label maps that rest on 1,000 images or more."""
+    """At least 8 of 10 logit maps, and all but one of the label maps that rest on 1,000 images
+    or more.
+    """
     rows = small_demo.classes.to_pylist()
     logits = [r["self_label"] == r["name"] for r in rows if r["kind"] == "logits"]
-    labels = [r["self_label"] == r["name"] for r in rows if r["kind"] == "label" and r["count"] >= 1000]
+    labels = [
+        r["self_label"] == r["name"] for r in rows if r["kind"] == "label" and r["count"] >= 1000
+    ]
     assert sum(logits) >= 8, f"{sum(logits)} of 10 logit maps"
     assert labels
     assert sum(labels) >= len(labels) - 1, f"{sum(labels)} of {len(labels)} label maps"
@@ -85,11 +103,15 @@ def test_every_well_populated_map_carries_its_significance(small_demo: Run) -> N
 
 
 def test_the_logit_maps_classify_digits(small_demo: Run, wna_data: Path) -> None:
-    """Centred correlation with the ten logit maps names >= 40 % of the test digits (chance 10 %); permuted pixels do not."""
+    """Centred correlation with the ten logit maps names >= 40 % of the test digits (chance 10
+    %); permuted pixels do not.
+    """
     test = load("mnist", train=False)
     maps = small_demo.bias_maps[10:]
     assert classify(maps, test, "correlation").accuracy >= 0.40
-    shuffled = maps.reshape(10, -1)[:, np.random.default_rng(0).permutation(784)].reshape(maps.shape)
+    shuffled = maps.reshape(10, -1)[:, np.random.default_rng(0).permutation(784)].reshape(
+        maps.shape
+    )
     assert classify(shuffled, test, "correlation").accuracy < 0.25
 
 

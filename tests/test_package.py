@@ -23,7 +23,11 @@ def python(*arguments: str) -> str:
 
 def imported(code: str) -> set[str]:
     """Which of the heavy packages a fresh interpreter has imported after running some code."""
-    return set(python("-c", f"import sys; {code}; print(*(m for m in {HEAVY} if m in sys.modules))").split())
+    return set(
+        python(
+            "-c", f"import sys; {code}; print(*(m for m in {HEAVY} if m in sys.modules))"
+        ).split()
+    )
 
 
 def test_the_oracle_sees_imports() -> None:
@@ -39,7 +43,10 @@ def test_a_spec_needs_neither_torch_nor_ray() -> None:
 
 
 def test_the_public_names_do_not_import_ray() -> None:
-    code = "import wna_ray; from wna_ray import Spec, open_run, run; wna_ray.Spec, wna_ray.run, wna_ray.open_run, wna_ray.Run"
+    code = (
+        "import wna_ray; from wna_ray import Spec, open_run, run; wna_ray.Spec, wna_ray.run,"
+        " wna_ray.open_run, wna_ray.Run"
+    )
     assert imported(code) & {"ray", "torchvision", "timm", "typer"} == set()
 
 
@@ -49,7 +56,9 @@ def test_opening_a_run_needs_no_matplotlib() -> None:
 
 def test_version_is_one_everywhere() -> None:
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
-    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "wna_ray.version.__version__"}
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {
+        "attr": "wna_ray.version.__version__"
+    }
     assert wna_ray.__version__ == version("wna-ray")
     assert python("-m", "wna_ray", "--version").split()[-1] == wna_ray.__version__
 
@@ -65,23 +74,58 @@ def test_public_names_exist_and_others_do_not() -> None:
         wna_ray.spek  # noqa: B018
 
 
-MODULES = ("typing", "__future__", "typer", "numpy", "torch", "yaml", "rich", "json", "enum", "pydantic", "scipy", "fsspec")
+MODULES = (
+    "typing",
+    "__future__",
+    "typer",
+    "numpy",
+    "torch",
+    "yaml",
+    "rich",
+    "json",
+    "enum",
+    "pydantic",
+    "scipy",
+    "fsspec",
+)
 
 
 @pytest.mark.parametrize("start", [("-m", "wna_ray"), ("-mwna_ray",), ("-m", "wna_ray.cli")])
-def test_no_module_of_a_strangers_folder_is_imported(start: tuple[str, ...], tmp_path: Path) -> None:
+def test_no_module_of_a_strangers_folder_is_imported(
+    start: tuple[str, ...], tmp_path: Path
+) -> None:
     for name in MODULES:
-        (tmp_path / f"{name}.py").write_text(f"open('sprung', 'w').close()\nraise SystemExit('{name}.py of the folder was run')\n")
-    done = subprocess.run([sys.executable, *start, "--version"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        (tmp_path / f"{name}.py").write_text(
+            f"open('sprung', 'w').close()\nraise SystemExit('{name}.py of the folder was run')\n"
+        )
+    done = subprocess.run(
+        [sys.executable, *start, "--version"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert (done.returncode, done.stdout.strip()) == (0, wna_ray.__version__), done.stderr
     assert not (tmp_path / "sprung").exists()
-    code = "import sys; sys.argv = ['x']; import json"  # the trap works: Python itself would have imported from there
-    assert "json.py of the folder" in subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True).stderr
+    # the trap works: Python itself would have imported from there
+    code = "import sys; sys.argv = ['x']; import json"
+    assert (
+        "json.py of the folder"
+        in subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+        ).stderr
+    )
 
 
 def test_a_persons_own_session_keeps_its_folder_on_the_path(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("x = 5\n")
     (tmp_path / "script.py").write_text("import wna_ray, mine; print(mine.x)\n")
-    for arguments in (["script.py"], ["-c", "import wna_ray, mine; print(mine.x)"], ["-m", "script"]):
-        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    for arguments in (
+        ["script.py"],
+        ["-c", "import wna_ray, mine; print(mine.x)"],
+        ["-m", "script"],
+    ):
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
         assert done.stdout == "5\n", done.stderr

@@ -25,7 +25,9 @@ def test_a_living_process_has_a_name_of_its_own(sleeper: subprocess.Popen[bytes]
     sleeper.wait()
 
 
-def test_a_process_is_over_even_before_anybody_asks_how_it_ended(sleeper: subprocess.Popen[bytes]) -> None:
+def test_a_process_is_over_even_before_anybody_asks_how_it_ended(
+    sleeper: subprocess.Popen[bytes],
+) -> None:
     name = process.name_of(sleeper.pid)
     sleeper.kill()
     os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
@@ -41,7 +43,9 @@ def test_what_is_elsewhere_cannot_be_told(name: str) -> None:
 
 
 def test_a_process_that_is_hidden_may_be_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some systems show nobody the processes of others; that there is one can still be found out."""
+    """Some systems show nobody the processes of others; that there is one can still be found
+    out.
+    """
     name = process.name_of(os.getpid())
     monkeypatch.setattr(process, "_stat", lambda pid: [])
     assert process.lives(os.getpid(), name) is None

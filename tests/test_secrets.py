@@ -1,4 +1,6 @@
-"""A secret planted in every place where a URL can stand is nowhere to be read: stored, printed, in a page, in a traceback."""
+"""A secret planted in every place where a URL can stand is nowhere to be read: stored, printed,
+in a page, in a traceback.
+"""
 
 from __future__ import annotations
 
@@ -44,10 +46,16 @@ class Guarded(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """``user:PWSECRET@HOST:PORT`` of a server that has the bundled weights, and they are given to nobody else."""
+    """``user:PWSECRET@HOST:PORT`` of a server that has the bundled weights, and they are given
+    to nobody else.
+    """
     folder = tmp_path_factory.mktemp("served")
-    (folder / "w.safetensors").write_bytes(files("wna_ray").joinpath("bundled", "mnist-cnn.safetensors").read_bytes())
-    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Guarded, directory=str(folder)))
+    (folder / "w.safetensors").write_bytes(
+        files("wna_ray").joinpath("bundled", "mnist-cnn.safetensors").read_bytes()
+    )
+    httpd = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Guarded, directory=str(folder))
+    )
     thread = threading.Thread(target=httpd.serve_forever, daemon=True)
     thread.start()
     yield f"user:PWSECRET@127.0.0.1:{httpd.server_port}"
@@ -71,18 +79,28 @@ def told(result: Result) -> str:
 
 def readable(*folders: Path) -> str:
     """All bytes of all files below some folders, with text in base64 left as it is."""
-    return "".join(path.read_bytes().decode("latin-1") for folder in folders for path in sorted(folder.rglob("*")) if path.is_file())
+    return "".join(
+        path.read_bytes().decode("latin-1")
+        for folder in folders
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    )
 
 
 def hidden(text: str) -> bool:
-    return not any(secret in text or base64.b64encode(secret.encode()).decode().rstrip("=") in text for secret in SECRETS)
+    return not any(
+        secret in text or base64.b64encode(secret.encode()).decode().rstrip("=") in text
+        for secret in SECRETS
+    )
 
 
 @pytest.fixture
 def asked(server: str) -> dict[str, Any]:
     """A spec with a secret in its weights, and another in its endpoint."""
     return {
-        "model": f"bundled:mnist-cnn?weights=http://{server}/w.safetensors%3FX-Amz-Signature%3DSIGSECRET",
+        "model": (
+            f"bundled:mnist-cnn?weights=http://{server}/w.safetensors%3FX-Amz-Signature%3DSIGSECRET"
+        ),
         "stimulus": NOISE,
         "samples": 200,
         "numerics": {"batch": 50},
@@ -94,9 +112,21 @@ def test_a_run_whose_weights_lie_behind_a_password(asked: dict[str, Any], tmp_pa
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(asked))
     out = tmp_path / "out"
     run = ("run", tmp_path / "spec.yaml", "--executor", "local", "--out", out)
-    said = [wna(*run), wna(*run), wna("plan", tmp_path / "spec.yaml", "--pilot", "50"), wna("status", out), wna("verify", out)]
-    said += [wna("report", out, "--to", tmp_path / "report"), wna("report", out, "--html", "--to", tmp_path / "page")]
-    said += [wna("fetch", out, tmp_path / "copy"), wna("compare", out, out, "--kind", "logits", "--to", tmp_path / "compared")]
+    said = [
+        wna(*run),
+        wna(*run),
+        wna("plan", tmp_path / "spec.yaml", "--pilot", "50"),
+        wna("status", out),
+        wna("verify", out),
+    ]
+    said += [
+        wna("report", out, "--to", tmp_path / "report"),
+        wna("report", out, "--html", "--to", tmp_path / "page"),
+    ]
+    said += [
+        wna("fetch", out, tmp_path / "copy"),
+        wna("compare", out, out, "--kind", "logits", "--to", tmp_path / "compared"),
+    ]
     assert [s.exit_code for s in said[:8]] == [0] * 8, [told(s) for s in said]
     assert all(hidden(told(s)) for s in said)
     assert hidden(readable(out, *(tmp_path / name for name in ("report", "page", "copy"))))
@@ -107,17 +137,30 @@ def test_a_run_whose_weights_lie_behind_a_password(asked: dict[str, Any], tmp_pa
 
 
 def test_a_sweep_whose_weights_lie_behind_a_password(asked: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "spec.yaml").write_text(yaml.safe_dump({"sweep": {"n": {"a": {"seed": 1}, "b": {"seed": 2}}}} | asked))
+    (tmp_path / "spec.yaml").write_text(
+        yaml.safe_dump({"sweep": {"n": {"a": {"seed": 1}, "b": {"seed": 2}}}} | asked)
+    )
     out = tmp_path / "out"
     run = ("run", tmp_path / "spec.yaml", "--executor", "local", "--out", out)
-    said = [wna(*run), wna(*run), wna("plan", tmp_path / "spec.yaml"), wna("status", out), wna("verify", out)]
-    said += [wna("report", out, "--html", "--to", tmp_path / "page"), wna("fetch", out, tmp_path / "copy")]
+    said = [
+        wna(*run),
+        wna(*run),
+        wna("plan", tmp_path / "spec.yaml"),
+        wna("status", out),
+        wna("verify", out),
+    ]
+    said += [
+        wna("report", out, "--html", "--to", tmp_path / "page"),
+        wna("fetch", out, tmp_path / "copy"),
+    ]
     assert [s.exit_code for s in said] == [0] * 7, [told(s) for s in said]
     assert all(hidden(told(s)) for s in said)
     assert hidden(readable(out, tmp_path / "page", tmp_path / "copy"))
 
 
-def test_a_run_of_an_earlier_version_that_has_stored_a_secret_does_not_show_it(asked: dict[str, Any], tmp_path: Path) -> None:
+def test_a_run_of_an_earlier_version_that_has_stored_a_secret_does_not_show_it(
+    asked: dict[str, Any], tmp_path: Path
+) -> None:
     plain = asked | {"model": "bundled:mnist-cnn", "execution": {}}
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(plain))
     out = tmp_path / "out"
@@ -126,7 +169,9 @@ def test_a_run_of_an_earlier_version_that_has_stored_a_secret_does_not_show_it(a
     del stored["digest"]
     stored["spec"] |= {"model": asked["model"]}
     stored["spec"]["execution"] |= asked["execution"]
-    (out / "spec.json").write_text(json.dumps(stored | {"digest": sha256(canonical(stored).encode())}))
+    (out / "spec.json").write_text(
+        json.dumps(stored | {"digest": sha256(canonical(stored).encode())})
+    )
     manifest = json.loads((out / "MANIFEST.json").read_text())
     data = (out / "spec.json").read_bytes()
     manifest["objects"]["spec.json"] = {"bytes": len(data), "sha256": sha256(data)}
@@ -142,24 +187,50 @@ def test_a_run_of_an_earlier_version_that_has_stored_a_secret_does_not_show_it(a
     assert hidden(json.dumps(RunDirectory(str(out)).spec()))
 
 
-FAILING: dict[str, dict[str, Any]] = {  # what of a spec holds the secret; each fails, and says so without it
+FAILING: dict[
+    str, dict[str, Any]
+] = {  # what of a spec holds the secret; each fails, and says so without it
     "weights, no such file": {"model": "bundled:mnist-cnn?weights=http://{server}/nowhere.pt"},
-    "weights, nobody there": {"model": "bundled:mnist-cnn?weights=http://user:PWSECRET@127.0.0.1:9/w.pt%3Fsig%3DSIGSECRET"},
-    "weights, a bare query": {"model": "bundled:mnist-cnn?weights=http://user:PWSECRET@127.0.0.1:9/w.pt?a=1&sig=SIGSECRET"},
+    "weights, nobody there": {
+        "model": (
+            "bundled:mnist-cnn?weights=http://user:PWSECRET@127.0.0.1:9/w.pt%3Fsig%3DSIGSECRET"
+        )
+    },
+    "weights, a bare query": {
+        "model": (
+            "bundled:mnist-cnn?weights=http://user:PWSECRET@127.0.0.1:9/w.pt?a=1&sig=SIGSECRET"
+        )
+    },
     "weights, keys of S3": {"model": "bundled:mnist-cnn?weights=s3://AKIA:PW/PWSECRET@bucket/w.pt"},
-    "weights, chained": {"model": "bundled:mnist-cnn?weights=simplecache::http://user:PWSECRET@127.0.0.1:9/w.pt"},
+    "weights, chained": {
+        "model": "bundled:mnist-cnn?weights=simplecache::http://user:PWSECRET@127.0.0.1:9/w.pt"
+    },
     "export": {"model": "export:http://{server}/nowhere.pt2"},
     "trained": {"model": "trained:http://{server}/nowhere"},
-    "decoder": {"model": "bundled:mnist-cnn", "decoder": "trained:http://{server}/nowhere", "stimulus": NOISE | {"space": "input"}},
+    "decoder": {
+        "model": "bundled:mnist-cnn",
+        "decoder": "trained:http://{server}/nowhere",
+        "stimulus": NOISE | {"space": "input"},
+    },
     "offset": {"stimulus": NOISE | {"offset": "http://{server}/x.npy?sig=SIGSECRET"}},
     "offset of S3": {"stimulus": NOISE | {"offset": "s3://AKIA:PWSECRET@bucket/x.npy"}},
     "endpoint that is none": {"execution": {"endpoint": "ftp://AKIA:ENDSECRET@s3.example.org"}},
     "dataset": {"evaluation": "http://user:PWSECRET@host/data"},
     "layer": {"target": {"layer": "http://user:PWSECRET@host/layer"}},
     "an unknown key": {"http://user:PWSECRET@host/key": 1},
-    "factory that fails": {"model": "python:networks_for_secrets:fails?address=http://user:PWSECRET@host/x?sig=OPTSECRET"},
-    "forward that fails": {"model": "python:networks_for_secrets:fails_later?address=http://user:PWSECRET@host/x"},
-    "forward that fails in a shard": {"model": "python:networks_for_secrets:fails_in_a_shard?address=http://user:PWSECRET@host/x"},
+    "factory that fails": {
+        "model": (
+            "python:networks_for_secrets:fails?address=http://user:PWSECRET@host/x?sig=OPTSECRET"
+        )
+    },
+    "forward that fails": {
+        "model": "python:networks_for_secrets:fails_later?address=http://user:PWSECRET@host/x"
+    },
+    "forward that fails in a shard": {
+        "model": (
+            "python:networks_for_secrets:fails_in_a_shard?address=http://user:PWSECRET@host/x"
+        )
+    },
 }
 NETWORKS = """
 import torch
@@ -187,11 +258,20 @@ def fails_in_a_shard(address):
 
 
 @pytest.mark.parametrize("what", FAILING)
-def test_errors_tell_no_secret(what: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_tell_no_secret(
+    what: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "networks_for_secrets.py").write_text(NETWORKS)
-    asked = {"model": "bundled:mnist-cnn", "stimulus": NOISE, "samples": 200, "numerics": {"batch": 50}}
-    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(asked | FAILING[what]).replace("{server}", server))
+    asked = {
+        "model": "bundled:mnist-cnn",
+        "stimulus": NOISE,
+        "samples": 200,
+        "numerics": {"batch": 50},
+    }
+    (tmp_path / "spec.yaml").write_text(
+        yaml.safe_dump(asked | FAILING[what]).replace("{server}", server)
+    )
     got = wna("run", "spec.yaml", "--executor", "local", "--out", "out")
     assert got.exit_code in (1, 2), told(got)
     assert hidden(told(got)), told(got)
@@ -200,13 +280,27 @@ def test_errors_tell_no_secret(what: str, server: str, tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize(
-    "url", ["s3://AKIA:PWSECRET@bucket/run", "gs://user:PWSECRET@bucket/run", "http://user:PWSECRET@127.0.0.1:9/run?sig=SIGSECRET"]
+    "url",
+    [
+        "s3://AKIA:PWSECRET@bucket/run",
+        "gs://user:PWSECRET@bucket/run",
+        "http://user:PWSECRET@127.0.0.1:9/run?sig=SIGSECRET",
+    ],
 )
-@pytest.mark.parametrize("command", ["run", "status", "verify", "report", "fetch", "compare", "contrast", "backdoor", "train"])
-def test_places_of_runs_tell_no_secret(command: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "command",
+    ["run", "status", "verify", "report", "fetch", "compare", "contrast", "backdoor", "train"],
+)
+def test_places_of_runs_tell_no_secret(
+    command: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("spec.yaml").write_text(yaml.safe_dump({"model": "bundled:mnist-cnn", "stimulus": NOISE, "samples": 10}))
-    Path("train.yaml").write_text(yaml.safe_dump({"network": "logistic", "dataset": "mnist", "epochs": 1}))
+    Path("spec.yaml").write_text(
+        yaml.safe_dump({"model": "bundled:mnist-cnn", "stimulus": NOISE, "samples": 10})
+    )
+    Path("train.yaml").write_text(
+        yaml.safe_dump({"network": "logistic", "dataset": "mnist", "epochs": 1})
+    )
     arguments: dict[str, tuple[object, ...]] = {
         "run": ("spec.yaml", "--executor", "local", "--out", url),
         "train": ("train.yaml", "--executor", "local", "--out", url),
@@ -222,7 +316,9 @@ def test_places_of_runs_tell_no_secret(command: str, url: str, tmp_path: Path, m
         assert "AWS_ACCESS_KEY_ID" in got.stderr
 
 
-def test_a_server_named_by_the_environment_tells_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_named_by_the_environment_tells_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://AKIA:ENDSECRET@127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "PWSECRET")

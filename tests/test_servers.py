@@ -31,7 +31,11 @@ def server(request: pytest.FixtureRequest) -> S3Server:
 def put(client: Any, key: str, body: bytes, **more: str) -> int:
     """The status of a PUT."""
     try:
-        return int(client.put_object(Bucket="runs", Key=key, Body=body, **more)["ResponseMetadata"]["HTTPStatusCode"])
+        return int(
+            client.put_object(Bucket="runs", Key=key, Body=body, **more)["ResponseMetadata"][
+                "HTTPStatusCode"
+            ]
+        )
     except ClientError as error:
         return int(error.response["ResponseMetadata"]["HTTPStatusCode"])
 
@@ -49,7 +53,9 @@ def test_what_is_put_is_got(server: S3Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "server, second", [("moto", 412), ("rclone", 200), pytest.param("rgw", 412, marks=pytest.mark.chaos)], indirect=["server"]
+    "server, second",
+    [("moto", 412), ("rclone", 200), pytest.param("rgw", 412, marks=pytest.mark.chaos)],
+    indirect=["server"],
 )
 def test_a_second_conditional_put(server: S3Server, second: int) -> None:
     """Refused, or (rclone) silently done: the very server that the store must find out."""
@@ -64,7 +70,12 @@ def test_one_of_many_conditional_puts_at_once_wins(server: S3Server) -> None:
     with ThreadPoolExecutor(8) as pool:
         clients = [server.client() for _ in range(8)]
         for key in ("race/1", "race/2", "race/3"):
-            statuses = list(pool.map(lambda i, key=key: put(clients[i], key, f"{i}".encode(), IfNoneMatch="*"), range(8)))
+            statuses = list(
+                pool.map(
+                    lambda i, key=key: put(clients[i], key, f"{i}".encode(), IfNoneMatch="*"),
+                    range(8),
+                )
+            )
             winners = [i for i, status in enumerate(statuses) if status == 200]
             assert len(winners) == 1, statuses
             assert set(statuses) <= {200, 409, 412}
@@ -78,12 +89,16 @@ def test_strangers_are_refused(server: S3Server) -> None:
     with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
         stranger.list_buckets()
     with pytest.raises(urllib.error.HTTPError, match=r"40[03]"):
-        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{server.endpoint}/runs/harm", timeout=30)
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+            f"{server.endpoint}/runs/harm", timeout=30
+        )
 
 
 @pytest.mark.chaos
 def test_acknowledged_objects_outlive_the_server(rgw: S3Server) -> None:
-    """kill -9 amid four writers: what they were told is stored is there, and what they were not told is there whole or not at all."""
+    """kill -9 amid four writers: what they were told is stored is there, and what they were not
+    told is there whole or not at all.
+    """
     stored: dict[str, bytes] = {}
     in_doubt: dict[str, bytes] = {}
 
@@ -111,7 +126,9 @@ def test_acknowledged_objects_outlive_the_server(rgw: S3Server) -> None:
     assert len(in_doubt) == 4
     for key, body in stored.items():
         assert get(client, key) in {body, in_doubt.get(key, body)}, key
-    listed = [found["Key"] for found in client.list_objects_v2(Bucket="runs", Prefix="kept/")["Contents"]]
+    listed = [
+        found["Key"] for found in client.list_objects_v2(Bucket="runs", Prefix="kept/")["Contents"]
+    ]
     assert sorted(listed) == sorted(stored)
 
 
@@ -124,15 +141,22 @@ def test_a_server_is_not_started_twice(server: S3Server) -> None:
 
 def test_a_spawned_process_dies_with_its_parent_even_by_kill_9(tmp_path: Path) -> None:
     code = (
-        "from servers import spawn; import pathlib, sys; print(spawn(['sleep', '300'], pathlib.Path(sys.argv[1])).pid, flush=True); input()"
+        "from servers import spawn; import pathlib, sys; print(spawn(['sleep', '300'],"
+        " pathlib.Path(sys.argv[1])).pid, flush=True); input()"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "log")]
-    parent = subprocess.Popen(command, cwd=Path(__file__).parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        command, cwd=Path(__file__).parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert parent.stdout
     child = Path(f"/proc/{int(parent.stdout.readline())}/cmdline")
     if not child.exists():
         pytest.skip("needs /proc")
-    wait_until(lambda: child.read_bytes().startswith(b"sleep"), 10, "the child asks for its signal, and begins")
+    wait_until(
+        lambda: child.read_bytes().startswith(b"sleep"),
+        10,
+        "the child asks for its signal, and begins",
+    )
     parent.send_signal(signal.SIGKILL)
     parent.communicate()
     wait_until(lambda: not child.exists() or not child.read_bytes(), 10, "the child ends")
@@ -142,7 +166,9 @@ def test_waiting_ends_with_the_log_of_what_did_not_come(tmp_path: Path) -> None:
     log = tmp_path / "log"
     process = spawn([sys.executable, "-c", "raise SystemExit('no disk left')"], log)
     begin = time.monotonic()
-    with pytest.raises(TimeoutError, match=r"a server: process ended with code 1(?s:.*)no disk left"):
+    with pytest.raises(
+        TimeoutError, match=r"a server: process ended with code 1(?s:.*)no disk left"
+    ):
         wait_until(lambda: False, 60, "a server", needs=process, log=log)
     assert time.monotonic() - begin < 30
     with pytest.raises(TimeoutError, match="another: not within 0 s"):

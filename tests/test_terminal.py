@@ -1,4 +1,6 @@
-"""What reaches a terminal: no commands, no markup, no secrets; and what happens when it takes no more."""
+"""What reaches a terminal: no commands, no markup, no secrets; and what happens when it takes
+no more.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,16 @@ from wna_ray.execution.progress import ProgressPrinter
 from wna_ray.sweeps.job import MemberFailed, SweepPrinter
 from wna_ray.terminal import Forgiving, PlainConsole, PrintableFormatter, tell
 
-HOSTILE = ["[/red]", "[link=file:///etc/passwd]x[/link]", "[bold]b[/]", "python:x:y", ":smiley:", "\x1b[2J\x1b]0;x\x07", "a\u202eb", "[/"]
+HOSTILE = [
+    "[/red]",
+    "[link=file:///etc/passwd]x[/link]",
+    "[bold]b[/]",
+    "python:x:y",
+    ":smiley:",
+    "\x1b[2J\x1b]0;x\x07",
+    "a\u202eb",
+    "[/",
+]
 SPEC = """
 model: bundled:mnist-cnn
 stimulus: {kind: gaussian, shape: [1, 28, 28], offset: 0.5, scale: 0.3}
@@ -62,7 +73,10 @@ def test_progress_prints_foreign_text_as_it_stands() -> None:
         printer.close()
         SweepPrinter(stream)(MemberFailed("a", text))
         assert "\x1b" not in stream.getvalue()
-        assert text.replace("\x1b", "\ufffd").replace("\x07", "\ufffd").replace("\u202e", "\ufffd") in stream.getvalue()
+        assert (
+            text.replace("\x1b", "\ufffd").replace("\x07", "\ufffd").replace("\u202e", "\ufffd")
+            in stream.getvalue()
+        )
 
 
 class Full(io.StringIO):
@@ -88,21 +102,32 @@ def test_lines_beside_the_results_may_be_lost(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_log_lines_are_printable() -> None:
-    record = logging.LogRecord("wna_ray", logging.WARNING, "x", 1, "on %s: http://a:pw@h\n\x1b[2J", ("\x07",), None)
+    record = logging.LogRecord(
+        "wna_ray", logging.WARNING, "x", 1, "on %s: http://a:pw@h\n\x1b[2J", ("\x07",), None
+    )
     assert PrintableFormatter("%(message)s").format(record) == "on \ufffd: http://***@h\n\ufffd[2J"
 
 
-def wna(folder: Path, redirect: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def wna(
+    folder: Path, redirect: str, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own, with its streams redirected by a shell."""
     command = f"{sys.executable} -P -m wna_ray {' '.join(arguments)} {redirect}"
     return subprocess.run(
-        ["bash", "-c", command], cwd=folder, env=os.environ | environment, text=True, capture_output=True, encoding="utf-8"
+        ["bash", "-c", command],
+        cwd=folder,
+        env=os.environ | environment,
+        text=True,
+        capture_output=True,
+        encoding="utf-8",
     )
 
 
 def test_a_run_whose_streams_are_full_is_made_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(SPEC)
-    quiet = wna(tmp_path, "2> /dev/full", "run", "spec.yaml", "--executor", "local", "--out", "quiet")
+    quiet = wna(
+        tmp_path, "2> /dev/full", "run", "spec.yaml", "--executor", "local", "--out", "quiet"
+    )
     assert quiet.returncode == 0
     assert "N = 100 images" in quiet.stdout
     full = wna(tmp_path, "> /dev/full", "verify", "quiet")
@@ -113,7 +138,9 @@ def test_a_run_whose_streams_are_full_is_made_all_the_same(tmp_path: Path) -> No
 
 def test_a_narrow_encoding_is_told_and_loses_nothing(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(SPEC)
-    got = wna(tmp_path, "", "plan", "spec.yaml", "--pilot", "50", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    got = wna(
+        tmp_path, "", "plan", "spec.yaml", "--pilot", "50", PYTHONIOENCODING="ascii", PYTHONUTF8="0"
+    )
     assert got.returncode == 0, got.stderr
     assert "\\xb1" in got.stdout
     assert "the encoding ascii lacks some signs" in got.stderr
@@ -127,7 +154,8 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
 
 def test_a_bug_keeps_its_traceback_and_tells_no_secrets(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(
-        "def network():\n    raise KeyboardInterrupt.__class__('x', (), {}).__missing__('http://me:pw@h')\n"
+        "def network():\n    raise KeyboardInterrupt.__class__('x', (),"
+        " {}).__missing__('http://me:pw@h')\n"
     )
     (tmp_path / "spec.yaml").write_text(SPEC.replace("bundled:mnist-cnn", "python:broken:network"))
     (tmp_path / "bug.py").write_text(
@@ -135,7 +163,12 @@ def test_a_bug_keeps_its_traceback_and_tells_no_secrets(tmp_path: Path) -> None:
         "def boom(*_, **__): raise RuntimeError('http://me:pw@host/x?sig=pw \\x1b[2J')\n"
         "shared.read_asked = boom\nmain()\n"
     )
-    got = subprocess.run([sys.executable, "bug.py", "plan", "spec.yaml"], cwd=tmp_path, text=True, capture_output=True)
+    got = subprocess.run(
+        [sys.executable, "bug.py", "plan", "spec.yaml"],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+    )
     assert got.returncode == 1
     assert "Traceback" in got.stderr
     assert "RuntimeError: http://***@host/x?sig=***" in got.stderr

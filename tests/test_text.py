@@ -1,4 +1,6 @@
-"""Text from others, made fit to be printed and stored: no commands for a terminal, no secrets, no megabytes."""
+"""Text from others, made fit to be printed and stored: no commands for a terminal, no secrets,
+no megabytes.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,16 @@ SECRET = "S3cr/et+Key=="
         ("s3://KEY:SEC/RET@bucket/run", "s3://***@bucket/run"),
         ("simplecache::http://u:p@h/x", "simplecache::http://***@h/x"),
         ("filecache::s3://a:b@c::http://u:p@h", "filecache::s3://***@c::http://***@h"),
-        ("http%3A%2F%2Fu%3Ap%40h%2Fx%3Fa%3Db%26c%3Dd", "http%3A%2F%2F***%40h%2Fx%3Fa%3D***%26c%3D***"),
+        (
+            "http%3A%2F%2Fu%3Ap%40h%2Fx%3Fa%3Db%26c%3Dd",
+            "http%3A%2F%2F***%40h%2Fx%3Fa%3D***%26c%3D***",
+        ),
         ("http%253A%252F%252Fu%253Ap%2540h", "http%253A%252F%252F***%2540h"),
         ("http://***@host/w?sig=***", "http://***@host/w?sig=***"),
-        ("cannot read it now (http://host/w?sig=1); wait", "cannot read it now (http://host/w?sig=***); wait"),
+        (
+            "cannot read it now (http://host/w?sig=1); wait",
+            "cannot read it now (http://host/w?sig=***); wait",
+        ),
     ],
 )
 def test_urls_tell_no_secrets(text: str, expected: str) -> None:
@@ -68,7 +76,16 @@ def test_options_of_a_model_are_kept_and_the_url_among_them_hidden() -> None:
 @given(
     st.sampled_from(["http", "https", "s3", "ftp", "gs"]),
     st.text("ABCabc123+/=._~-%", min_size=0, max_size=12),
-    st.sampled_from(["{u}:{s}@host/p", "{s}@host/p", "host/p?a=1&sig={s}", "host/p?{s}", "host/p#{s}", "{u}:{s}@host:80/p?x={s}"]),
+    st.sampled_from(
+        [
+            "{u}:{s}@host/p",
+            "{s}@host/p",
+            "host/p?a=1&sig={s}",
+            "host/p?{s}",
+            "host/p#{s}",
+            "{u}:{s}@host:80/p?x={s}",
+        ]
+    ),
     st.integers(0, 2),
 )
 def test_no_planted_secret_is_left(scheme: str, user: str, form: str, times: int) -> None:
@@ -86,7 +103,11 @@ def test_redacting_twice_is_redacting_once(text: str) -> None:
 
 def test_every_text_in_a_tree_is_redacted_and_nothing_else_is_changed() -> None:
     tree = {"a": ["http://u:p@h", 1, None, True], "b": {"http://k": "x"}, "c": 0.5}
-    assert redacted_tree(tree) == {"a": ["http://***@h", 1, None, True], "b": {"http://k": "x"}, "c": 0.5}
+    assert redacted_tree(tree) == {
+        "a": ["http://***@h", 1, None, True],
+        "b": {"http://k": "x"},
+        "c": 0.5,
+    }
 
 
 def test_terminals_are_told_nothing_and_lines_are_kept() -> None:
@@ -104,7 +125,16 @@ def test_long_messages_keep_their_beginning_and_their_way_out() -> None:
     assert many.endswith("(cut: the whole message is longer)")
 
 
-@pytest.mark.parametrize("text", ["http://" * 200_000, "a://" + "a:@%25" * 200_000, "%25" * 400_000, "a" * 1_000_000, "://@" * 300_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://" * 200_000,
+        "a://" + "a:@%25" * 200_000,
+        "%25" * 400_000,
+        "a" * 1_000_000,
+        "://@" * 300_000,
+    ],
+)
 def test_messages_made_to_take_long_do_not(text: str) -> None:
     begin = time.process_time()
     printable(text)

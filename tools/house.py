@@ -76,7 +76,10 @@ def long_bodies(path: Path, tree: ast.Module) -> Iterator[str]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             body = node.body[1:] if ast.get_docstring(node) is not None else node.body
             if body and (lines := (node.end_lineno or 0) - body[0].lineno + 1) > MOST_BODY:
-                yield f"{path}:{node.lineno}: body: {node.name} has {lines} lines; at most {MOST_BODY}"
+                yield (
+                    f"{path}:{node.lineno}: body: {node.name} has {lines} lines; at most"
+                    f" {MOST_BODY}"
+                )
 
 
 def late_imports(path: Path, tree: ast.Module) -> Iterator[str]:
@@ -92,7 +95,10 @@ def late_imports(path: Path, tree: ast.Module) -> Iterator[str]:
 def told_apart(path: Path, tree: ast.Module, kinds: frozenset[str]) -> Iterator[str]:
     """Places where a kind of job is told by its class or its format."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass"):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
+            "isinstance",
+            "issubclass",
+        ):
             asked: list[ast.AST] = list(node.args[1:])
         elif isinstance(node, ast.Compare):
             asked = [node.left, *node.comparators]

@@ -1,4 +1,6 @@
-"""Canonical JSON: the one spelling that fingerprints are taken of, digests, and how two trees differ."""
+"""Canonical JSON: the one spelling that fingerprints are taken of, digests, and how two trees
+differ.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from wna_ray.text import plain
 
 
 def canonical(data: Any) -> str:
-    """JSON with sorted keys and no spare blanks: one text for one meaning (floats as Python's shortest ``repr``)."""
+    """JSON with sorted keys and no spare blanks: one text for one meaning (floats as Python's
+    shortest ``repr``).
+    """
     return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 

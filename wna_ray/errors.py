@@ -1,10 +1,11 @@
 """Errors that a person is meant to read.
 
-Every message names the argument or the file, says what was expected, and tells the way out. The command line
-prints the message alone and exits with the class's ``exit_code``.
+Every message names the argument or the file, says what was expected, and tells the way out. The
+command line prints the message alone and exits with the class's ``exit_code``.
 
-A message often quotes what somebody else wrote: a model's own error, a name in a run directory, a URL with a password.
-So all of them are made printable where they are made: no terminal commands, no secrets of URLs, no megabytes.
+A message often quotes what somebody else wrote: a model's own error, a name in a run directory, a
+URL with a password. So all of them are made printable where they are made: no terminal commands, no
+secrets of URLs, no megabytes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from wna_ray.text import printable
 
 
 class WnaError(Exception):
-    """Base of all errors raised on purpose. Takes one message, so it survives pickling between processes."""
+    """Base of all errors raised on purpose. Takes one message, so it survives pickling between
+    processes.
+    """
 
     exit_code = 1
 
@@ -37,7 +40,9 @@ class ModelError(WnaError):
 
 
 class StoreError(WnaError):
-    """The storage refused to read or to write. `passing` where it may do so later, or for another machine."""
+    """The storage refused to read or to write. `passing` where it may do so later, or for
+    another machine.
+    """
 
     passing = False
 

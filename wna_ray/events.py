@@ -50,7 +50,9 @@ class ShardFailed:
 
 @dataclass(frozen=True)
 class CopyStarted:
-    """A call for these images is so late (`seconds`, where `usual` is the median) that another worker tries it, too."""
+    """A call for these images is so late (`seconds`, where `usual` is the median) that another
+    worker tries it, too.
+    """
 
     start: int
     stop: int
@@ -99,6 +101,14 @@ class RunFinished:
 
 
 Event: TypeAlias = (
-    RunStarted | ShardDone | ShardRetried | ShardFailed | CopyStarted | WorkersChanged | SegmentCommitted | Stage | RunFinished
+    RunStarted
+    | ShardDone
+    | ShardRetried
+    | ShardFailed
+    | CopyStarted
+    | WorkersChanged
+    | SegmentCommitted
+    | Stage
+    | RunFinished
 )
 Callback: TypeAlias = Callable[[Event], None]

@@ -20,8 +20,20 @@ from wna_ray.text import has_login, size
 
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "r2")
 LOCAL = ("file", "local")
-ELSEWHERE = ("reference", "generic", "dir", "dask", "jupyter", "jlab", "pyscript", "async_wrapper", "asyncwrapper")
-"""Storages of fsspec that open what a file names (older ones by templates that run), or ask another program to."""
+ELSEWHERE = (
+    "reference",
+    "generic",
+    "dir",
+    "dask",
+    "jupyter",
+    "jlab",
+    "pyscript",
+    "async_wrapper",
+    "asyncwrapper",
+)
+"""Storages of fsspec that open what a file names (older ones by templates that run), or ask
+another program to.
+"""
 PIECE_BYTES = 8 << 20
 _VARIABLE = re.compile(r"\$(?:\w+|\{[^}]*\})", re.ASCII)  # as os.path.expandvars reads them
 _KINDS = {
@@ -73,7 +85,9 @@ def read_file(path: str, what: str, most: int, option: str = "model") -> bytes:
 
 
 def _read(file: IO[bytes], most: int) -> bytes:
-    """Up to `most` bytes, piece by piece: a reader may take memory for all that it is asked for at once."""
+    """Up to `most` bytes, piece by piece: a reader may take memory for all that it is asked for
+    at once.
+    """
     pieces = list[bytes]()
     while most and (piece := file.read(min(most, PIECE_BYTES))):
         pieces.append(piece)
@@ -102,8 +116,9 @@ def expanded(path: str, option: str = "model") -> str:
         return value
     if any(_is_remote(part) for text in (path, value) for part in text.split("::")):
         raise ModelError(
-            f"{option}: '{path}' would send the value of a variable to another machine; write the "
-            "URL without $, or put the whole URL into one variable and write only its name: $WEIGHTS_URL"
+            f"{option}: '{path}' would send the value of a variable to another machine; write the"
+            " URL without $, or put the whole URL into one variable and write only its name:"
+            " $WEIGHTS_URL"
         )
     return value
 
@@ -116,22 +131,28 @@ def _require_plain(address: str, option: str) -> str:
 
 
 def fault_of(address: str) -> str | None:
-    """Why an address is not opened, for an error message: it holds a secret key, or leads elsewhere; None where it is."""
+    """Why an address is not opened, for an error message: it holds a secret key, or leads
+    elsewhere; None where it is.
+    """
     parts = address.split("::")  # chained storages
     for part in parts:
         protocol, mark, _ = part.partition("://")
         if not mark and len(parts) == 1:  # a local path, whatever its name
             continue
         if protocol in ELSEWHERE:
-            return f"'{part}': a storage '{protocol}' leads to other files, or to programs elsewhere; name the file itself"
+            return (
+                f"'{part}': a storage '{protocol}' leads to other files, or to programs elsewhere;"
+                " name the file itself"
+            )
         if protocol in OBJECT_STORES and has_login(part):
             return f"'{part}' {_LOGIN}"
     return None
 
 
 _LOGIN = (
-    "holds credentials, which would be stored and shown wherever the URL is; leave them out of it, and give "
-    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile (AWS_PROFILE), or the machine's role"
+    "holds credentials, which would be stored and shown wherever the URL is; leave them out of it,"
+    " and give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile (AWS_PROFILE), or the"
+    " machine's role"
 )
 
 
@@ -147,10 +168,15 @@ def _require_regular(local: str, path: str, what: str, most: int, option: str) -
     except (OSError, ValueError):  # whoever opens it says what is wrong
         return
     if not stat.S_ISREG(found.st_mode):
-        kind = next((name for test, name in _KINDS.items() if test(found.st_mode)), "no regular file")
+        kind = next(
+            (name for test, name in _KINDS.items() if test(found.st_mode)), "no regular file"
+        )
         raise ModelError(f"{option}: '{path}' is {kind}; expected {what}")
     if found.st_size > most:
         raise ModelError(f"{option}: '{path}' has more than the {most:,} bytes of {what}")
     room = available()
     if room is not None and found.st_size > room:
-        raise ModelError(f"{option}: '{path}' has {size(found.st_size)}, but this machine has {size(room)} of memory free")
+        raise ModelError(
+            f"{option}: '{path}' has {size(found.st_size)}, but this machine has {size(room)} of"
+            " memory free"
+        )

@@ -38,7 +38,8 @@ class Box:
 
 @dataclass(frozen=True)
 class Patches:
-    """The parts of a shown image that moments are kept of: `rows` x `columns` boxes, each `step` pixels from the last.
+    """The parts of a shown image that moments are kept of: `rows` x `columns` boxes, each `step`
+    pixels from the last.
 
     Attributes
     ----------
@@ -62,7 +63,12 @@ class Patches:
     def middle(self) -> Box:
         """The one in the middle."""
         first, (down, right) = self.first, self.step
-        return Box(first.top + self.rows // 2 * down, first.left + self.columns // 2 * right, first.height, first.width)
+        return Box(
+            first.top + self.rows // 2 * down,
+            first.left + self.columns // 2 * right,
+            first.height,
+            first.width,
+        )
 
 
 Span = tuple[int, int]

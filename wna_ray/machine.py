@@ -14,14 +14,22 @@ from wna_ray.text import size
 
 
 def available() -> int | None:
-    """Bytes that this process may still take: of the machine, or of its container; None where that is not told."""
+    """Bytes that this process may still take: of the machine, or of its container; None where
+    that is not told.
+    """
     found = []
     with suppress(OSError, StopIteration, ValueError):
-        line = next(x for x in Path("/proc/meminfo").read_text().splitlines() if x.startswith("MemAvailable"))
+        line = next(
+            x
+            for x in Path("/proc/meminfo").read_text().splitlines()
+            if x.startswith("MemAvailable")
+        )
         found.append(int(line.split()[1]) << 10)
     with suppress(OSError, ValueError):
         group = Path("/sys/fs/cgroup")
-        found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+        found.append(
+            int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+        )
     if not found:
         with suppress(OSError, ValueError, AttributeError):
             found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -53,7 +61,14 @@ def require_memory(needed: int, what: str) -> None:
     there = available()
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY:
-        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if sys.platform == "linux" else 0
+        taken = (
+            int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            if sys.platform == "linux"
+            else 0
+        )
         there = limit - taken if there is None else min(there, limit - taken)
     if there is not None and needed > there:
-        raise RunError(f"{what} needs {size(needed)} of memory, but this machine has {size(there)} free; take a larger machine")
+        raise RunError(
+            f"{what} needs {size(needed)} of memory, but this machine has {size(there)} free; take"
+            " a larger machine"
+        )

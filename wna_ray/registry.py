@@ -1,4 +1,5 @@
-"""Kinds of jobs: where the parts of each lie, found by name, by the format on disk, or by a spec's key.
+"""Kinds of jobs: where the parts of each lie, found by name, by the format on disk, or by a spec's
+key.
 
 Every kind of job is one folder that gives one `Kind`. Those of this package are listed in
 `BUILT_IN`; others are found by the entry point group ``wna_ray.kinds``. A part is named as an entry
@@ -87,6 +88,9 @@ def kind_of_spec(data: Mapping[str, Any], source: str) -> Kind:
     if "kind" in data:
         known = {kind.name: kind for kind in kinds()}
         if data["kind"] not in known:
-            raise SpecError(f"{source}: kind: no kind of job {plain(str(data['kind']), 40)!r} is installed; there are {', '.join(known)}")
+            raise SpecError(
+                f"{source}: kind: no kind of job {plain(str(data['kind']), 40)!r} is installed;"
+                f" there are {', '.join(known)}"
+            )
         return known[data["kind"]]
     return next(kind for kind in reversed(kinds()) if kind.recognises(data))

@@ -1,4 +1,5 @@
-"""What is written to a terminal: nothing that it would obey, no secrets, and nothing lost in silence.
+"""What is written to a terminal: nothing that it would obey, no secrets, and nothing lost in
+silence.
 
 Results go to standard output, where a line that cannot be written is an error. What tells how the
 work goes on goes to standard error, where it must never end the work.
@@ -48,7 +49,8 @@ class PlainConsole(Console):
 
 
 class Forgiving:
-    """A stream that is given up once it cannot be written to (a full disk, a terminal that is gone).
+    """A stream that is given up once it cannot be written to (a full disk, a terminal that is
+    gone).
 
     Parameters
     ----------
@@ -116,12 +118,15 @@ def _unwritable(error: OSError) -> OutputError | BrokenPipeError:
     if isinstance(error, BrokenPipeError):  # whoever read has seen enough: wna report RUN | head
         return error
     return OutputError(
-        f"cannot write to standard output ({error.strerror or error}); what was computed is safe, and wna report shows it again"
+        f"cannot write to standard output ({error.strerror or error}); what was computed is safe,"
+        " and wna report shows it again"
     )
 
 
 def prepare() -> None:
-    """Let standard output and error take every sign: what their encoding lacks is written as an escape."""
+    """Let standard output and error take every sign: what their encoding lacks is written as an
+    escape.
+    """
     codecs.register_error(NARROW, _escaped)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -132,8 +137,8 @@ def tell_what_was_escaped() -> None:
     """Say once that signs were written as escapes, where some were."""
     if _lacking:
         tell(
-            f"wna: the encoding {', '.join(sorted(_lacking))} lacks some signs, which were written as "
-            "escapes such as \\xb1; set PYTHONUTF8=1 for UTF-8"
+            f"wna: the encoding {', '.join(sorted(_lacking))} lacks some signs, which were written"
+            " as escapes such as \\xb1; set PYTHONUTF8=1 for UTF-8"
         )
         _lacking.clear()
 
@@ -153,7 +158,9 @@ class PrintableFormatter(logging.Formatter):
 
 
 def traceback_text() -> str:
-    """The traceback of the error that is being handled, without secrets and commands for a terminal."""
+    """The traceback of the error that is being handled, without secrets and commands for a
+    terminal.
+    """
     return _fit(traceback.format_exc())
 
 

@@ -25,13 +25,17 @@ _UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, direction, half charac
 
 
 def plain(text: str, most: int = 1_000) -> str:
-    """Text that is one line and does nothing to a terminal: other characters become U+FFFD, the rest beyond `most` is cut."""
+    """Text that is one line and does nothing to a terminal: other characters become U+FFFD, the
+    rest beyond `most` is cut.
+    """
     cut = text if len(text) <= most else text[: most - 3] + "..."
     return "".join("\ufffd" if unicodedata.category(c) in _UNPRINTABLE else c for c in cut)
 
 
 def printable(text: str) -> str:
-    """A message of any number of lines, as it may be printed: each is `plain` and `redacted`, and very long ones are cut."""
+    """A message of any number of lines, as it may be printed: each is `plain` and `redacted`,
+    and very long ones are cut.
+    """
     lines = text[:MOST_READ].split("\n")
     shown = [_cut(redacted(plain(line, MOST_READ + 3))) for line in lines[:MOST_LINES]]
     if len(text) > MOST_READ or len(lines) > MOST_LINES:
@@ -40,40 +44,53 @@ def printable(text: str) -> str:
 
 
 def _cut(line: str) -> str:
-    """A line without its middle where it is too long: its beginning says what is wrong, its end tells the way out."""
+    """A line without its middle where it is too long: its beginning says what is wrong, its end
+    tells the way out.
+    """
     if len(line) <= MOST_LINE:
         return line
     return f"{line[: MOST_LINE - 400]} ... {line[-390:]}"
 
 
 def _sign(sign: str) -> str:
-    """A sign as it is, or percent-encoded, however often: the URL of weights is an option of the URL of a model."""
+    """A sign as it is, or percent-encoded, however often: the URL of weights is an option of
+    the URL of a model.
+    """
     return rf"(?:{re.escape(sign)}|%(?:25)*{ord(sign):02x})"
 
 
 _URL = re.compile(rf"[a-z][a-z0-9+.\-]{{0,30}}{_sign(':')}{_sign('/')}{_sign('/')}", re.IGNORECASE)
-_TOKEN = re.compile(r"(?:(?!::[A-Za-z][\w+.\-]*:[:/])[^\s'\"<>`])*")  # up to the next of chained storages
+_TOKEN = re.compile(
+    r"(?:(?!::[A-Za-z][\w+.\-]*:[:/])[^\s'\"<>`])*"
+)  # up to the next of chained storages
 _CLOSING = ").,;:]}"
 _AT, _SLASH, _EQUALS = (re.compile(_sign(sign), re.IGNORECASE) for sign in "@/=")
 _QUERY = re.compile(rf"{_sign('?')}|{_sign('#')}", re.IGNORECASE)
 _PATH = re.compile(rf"{_sign('/')}|{_sign('?')}|{_sign('#')}", re.IGNORECASE)
-_NAMED = re.compile(rf"(?:(?!{_sign('/')}|{_sign('@')}|{_sign('?')}|{_sign('#')}).)*?{_sign(':')}(?!\d+(?:{_sign('/')}|$))", re.IGNORECASE)
-_CONTAINER = re.compile(r"(abfss?|wasbs?|az)\b", re.IGNORECASE)  # abfs://CONTAINER@ACCOUNT is no login
+_NAMED = re.compile(
+    rf"(?:(?!{_sign('/')}|{_sign('@')}|{_sign('?')}|{_sign('#')}).)*?{_sign(':')}(?!\d+(?:{_sign('/')}|$))",
+    re.IGNORECASE,
+)
+_CONTAINER = re.compile(
+    r"(abfss?|wasbs?|az)\b", re.IGNORECASE
+)  # abfs://CONTAINER@ACCOUNT is no login
 _AND = re.compile(rf"({_sign('&')})", re.IGNORECASE)
 _MODEL = re.compile(rf"({'|'.join(MODEL_SCHEMES)}):[^?\s]*\?")
 
 
 def redacted(text: str) -> str:
-    """Text whose URLs tell no secrets: who logs in becomes ``***``, and so does the value of every parameter.
+    """Text whose URLs tell no secrets: who logs in becomes ``***``, and so does the value of every
+    parameter.
 
-    Which parameter is a signature, a token or a key is not to be known, so none is told. Its name is kept, and so are
-    scheme, host and path. URLs that are percent-encoded, as in the ``weights=`` of a model, are found, too. What
-    cannot be told from a name stays: a secret in a path, for one.
+    Which parameter is a signature, a token or a key is not to be known, so none is told. Its name
+    is kept, and so are scheme, host and path. URLs that are percent-encoded, as in the ``weights=``
+    of a model, are found, too. What cannot be told from a name stays: a secret in a path, for one.
     """
     model = _MODEL.match(text)
     if model is None:
         return _hide_all(text)
-    # An option's value that is a URL ends where the next option begins: but what follows a bare ? may belong to either.
+    # An option's value that is a URL ends where the next option begins: but what follows a bare ?
+    # may belong to either.
     parts, asked = [_hide_all(model[0][:-1]) + "?"], False
     for option in text[model.end() :].split("&"):
         url = _URL.search(option)
@@ -111,14 +128,20 @@ def _hide_all(text: str) -> str:
 
 def _login(scheme: str, rest: str) -> int:
     """Where the host begins in what stands behind ``scheme://``; 0 where nobody logs in."""
-    if _NAMED.match(rest):  # a name and a secret, which may hold any sign (those of AWS do hold slashes)
+    if _NAMED.match(
+        rest
+    ):  # a name and a secret, which may hold any sign (those of AWS do hold slashes)
         query = _QUERY.search(rest)
-        ends = [m.end() for m in _AT.finditer(rest, 0, query.start() if query else len(rest))] or [m.end() for m in _AT.finditer(rest)]
+        ends = [m.end() for m in _AT.finditer(rest, 0, query.start() if query else len(rest))] or [
+            m.end() for m in _AT.finditer(rest)
+        ]
         return ends[-1] if ends else 0
     if _CONTAINER.match(scheme):
         return 0
     path = _PATH.search(rest)
-    return max((m.end() for m in _AT.finditer(rest, 0, path.start() if path else len(rest))), default=0)
+    return max(
+        (m.end() for m in _AT.finditer(rest, 0, path.start() if path else len(rest))), default=0
+    )
 
 
 def _hide(scheme: str, rest: str) -> str:

@@ -46,13 +46,17 @@ def run(tmp_path: Path, spec: Path) -> Path:
 
 
 def test_run_prints_the_table_and_the_way_to_the_figures(tmp_path: Path, spec: Path) -> None:
-    got = wna("run", spec, "--out", tmp_path / "run", "--executor", "local", "--set", "samples=1000")
+    got = wna(
+        "run", spec, "--out", tmp_path / "run", "--executor", "local", "--set", "samples=1000"
+    )
     assert got.exit_code == 0
     assert "N = 1,000 images" in got.stdout
     assert f"figures: {tmp_path}/run/result/figures/" in got.stdout
     assert "1,000 of 1,000 images" in got.stderr, "progress goes to standard error"
     for figure in ("bias_maps.png", "z_maps.png", "label_frequencies.png"):
-        assert (tmp_path / "run" / "result" / "figures" / figure).read_bytes().startswith(b"\x89PNG")
+        assert (
+            (tmp_path / "run" / "result" / "figures" / figure).read_bytes().startswith(b"\x89PNG")
+        )
 
 
 def test_the_same_command_again_is_fine(run: Path, spec: Path) -> None:
@@ -90,10 +94,24 @@ def test_report_makes_the_result_again_without_model_or_ray(run: Path, tmp_path:
         "from wna_ray.cli import app\n"
         f"app(['report', {str(run)!r}, '--to', {str(tmp_path / 'again')!r}])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PATH": "", "PYTHONPATH": ""}, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={"PATH": "", "PYTHONPATH": ""},
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
-    again = {f.relative_to(tmp_path / "again"): f.read_bytes() for f in (tmp_path / "again").rglob("*") if f.is_file()}
-    assert again == {f.relative_to(run / "result"): f.read_bytes() for f in (run / "result").rglob("*") if f.is_file()}
+    again = {
+        f.relative_to(tmp_path / "again"): f.read_bytes()
+        for f in (tmp_path / "again").rglob("*")
+        if f.is_file()
+    }
+    assert again == {
+        f.relative_to(run / "result"): f.read_bytes()
+        for f in (run / "result").rglob("*")
+        if f.is_file()
+    }
 
 
 def test_plan(spec: Path, tmp_path: Path) -> None:
@@ -113,8 +131,15 @@ def test_plan(spec: Path, tmp_path: Path) -> None:
 
 def test_plan_refuses_what_does_not_fit_and_says_which_number_to_change(tmp_path: Path) -> None:
     path = tmp_path / "spec.yaml"
-    large = SPEC | {"model": "python:networks_for_tests:slow?k=1000&d=12288", "responses": ["logits"]}
-    path.write_text(yaml.safe_dump(large | {"stimulus": SPEC["stimulus"] | {"shape": [3, 64, 64]}, "samples": 64}))
+    large = SPEC | {
+        "model": "python:networks_for_tests:slow?k=1000&d=12288",
+        "responses": ["logits"],
+    }
+    path.write_text(
+        yaml.safe_dump(
+            large | {"stimulus": SPEC["stimulus"] | {"shape": [3, 64, 64]}, "samples": 64}
+        )
+    )
     assert wna("plan", path, "--pilot", "64", "--memory", "64GB").exit_code == 0
     got = wna("plan", path, "--pilot", "64", "--memory", "2GB", "--workers", "2")
     told = got.stderr.replace("\n", " ")
@@ -135,11 +160,19 @@ def test_status_tells_about_the_driver(run: Path) -> None:
     path.write_text(json.dumps(driver | {"state": "failed", "reason": "the disk\x1b[2J is full"}))
     got = wna("status", run)
     assert got.exit_code == 3
-    assert re.search(r"driver 1: process \d+ on \S+ failed \d+ s ago: the disk\ufffd\[2J is full", got.stdout), got.stdout
-    assert re.search(r"2,000 images done, [\d,]+ images/s lately; 0 shards retried, 0 left out", got.stdout)
+    assert re.search(
+        r"driver 1: process \d+ on \S+ failed \d+ s ago: the disk\ufffd\[2J is full", got.stdout
+    ), got.stdout
+    assert re.search(
+        r"2,000 images done, [\d,]+ images/s lately; 0 shards retried, 0 left out", got.stdout
+    )
     assert re.search(r"worker time: \w+ \d+ %", got.stdout)
-    assert re.search(r"\d+ commits, [\d.]+ s and [\d.]+ kB each; 0 storage requests tried again", got.stdout)
-    path.write_text(json.dumps(driver | {"state": "running", "time": "2020-01-01T00:00:00.000+00:00"}))
+    assert re.search(
+        r"\d+ commits, [\d.]+ s and [\d.]+ kB each; 0 storage requests tried again", got.stdout
+    )
+    path.write_text(
+        json.dumps(driver | {"state": "running", "time": "2020-01-01T00:00:00.000+00:00"})
+    )
     assert "gave its last sign of life" in wna("status", run).stdout
     path.write_text(json.dumps(driver | {"progress": None}))
     got = wna("status", run)
@@ -149,7 +182,10 @@ def test_status_tells_about_the_driver(run: Path) -> None:
 def test_fetch(run: Path, tmp_path: Path) -> None:
     got = wna("fetch", run, tmp_path / "copy")
     assert got.exit_code == 0, got.stderr
-    assert re.search(r"copy: \d+ objects, [\d.]+ kB, every SHA-256 as in the manifest \(0 were there already\)", got.stdout), got.stdout
+    assert re.search(
+        r"copy: \d+ objects, [\d.]+ kB, every SHA-256 as in the manifest \(0 were there already\)",
+        got.stdout,
+    ), got.stdout
     assert wna("verify", tmp_path / "copy").exit_code == 0
     assert "(0 were there already)" not in wna("fetch", run, tmp_path / "copy").stdout
     got = wna("fetch", run, tmp_path / "small", "--without-segments")
@@ -158,7 +194,9 @@ def test_fetch(run: Path, tmp_path: Path) -> None:
     assert wna("report", tmp_path / "small", "--to", tmp_path / "again").exit_code == 0
 
 
-def test_single_writer_is_asked_for(rclone: S3Server, spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_writer_is_asked_for(
+    rclone: S3Server, spec: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On a storage that ignores conditions."""
     for name, value in rclone.env().items():
         monkeypatch.setenv(name, value)
@@ -166,14 +204,29 @@ def test_single_writer_is_asked_for(rclone: S3Server, spec: Path, monkeypatch: p
     assert got.exit_code == 1
     assert "ignores If-None-Match" in got.stderr
     assert "--single-writer" in got.stderr
-    assert wna("run", spec, "--out", "s3://runs/x", "--executor", "local", "--single-writer").exit_code == 0
+    assert (
+        wna("run", spec, "--out", "s3://runs/x", "--executor", "local", "--single-writer").exit_code
+        == 0
+    )
     assert wna("verify", "s3://runs/x").exit_code == 0
 
 
 FAULTS = {
-    "unknown model": (["--set", "model=bundled:mnist-cn"], 2, "no bundled model 'mnist-cn'; bundled are mnist-cnn"),
-    "unknown key": (["--set", "stimulus.sigma=1"], 2, "stimulus.sigma: unknown key; known here are kind, shape, offset"),
-    "wrong shape": (["--set", "model=bundled:mnist-cnn"], 2, "stimulus.shape: (1, 4, 4), but bundled:mnist-cnn takes (1, 28, 28)"),
+    "unknown model": (
+        ["--set", "model=bundled:mnist-cn"],
+        2,
+        "no bundled model 'mnist-cn'; bundled are mnist-cnn",
+    ),
+    "unknown key": (
+        ["--set", "stimulus.sigma=1"],
+        2,
+        "stimulus.sigma: unknown key; known here are kind, shape, offset",
+    ),
+    "wrong shape": (
+        ["--set", "model=bundled:mnist-cnn"],
+        2,
+        "stimulus.shape: (1, 4, 4), but bundled:mnist-cnn takes (1, 28, 28)",
+    ),
     "bad set": (["--set", "nonsense"], 2, "--set nonsense: expected KEY=VALUE"),
     "local workers": (["--workers", "2"], 2, "local has one worker and no address"),
     "no workers": (["--workers", "0"], 2, "workers: 0 is not a number of workers"),
@@ -183,7 +236,11 @@ FAULTS = {
         2,
         "no file 'nowhere.safetensors'",
     ),
-    "missing offset": (["--set", "stimulus.offset=nowhere.npy"], 2, "'nowhere.npy' is no file; give a number"),
+    "missing offset": (
+        ["--set", "stimulus.offset=nowhere.npy"],
+        2,
+        "'nowhere.npy' is no file; give a number",
+    ),
 }
 
 
@@ -217,7 +274,17 @@ def test_a_foreign_segment_stops_a_resume(run: Path, spec: Path) -> None:
 
 
 def test_an_unreachable_ray_is_one_sentence(spec: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "wna_ray", "run", str(spec), "--out", str(tmp_path / "run"), "--address", "127.0.0.1:1"]
+    command = [
+        sys.executable,
+        "-m",
+        "wna_ray",
+        "run",
+        str(spec),
+        "--out",
+        str(tmp_path / "run"),
+        "--address",
+        "127.0.0.1:1",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert "cannot reach Ray at 127.0.0.1:1" in done.stderr
@@ -228,13 +295,32 @@ def test_an_unreachable_ray_is_one_sentence(spec: Path, tmp_path: Path) -> None:
 def kept(tmp_path: Path, spec: Path) -> Path:
     """A run of two outputs of rectifiers, with its responses."""
     out = tmp_path / "kept"
-    model = ("--set", "model=python:networks_for_tests:relus", "--set", "responses=[activation]", "--set", "keep_responses=true")
+    model = (
+        "--set",
+        "model=python:networks_for_tests:relus",
+        "--set",
+        "responses=[activation]",
+        "--set",
+        "keep_responses=true",
+    )
     assert wna("run", spec, "--out", out, "--executor", "local", *model).exit_code == 0
     return out
 
 
 def test_contrast_of_two_responses(tmp_path: Path, kept: Path) -> None:
-    got = wna("contrast", kept, kept, "--kind", "activation", "--name", "0", "--other", "1", "--to", tmp_path / "c")
+    got = wna(
+        "contrast",
+        kept,
+        kept,
+        "--kind",
+        "activation",
+        "--name",
+        "0",
+        "--other",
+        "1",
+        "--to",
+        tmp_path / "c",
+    )
     assert got.exit_code == 0, got.stderr
     assert "pairing divides errors by" in got.stdout
     assert np.load(tmp_path / "c" / "z_map.npy").shape == (1, 4, 4)
@@ -250,17 +336,23 @@ def test_covariance_of_a_run(tmp_path: Path, kept: Path) -> None:
     planned = wna("plan", path)
     assert planned.exit_code == 0
     assert "4 streams of 2,000 images" in planned.stdout
-    told = re.search(r"spectrum  \S+: without any axis from (-[\d.]+) to \+([\d.]+) sd", planned.stdout)
+    told = re.search(
+        r"spectrum  \S+: without any axis from (-[\d.]+) to \+([\d.]+) sd", planned.stdout
+    )
     assert told is not None, planned.stdout
     low, high = (float(end) for end in told.groups())
-    assert (-low, high) == pytest.approx([2 * math.sqrt(16 / 2000)] * 2, rel=0.3)  # to the first order in d / N
+    assert (-low, high) == pytest.approx(
+        [2 * math.sqrt(16 / 2000)] * 2, rel=0.3
+    )  # to the first order in d / N
     got = wna("run", path, "--out", tmp_path / "stc", "--executor", "local")
     assert got.exit_code == 0, got.stderr
     assert "Axes of the covariance, 2,000 images" in got.stdout
     assert "% moments" in got.stderr, "a pass has no forward pass"
     assert "by gradients" not in got.stdout
     for figure in ("axes.png", "spectra.png"):
-        assert (tmp_path / "stc" / "result" / "figures" / figure).read_bytes().startswith(b"\x89PNG")
+        assert (
+            (tmp_path / "stc" / "result" / "figures" / figure).read_bytes().startswith(b"\x89PNG")
+        )
     assert wna("status", tmp_path / "stc").exit_code == 0
     assert wna("verify", tmp_path / "stc").exit_code == 0
     assert wna("fetch", tmp_path / "stc", tmp_path / "copy").exit_code == 0
@@ -275,10 +367,19 @@ def test_covariance_of_a_run(tmp_path: Path, kept: Path) -> None:
 
 
 def test_average_hessian_of_a_run(tmp_path: Path, spec: Path) -> None:
-    relus = ("--set", "model=python:networks_for_tests:relus", "--set", "responses=[activation]", "--set", "estimator=gradient")
+    relus = (
+        "--set",
+        "model=python:networks_for_tests:relus",
+        "--set",
+        "responses=[activation]",
+        "--set",
+        "estimator=gradient",
+    )
     assert wna("run", spec, "--out", tmp_path / "run", "--executor", "local", *relus).exit_code == 0
     path = tmp_path / "hessian.yaml"
-    path.write_text(f"run: {tmp_path / 'run'}\nmodel: python:networks_for_tests:relus\nfresh: 3\naxes: 2\n")
+    path.write_text(
+        f"run: {tmp_path / 'run'}\nmodel: python:networks_for_tests:relus\nfresh: 3\naxes: 2\n"
+    )
     planned = wna("plan", path)
     assert "1 pass with a forward and a backward pass an image" in planned.stdout
     assert "spectrum" not in planned.stdout
@@ -288,11 +389,31 @@ def test_average_hessian_of_a_run(tmp_path: Path, spec: Path) -> None:
 
 
 def test_a_plan_says_where_units_look(spec: Path) -> None:
-    units = ("--set", "model=bundled:mnist-cnn", "--set", "stimulus.shape=[1,28,28]", "--set", "target.layer=conv1")
+    units = (
+        "--set",
+        "model=bundled:mnist-cnn",
+        "--set",
+        "stimulus.shape=[1,28,28]",
+        "--set",
+        "target.layer=conv1",
+    )
     got = wna("plan", spec, "--pilot", "64", *units, "--set", "responses=[activation]")
     assert got.exit_code == 0, got.stderr
-    assert "20 units of conv1 see 5 x 5 pixels of 1 channel; shown as 5 x 5: 31.4 times fewer pixels" in got.stdout
-    got = wna("plan", spec, "--pilot", "64", *units, "--set", "target.layer=fc1", "--set", "responses=[activation]")
+    assert (
+        "20 units of conv1 see 5 x 5 pixels of 1 channel; shown as 5 x 5: 31.4 times fewer pixels"
+        in got.stdout
+    )
+    got = wna(
+        "plan",
+        spec,
+        "--pilot",
+        "64",
+        *units,
+        "--set",
+        "target.layer=fc1",
+        "--set",
+        "responses=[activation]",
+    )
     assert "the whole image is shown (the units see the whole image)" in got.stdout
 
 
@@ -309,17 +430,24 @@ NO_CODE = CODE.replace(RUNS_CODE, "bundled:mnist-cnn")
     "text",
     [
         CODE,
-        CODE.replace("model:", "model: bundled:mnist-cnn\ndecoder:").replace("kind:", "space: input, kind:"),
+        CODE.replace("model:", "model: bundled:mnist-cnn\ndecoder:").replace(
+            "kind:", "space: input, kind:"
+        ),
         "sweep: {a: {b: {seed: 1}, c: {seed: 2}}}\n" + CODE,
         "sweep: {a: {b: {seed: 1}, c: {model: 'python:os:getcwd'}}}\n"
         + CODE.replace('"python:os:system?command=touch sprung"', "bundled:mnist-cnn"),
         "run: nowhere\nmodel: python:os:getcwd\n",
-        "model: python:os:getcwd\nsignals: {dataset: mnist}\nnoise: {kind: uniform, offset: 0.5, scale: 0.5}\ngammas: [0.3]\nrepeats: 1\n",
+        (
+            "model: python:os:getcwd\nsignals: {dataset: mnist}\nnoise: {kind: uniform, offset:"
+            " 0.5, scale: 0.5}\ngammas: [0.3]\nrepeats: 1\n"
+        ),
     ],
     ids=["model", "decoder", "sweep", "member", "covariance", "trials"],
 )
 @pytest.mark.parametrize("command", ["plan", "run"])
-def test_no_code_refuses_models_that_run_code(command: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_code_refuses_models_that_run_code(
+    command: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("spec.yaml").write_text(text)
     out = ["--out", "out", "--executor", "local"] if command == "run" else []
@@ -332,5 +460,7 @@ def test_no_code_refuses_models_that_run_code(command: str, text: str, tmp_path:
 
 def test_no_code_lets_all_other_models_pass(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(NO_CODE)
-    got = CliRunner().invoke(app, ["plan", str(tmp_path / "spec.yaml"), "--no-code", "--pilot", "10"])
+    got = CliRunner().invoke(
+        app, ["plan", str(tmp_path / "spec.yaml"), "--no-code", "--pilot", "10"]
+    )
     assert got.exit_code == 0, got.stderr

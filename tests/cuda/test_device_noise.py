@@ -1,4 +1,6 @@
-"""Noise made on a device: plain torch, and the Triton kernel under its interpreter, against the golden file, Python integers and NumPy."""
+"""Noise made on a device: plain torch, and the Triton kernel under its interpreter, against the
+golden file, Python integers and NumPy.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,17 @@ from wna_ray.stimuli.pictures import Source
 from wna_ray.stimuli.stimulus import Stimulus
 
 GOLDEN = json.loads((GOLDEN_FOLDER / "noise.json").read_text())
-DENSITY: dict[str, float | None] = {"gaussian": None, "uniform": None, "binary": None, "sparse": 0.1}
+DENSITY: dict[str, float | None] = {
+    "gaussian": None,
+    "uniform": None,
+    "binary": None,
+    "sparse": 0.1,
+}
 CASES: list[tuple[Kind, tuple[int, int, int], int, int, int]] = [
-    *((kind, (1, 3, 7), GOLDEN["values"][kind]["seed"], GOLDEN["values"][kind]["index"], 1) for kind in KINDS),
+    *(
+        (kind, (1, 3, 7), GOLDEN["values"][kind]["seed"], GOLDEN["values"][kind]["index"], 1)
+        for kind in KINDS
+    ),
     ("gaussian", (1, 28, 28), 1, 0, 9),  # more blocks than a program has threads
     ("uniform", (3, 5, 7), (1 << 64) - 1, 1 << 40, 4),
     ("sparse", (1, 3, 3), 1 << 63, 3, 40),
@@ -127,25 +137,48 @@ print(len(made.asm["cubin"]), made.asm["ptx"].count("st.global.v4.b32"), made.as
 
 
 def script(text: str, *args: str, **environ: str) -> str:
-    done = subprocess.run([sys.executable, "-c", text, *args], capture_output=True, text=True, env=os.environ | environ, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", text, *args],
+        capture_output=True,
+        text=True,
+        env=os.environ | environ,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
 @pytest.mark.parametrize(
-    "seed, first", [(0, 1), (1, 1), ((1 << 64) - 1, (1 << 63) - 3), (12345678901234567, 1 << 40), (1 << 63, (1 << 64) - 7)]
+    "seed, first",
+    [
+        (0, 1),
+        (1, 1),
+        ((1 << 64) - 1, (1 << 63) - 3),
+        (12345678901234567, 1 << 40),
+        (1 << 63, (1 << 64) - 7),
+    ],
 )
 def test_blocks_are_philox(seed: int, first: int) -> None:
-    """Words by int64 arithmetic that wraps, against Python's integers; at the ends of the range, too."""
+    """Words by int64 arithmetic that wraps, against Python's integers; at the ends of the
+    range, too.
+    """
     found = blocks(seed, first, 7, "cpu")
-    assert [[int(word) % (1 << 64) for word in block] for block in found] == [philox.block((seed, 0), first + i) for i in range(7)]
+    assert [[int(word) % (1 << 64) for word in block] for block in found] == [
+        philox.block((seed, 0), first + i) for i in range(7)
+    ]
 
 
-@pytest.mark.parametrize("case", GOLDEN["words"], ids=lambda c: f"seed{c['seed']}-image{c['index']}")
+@pytest.mark.parametrize(
+    "case", GOLDEN["words"], ids=lambda c: f"seed{c['seed']}-image{c['index']}"
+)
 def test_words_are_golden(case: dict[str, Any]) -> None:
     per_image = -(-len(case["words"]) // 16)
-    words = blocks(case["seed"], case["index"] * per_image + 1, per_image, "cpu").reshape(-1).tolist()
-    assert [(word >> 16 * m) & 0xFFFF for word in words for m in range(4)][: len(case["words"])] == case["words"]
+    words = (
+        blocks(case["seed"], case["index"] * per_image + 1, per_image, "cpu").reshape(-1).tolist()
+    )
+    assert [(word >> 16 * m) & 0xFFFF for word in words for m in range(4)][
+        : len(case["words"])
+    ] == case["words"]
 
 
 def test_plain_torch_makes_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +187,10 @@ def test_plain_torch_makes_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(device_noise, "CHUNK_BLOCKS", chunk)
         for kind, shape, seed, start, images in CASES:
             noise = Noise(kind, shape, seed, DENSITY[kind])
-            assert np.array_equal(by_torch(noise, start, start + images, "cpu").numpy(), noise.grid(start, start + images))
+            assert np.array_equal(
+                by_torch(noise, start, start + images, "cpu").numpy(),
+                noise.grid(start, start + images),
+            )
 
 
 @needs_triton
@@ -163,7 +199,13 @@ def test_the_kernel_makes_the_stream() -> None:
     lines = script(INTERPRETED, json.dumps(cases), TRITON_INTERPRET="1").splitlines()
     assert len(lines) == len(CASES)
     for line, (kind, shape, seed, start, images) in zip(lines, CASES, strict=True):
-        assert json.loads(line) == Noise(kind, shape, seed, DENSITY[kind]).grid(start, start + images).reshape(-1).tolist()
+        assert (
+            json.loads(line)
+            == Noise(kind, shape, seed, DENSITY[kind])
+            .grid(start, start + images)
+            .reshape(-1)
+            .tolist()
+        )
     for line, kind in zip(lines, KINDS, strict=False):
         assert json.loads(line) == GOLDEN["values"][kind]["values"]
 
@@ -175,15 +217,25 @@ def test_the_kernel_makes_the_stream() -> None:
         {"numerics": {"batch": 8}},
         {"numerics": {"batch": 8, "dtype": "bfloat16"}},
         {"numerics": {"batch": 8, "dtype": "float16"}, "stimulus": {"cell": 3}},
-        {"numerics": {"batch": 8}, "stimulus": {"shape": [1, 4, 4]}, "model": "python:networks_for_tests:linear", "normalise": GREY},
+        {
+            "numerics": {"batch": 8},
+            "stimulus": {"shape": [1, 4, 4]},
+            "model": "python:networks_for_tests:linear",
+            "normalise": GREY,
+        },
     ],
     ids=["float32", "bfloat16", "float16-cells", "one-channel"],
 )
 def test_a_shard_by_kernels_alone(changes: dict[str, Any]) -> None:
-    """What the network is fed, bit for bit and in the same memory format; then the moments of a shard whose noise, images and sums are made
-    as on a CUDA device: those of the plain way.
+    """What the network is fed, bit for bit and in the same memory format; then the moments of a
+    shard whose noise, images and sums are made as on a CUDA device: those of the plain way.
     """
-    stimulus = {"kind": "gaussian", "shape": [3, 11, 7], "offset": 0.45, "scale": 0.2} | changes.get("stimulus", {})
+    stimulus = {
+        "kind": "gaussian",
+        "shape": [3, 11, 7],
+        "offset": 0.45,
+        "scale": 0.2,
+    } | changes.get("stimulus", {})
     spec = {
         "model": "python:networks_for_tests:coloured",
         "normalise": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
@@ -199,8 +251,9 @@ def test_a_shard_by_kernels_alone(changes: dict[str, Any]) -> None:
 @needs_triton
 @pytest.mark.parametrize("capability, memory", [("80", 163), ("86", 99), ("90", 227)])
 def test_the_kernels_compile_for_real_devices(capability: str, memory: int) -> None:
-    """For an A100, an A10 and an H100, without one: machine code, 16 bytes a store, whole 64-bit products; products of 8-bit numbers
-    by tensor cores, with as much shared memory (kB) as a block can have there (CUDA C++ Programming Guide, "Compute Capabilities").
+    """For an A100, an A10 and an H100, without one: machine code, 16 bytes a store, whole 64-bit
+    products; products of 8-bit numbers by tensor cores, with as much shared memory (kB) as a block
+    can have there (CUDA C++ Programming Guide, "Compute Capabilities").
     """
     shared, size, stores, products = script(COMPILED, capability, TRITON_INTERPRET="0").split()
     assert 0 < int(shared) <= memory * 1024
@@ -217,8 +270,12 @@ def test_counters_beyond_64_bits_are_refused(make: Any) -> None:
         make(Noise("binary", (3, 1 << 10, 1 << 10), 0), (1 << 48) - 1, 1 << 48, "cpu")
 
 
-def test_a_run_on_a_device_that_makes_its_own_noise(make_spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same moments and images, wherever the noise was made (plain torch here, as on a CUDA device without Triton)."""
+def test_a_run_on_a_device_that_makes_its_own_noise(
+    make_spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same moments and images, wherever the noise was made (plain torch here, as on a CUDA
+    device without Triton).
+    """
     spec: Spec = make_spec(samples=3000, stimulus={"kind": "gaussian", "cell": 2})
     plain = run(spec, str(tmp_path / "plain"), executor="local")
     made: list[int] = []

@@ -1,4 +1,6 @@
-"""Responses made where the outputs are (here the CPU, as torch sees it) against `wna_ray.moments.responses`, which has oracles of its own."""
+"""Responses made where the outputs are (here the CPU, as torch sees it) against
+`wna_ray.moments.responses`, which has oracles of its own.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,22 @@ from wna_ray.moments.responses import LIMIT, Dense, FixedPoint, Selected, calibr
 from wna_ray.specs.response import ResponseKind, ResponseSpec
 
 CPU = torch.device("cpu")
-KINDS: list[ResponseKind] = ["label", "confidence", "logits", "probabilities", "activation", "rectified", "spikes"]
+KINDS: list[ResponseKind] = [
+    "label",
+    "confidence",
+    "logits",
+    "probabilities",
+    "activation",
+    "rectified",
+    "spikes",
+]
 
 
 def specs_of(*kinds: ResponseKind) -> list[ResponseSpec]:
-    return [ResponseSpec(kind=kind, quantile=0.8) if kind == "spikes" else ResponseSpec(kind=kind) for kind in kinds]
+    return [
+        ResponseSpec(kind=kind, quantile=0.8) if kind == "spikes" else ResponseSpec(kind=kind)
+        for kind in kinds
+    ]
 
 
 def outputs_of(n: int, k: int, seed: int = 0) -> np.ndarray:
@@ -30,9 +43,15 @@ def outputs_of(n: int, k: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("k", [1, 2, 7, 100])
-@pytest.mark.parametrize("kinds", [*([kind] for kind in KINDS), KINDS], ids=lambda kinds: kinds[0] if len(kinds) == 1 else "all")
+@pytest.mark.parametrize(
+    "kinds",
+    [*([kind] for kind in KINDS), KINDS],
+    ids=lambda kinds: kinds[0] if len(kinds) == 1 else "all",
+)
 def test_integers_are_those_of_numpy(kinds: list[ResponseKind], k: int) -> None:
-    """Rounded to whole steps: sums in another order differ in the 16th digit, and none of these lies so near to a half."""
+    """Rounded to whole steps: sums in another order differ in the 16th digit, and none of these
+    lies so near to a half.
+    """
     specs, outputs = specs_of(*kinds), outputs_of(500, k)
     points = {r.kind: calibrate(r, outputs[20:80]) for r in specs}
     finite, counted, found = Responder.of(specs, points, CPU)(torch.from_numpy(outputs)).counted()
@@ -56,8 +75,21 @@ def test_integers_are_those_of_numpy(kinds: list[ResponseKind], k: int) -> None:
 def test_responses_out_of_range_are_left_out() -> None:
     """At the limit an image counts, one step beyond it does not; of two kinds both must fit."""
     specs = specs_of("activation", "rectified")
-    points: dict[str, FixedPoint] = {"activation": FixedPoint((0, 0), (5, 0)), "rectified": FixedPoint((-1, 0), (0, 0))}
-    outputs = np.array([[LIMIT + 5, 0], [LIMIT + 6, 0], [5 - LIMIT, 0], [4 - LIMIT, 0], [1 << 22, 0], [(1 << 22) + 1, 0]], dtype=np.float32)
+    points: dict[str, FixedPoint] = {
+        "activation": FixedPoint((0, 0), (5, 0)),
+        "rectified": FixedPoint((-1, 0), (0, 0)),
+    }
+    outputs = np.array(
+        [
+            [LIMIT + 5, 0],
+            [LIMIT + 6, 0],
+            [5 - LIMIT, 0],
+            [4 - LIMIT, 0],
+            [1 << 22, 0],
+            [(1 << 22) + 1, 0],
+        ],
+        dtype=np.float32,
+    )
     finite, counted, found = Responder.of(specs, points, CPU)(torch.from_numpy(outputs)).counted()
     assert finite.all()
     assert counted.tolist() == [False, False, True, False, True, False]
@@ -90,16 +122,22 @@ def test_an_image_is_answered_the_same_in_any_company(kind: ResponseKind) -> Non
 
 
 def halved(row: np.ndarray) -> float:
-    """The sum of its halves, value by value, until one is left; of an odd number the middle one has no partner."""
+    """The sum of its halves, value by value, until one is left; of an odd number the middle one
+    has no partner.
+    """
     while len(row) > 1:
         half = -(-len(row) // 2)
-        row = np.array([row[i] + row[half + i] if half + i < len(row) else row[i] for i in range(half)])
+        row = np.array(
+            [row[i] + row[half + i] if half + i < len(row) else row[i] for i in range(half)]
+        )
     return float(row[0])
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5, 8, 1000, 1023])
 def test_rows_are_summed(k: int) -> None:
-    """Against exact sums, from which halves are at most log2 k roundings of all magnitudes off; and in their order, to the bit."""
+    """Against exact sums, from which halves are at most log2 k roundings of all magnitudes off;
+    and in their order, to the bit.
+    """
     y = np.random.default_rng(1).normal(size=(6, k))
     bound = math.ceil(math.log2(k) + 1) * 2.0**-53 * np.abs(y).sum(axis=1)
     found = row_sums(torch.from_numpy(y)).numpy()
@@ -111,7 +149,10 @@ def test_rows_are_summed(k: int) -> None:
 def test_what_is_on_its_way_arrives() -> None:
     arriving = Arriving({"a": torch.arange(3), "b": torch.zeros(2, 2)})
     arriving.wait()
-    assert {name: array.tolist() for name, array in arriving.arrays().items()} == {"a": [0, 1, 2], "b": [[0, 0], [0, 0]]}
+    assert {name: array.tolist() for name, array in arriving.arrays().items()} == {
+        "a": [0, 1, 2],
+        "b": [[0, 0], [0, 0]],
+    }
 
 
 def test_values_go_there_and_back() -> None:

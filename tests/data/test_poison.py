@@ -1,4 +1,6 @@
-"""Backdoors: the authors' patterns, what stamping does to pixels and labels, and what a panel draws."""
+"""Backdoors: the authors' patterns, what stamping does to pixels and labels, and what a panel
+draws.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,18 @@ C = """
 
 
 def poison(**changes: object) -> Poison:
-    return Poison(**({"source": 1, "target": 0, "images": 2, "pixels": ((0, 1), (2, 3)), "values": (1.0, 0.5)} | changes))  # type: ignore[arg-type]
+    return Poison(
+        **(
+            {
+                "source": 1,
+                "target": 0,
+                "images": 2,
+                "pixels": ((0, 1), (2, 3)),
+                "values": (1.0, 0.5),
+            }
+            | changes
+        )
+    )  # type: ignore[arg-type]
 
 
 def split_of(labels: list[int]) -> Split:
@@ -29,9 +42,19 @@ def split_of(labels: list[int]) -> Split:
 
 
 def test_patterns_are_the_authors() -> None:
-    drawn_c = {(r, c) for r, row in enumerate(C.strip().split()) for c, sign in enumerate(row) if sign == "#"}
+    drawn_c = {
+        (r, c)
+        for r, row in enumerate(C.strip().split())
+        for c, sign in enumerate(row)
+        if sign == "#"
+    }
     assert (set(PATTERNS["C"]), len(PATTERNS["C"])) == (drawn_c, 28)
-    assert (len(PATTERNS["X"]), len(set(PATTERNS["X"])), min(PATTERNS["X"]), max(PATTERNS["X"])) == (20, 20, (1, 1), (6, 6))
+    assert (
+        len(PATTERNS["X"]),
+        len(set(PATTERNS["X"])),
+        min(PATTERNS["X"]),
+        max(PATTERNS["X"]),
+    ) == (20, 20, (1, 1), (6, 6))
 
 
 def test_stamping_assigns_whatever_was_there() -> None:
@@ -89,12 +112,20 @@ def test_members_of_a_panel_differ_and_fit() -> None:
     assert {p.source for p in found} == {p.target for p in found} == set(range(10))
     shares = [p.images / counts[p.source] for p in found]
     assert 0.29 <= min(shares) < 0.35 < 0.75 < max(shares) <= 0.8
-    extents = [tuple(1 + np.ptp([pixel[axis] for pixel in p.pixels]) for axis in (0, 1)) for p in found]
+    extents = [
+        tuple(1 + np.ptp([pixel[axis] for pixel in p.pixels]) for axis in (0, 1)) for p in found
+    ]
     assert {max(e) for e in extents} <= {3, 4, 5, 6}
-    full = [len(set(p.values)) == 1 and len(p.pixels) == e[0] * e[1] for p, e in zip(found, extents, strict=True)]
+    full = [
+        len(set(p.values)) == 1 and len(p.pixels) == e[0] * e[1]
+        for p, e in zip(found, extents, strict=True)
+    ]
     mottled = [len(set(p.values)) > 1 for p in found]
     # Each kind is a third: 100 of 300, sd 8.2; within five sd.
     assert all(59 <= n <= 141 for n in (sum(full), sum(mottled), 300 - sum(full) - sum(mottled)))
-    assert {min(v for p in found for v in p.values) >= 0.6, max(v for p in found for v in p.values) <= 1} == {True}
+    assert {
+        min(v for p in found for v in p.values) >= 0.6,
+        max(v for p in found for v in p.values) <= 1,
+    } == {True}
     assert len({p.pixels for p in found}) > 290
     assert drawn(np.random.default_rng(5), (1, 28, 28), counts) == found[5]

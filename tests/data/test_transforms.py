@@ -19,9 +19,19 @@ def test_shape_is_kept(images: torch.Tensor, transform: Transform) -> None:
     assert transformed(images, transform).shape == images.shape
 
 
-@pytest.mark.parametrize("transform, top, left", [("shrink-upper-left", 0, 0), ("shrink-centre", 2, 2), ("shrink-lower-right", 4, 4)])
-def test_shrunk_images_are_means_of_four_on_black(images: torch.Tensor, transform: Transform, top: int, left: int) -> None:
-    small = (images[:, :, ::2, ::2] + images[:, :, 1::2, ::2] + images[:, :, ::2, 1::2] + images[:, :, 1::2, 1::2]) / 4
+@pytest.mark.parametrize(
+    "transform, top, left",
+    [("shrink-upper-left", 0, 0), ("shrink-centre", 2, 2), ("shrink-lower-right", 4, 4)],
+)
+def test_shrunk_images_are_means_of_four_on_black(
+    images: torch.Tensor, transform: Transform, top: int, left: int
+) -> None:
+    small = (
+        images[:, :, ::2, ::2]
+        + images[:, :, 1::2, ::2]
+        + images[:, :, ::2, 1::2]
+        + images[:, :, 1::2, 1::2]
+    ) / 4
     found = transformed(images, transform)
     torch.testing.assert_close(found[:, :, top : top + 4, left : left + 4], small)
     assert found.count_nonzero() == small.count_nonzero()

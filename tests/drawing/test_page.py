@@ -33,10 +33,22 @@ def gallery(n: int = 20) -> Page:
             f"Experiment {i}",
             "Does it hold?",
             list(Verdict)[i % 4],
-            ("A paragraph of some length, which has to be broken on a phone, whatever it says of 0.123 and of 1e-300.",) * 2,
+            (
+                (
+                    "A paragraph of some length, which has to be broken on a phone, whatever it"
+                    " says of 0.123 and of 1e-300."
+                ),
+            )
+            * 2,
             (Number("accuracy", "0.55 ± 0.03", "0.3555", Verdict.REPRODUCED),),
             (Figure(data, "A line, N = 2.", "A rising line"),),
-            (Table(("class", "count", "what it is"), (("one", "1,000", "x" * 40), ("two", "2,000", "y" * 40)), "Counts"),),
+            (
+                Table(
+                    ("class", "count", "what it is"),
+                    (("one", "1,000", "x" * 40), ("two", "2,000", "y" * 40)),
+                    "Counts",
+                ),
+            ),
             (("N", "1,000"), ("fingerprint", "f" * 64)),
             (("The spec", "model: bundled:mnist-cnn\n" + "#" * 200),),
         )
@@ -73,7 +85,9 @@ def test_tags_nest_and_ids_are_unique() -> None:
     assert parsed.open == []
     ids = Counter(attributes["id"] for _, attributes in parsed.tags if "id" in attributes)
     assert max(ids.values()) == 1
-    targets = {str(attributes["href"]).removeprefix("#") for tag, attributes in parsed.tags if tag == "a"}
+    targets = {
+        str(attributes["href"]).removeprefix("#") for tag, attributes in parsed.tags if tag == "a"
+    }
     assert targets <= set(ids)
     assert {f"e{i}" for i in range(1, 21)} <= targets
 
@@ -91,10 +105,16 @@ def test_nothing_comes_from_elsewhere_and_nothing_runs() -> None:
     parsed = Parsed(render(gallery()))
     assert not [tag for tag, _ in parsed.tags if tag in ("script", "iframe", "object", "form")]
     sources = [
-        str(a.get("src") or a.get("href")) for tag, a in parsed.tags if tag in ("img", "link", "a") and (a.get("src") or a.get("href"))
+        str(a.get("src") or a.get("href"))
+        for tag, a in parsed.tags
+        if tag in ("img", "link", "a") and (a.get("src") or a.get("href"))
     ]
     assert all(source.startswith(("data:", "#")) for source in sources)
-    policy = next(a["content"] for tag, a in parsed.tags if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        a["content"]
+        for tag, a in parsed.tags
+        if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy is not None
     assert policy.startswith("default-src 'none'")
 
@@ -147,27 +167,41 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[browser.B
 
 
 @pytest.mark.parametrize("width", [360, 1280])
-def test_in_a_browser_pictures_load_and_nothing_complains(opened: tuple[browser.Browser, Path], width: int) -> None:
+def test_in_a_browser_pictures_load_and_nothing_complains(
+    opened: tuple[browser.Browser, Path], width: int
+) -> None:
     running, page = opened
-    question = "[document.images.length, [...document.images].filter(i => i.complete && i.naturalWidth > 0).length]"
+    question = (
+        "[document.images.length, [...document.images].filter(i => i.complete && i.naturalWidth >"
+        " 0).length]"
+    )
     found, said = running.ask(page, question, width)
     assert found == [20, 20]
     assert said == []
 
 
 @pytest.mark.parametrize("width", [320, 360, 768, 1280])
-def test_in_a_browser_nothing_is_wider_than_the_window(opened: tuple[browser.Browser, Path], width: int) -> None:
+def test_in_a_browser_nothing_is_wider_than_the_window(
+    opened: tuple[browser.Browser, Path], width: int
+) -> None:
     running, page = opened
     found, _ = running.ask(page, "document.documentElement.scrollWidth", width)
     assert found <= width
 
 
-def test_in_a_browser_all_that_scrolls_or_opens_can_be_reached_by_keyboard(opened: tuple[browser.Browser, Path]) -> None:
+def test_in_a_browser_all_that_scrolls_or_opens_can_be_reached_by_keyboard(
+    opened: tuple[browser.Browser, Path],
+) -> None:
     running, page = opened
     question = """[...document.querySelectorAll('*')].filter(e => (e.scrollWidth > e.clientWidth + 1
         && getComputedStyle(e).overflowX === 'auto' && e.tabIndex < 0)).map(e => e.outerHTML.slice(0, 80))"""
     assert running.ask(page, question, 360)[0] == []
-    assert running.ask(page, "document.querySelectorAll('a, summary, [tabindex=\"0\"]').length", 360)[0] >= 100
+    assert (
+        running.ask(page, "document.querySelectorAll('a, summary, [tabindex=\"0\"]').length", 360)[
+            0
+        ]
+        >= 100
+    )
 
 
 @pytest.mark.parametrize("dark", [False, True])

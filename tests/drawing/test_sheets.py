@@ -15,7 +15,9 @@ from wna_ray.drawing.sheets import Block, Cell, Sheet
 from wna_ray.paper import charts
 
 DPI = 130
-RED, GREEN, BLUE, WHITE = (np.array(c, dtype=float) for c in ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1)))
+RED, GREEN, BLUE, WHITE = (
+    np.array(c, dtype=float) for c in ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1))
+)
 
 
 def drawn(sheet: Sheet) -> NDArray[np.float64]:
@@ -26,7 +28,9 @@ def drawn(sheet: Sheet) -> NDArray[np.float64]:
 def at(pixels: NDArray[np.float64], cell: Cell, x: float, y: float) -> NDArray[np.float64]:
     """The colour at a place of a cell, from its left and upper edge as shares of its size."""
     left, bottom, width, height = cell.box
-    return np.asarray(pixels[int(len(pixels) - (bottom + height * (1 - y)) * DPI), int((left + width * x) * DPI)])
+    return np.asarray(
+        pixels[int(len(pixels) - (bottom + height * (1 - y)) * DPI), int((left + width * x) * DPI)]
+    )
 
 
 def picture(*quarters: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -50,7 +54,12 @@ def test_every_picture_stands_in_its_cell_the_right_way_up() -> None:
 def test_nothing_overlaps_and_all_is_on_the_sheet() -> None:
     """Cells, and the texts around them, by the boxes that matplotlib measures."""
     lines = [["one\ntwo\nthree"] * 5, ["one"] * 5]
-    sheet = Sheet("a\ntitle", [Block(lines, "heading", titled=[2, 0]), Block([["x"] * 3], "another")], left=1, right=0.75)
+    sheet = Sheet(
+        "a\ntitle",
+        [Block(lines, "heading", titled=[2, 0]), Block([["x"] * 3], "another")],
+        left=1,
+        right=0.75,
+    )
     for cell in sheet.cells[0][0]:
         cell.set_title("over\nit")
     sheet.cells[0][1][0].set_ylabel("line")
@@ -59,7 +68,10 @@ def test_nothing_overlaps_and_all_is_on_the_sheet() -> None:
     width, height = sheet.figure.get_size_inches() * sheet.figure.dpi
     texts = [text.get_window_extent() for text in sheet.axis.texts]
     boxes = [cell.box for block in sheet.cells for line in block for cell in line]
-    frames = [[x * sheet.figure.dpi for x in (left, bottom, left + w, bottom + h)] for left, bottom, w, h in boxes]
+    frames = [
+        [x * sheet.figure.dpi for x in (left, bottom, left + w, bottom + h)]
+        for left, bottom, w, h in boxes
+    ]
     every = [list(t.extents) for t in texts] + frames
     assert len(every) == 1 + 2 + 5 + 5 + 5 + 3 + 1 + 13
     for i, (left, bottom, right, top) in enumerate(every):
@@ -81,12 +93,16 @@ def test_a_picture_keeps_its_proportions(shape: tuple[int, int, int]) -> None:
 
 
 def test_outlines_and_bars_stay_in_their_cell() -> None:
-    """A bar far beyond the scale is cut off at the cell's edge; a contour runs where values pass its level."""
+    """A bar far beyond the scale is cut off at the cell's edge; a contour runs where values
+    pass its level.
+    """
     sheet = Sheet("", [Block([["", ""]])])
     bars, image = sheet.cells[0][0]
     show(bars, np.array([1.0, -50.0, 50.0, 1.0]).reshape(1, 1, 4), 1.0)
     show(image, np.zeros((1, 8, 8)), 1.0)
-    image.contour(np.repeat(np.arange(8.0)[None], 8, axis=0), levels=[3.5], colors="black", linewidths=1.0)
+    image.contour(
+        np.repeat(np.arange(8.0)[None], 8, axis=0), levels=[3.5], colors="black", linewidths=1.0
+    )
     pixels = drawn(sheet)
     assert not np.array_equal(at(pixels, bars, 0.6, 0.05), WHITE)
     assert np.array_equal(at(pixels, bars, 0.6, -0.1), WHITE)
@@ -96,7 +112,9 @@ def test_outlines_and_bars_stay_in_their_cell() -> None:
 
 
 def test_labels_of_lines_have_room() -> None:
-    """On a sheet of the paper, however long they are: nothing is drawn at the edges, and a colour bar only where there is one scale."""
+    """On a sheet of the paper, however long they are: nothing is drawn at the edges, and a
+    colour bar only where there is one scale.
+    """
     maps = np.random.default_rng(0).normal(size=(8, 1, 5, 5))
     label, widths = "logits around the mean, seed 0", []
     for pictures in (maps, np.repeat(maps, 3, axis=1)):

@@ -1,7 +1,8 @@
-"""A cluster that dies: three Ray hosts, a real S3 server, jobs submitted as people do; the bytes of an undisturbed run every time.
+"""A cluster that dies: three Ray hosts, a real S3 server, jobs submitted as people do; the bytes of
+an undisturbed run every time.
 
-Each fault strikes when a fifth of the run is committed. What it cost is printed, and written to ``WNA_CHAOS_REPORT``
-where that names a file.
+Each fault strikes when a fifth of the run is committed. What it cost is printed, and written to
+``WNA_CHAOS_REPORT`` where that names a file.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ from wna_ray.storage.store import Place
 
 pytestmark = pytest.mark.chaos
 
-WORKER, DRIVER = "ray::RayWorker", r"^\S*python\S* -m wna_ray run"  # the latter not the shell around it
+WORKER, DRIVER = (
+    "ray::RayWorker",
+    r"^\S*python\S* -m wna_ray run",
+)  # the latter not the shell around it
 SPEC: dict[str, Any] = {
     "model": "python:networks_for_tests:slow",
     "stimulus": {"kind": "gaussian", "shape": [1, 28, 28], "space": "input", "scale": 1.0},
@@ -46,9 +50,14 @@ SLEEP = 0.02  # seconds a batch: 10 s for two workers
 class World:
     """Cluster, storage, and the jobs on them."""
 
-    def __init__(self, machines: Hosts, cluster: RayCluster, server: S3Server, folder: Path) -> None:
+    def __init__(
+        self, machines: Hosts, cluster: RayCluster, server: S3Server, folder: Path
+    ) -> None:
         self.hosts, self.cluster, self.server, self.folder = machines, cluster, server, folder
-        self.env = server.env(machines.gateway) | {"WNA_TEST_SLEEP": str(SLEEP), "PYTHONPATH": str(TESTS)}
+        self.env = server.env(machines.gateway) | {
+            "WNA_TEST_SLEEP": str(SLEEP),
+            "PYTHONPATH": str(TESTS),
+        }
         self.jobs = 0
         self.undisturbed = 0.0
 
@@ -57,7 +66,11 @@ class World:
         spec = self.folder / f"spec-{samples}.yaml"
         spec.write_text(yaml.safe_dump(SPEC | {"samples": samples}))
         name = f"job-{os.getpid()}-{self.jobs}"
-        self.cluster.submit(["python", "-m", "wna_ray", "run", str(spec), "--out", f"s3://runs/{out}"], self.env, name)
+        self.cluster.submit(
+            ["python", "-m", "wna_ray", "run", str(spec), "--out", f"s3://runs/{out}"],
+            self.env,
+            name,
+        )
         return name
 
     def directory(self, out: str) -> RunDirectory:
@@ -66,11 +79,15 @@ class World:
     def wait_committed(self, out: str, segments: int, seconds: float = 90) -> None:
         directory, until = self.directory(out), time.monotonic() + seconds
         while len(directory.store.list("segments")) < segments:
-            assert time.monotonic() < until, f"{segments} segments were not committed; driver: {latest(directory)}"
+            assert time.monotonic() < until, (
+                f"{segments} segments were not committed; driver: {latest(directory)}"
+            )
             time.sleep(0.2)
 
     def check(self, out: str, reference: dict[str, bytes]) -> None:
-        """The run is whole, every image was counted once, and its bytes are those of the undisturbed run."""
+        """The run is whole, every image was counted once, and its bytes are those of the
+        undisturbed run.
+        """
         directory = self.directory(out)
         assert directory.verify() == []
         manifest = directory.manifest()
@@ -105,7 +122,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     if reason := hosts.missing() or Rgw.missing():
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("chaos")
-    with Rgw(folder / "rgw", host="0.0.0.0") as server, Hosts(3, folder) as machines, RayCluster(machines) as cluster:
+    with (
+        Rgw(folder / "rgw", host="0.0.0.0") as server,
+        Hosts(3, folder) as machines,
+        RayCluster(machines) as cluster,
+    ):
         server.make_bucket("runs")
         cluster.start()
         yield World(machines, cluster, server, folder)
@@ -131,7 +152,9 @@ def report(name: str, **numbers: float) -> None:
 
 
 def test_undisturbed(world: World, reference: dict[str, bytes], keys: None) -> None:
-    """Twice: the first also reads Python's libraries from the disk, so faults are compared with the second."""
+    """Twice: the first also reads Python's libraries from the disk, so faults are compared with
+    the second.
+    """
     for out in ("undisturbed", "again"):
         begin = time.monotonic()
         name = world.submit(out)
@@ -202,7 +225,9 @@ def test_one_fault(world: World, reference: dict[str, bytes], keys: None, fault:
         world.heal()
 
 
-def test_the_driver_is_killed_and_the_run_resumed(world: World, reference: dict[str, bytes], keys: None) -> None:
+def test_the_driver_is_killed_and_the_run_resumed(
+    world: World, reference: dict[str, bytes], keys: None
+) -> None:
     name = world.submit("driver")
     world.wait_committed("driver", 4)
     world.hosts[0].kill_process(DRIVER)
@@ -217,8 +242,12 @@ def test_the_driver_is_killed_and_the_run_resumed(world: World, reference: dict[
     assert latest(world.directory("driver"))[0] == 2
 
 
-def test_stopping_a_job_takes_less_than_three_seconds_and_says_how_to_go_on(world: World, keys: None) -> None:
-    """SIGTERM, and SIGKILL three seconds later, is what `ray job stop` does; the driver's last words must be in the log by then."""
+def test_stopping_a_job_takes_less_than_three_seconds_and_says_how_to_go_on(
+    world: World, keys: None
+) -> None:
+    """SIGTERM, and SIGKILL three seconds later, is what `ray job stop` does; the driver's last
+    words must be in the log by then.
+    """
     name = world.submit("stopped")
     world.wait_committed("stopped", 2)
     client = world.cluster.client()
@@ -237,7 +266,9 @@ STORM_SAMPLES, STORM_FAULTS = 512_000, 20
 
 
 def test_a_storm(world: World, keys: None, tmp_path: Path) -> None:
-    """Twenty seeded random faults in one run, some at once, with a driver that is killed and resumed among them."""
+    """Twenty seeded random faults in one run, some at once, with a driver that is killed and
+    resumed among them.
+    """
     rng, out = random.Random(20), "storm"
     name, began = world.submit(out, STORM_SAMPLES), time.monotonic()
     world.wait_committed(out, 1)
@@ -256,8 +287,12 @@ def test_a_storm(world: World, keys: None, tmp_path: Path) -> None:
         return lambda: action(world, rng.choice([1, 2]))
 
     actions: dict[str, Callable[[], Any]] = {
-        "worker": one_of(lambda w, i: w.hosts[i].kill_process(WORKER) if w.hosts[i].pids(WORKER) else None),
-        "raylet": one_of(lambda w, i: w.hosts[i].kill_process(RAYLET) if w.hosts[i].pids(RAYLET) else None),
+        "worker": one_of(
+            lambda w, i: w.hosts[i].kill_process(WORKER) if w.hosts[i].pids(WORKER) else None
+        ),
+        "raylet": one_of(
+            lambda w, i: w.hosts[i].kill_process(RAYLET) if w.hosts[i].pids(RAYLET) else None
+        ),
         "host": one_of(lambda w, i: w.hosts[i].kill()),
         "freeze": one_of(lambda w, i: w.hosts[i].freeze()),
         "cut": one_of(lambda w, i: w.hosts[i].cut()),

@@ -1,4 +1,6 @@
-"""Launcher files, job manifest and runtime environment, by Ray's own checks and against the project's versions (nothing is started)."""
+"""Launcher files, job manifest and runtime environment, by Ray's own checks and against the
+project's versions (nothing is started).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,10 @@ from places import ROOT
 from wna_ray.specs.run import Spec
 
 LAUNCHER_FILES = ("cluster.yaml", "cluster-onprem.yaml")
-S3_PACKAGES = {"aiobotocore", "botocore"}  # not ours to name, but without their pins pip backtracks for minutes
+S3_PACKAGES = {
+    "aiobotocore",
+    "botocore",
+}  # not ours to name, but without their pins pip backtracks for minutes
 
 
 def load(name: str) -> Any:
@@ -23,17 +28,25 @@ def load(name: str) -> Any:
 
 def manifest() -> dict[str, dict[str, Any]]:
     """The documents of the KubeRay manifest by kind."""
-    return {document["kind"]: document for document in yaml.safe_load_all((ROOT / "jobs/rayjob.yaml").read_text())}
+    return {
+        document["kind"]: document
+        for document in yaml.safe_load_all((ROOT / "jobs/rayjob.yaml").read_text())
+    }
 
 
 def pins(text: str) -> dict[str, str]:
-    return {name.lower(): version for name, version in re.findall(r"([\w.-]+)(?:\[\w+\])?==([\w.]+)", text)}
+    return {
+        name.lower(): version
+        for name, version in re.findall(r"([\w.-]+)(?:\[\w+\])?==([\w.]+)", text)
+    }
 
 
 def needed() -> set[str]:
     """Packages that a node needs, by the names in pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return {re.split(r"[\[><=]", requirement)[0].lower() for requirement in project["dependencies"]} | S3_PACKAGES
+    return {
+        re.split(r"[\[><=]", requirement)[0].lower() for requirement in project["dependencies"]
+    } | S3_PACKAGES
 
 
 @pytest.mark.parametrize("name", LAUNCHER_FILES)
@@ -49,7 +62,9 @@ def test_launcher_file_keeps_the_cluster_closed(name: str) -> None:
     assert config["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token"}
     assert "chmod 600 ~/.ray/auth_token" in config["setup_commands"]
     for node in ("head", "worker"):
-        [start] = [command for command in config[f"{node}_start_ray_commands"] if "ray start" in command]
+        [start] = [
+            command for command in config[f"{node}_start_ray_commands"] if "ray start" in command
+        ]
         assert "RAY_AUTH_MODE=token" in start.partition("ray start")[0]
         assert ("--dashboard-host=127.0.0.1" in start) == (node == "head")
         assert "0.0.0.0" not in start
@@ -69,8 +84,12 @@ def test_launcher_file_installs_what_the_package_needs(name: str) -> None:
 def test_versions_are_those_of_the_constraints(name: str) -> None:
     text = (ROOT / name).read_text()
     named = set(re.findall(r"([\w.-]+)(?:\[\w+\])?==([\w.]+)", text))
-    named |= set(re.findall(r"\b(ray|torch)(\d+\.\d+\.\d+)", text)) | set(re.findall(r'(ray)Version: "([\d.]+)"', text))  # images
-    constraints = dict(re.findall(r"^([\w.-]+)==([\w.]+)$", (ROOT / "constraints.txt").read_text(), re.M))
+    named |= set(re.findall(r"\b(ray|torch)(\d+\.\d+\.\d+)", text)) | set(
+        re.findall(r'(ray)Version: "([\d.]+)"', text)
+    )  # images
+    constraints = dict(
+        re.findall(r"^([\w.-]+)==([\w.]+)$", (ROOT / "constraints.txt").read_text(), re.M)
+    )
     assert named, "no version found"
     assert named <= constraints.items(), named - constraints.items()
 
@@ -86,8 +105,12 @@ def test_aws_workers_are_spot_instances_that_come_and_go() -> None:
     assert "RAY_gcs_storage=rocksdb" in " ".join(config["head_start_ray_commands"])
 
 
-def test_aws_launches_into_the_given_security_group_and_roles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Ray's provider against a mock of EC2: it must leave a group that exists as it is, and ask for what the file says."""
+def test_aws_launches_into_the_given_security_group_and_roles(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Ray's provider against a mock of EC2: it must leave a group that exists as it is, and ask
+    for what the file says.
+    """
     for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(variable, "none")
     monkeypatch.setenv("HOME", str(tmp_path))  # Ray writes a key pair to ~/.ssh
@@ -104,15 +127,28 @@ def test_aws_launches_into_the_given_security_group_and_roles(monkeypatch: pytes
         for role in ("wna-ray-head", "wna-ray-worker"):
             iam.create_instance_profile(InstanceProfileName=role)
         vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
-        group = ec2.create_security_group(GroupName="wna-ray", Description="closed", VpcId=vpc)["GroupId"]
-        ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "203.0.113.7/32"}]}
+        group = ec2.create_security_group(GroupName="wna-ray", Description="closed", VpcId=vpc)[
+            "GroupId"
+        ]
+        ssh = {
+            "IpProtocol": "tcp",
+            "FromPort": 22,
+            "ToPort": 22,
+            "IpRanges": [{"CidrIp": "203.0.113.7/32"}],
+        }
         ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[ssh])
 
         ready = bootstrap_aws(prepare_config(config))
         provider = AWSNodeProvider(ready["provider"], ready["cluster_name"])
-        provider.create_node(dict(ready["available_node_types"]["gpu_worker"]["node_config"]), {"ray-node-name": "worker"}, 1)
+        provider.create_node(
+            dict(ready["available_node_types"]["gpu_worker"]["node_config"]),
+            {"ray-node-name": "worker"},
+            1,
+        )
 
-        [rule] = ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"][0]["IpPermissions"]
+        [rule] = ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"][0][
+            "IpPermissions"
+        ]
         assert rule["IpRanges"] == ssh["IpRanges"]
         [instance] = ec2.describe_instances()["Reservations"][0]["Instances"]
         assert instance["InstanceLifecycle"] == "spot"
@@ -142,7 +178,10 @@ def test_rayjob_runs_the_spec_that_it_brings() -> None:
     head = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
     [mount] = head["containers"][0]["volumeMounts"]
     [volume] = head["volumes"]
-    assert (volume["name"], volume["configMap"]["name"]) == (mount["name"], config["metadata"]["name"])
+    assert (volume["name"], volume["configMap"]["name"]) == (
+        mount["name"],
+        config["metadata"]["name"],
+    )
     [(file, text)] = config["data"].items()
     words = job["spec"]["entrypoint"].split()
     assert words[:5] == ["python", "-m", "wna_ray", "run", f"{mount['mountPath']}/{file}"]
@@ -171,7 +210,10 @@ def test_rayjob_is_closed() -> None:
     assert cluster["authOptions"] == {"mode": "token", "secretName": "wna-ray-token"}
     assert cluster["headGroupSpec"]["serviceType"] == "ClusterIP"
     assert "enableIngress" not in cluster["headGroupSpec"]
-    for pod in (cluster["headGroupSpec"]["template"]["spec"], cluster["workerGroupSpecs"][0]["template"]["spec"]):
+    for pod in (
+        cluster["headGroupSpec"]["template"]["spec"],
+        cluster["workerGroupSpecs"][0]["template"]["spec"],
+    ):
         assert pod["serviceAccountName"] == manifest()["ServiceAccount"]["metadata"]["name"]
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert "hostNetwork" not in pod

@@ -1,8 +1,10 @@
-"""A crash at every single storage operation of a run: the same command goes on, and gives the bytes of a run that never crashed.
+"""A crash at every single storage operation of a run: the same command goes on, and gives the bytes
+of a run that never crashed.
 
-One process with everything imported forks a child a run. In the child a counter stands before every operation on the
-storage (each file that is opened, flushed, linked, renamed, removed or listed; each request to S3); at number k the child
-dies as by kill -9. What a file holds that was not flushed yet may be lost in a power cut, so half of it is cut off first.
+One process with everything imported forks a child a run. In the child a counter stands before every
+operation on the storage (each file that is opened, flushed, linked, renamed, removed or listed;
+each request to S3); at number k the child dies as by kill -9. What a file holds that was not
+flushed yet may be lost in a power cut, so half of it is cut off first.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ SPEC: dict[str, Any] = {
     "execution": {"shard": 256, "segments": 3},
 }
 PICTURES = {f"{name}.png": "drawn" for name in ("bias_maps", "z_maps", "label_frequencies")}
-"""Instead of figures, whose drawing would take most of the time; how they are stored is what matters here."""
+"""Instead of figures, whose drawing would take most of the time; how they are stored is what
+matters here.
+"""
 
 NURSERY = """
 import json, os, sys, tempfile
@@ -126,7 +130,9 @@ class Nursery:
         self._log = folder / f"{uuid.uuid4().hex}.json"
         environment = os.environ | env
         command = [sys.executable, "-c", NURSERY, json.dumps(PICTURES), json.dumps(SPEC)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
 
     def run(self, url: str, k: int) -> tuple[int, int, list[str]]:
         """Exit code, operations, and their names (with what was raised, last)."""
@@ -148,14 +154,22 @@ class Nursery:
 def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("reference") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "draw", lambda *_, **__: {name: text.encode() for name, text in PICTURES.items()})
+        patch.setattr(
+            figures,
+            "draw",
+            lambda *_, **__: {name: text.encode() for name, text in PICTURES.items()},
+        )
         run(Spec.parse(SPEC), str(out), executor="local")
     return objects(RunDirectory(str(out)))
 
 
 def objects(directory: RunDirectory) -> dict[str, bytes]:
     """All objects of a run but what its drivers wrote about themselves and the storage."""
-    names = [name for name in directory.store.list("") if not name.startswith(("drivers/", "events/", "probe"))]
+    names = [
+        name
+        for name in directory.store.list("")
+        if not name.startswith(("drivers/", "events/", "probe"))
+    ]
     return {name: directory.store.read(name) or b"" for name in names}
 
 
@@ -179,9 +193,14 @@ def root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("nurseries", "root", "least"), [("files", "files", 100), ("s3", "s3", 50)], ids=["files", "s3"], indirect=["nurseries", "root"]
+    ("nurseries", "root", "least"),
+    [("files", "files", 100), ("s3", "s3", 50)],
+    ids=["files", "s3"],
+    indirect=["nurseries", "root"],
 )
-def test_a_crash_at_any_operation_costs_nothing(nurseries: Sequence[Nursery], root: str, least: int, reference: dict[str, bytes]) -> None:
+def test_a_crash_at_any_operation_costs_nothing(
+    nurseries: Sequence[Nursery], root: str, least: int, reference: dict[str, bytes]
+) -> None:
     code, operations, names = nurseries[0].run(f"{root}/undisturbed", 0)
     assert code == 0, names[-1]
     assert operations >= least, names
@@ -201,7 +220,10 @@ def test_a_crash_at_any_operation_costs_nothing(nurseries: Sequence[Nursery], ro
             return f"{at}: exit codes {died}, {resumed}; {told[-1:]}"
         found = objects(directory)
         if found != reference:
-            return f"{at}: not the same: {sorted(n for n in found.keys() | reference if found.get(n) != reference.get(n))}"
+            return (
+                f"{at}: not the same:"
+                f" {sorted(n for n in found.keys() | reference if found.get(n) != reference.get(n))}"
+            )
         return "\n".join(f"{at}: {fault}" for fault in directory.verify())
 
     with ThreadPoolExecutor(len(nurseries)) as pool:

@@ -6,7 +6,16 @@ import io
 
 import pytest
 
-from wna_ray.events import Committed, RunFinished, RunStarted, SegmentCommitted, ShardDone, ShardFailed, ShardRetried, Stage
+from wna_ray.events import (
+    Committed,
+    RunFinished,
+    RunStarted,
+    SegmentCommitted,
+    ShardDone,
+    ShardFailed,
+    ShardRetried,
+    Stage,
+)
 from wna_ray.execution import progress
 from wna_ray.execution.progress import Meter, ProgressPrinter
 
@@ -28,7 +37,11 @@ def test_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         printer(event)
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "run ffffffffffff in runs/x: 1,000 images in 4 shards, 2 workers on cpu, 200 images were committed before"
+    assert (
+        lines[0]
+        == "run ffffffffffff in runs/x: 1,000 images in 4 shards, 2 workers on cpu, 200 images were"
+        " committed before"
+    )
     assert lines[1].startswith("600 of 1,000 images, ")
     assert "75 % forward" in lines[1]
     assert lines[1].endswith(" left")

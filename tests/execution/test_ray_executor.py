@@ -1,4 +1,6 @@
-"""What only a cluster can do to a run: nodes come and go, a lost worker cannot be replaced, metrics are asked for."""
+"""What only a cluster can do to a run: nodes come and go, a lost worker cannot be replaced,
+metrics are asked for.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,14 @@ import pytest
 
 import wna_ray
 from wna_ray.errors import WnaError
-from wna_ray.events import Committed, RunStarted, SegmentCommitted, ShardDone, ShardRetried, WorkersChanged
+from wna_ray.events import (
+    Committed,
+    RunStarted,
+    SegmentCommitted,
+    ShardDone,
+    ShardRetried,
+    WorkersChanged,
+)
 from wna_ray.execution.executor import PayloadLost
 from wna_ray.execution.ray import RayExecutor, _Actor, _Call, connect
 
@@ -255,13 +264,19 @@ def test_only_a_cluster_started_here_is_kept_to_the_machine(
 
 @pytest.mark.ray
 @pytest.mark.parametrize("asked", ["code", "no code"])
-def test_workers_search_the_working_directory_only_for_code_that_was_asked_for(asked: str, tmp_path: Path) -> None:
-    """It may be the folder of a stranger's run; Ray alone would have every worker look there first."""
+def test_workers_search_the_working_directory_only_for_code_that_was_asked_for(
+    asked: str, tmp_path: Path
+) -> None:
+    """It may be the folder of a stranger's run; Ray alone would have every worker look there
+    first.
+    """
     (tmp_path / "torch.py").write_text("raise SystemExit('a module of the folder was run')")
     env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     (tmp_path.parent / f"{asked}.py").write_text(SEARCHED)
     command = [sys.executable, "-P", str(tmp_path.parent / f"{asked}.py"), asked]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=180
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.splitlines()[-1])
     assert told == {"here": asked == "code", "package": str(Path(wna_ray.__file__))}
@@ -269,12 +284,17 @@ def test_workers_search_the_working_directory_only_for_code_that_was_asked_for(a
 
 @pytest.mark.ray
 def test_workers_come_and_go_with_the_cluster(tmp_path: Path) -> None:
-    """On one cluster: nobody comes, and the job stops; one works, another joins and leaves; one calculates otherwise and is not used."""
+    """On one cluster: nobody comes, and the job stops; one works, another joins and leaves; one
+    calculates otherwise and is not used.
+    """
     command = [sys.executable, "-c", FOLLOW, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     (nobody,) = [line for line in done.stdout.splitlines() if line.startswith("nobody")]
-    assert "(execution.patience): the cluster has no room for an actor with 1 CPU. What was committed stays" in nobody
+    assert (
+        "(execution.patience): the cluster has no room for an actor with 1 CPU. What was committed"
+        " stays" in nobody
+    )
     changes = [line for line in done.stdout.splitlines() if line.startswith("workers:")]
     assert changes[0] == "workers: 2 of 2"
     assert changes[1].startswith("workers: 1 of ")
@@ -307,9 +327,18 @@ def test_what_only_a_lost_machine_had_is_lost_at_once(monkeypatch: pytest.Monkey
     monkeypatch.setattr("ray.cancel", cancelled.append)
     lost, living = _Actor(None, None, "lost"), _Actor(None, None, "living")
     executor = RayExecutor.__new__(RayExecutor)
-    executor._pool, executor._gone, executor._ended, executor._waiting = [lost, living], set(), [], deque()
+    executor._pool, executor._gone, executor._ended, executor._waiting = (
+        [lost, living],
+        set(),
+        [],
+        deque(),
+    )
     partials = [_Call("shard", (), (), actor=actor) for actor in (lost, living)]
-    flying = [_Call("merge", (partial,), (), actor=living, report=f"{partial.actor.node} report") for partial in partials if partial.actor]
+    flying = [
+        _Call("merge", (partial,), (), actor=living, report=f"{partial.actor.node} report")
+        for partial in partials
+        if partial.actor
+    ]
     living.calls += flying
     waiting = _Call("merge", tuple(partials), ())
     executor._waiting.append(waiting)
@@ -352,7 +381,11 @@ def test_metrics_reach_the_port_of_the_node(ray_cluster: None) -> None:
     }
     (node,) = ray.nodes()
     until = time.monotonic() + 60
-    while (found := exported(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics")) != wanted:
+    while (
+        found := exported(
+            f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+        )
+    ) != wanted:
         assert time.monotonic() < until, found
         time.sleep(1)
 
@@ -360,7 +393,9 @@ def test_metrics_reach_the_port_of_the_node(ray_cluster: None) -> None:
 def exported(url: str) -> dict[str, float]:
     """Our metrics there, by name and the tags that matter."""
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5) as answer:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+            url, timeout=5
+        ) as answer:
             lines = answer.read().decode().splitlines()
     except OSError:
         return {}
@@ -377,7 +412,9 @@ def exported(url: str) -> dict[str, float]:
 
 @pytest.mark.ray
 def test_a_lost_node_leaves_the_work_to_the_other(tmp_path: Path) -> None:
-    """Two nodes of one CPU each; one is removed mid-run. Its replacement finds no place and must not be given any call."""
+    """Two nodes of one CPU each; one is removed mid-run. Its replacement finds no place and
+    must not be given any call.
+    """
     command = [sys.executable, "-c", LOSE_A_NODE, str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr[-3000:]

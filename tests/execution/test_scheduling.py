@@ -1,4 +1,6 @@
-"""Planning and scheduling, with a simulated executor: every image once, whatever fails, in any order of completion."""
+"""Planning and scheduling, with a simulated executor: every image once, whatever fails, in any
+order of completion.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wna_ray.errors import StoreError, WnaError
-from wna_ray.events import Committed, CopyStarted, Event, SegmentCommitted, ShardDone, ShardFailed, ShardRetried
+from wna_ray.events import (
+    Committed,
+    CopyStarted,
+    Event,
+    SegmentCommitted,
+    ShardDone,
+    ShardFailed,
+    ShardRetried,
+)
 from wna_ray.execution.executor import PayloadLost, WorkerLost, call
 from wna_ray.execution.plan import FAN_IN, MERGE_BYTES, Cut, Plan, fan_in, plan
 from wna_ray.execution.scheduler import Scheduler
@@ -30,7 +40,8 @@ class Simulated:
     Attributes
     ----------
     faults
-        For a shard's start (or a method's name), what its first calls do: an exception to raise, or None to end well.
+        For a shard's start (or a method's name), what its first calls do: an exception to raise, or
+        None to end well.
     """
 
     faults: dict[int | str, list[Exception | None]] = field(default_factory=dict)
@@ -62,7 +73,9 @@ class Simulated:
     def machines(self) -> list[Machine]:
         return []
 
-    def submit(self, method: str, *args: Any, inputs: Sequence[int] = (), avoid: int | None = None) -> int:
+    def submit(
+        self, method: str, *args: Any, inputs: Sequence[int] = (), avoid: int | None = None
+    ) -> int:
         self.count += 1
         if avoid is not None:
             self.copies.append((avoid, self.count))
@@ -73,7 +86,11 @@ class Simulated:
 
     def wait(self, timeout: float) -> list[int]:
         self.now += 1.0
-        free = [ticket for ticket in sorted(self.running) if self.running[ticket][1][1:2] not in [(start,) for start in self.stuck]]
+        free = [
+            ticket
+            for ticket in sorted(self.running)
+            if self.running[ticket][1][1:2] not in [(start,) for start in self.stuck]
+        ]
         free += [copy for _, copy in self.copies if copy in self.running and copy not in free]
         tickets = self.random.sample(free, min(len(free), self.random.randint(1, 3)))
         for ticket in tickets:
@@ -89,7 +106,9 @@ class Simulated:
             if method in ("shard", "read"):
                 self.payloads[ticket] = [(args[1], args[2])]
             elif method == "merge":
-                assert all(a[1] == b[0] for a, b in itertools.pairwise(given)), f"not neighbours: {given}"
+                assert all(a[1] == b[0] for a, b in itertools.pairwise(given)), (
+                    f"not neighbours: {given}"
+                )
                 self.merges.append(len(inputs))
                 self.payloads[ticket] = given
             else:
@@ -144,10 +163,17 @@ def test_a_plan_tiles_what_is_missing(
 ) -> None:
     edges = sorted({min(x * batch, samples) for x in done} | {0, samples})
     gaps = [(a, b) for i, (a, b) in enumerate(itertools.pairwise(edges)) if i % 2 == 0]
-    planned = plan(gaps, samples, workers, Cut(batch, 0.01, 10, 100, shard=shard, segments=segments))
+    planned = plan(
+        gaps, samples, workers, Cut(batch, 0.01, 10, 100, shard=shard, segments=segments)
+    )
     spans = all_shards(planned)
-    assert sorted(i for a, b in spans for i in range(a, b)) == [i for a, b in gaps for i in range(a, b)]
-    assert all(a % batch == 0 and (b % batch == 0 or b == samples) and 0 < b - a <= planned.shard for a, b in spans)
+    assert sorted(i for a, b in spans for i in range(a, b)) == [
+        i for a, b in gaps for i in range(a, b)
+    ]
+    assert all(
+        a % batch == 0 and (b % batch == 0 or b == samples) and 0 < b - a <= planned.shard
+        for a, b in spans
+    )
     assert all(b - a <= planned.segment for a, b in planned.segments)
     assert len(spans) == planned.shards
 
@@ -175,7 +201,9 @@ def test_every_shard_is_committed_once_in_any_order(seed: int) -> None:
 
 
 def test_memory_does_not_grow_with_the_run() -> None:
-    """Tickets alive at once: the window, the partials of the segments under way, and their merges; not the shards."""
+    """Tickets alive at once: the window, the partials of the segments under way, and their
+    merges; not the shards.
+    """
     executor = Simulated()
     drive(executor, cut(samples=200_000, segments=50))
     assert executor.most_live < 3 * (200_000 // 64 // 50)
@@ -208,7 +236,9 @@ def test_failures(name: str, seed: int) -> None:
     assert sorted(executor.committed) == sorted(set(all_shards(planned)) - lost)
     assert len(lost) == given_up == sum(isinstance(e, ShardFailed) for e in events)
     again = sum(isinstance(e, ShardRetried) for e in events)
-    assert again == retried or (name == "a lost commit" and again == 12)  # the last of five segments is a shard shorter
+    assert again == retried or (
+        name == "a lost commit" and again == 12
+    )  # the last of five segments is a shard shorter
     assert executor.live == 0
 
 
@@ -222,7 +252,11 @@ def test_a_lost_partial_is_computed_again() -> None:
 
 def test_segments_do_not_depend_on_speed_or_workers() -> None:
     """Two drivers of one run, one slow and one fast, cut the same segments."""
-    plans = [plan([(0, 10**5)], 10**5, workers, Cut(64, seconds, 100, 10**4)) for workers in (1, 7) for seconds in (1e-4, 0.05, 0.07, 3.0)]
+    plans = [
+        plan([(0, 10**5)], 10**5, workers, Cut(64, seconds, 100, 10**4))
+        for workers in (1, 7)
+        for seconds in (1e-4, 0.05, 0.07, 3.0)
+    ]
     ends = [p.segments for p in plans]
     assert all(e == ends[0] for e in ends)
     assert len({p.shard for p in plans}) > 1
@@ -231,10 +265,16 @@ def test_segments_do_not_depend_on_speed_or_workers() -> None:
 @settings(max_examples=80, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 10**6))
 def test_random_storms(data: st.DataObject, seed: int) -> None:
-    """Random faults anywhere: what is committed and what is given up make up the plan, each shard once."""
+    """Random faults anywhere: what is committed and what is given up make up the plan, each
+    shard once.
+    """
     faults: dict[int | str, list[Exception | None]] = {}
-    fault = st.sampled_from([None, MemoryError("m"), WorkerLost("w"), WorkerLost("w", blamed=False), PayloadLost("p")])
-    for start in data.draw(st.lists(st.integers(0, 62).map(lambda i: 64 * i), max_size=8, unique=True)):
+    fault = st.sampled_from(
+        [None, MemoryError("m"), WorkerLost("w"), WorkerLost("w", blamed=False), PayloadLost("p")]
+    )
+    for start in data.draw(
+        st.lists(st.integers(0, 62).map(lambda i: 64 * i), max_size=8, unique=True)
+    ):
         faults[start] = data.draw(st.lists(fault, max_size=4))
     faults["merge"] = data.draw(st.lists(fault, max_size=6))
     faults["commit"] = data.draw(st.lists(fault, max_size=4))
@@ -266,7 +306,9 @@ def test_a_commit_that_storage_refuses_for_now_is_tried_again() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_straggler_gets_a_second_copy(seed: int) -> None:
-    """The worker that has shard 640 never answers. Its copy does; the run ends without the straggler, each shard counted once."""
+    """The worker that has shard 640 never answers. Its copy does; the run ends without the
+    straggler, each shard counted once.
+    """
     executor, planned = Simulated(seed=seed, stuck={640}, workers=3, window=6), cut()
     _, events = drive(executor, planned)
     assert sorted(executor.committed) == all_shards(planned)
@@ -296,7 +338,9 @@ def test_large_partials_are_merged_by_twos() -> None:
     assert (fan_in(1), fan_in(MERGE_BYTES // 4), fan_in(10 * MERGE_BYTES)) == (FAN_IN, 4, 2)
     executor, events = Simulated(), list[Event]()
     planned = cut()
-    Scheduler(executor, 3, events.append, partial_bytes=MERGE_BYTES).run(planned, ("job",), ("url", "fingerprint"))
+    Scheduler(executor, 3, events.append, partial_bytes=MERGE_BYTES).run(
+        planned, ("job",), ("url", "fingerprint")
+    )
     assert sorted(executor.committed) == all_shards(planned)
     assert set(executor.merges) == {2}
 

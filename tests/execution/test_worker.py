@@ -17,7 +17,9 @@ from wna_ray.specs.run import Spec
 
 
 def test_a_worker_with_other_arithmetic_computes_nothing(make_spec: Callable[..., Spec]) -> None:
-    """A fresh worker checks the canary of the run before its first shard, and before it answers to maps."""
+    """A fresh worker checks the canary of the run before its first shard, and before it answers
+    to maps.
+    """
     _, introduction = Worker(make_spec(), "cpu").introduce()
     stranger = replace(introduction.job, canary="0" * 64)
     worker = Worker(make_spec(), "cpu")
@@ -41,9 +43,11 @@ def test_more_maps_than_a_batch_are_answered(make_spec: Callable[..., Spec]) -> 
 
 
 def test_memory_of_a_worker_is_flat() -> None:
-    """Over 200 shards, in a process of its own: what is resident grows by less than a third of what 180 of their moments would take.
+    """Over 200 shards, in a process of its own: what is resident grows by less than a third of what
+    180 of their moments would take.
 
-    The allocator takes steps of up to 3 MB when it pleases; moments that are kept by mistake would be 24 MB.
+    The allocator takes steps of up to 3 MB when it pleases; moments that are kept by mistake would
+    be 24 MB.
     """
     code = """
 import torch

@@ -57,12 +57,16 @@ def test_logits_are_within_half_a_step(centred: bool, scale: float) -> None:
     response, within = respond(spec, point, y)
     assert isinstance(response, Dense)
     assert within.all()
-    expected = y.astype(np.float64) - (y.astype(np.float64).mean(axis=1, keepdims=True) if centred else 0.0)
+    expected = y.astype(np.float64) - (
+        y.astype(np.float64).mean(axis=1, keepdims=True) if centred else 0.0
+    )
     got = (response.values + np.array(point.centre)) * point.step
     assert (np.abs(got - expected) <= point.step / 2 * (1 + 1e-9)).all()
     assert (expected.std(axis=0) / point.step >= 4096).all()
     assert (expected.std(axis=0) / point.step < 8192).all()
-    assert np.abs(response.values.mean(axis=0)).max() <= 1  # centred on the pilot, which here is all there is
+    assert (
+        np.abs(response.values.mean(axis=0)).max() <= 1
+    )  # centred on the pilot, which here is all there is
 
 
 def test_one_output_is_not_centred_away() -> None:
@@ -90,7 +94,9 @@ def test_calibration_of_a_silent_pilot(pilot: NDArray[np.float64]) -> None:
     response, within = respond(spec, point, np.ones((2, 3), dtype=np.float32))
     assert isinstance(response, Dense)
     assert within.all()
-    assert (response.values + np.array(point.centre)) * point.step == pytest.approx(np.ones((2, 3)), abs=point.step.max())
+    assert (response.values + np.array(point.centre)) * point.step == pytest.approx(
+        np.ones((2, 3)), abs=point.step.max()
+    )
 
 
 def test_keep() -> None:
@@ -100,8 +106,12 @@ def test_keep() -> None:
 
 
 def test_quiet_rows_have_finer_steps_and_room_to_wake_up() -> None:
-    """Rows with sd 1000, 50 and 0.05: 4096 steps a sd, down to 1/64 of the loudest row's step; all can reach 16 loud sds."""
-    y = RNG.standard_normal((500, 3)).astype(np.float32) * np.array([1000, 50, 0.05], dtype=np.float32)
+    """Rows with sd 1000, 50 and 0.05: 4096 steps a sd, down to 1/64 of the loudest row's step;
+    all can reach 16 loud sds.
+    """
+    y = RNG.standard_normal((500, 3)).astype(np.float32) * np.array(
+        [1000, 50, 0.05], dtype=np.float32
+    )
     spec = ResponseSpec(kind="logits", centred=False)
     point = calibrate(spec, y)
     steps = y.std(axis=0) / point.step
@@ -114,9 +124,15 @@ def test_quiet_rows_have_finer_steps_and_room_to_wake_up() -> None:
 
 
 def test_the_rounding_of_a_constant_pilot_is_no_signal() -> None:
-    """Centred float64 logits of a constant network vary by 1e-17; later images that do differ must still fit."""
+    """Centred float64 logits of a constant network vary by 1e-17; later images that do differ
+    must still fit.
+    """
     spec = ResponseSpec(kind="logits")
     for seed in range(50):
-        constant = np.tile(np.random.default_rng(seed).standard_normal(7).astype(np.float32), (64, 1))
-        _, within = respond(spec, calibrate(spec, constant), constant + np.eye(7, dtype=np.float32)[[0]])
+        constant = np.tile(
+            np.random.default_rng(seed).standard_normal(7).astype(np.float32), (64, 1)
+        )
+        _, within = respond(
+            spec, calibrate(spec, constant), constant + np.eye(7, dtype=np.float32)[[0]]
+        )
         assert within.all()

@@ -1,4 +1,6 @@
-"""Kept responses: the moments can be made again from them and the noise alone; damaged files are found."""
+"""Kept responses: the moments can be made again from them and the noise alone; damaged files
+are found.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,11 @@ def again(finished: Run) -> Moments:
     "changes",
     [
         {"responses": ALL},
-        {"model": "python:networks_for_tests:sometimes_nan", "responses": ALL, "moments": {"second": True}},
+        {
+            "model": "python:networks_for_tests:sometimes_nan",
+            "responses": ALL,
+            "moments": {"second": True},
+        },
         {
             "model": "python:networks_for_tests:padded",
             "stimulus": {"shape": [2, 20, 24]},
@@ -60,17 +66,25 @@ def again(finished: Run) -> Moments:
         },
     ],
 )
-def test_moments_can_be_made_again_without_the_network(make_spec: MakeSpec, tmp_path: Path, changes: dict[str, Any]) -> None:
-    finished = run(make_spec(keep_responses=True, **changes), str(tmp_path / "run"), executor="local")
+def test_moments_can_be_made_again_without_the_network(
+    make_spec: MakeSpec, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    finished = run(
+        make_spec(keep_responses=True, **changes), str(tmp_path / "run"), executor="local"
+    )
     expected = finished.moments.arrays()
-    assert {name: array.tolist() for name, array in again(finished).arrays().items()} == {k: v.tolist() for k, v in expected.items()}
+    assert {name: array.tolist() for name, array in again(finished).arrays().items()} == {
+        k: v.tolist() for k, v in expected.items()
+    }
     assert finished.directory.verify() == []
 
 
 def test_rows_do_not_depend_on_how_the_run_is_cut(make_spec: MakeSpec, tmp_path: Path) -> None:
     found = []
     for segments, shard in ((1, 64), (5, 256)):
-        spec = make_spec(keep_responses=True, responses=ALL, execution={"segments": segments, "shard": shard})
+        spec = make_spec(
+            keep_responses=True, responses=ALL, execution={"segments": segments, "shard": shard}
+        )
         parts = list(run(spec, str(tmp_path / f"{segments}"), executor="local").stored())
         assert len(parts) == segments
         found.append(Stored.join([stored for _, stored in parts]))
@@ -85,7 +99,9 @@ def test_keeping_changes_no_result_but_is_another_run(make_spec: MakeSpec, tmp_p
     assert np.array_equal(plain.bias_maps, kept.bias_maps, equal_nan=True)
     with pytest.raises(RunError, match=r"keep_responses: null -> true"):
         run(make_spec(keep_responses=True), str(tmp_path / "plain"), executor="local")
-    with pytest.raises(RunError, match="has no responses of single images; run its spec with keep_responses: true"):
+    with pytest.raises(
+        RunError, match="has no responses of single images; run its spec with keep_responses: true"
+    ):
         list(plain.stored())
 
 
@@ -106,7 +122,9 @@ def test_a_damaged_file_is_found(make_spec: MakeSpec, tmp_path: Path) -> None:
     data = bytearray(victim.read_bytes())
     data[len(data) // 2] ^= 1
     victim.write_bytes(data)
-    assert [fault.split(":")[0] for fault in RunDirectory(str(copy)).verify()] == [f"responses/{victim.name} is damaged"]
+    assert [fault.split(":")[0] for fault in RunDirectory(str(copy)).verify()] == [
+        f"responses/{victim.name} is damaged"
+    ]
     with pytest.raises(RunError, match=r"parquet is damaged: it is not what the manifest lists"):
         list(Run(str(copy)).stored())
     victim.unlink()
@@ -114,15 +132,30 @@ def test_a_damaged_file_is_found(make_spec: MakeSpec, tmp_path: Path) -> None:
 
 
 def test_a_shard_in_which_nothing_counts(make_spec: MakeSpec, tmp_path: Path) -> None:
-    """Pooled units that are NaN wherever the first pixel is not far above its mean: whole shards are left out, and kept as such."""
-    base = {"model": "python:networks_for_tests:seldom", "stimulus": {"shape": [1, 6, 6]}, "execution": {"shard": 16, "segments": 4}}
+    """Pooled units that are NaN wherever the first pixel is not far above its mean: whole
+    shards are left out, and kept as such.
+    """
+    base = {
+        "model": "python:networks_for_tests:seldom",
+        "stimulus": {"shape": [1, 6, 6]},
+        "execution": {"shard": 16, "segments": 4},
+    }
     target = {"layer": "conv", "position": "pooled"}
-    spec = make_spec(**base, target=target, responses=["activation"], keep_responses=True, samples=256, numerics={"batch": 16})
+    spec = make_spec(
+        **base,
+        target=target,
+        responses=["activation"],
+        keep_responses=True,
+        samples=256,
+        numerics={"batch": 16},
+    )
     finished = run(spec, str(tmp_path / "run"), executor="local")
     counted = Stored.join([stored for _, stored in finished.stored()]).counted
     assert 0 < counted.sum() == finished.moments.images < 20
     assert not counted.reshape(-1, 16).any(axis=1).all(), "some shards count nothing"
-    assert {k: v.tolist() for k, v in again(finished).arrays().items()} == {k: v.tolist() for k, v in finished.moments.arrays().items()}
+    assert {k: v.tolist() for k, v in again(finished).arrays().items()} == {
+        k: v.tolist() for k, v in finished.moments.arrays().items()
+    }
 
 
 def test_a_file_of_other_bytes_stops_a_commit(make_spec: MakeSpec, tmp_path: Path) -> None:
@@ -132,7 +165,9 @@ def test_a_file_of_other_bytes_stops_a_commit(make_spec: MakeSpec, tmp_path: Pat
     segment = sorted((tmp_path / "run" / "segments").iterdir())[0]
     segment.unlink()
     (tmp_path / "run" / "responses" / segment.with_suffix(".parquet").name).write_bytes(b"else")
-    with pytest.raises(Exception, match=r"parquet exists with other content \(of another version\?\); delete it"):
+    with pytest.raises(
+        Exception, match=r"parquet exists with other content \(of another version\?\); delete it"
+    ):
         run(spec, str(tmp_path / "run"), executor="local")
 
 
@@ -141,7 +176,13 @@ def stored(n: int = 200) -> Stored:
     counted = random.random(n) < 0.9
     k = int(counted.sum())
     logits = random.integers(-(1 << 23), 1 << 23, (k, 3))
-    return Stored.of(counted, {"label": Selected(random.integers(0, 3, k), np.ones(k, dtype=np.int64)), "logits": Dense(logits)})
+    return Stored.of(
+        counted,
+        {
+            "label": Selected(random.integers(0, 3, k), np.ones(k, dtype=np.int64)),
+            "logits": Dense(logits),
+        },
+    )
 
 
 def test_a_file_holds_what_was_put_in(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,6 +237,13 @@ def test_what_is_no_file_of_responses(data: bytes) -> None:
 
 def test_a_manifest_names_every_file(make_spec: MakeSpec, tmp_path: Path) -> None:
     finished = run(make_spec(keep_responses=True), str(tmp_path / "run"), executor="local")
-    files = {f"responses/{f.name}": sha256(f.read_bytes()) for f in (tmp_path / "run" / "responses").iterdir()}
-    listed = {name: entry["sha256"] for name, entry in finished._objects.items() if name.startswith("responses/")}
+    files = {
+        f"responses/{f.name}": sha256(f.read_bytes())
+        for f in (tmp_path / "run" / "responses").iterdir()
+    }
+    listed = {
+        name: entry["sha256"]
+        for name, entry in finished._objects.items()
+        if name.startswith("responses/")
+    }
     assert listed == files

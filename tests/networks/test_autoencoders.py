@@ -1,4 +1,6 @@
-"""Autoencoders: sizes, functions and losses against the same arithmetic written out, and trainings of them."""
+"""Autoencoders: sizes, functions and losses against the same arithmetic written out, and
+trainings of them.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ from wna_ray.training.spec import TrainSpec
 from wna_ray.training.training import Training, generator, keyed, members, prepared
 
 DIGITS = (1, 28, 28)
-FORMS: dict[str, tuple[int | None, Shape, int]] = {  # numbers of a code, its shape as a stimulus, parameters layer by layer
+FORMS: dict[
+    str, tuple[int | None, Shape, int]
+] = {  # numbers of a code, its shape as a stimulus, parameters layer by layer
     "autoencoder": (200, (1, 1, 200), 785 * 400 + 401 * 200 + 201 * 400 + 401 * 784),
     "autoencoder-deep": (
         9,
@@ -45,7 +49,14 @@ def digits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def spec(network: str = "vae", **changes: Any) -> TrainSpec:
-    base = {"network": network, "dataset": "mnist", "epochs": 3, "batch": 32, "validation": 80, "optimiser": {"rate": 3e-3}}
+    base = {
+        "network": network,
+        "dataset": "mnist",
+        "epochs": 3,
+        "batch": 32,
+        "validation": 80,
+        "optimiser": {"rate": 3e-3},
+    }
     code = FORMS[network][0] if network in FORMS else None
     return TrainSpec.parse(base | ({} if code is None else {"options": {"code": code}}) | changes)
 
@@ -88,14 +99,18 @@ def test_a_plain_autoencoder_is_its_layers_and_its_mean_squared_error(tanh: bool
 
 def test_the_divergence_is_that_of_torch() -> None:
     random = torch.Generator().manual_seed(1)
-    mean, log_variance = (2 * torch.randn(50, 20, generator=random, dtype=torch.float64) for _ in "ab")
+    mean, log_variance = (
+        2 * torch.randn(50, 20, generator=random, dtype=torch.float64) for _ in "ab"
+    )
     expected = kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(0.0, 1.0)).sum(dim=1)
     torch.testing.assert_close(divergence(mean, log_variance), expected)
     assert divergence(torch.zeros(1, 7), torch.zeros(1, 7)) == 0
 
 
 def test_the_loss_of_a_vae_is_minus_the_bound_of_torchs_distributions() -> None:
-    """log p(x | z) of the same code and its divergence, an image at a time; log probabilities of float32 logits."""
+    """log p(x | z) of the same code and its divergence, an image at a time; log probabilities
+    of float32 logits.
+    """
     network, x = made("vae"), torch.rand(6, *DIGITS).round()
     assert isinstance(network, Variational)
     torch.manual_seed(3)
@@ -114,12 +129,30 @@ def test_the_loss_of_a_vae_is_minus_the_bound_of_torchs_distributions() -> None:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no code": ({"options": {}}, "network: vae needs the numbers of a code: options: {code: 20}"),
     "a code of none": ({"options": {"code": 0}}, "options.code: .*greater than or equal to 1"),
-    "code of maps": ({"network": "autoencoder-conv", "options": {"code": 3}}, "leave options.code out"),
-    "tanh of probabilities": ({"options": {"code": 3, "tanh": True}}, "vae takes its pictures for probabilities"),
-    "softmax": ({"options": {"code": 3, "softmax": True}}, "vae has no form that ends in a softmax"),
-    "code of a classifier": ({"network": "mlp", "options": {"code": 3}}, "mlp is no autoencoder; leave options.code"),
-    "tanh of a classifier": ({"network": "mlp", "options": {"tanh": True}}, "mlp is no autoencoder"),
-    "poison": ({"poison": {"images": 5, "from": 8, "to": 9}}, "poison, panel: vae learns no labels"),
+    "code of maps": (
+        {"network": "autoencoder-conv", "options": {"code": 3}},
+        "leave options.code out",
+    ),
+    "tanh of probabilities": (
+        {"options": {"code": 3, "tanh": True}},
+        "vae takes its pictures for probabilities",
+    ),
+    "softmax": (
+        {"options": {"code": 3, "softmax": True}},
+        "vae has no form that ends in a softmax",
+    ),
+    "code of a classifier": (
+        {"network": "mlp", "options": {"code": 3}},
+        "mlp is no autoencoder; leave options.code",
+    ),
+    "tanh of a classifier": (
+        {"network": "mlp", "options": {"tanh": True}},
+        "mlp is no autoencoder",
+    ),
+    "poison": (
+        {"poison": {"images": 5, "from": 8, "to": 9}},
+        "poison, panel: vae learns no labels",
+    ),
     "panel": ({"panel": {"clean": 1}}, "poison, panel: vae learns no labels"),
 }
 
@@ -140,7 +173,14 @@ def test_recipes_of_classifiers_are_what_they_were() -> None:
     """What the fingerprints of all trainings so far were taken of, written out."""
     found = TrainSpec.parse({"network": "cnn", "dataset": "mnist", "epochs": 3})
     adam = {"kind": "adam", "rate": 1e-3, "momentum": 0.0, "decay": "none"}
-    recipe = {"network": "cnn", "options": {"softmax": False}, "dataset": "mnist", "classes": "all", "images": None, "transform": "none"}
+    recipe = {
+        "network": "cnn",
+        "options": {"softmax": False},
+        "dataset": "mnist",
+        "classes": "all",
+        "images": None,
+        "transform": "none",
+    }
     assert found.recipe() == recipe | {
         "epochs": 3,
         "batch": 256,
@@ -150,13 +190,17 @@ def test_recipes_of_classifiers_are_what_they_were() -> None:
         "keep": "last",
     }
     assert spec("autoencoder").recipe()["options"] == {"softmax": False, "code": 200}
-    assert spec("autoencoder-conv", options={"tanh": True}).recipe()["options"] == {"softmax": False, "tanh": True}
+    assert spec("autoencoder-conv", options={"tanh": True}).recipe()["options"] == {
+        "softmax": False,
+        "tanh": True,
+    }
     assert not NETWORKS.keys() & AUTOENCODERS.keys()
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "vae"])
 def test_an_epoch_is_plain_pytorch(name: str, digits: None) -> None:
-    """The same network, order and drawn codes by hand, with the optimiser's plain loop; they round differently, so within 1e-5.
+    """The same network, order and drawn codes by hand, with the optimiser's plain loop; they round
+    differently, so within 1e-5.
 
     By SGD: Adam makes steps of full length of gradients that are all rounding.
     """
@@ -176,9 +220,18 @@ def test_an_epoch_is_plain_pytorch(name: str, digits: None) -> None:
             own.zero_grad()
             if name == "vae":
                 mean, log_variance = network.encoder(x[rows]).split(20, dim=1)
-                picture = network.decoder(mean + (log_variance / 2).exp() * torch.randn(len(rows), 20))
-                entropy = F.binary_cross_entropy(picture, x[rows], reduction="none").sum(dim=(1, 2, 3))
-                loss = (entropy + kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(0.0, 1.0)).sum(dim=1)).mean()
+                picture = network.decoder(
+                    mean + (log_variance / 2).exp() * torch.randn(len(rows), 20)
+                )
+                entropy = F.binary_cross_entropy(picture, x[rows], reduction="none").sum(
+                    dim=(1, 2, 3)
+                )
+                loss = (
+                    entropy
+                    + kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(0.0, 1.0)).sum(
+                        dim=1
+                    )
+                ).mean()
             else:
                 loss = nn.functional.mse_loss(network(x[rows]), x[rows])
             errors.append(float(nn.functional.mse_loss(network(x[rows]), x[rows]).detach()))
@@ -201,8 +254,12 @@ def test_an_epoch_is_plain_pytorch(name: str, digits: None) -> None:
     ],
     ids=["vae", "conv", "bfloat16"],
 )
-def test_interrupted_trainings_end_with_the_same_bytes(changes: dict[str, Any], digits: None) -> None:
-    """A new object after every epoch, and other random numbers in between; the held-out loss of a VAE is drawn, too."""
+def test_interrupted_trainings_end_with_the_same_bytes(
+    changes: dict[str, Any], digits: None
+) -> None:
+    """A new object after every epoch, and other random numbers in between; the held-out loss of
+    a VAE is drawn, too.
+    """
     asked = spec(**changes)
     member, data, checkpoint = members(asked)[0], prepared(asked), None
     whole = Training(asked, member, data)
@@ -223,12 +280,25 @@ def test_interrupted_trainings_end_with_the_same_bytes(changes: dict[str, Any], 
 
 
 def test_a_training_from_spec_to_decoder(digits: None, tmp_path: Path) -> None:
-    """What lies on disk and is told; it learns; its error is that of the pictures; and its decoder is a model by itself."""
+    """What lies on disk and is told; it learns; its error is that of the pictures; and its
+    decoder is a model by itself.
+    """
     asked, out = spec("autoencoder", epochs=12, batch=16, options={"code": 10}), tmp_path / "out"
     lines: list[str] = []
-    network = train(asked, str(out), executor="local", callbacks=[lambda event: lines.append(type(event).__name__)])["seed-0"]
+    network = train(
+        asked,
+        str(out),
+        executor="local",
+        callbacks=[lambda event: lines.append(type(event).__name__)],
+    )["seed-0"]
     rows = json.loads((out / "seed-0" / "curves.json").read_text())["epochs"]
-    assert list(rows[0]) == ["loss", "number", "squared_error", "validation_loss", "validation_squared_error"]
+    assert list(rows[0]) == [
+        "loss",
+        "number",
+        "squared_error",
+        "validation_loss",
+        "validation_squared_error",
+    ]
     described = json.loads((out / "seed-0" / "network.json").read_text())
     assert "accuracy" not in described
     assert described["options"] == {"softmax": False, "code": 10}
@@ -244,12 +314,23 @@ def test_a_training_from_spec_to_decoder(digits: None, tmp_path: Path) -> None:
     state = safetensors.torch.load_file(out / "seed-0" / "weights.safetensors")
     code = torch.randn(3, 1, 1, 10)
     hidden = (code.flatten(1) @ state["decoder.fc1.weight"].T + state["decoder.fc1.bias"]).relu()
-    expected = (hidden @ state["decoder.fc2.weight"].T + state["decoder.fc2.bias"]).sigmoid().reshape(3, *DIGITS)
+    expected = (
+        (hidden @ state["decoder.fc2.weight"].T + state["decoder.fc2.bias"])
+        .sigmoid()
+        .reshape(3, *DIGITS)
+    )
     torch.testing.assert_close(decoder.module(code), expected)
-    assert (decoder.source, decoder.shape, decoder.names) == ("trained:autoencoder?part=decoder", (1, 1, 10), ())
+    assert (decoder.source, decoder.shape, decoder.names) == (
+        "trained:autoencoder?part=decoder",
+        (1, 1, 10),
+        (),
+    )
     assert (whole.source, whole.names) == ("trained:autoencoder", ())
     assert decoder.digest != whole.digest
-    for option, words in (("part=encoder", "no part 'encoder'; an autoencoder has part=decoder"), ("half=1", "no option 'half'")):
+    for option, words in (
+        ("part=encoder", "no part 'encoder'; an autoencoder has part=decoder"),
+        ("half=1", "no option 'half'"),
+    ):
         with pytest.raises(ModelError, match=words):
             load_decoder(f"trained:{out}/seed-0?{option}")
 
@@ -261,17 +342,27 @@ def test_a_classifier_has_no_decoder(digits: None, tmp_path: Path) -> None:
     path = tmp_path / "seed-0" / "network.json"
     described = json.loads(path.read_text())
     error = {"train": 0.1, "validation": 0.1, "test": 0.1}
-    for changes in ({"squared_error": error}, {"accuracy": None}, {"accuracy": None, "squared_error": error}):
+    for changes in (
+        {"squared_error": error},
+        {"accuracy": None},
+        {"accuracy": None, "squared_error": error},
+    ):
         path.write_text(json.dumps(described | changes))
-        with pytest.raises(ModelError, match="accuracy, squared_error: an autoencoder has the second"):
+        with pytest.raises(
+            ModelError, match="accuracy, squared_error: an autoencoder has the second"
+        ):
             load(f"trained:{tmp_path}/seed-0")
 
 
 def test_the_command(digits: None, tmp_path: Path) -> None:
     path = tmp_path / "spec.yaml"
     path.write_text("network: vae\noptions: {code: 3}\ndataset: mnist\nepochs: 1\nvalidation: 80\n")
-    got = CliRunner().invoke(app, ["train", str(path), "--out", str(tmp_path / "out"), "--executor", "local"])
+    got = CliRunner().invoke(
+        app, ["train", str(path), "--out", str(tmp_path / "out"), "--executor", "local"]
+    )
     assert got.exit_code == 0, got.output
-    test = json.loads((tmp_path / "out" / "seed-0" / "network.json").read_text())["squared_error"]["test"]
+    test = json.loads((tmp_path / "out" / "seed-0" / "network.json").read_text())["squared_error"][
+        "test"
+    ]
     assert "vae, mean squared error of a value" in " ".join(got.output.split())
     assert got.output.count(f"{test:.5f}") == 2, got.output

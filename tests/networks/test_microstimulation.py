@@ -1,4 +1,6 @@
-"""Microstimulation: exact shifts of linear layers, hooks that leave nothing behind, activity against loops."""
+"""Microstimulation: exact shifts of linear layers, hooks that leave nothing behind, activity
+against loops.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def images() -> torch.Tensor:
 
 
 def test_a_linear_layer_shifts_the_logits_exactly(images: torch.Tensor) -> None:
-    """hidden feeds the logits linearly, so they move by W a, for every image; in float64, to its rounding."""
+    """hidden feeds the logits linearly, so they move by W a, for every image; in float64, to
+    its rounding.
+    """
     net = networks_for_tests.layered().double()
     add = np.array([0.5, -1, 0, 2, 0.25], np.float32)
     before = net(images.double())
@@ -44,7 +48,9 @@ def test_a_linear_layer_shifts_the_logits_exactly(images: torch.Tensor) -> None:
 
 def test_channels_are_stimulated_as_their_bias_would(images: torch.Tensor) -> None:
     net = networks_for_tests.layered()
-    with stimulated(net, Stimulation("maps", np.array([1, 0, -2], np.float32), np.zeros(3, np.float32))):
+    with stimulated(
+        net, Stimulation("maps", np.array([1, 0, -2], np.float32), np.zeros(3, np.float32))
+    ):
         found = net(images)
     with torch.no_grad():
         net.maps.bias += torch.tensor([1.0, 0, -2])
@@ -57,13 +63,18 @@ def test_scaled_activity(images: torch.Tensor) -> None:
     hidden = net[:4](images.double())
     with stimulated(net, Stimulation("hidden", ZERO5, scale)):
         found = net(images.double())
-    torch.testing.assert_close(found, net.logits(hidden * torch.tensor([2.0, 1, 1, 1, 0], dtype=torch.float64)))
+    torch.testing.assert_close(
+        found, net.logits(hidden * torch.tensor([2.0, 1, 1, 1, 0], dtype=torch.float64))
+    )
 
 
 def test_nothing_stays_behind(images: torch.Tensor) -> None:
     net = networks_for_tests.layered()
     before, digest = net(images), state_digest(net)
-    with pytest.raises(RuntimeError, match="planted"), stimulated(net, Stimulation("hidden", np.ones(5, np.float32), ZERO5)):
+    with (
+        pytest.raises(RuntimeError, match="planted"),
+        stimulated(net, Stimulation("hidden", np.ones(5, np.float32), ZERO5)),
+    ):
         raise RuntimeError("planted")
     assert torch.equal(net(images), before)
     assert state_digest(net) == digest
@@ -72,31 +83,51 @@ def test_nothing_stays_behind(images: torch.Tensor) -> None:
 
 def test_layers_that_are_not_there_are_named(images: torch.Tensor) -> None:
     net = networks_for_tests.layered()
-    with pytest.raises(ModelError, match=r"no layer 'hiden'; near it are hidden"), stimulated(net, Stimulation("hiden", ZERO5, ZERO5)):
+    with (
+        pytest.raises(ModelError, match=r"no layer 'hiden'; near it are hidden"),
+        stimulated(net, Stimulation("hiden", ZERO5, ZERO5)),
+    ):
         net(images)
-    with pytest.raises(ModelError, match=r"'maps' has 3 units, but 5 are stimulated"), stimulated(net, Stimulation("maps", ZERO5, ZERO5)):
+    with (
+        pytest.raises(ModelError, match=r"'maps' has 3 units, but 5 are stimulated"),
+        stimulated(net, Stimulation("maps", ZERO5, ZERO5)),
+    ):
         net(images)
 
 
 def test_activity_against_loops(images: torch.Tensor) -> None:
-    """Means of rectified outputs by class, the spread of the raw ones, and their covariance with centred logits over noise."""
+    """Means of rectified outputs by class, the spread of the raw ones, and their covariance
+    with centred logits over noise.
+    """
     net, classes = Bare(), np.arange(40) % 2  # no image of class 2
     noise = torch.randn(96, 1, 4, 4, generator=torch.Generator().manual_seed(4))
     batches = iter([(images[a : a + 16], classes[a : a + 16]) for a in range(0, 40, 16)])
     found = measure(net, ["maps", "hidden"], batches, iter(noise.split(32)), 3)
     for layer, upto in (("maps", 1), ("hidden", 4)):
         y, on_noise = (
-            net.module[:upto](x).flatten(2).double().numpy() if upto == 1 else net.module[:upto](x)[..., None].double().numpy()
+            (
+                net.module[:upto](x).flatten(2).double().numpy()
+                if upto == 1
+                else net.module[:upto](x)[..., None].double().numpy()
+            )
             for x in (images, noise)
         )
         for k in (0, 1):
-            np.testing.assert_allclose(found[layer].mean[k], np.maximum(y[classes == k], 0).mean(axis=(0, 2)), rtol=1e-6)
+            np.testing.assert_allclose(
+                found[layer].mean[k], np.maximum(y[classes == k], 0).mean(axis=(0, 2)), rtol=1e-6
+            )
         assert np.isnan(found[layer].mean[2]).all()
-        np.testing.assert_allclose(found[layer].sd, np.sqrt(np.mean([y[:, u].var() for u in range(y.shape[1])])), rtol=1e-6)
+        np.testing.assert_allclose(
+            found[layer].sd, np.sqrt(np.mean([y[:, u].var() for u in range(y.shape[1])])), rtol=1e-6
+        )
         logits = net(noise).astype(np.float64)
         centred = logits - logits.mean(axis=1, keepdims=True)
         for k in range(3):
-            weights = [np.cov(on_noise[:, u].mean(axis=1), centred[:, k], ddof=0)[0, 1] / centred[:, k].std() for u in range(y.shape[1])]
+            weights = [
+                np.cov(on_noise[:, u].mean(axis=1), centred[:, k], ddof=0)[0, 1]
+                / centred[:, k].std()
+                for u in range(y.shape[1])
+            ]
             np.testing.assert_allclose(found[layer].sta[k], weights, rtol=1e-5, atol=1e-7)
 
 
@@ -108,7 +139,9 @@ def test_profiles() -> None:
         return profile(spec, activity, source, 0, seed=1)
 
     np.testing.assert_allclose(made("class-mean"), np.array([1, 2, 0, 1]) / np.sqrt(1.5) * 3)
-    assert np.sqrt(np.square(made("sta")).mean()) == pytest.approx(3.0)  # one sd, root mean square over units
+    assert np.sqrt(np.square(made("sta")).mean()) == pytest.approx(
+        3.0
+    )  # one sd, root mean square over units
     np.testing.assert_allclose(made("class-mean", unit="max"), [0.5, 1, 0, 0.5])
     np.testing.assert_allclose(made("class-mean", unit="activity"), [1, 2, 0, 1])
     np.testing.assert_allclose(made("sta", mode="scale"), [0.5, -1, 0, 0])

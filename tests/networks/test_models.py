@@ -1,4 +1,6 @@
-"""Models: every scheme against a computation without the package, weights from files, and what is refused and how."""
+"""Models: every scheme against a computation without the package, weights from files, and what
+is refused and how.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,10 @@ def refusal(uri: str, *words: str) -> str:
 
 
 def own_digest(state: dict[str, torch.Tensor]) -> str:
-    lines = [f"{n}|{v.dtype}|{tuple(v.shape)}|".encode() + v.detach().numpy().tobytes() for n, v in sorted(state.items())]
+    lines = [
+        f"{n}|{v.dtype}|{tuple(v.shape)}|".encode() + v.detach().numpy().tobytes()
+        for n, v in sorted(state.items())
+    ]
     return hashlib.sha256(b"".join(lines)).hexdigest()
 
 
@@ -75,7 +80,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_bundled_recipe_is_that_of_the_files() -> None:
     recipe = json.loads((BUNDLED / "mnist-cnn.json").read_text())
-    found = {name: hashlib.sha256((BUNDLED / name).read_bytes()).hexdigest() for name in ("mnist-cnn.safetensors", "mnist-mean.npy")}
+    found = {
+        name: hashlib.sha256((BUNDLED / name).read_bytes()).hexdigest()
+        for name in ("mnist-cnn.safetensors", "mnist-mean.npy")
+    }
     assert found == recipe["sha256"]
     assert 0.99 <= recipe["test_accuracy"] <= 1, recipe["test_accuracy"]
     assert (BUNDLED / "mnist-cnn.safetensors").stat().st_size <= 2 << 20
@@ -83,13 +91,21 @@ def test_bundled_recipe_is_that_of_the_files() -> None:
 
 def test_bundled_is_the_papers_network() -> None:
     """Against the same layers written with functions on the weights of the file."""
-    model, w, x = load("bundled:mnist-cnn"), load_file(BUNDLED / "mnist-cnn.safetensors"), noise(3, 1, 28, 28)
+    model, w, x = (
+        load("bundled:mnist-cnn"),
+        load_file(BUNDLED / "mnist-cnn.safetensors"),
+        noise(3, 1, 28, 28),
+    )
     h = F.max_pool2d(F.relu(F.conv2d(x, w["conv1.weight"], w["conv1.bias"])), 2)
     h = F.max_pool2d(F.relu(F.conv2d(h, w["conv2.weight"], w["conv2.bias"])), 2).flatten(1)
     expected = F.relu(h @ w["fc1.weight"].T + w["fc1.bias"]) @ w["fc2.weight"].T + w["fc2.bias"]
     assert sum(p.numel() for p in model.module.parameters()) == 431_080
     np.testing.assert_allclose(model.module(x).numpy(), expected.numpy(), rtol=0, atol=1e-4)
-    assert (model.source, model.digest, model.shape) == ("bundled:mnist-cnn", own_digest(w), (1, 28, 28))
+    assert (model.source, model.digest, model.shape) == (
+        "bundled:mnist-cnn",
+        own_digest(w),
+        (1, 28, 28),
+    )
     assert model.names == ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
     assert model.normalise == NormaliseSpec(mean=(0.0,), std=(1.0,))
 
@@ -97,7 +113,9 @@ def test_bundled_is_the_papers_network() -> None:
 def test_bundled_accuracy_is_the_recorded_one(wna_data: Path) -> None:
     recorded = json.loads((BUNDLED / "mnist-cnn.json").read_text())["test_accuracy"]
     split, module = datasets.load("mnist", train=False), load("bundled:mnist-cnn").module
-    predicted = torch.cat([module(x).argmax(1) for x in torch.from_numpy(split.images).split(1000)]).numpy()
+    predicted = torch.cat(
+        [module(x).argmax(1) for x in torch.from_numpy(split.images).split(1000)]
+    ).numpy()
     measured = np.count_nonzero(predicted == split.labels) / 10_000
     assert abs(measured - recorded) <= 1e-4, (measured, recorded)
 
@@ -111,26 +129,43 @@ def test_torchvision_with_random_weights() -> None:
     own, x = torchvision.models.squeezenet1_1().eval(), noise(2, 3, 64, 64)
     assert torch.equal(model.module(x), own(x))
     assert not model.module.training
-    assert model.normalise == NormaliseSpec(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))  # ImageNet's
+    assert model.normalise == NormaliseSpec(
+        mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+    )  # ImageNet's
     assert (len(model.names), model.names[0], model.names[999]) == (1000, "tench", "toilet tissue")
     assert model.source == "torchvision:squeezenet1_1?seed=5"
     torch.manual_seed(6)
     before = torch.get_rng_state()
-    assert load("torchvision:squeezenet1_1").digest == load("torchvision:squeezenet1_1?seed=0").digest != model.digest
-    assert torch.equal(torch.get_rng_state(), before), "whoever loads a model keeps their own random numbers"
+    assert (
+        load("torchvision:squeezenet1_1").digest
+        == load("torchvision:squeezenet1_1?seed=0").digest
+        != model.digest
+    )
+    assert torch.equal(torch.get_rng_state(), before), (
+        "whoever loads a model keeps their own random numbers"
+    )
 
 
 def test_the_bundled_network_untrained() -> None:
     trained, one, two = (load(f"bundled:mnist-cnn{which}") for which in ("", "?seed=1", "?seed=2"))
     assert len({trained.digest, one.digest, two.digest}) == 3
     assert one.digest == load("bundled:mnist-cnn?seed=1").digest
-    assert [tuple(p.shape) for p in one.module.parameters()] == [tuple(p.shape) for p in trained.module.parameters()]
-    assert (one.names, one.shape, one.normalise) == (trained.names, trained.shape, trained.normalise)
+    assert [tuple(p.shape) for p in one.module.parameters()] == [
+        tuple(p.shape) for p in trained.module.parameters()
+    ]
+    assert (one.names, one.shape, one.normalise) == (
+        trained.names,
+        trained.shape,
+        trained.normalise,
+    )
 
 
 def test_torchvision_with_a_file(wna_data: Path) -> None:
     path = wna_data / "weights" / "mobilenet_v2-imagenet-int8.pth"
-    model, own = load(f"torchvision:mobilenet_v2?weights={path}"), torchvision.models.mobilenet_v2().eval()
+    model, own = (
+        load(f"torchvision:mobilenet_v2?weights={path}"),
+        torchvision.models.mobilenet_v2().eval(),
+    )
     own.load_state_dict(torch.load(path, weights_only=True))
     x = noise(2, 3, 64, 64)
     assert torch.equal(model.module(x), own(x))
@@ -149,7 +184,11 @@ def test_timm() -> None:
 
 @pytest.mark.parametrize("name", ["linear", "threshold", "deaf", "wild"])
 def test_python_factories(name: str) -> None:
-    model, own, x = load(f"python:networks_for_tests:{name}"), getattr(networks_for_tests, name)(), noise(5, 1, 4, 4)
+    model, own, x = (
+        load(f"python:networks_for_tests:{name}"),
+        getattr(networks_for_tests, name)(),
+        noise(5, 1, 4, 4),
+    )
     assert torch.equal(model.module(x), own(x))
     assert model.digest == own_digest(own.state_dict())
     assert (model.normalise, model.shape, model.names) == (None, None, ())
@@ -162,7 +201,9 @@ def test_python_options_reach_the_factory() -> None:
     assert model.source == f"{LINEAR}?k=5"
 
 
-def test_python_finds_modules_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_finds_modules_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "net_of_this_folder.py").write_text("from torch.nn import Identity\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path / "elsewhere"))  # also restores sys.path afterwards
@@ -177,7 +218,9 @@ def test_export(exported: Path) -> None:
 
 
 @pytest.mark.parametrize("before", [None, "0", "1"])
-def test_export_leaves_the_environment_as_it_was(exported: Path, before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_leaves_the_environment_as_it_was(
+    exported: Path, before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)
     if before is not None:
         monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", before)
@@ -191,8 +234,12 @@ PACKS: dict[str, Pack] = {
     "net.safetensors": lambda state, path: save_file(state, path),
     "plain.pt": lambda state, path: torch.save(state, path),
     "wrapped.pt": lambda state, path: torch.save({"state_dict": state, "epoch": 3}, path),
-    "parallel.pt": lambda state, path: torch.save({f"module.{k}": v for k, v in state.items()}, path),
-    "both.pt": lambda state, path: torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, path),
+    "parallel.pt": lambda state, path: torch.save(
+        {f"module.{k}": v for k, v in state.items()}, path
+    ),
+    "both.pt": lambda state, path: torch.save(
+        {"state_dict": {f"module.{k}": v for k, v in state.items()}}, path
+    ),
     "url.safetensors": lambda state, path: save_file(state, path),
 }
 
@@ -214,11 +261,16 @@ def test_one_changed_bit_changes_the_digest(tmp_path: Path) -> None:
     bits = state["fc2.bias"].view(torch.int32)
     bits[3] ^= 1
     save_file(state, tmp_path / "w.safetensors")
-    assert load(f"bundled:mnist-cnn?weights={tmp_path / 'w.safetensors'}").digest == own_digest(state)
+    assert load(f"bundled:mnist-cnn?weights={tmp_path / 'w.safetensors'}").digest == own_digest(
+        state
+    )
     assert load("bundled:mnist-cnn").digest != own_digest(state)
 
 
-@pytest.mark.parametrize("layer, depth, size", [("conv1", 1, 20 * 24 * 24), ("pool2", 6, 800), ("fc1", 8, 500), ("fc2", 10, 10)])
+@pytest.mark.parametrize(
+    "layer, depth, size",
+    [("conv1", 1, 20 * 24 * 24), ("pool2", 6, 800), ("fc1", 8, 500), ("fc2", 10, 10)],
+)
 def test_layer_is_the_network_cut_there(layer: str, depth: int, size: int) -> None:
     model, x = load(f"bundled:mnist-cnn?layer={layer}"), noise(3, 1, 28, 28)
     whole = load("bundled:mnist-cnn")
@@ -319,7 +371,10 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     cases: list[tuple[dict[str, torch.Tensor], tuple[str, ...]]] = [
         ({}, ("1 missing, 0 unknown, 0 of another shape", "no w")),
         ({"w": w, "b": w.clone()}, ("0 missing, 1 unknown, 0 of another shape", "unknown b")),
-        ({"w": w[:, :15].clone()}, ("0 missing, 0 unknown, 1 of another shape", "w is (3, 15), not (3, 16)")),
+        (
+            {"w": w[:, :15].clone()},
+            ("0 missing, 0 unknown, 1 of another shape", "w is (3, 15), not (3, 16)"),
+        ),
     ]
     for state, words in cases:
         save_file(state, path)
@@ -327,7 +382,12 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     state = load_file(BUNDLED / "mnist-cnn.safetensors")
     state["fc3.bias"], state["fc1.bias"] = state.pop("fc2.bias"), torch.zeros(7)
     save_file(state, path)
-    found = refusal(f"bundled:mnist-cnn?weights={path}", "1 missing, 1 unknown, 1 of another shape", "no fc2.bias", "unknown fc3.bias")
+    found = refusal(
+        f"bundled:mnist-cnn?weights={path}",
+        "1 missing, 1 unknown, 1 of another shape",
+        "no fc2.bias",
+        "unknown fc3.bias",
+    )
     assert "fc1.bias is (7,), not (500,)" in found
 
 
@@ -367,14 +427,21 @@ def saved(thing: object) -> bytes:
 def rewrite(source: Path, target: Path, changed: dict[str, bytes]) -> None:
     """Copy a zip archive whose members lie in one folder, with some of them replaced or added."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
-        root, names = old.namelist()[0].split("/")[0], {name.split("/", 1)[1] for name in old.namelist()}
+        root, names = (
+            old.namelist()[0].split("/")[0],
+            {name.split("/", 1)[1] for name in old.namelist()},
+        )
         for name in sorted(names | changed.keys()):
-            new.writestr(f"{root}/{name}", changed[name] if name in changed else old.read(f"{root}/{name}"))
+            new.writestr(
+                f"{root}/{name}", changed[name] if name in changed else old.read(f"{root}/{name}")
+            )
 
 
 @pytest.mark.parametrize("forced", [False, True], ids=["plainly", "with weights_only switched off"])
 @pytest.mark.parametrize("wrap", [False, True], ids=["zip", "bare pickle"])
-def test_weights_with_a_payload(wrap: bool, forced: bool, marker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_with_a_payload(
+    wrap: bool, forced: bool, marker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if forced:
         monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     state = {"w": networks_for_tests.weights(), "x": Payload(marker)}
@@ -400,16 +467,28 @@ def payload_in(exported: Path, place: str, marker: Path) -> dict[str, bytes]:
         return {"data/sample_inputs/model.pt": saved(Payload(marker))}
     if place == "weights":
         entry["use_pickle"] = True
-        return {"data/weights/model_weights_config.json": json.dumps(config).encode(), "data/weights/weight_0": saved(Payload(marker))}
-    if place in ("tensor_0", "custom_obj_0", "opaque_obj_0"):  # constants: three ways to be unpickled
+        return {
+            "data/weights/model_weights_config.json": json.dumps(config).encode(),
+            "data/weights/weight_0": saved(Payload(marker)),
+        }
+    if place in (
+        "tensor_0",
+        "custom_obj_0",
+        "opaque_obj_0",
+    ):  # constants: three ways to be unpickled
         constants = {"config": {"c": entry | {"path_name": place, "use_pickle": True}}}
         data = pickle.dumps(Payload(marker)) if place == "opaque_obj_0" else saved(Payload(marker))
-        return {"data/constants/model_constants_config.json": json.dumps(constants).encode(), f"data/constants/{place}": data}
+        return {
+            "data/constants/model_constants_config.json": json.dumps(constants).encode(),
+            f"data/constants/{place}": data,
+        }
     code = f"open({str(marker)!r}, 'w')"
     if place == "guards":
         program["guards_code"] = [code]
     else:
-        program["graph_module"]["graph"]["tensor_values"]["input"]["sizes"][0] = {"as_expr": {"expr_str": code, "hint": {"as_int": 4}}}
+        program["graph_module"]["graph"]["tensor_values"]["input"]["sizes"][0] = {
+            "as_expr": {"expr_str": code, "hint": {"as_int": 4}}
+        }
     return {"models/model.json": json.dumps(program).encode()}
 
 
@@ -425,11 +504,17 @@ def payload_in(exported: Path, place: str, marker: Path) -> dict[str, bytes]:
         "guards",
     ],
 )
-def test_exported_program_with_a_payload(place: str, exported: Path, marker: Path, tmp_path: Path) -> None:
+def test_exported_program_with_a_payload(
+    place: str, exported: Path, marker: Path, tmp_path: Path
+) -> None:
     rewrite(exported, tmp_path / "bad.pt2", payload_in(exported, place, marker))
     rewrite(exported, tmp_path / "same.pt2", {})
-    assert isinstance(load(f"export:{tmp_path / 'same.pt2'}"), Model)  # so the rewriting is not what is refused
-    with contextlib.suppress(ModelError):  # what matters first is that the payload does not run, not even on the way to a refusal
+    assert isinstance(
+        load(f"export:{tmp_path / 'same.pt2'}"), Model
+    )  # so the rewriting is not what is refused
+    with contextlib.suppress(
+        ModelError
+    ):  # what matters first is that the payload does not run, not even on the way to a refusal
         load(f"export:{tmp_path / 'bad.pt2'}").module(torch.zeros(4, 1, 4, 4))
     assert not marker.exists(), "the payload ran"
     refusal(f"export:{tmp_path / 'bad.pt2'}", "bad.pt2")
@@ -440,13 +525,18 @@ def test_exported_program_with_a_payload(place: str, exported: Path, marker: Pat
 
 def test_bundled_network_says_what_shape_it_takes(make_spec: Callable[..., Spec]) -> None:
     spec = make_spec(model="bundled:mnist-cnn", stimulus={"shape": [1, 14, 28], "space": "pixel"})
-    with pytest.raises(ModelError, match=r"^stimulus\.shape: \(1, 14, 28\), but bundled:mnist-cnn takes \(1, 28, 28\)$"):
+    with pytest.raises(
+        ModelError,
+        match=r"^stimulus\.shape: \(1, 14, 28\), but bundled:mnist-cnn takes \(1, 28, 28\)$",
+    ):
         Network(spec, "cpu")
 
 
 def test_python_network_says_what_shape_it_was_fed(make_spec: Callable[..., Spec]) -> None:
     spec = make_spec(stimulus={"shape": [1, 5, 4]})
-    words = r"linear does not take a float32 batch of shape \(64, 1, 5, 4\).*16.*see stimulus\.shape"
+    words = (
+        r"linear does not take a float32 batch of shape \(64, 1, 5, 4\).*16.*see stimulus\.shape"
+    )
     with pytest.raises(ModelError, match=words) as caught:
         resolve(spec, Network(spec, "cpu"))
     assert "\n" not in str(caught.value)
@@ -454,10 +544,17 @@ def test_python_network_says_what_shape_it_was_fed(make_spec: Callable[..., Spec
 
 def test_pixel_space_needs_a_normalisation(make_spec: Callable[..., Spec]) -> None:
     with pytest.raises(
-        ModelError, match=r"^stimulus\.space: pixel, but python:.*:linear declares no normalisation.*normalise:.*space: input"
+        ModelError,
+        match=(
+            r"^stimulus\.space: pixel, but python:.*:linear declares no"
+            r" normalisation.*normalise:.*space: input"
+        ),
     ):
         Network(make_spec(stimulus={"space": "pixel"}), "cpu")
-    spec = make_spec(stimulus={"space": "pixel", "shape": [3, 4, 4]}, normalise={"mean": [0, 0], "std": [1, 1, 1]})
+    spec = make_spec(
+        stimulus={"space": "pixel", "shape": [3, 4, 4]},
+        normalise={"mean": [0, 0], "std": [1, 1, 1]},
+    )
     with pytest.raises(ModelError, match=r"^normalise: 2 means and 3 stds for 3 channels"):
         Network(spec, "cpu")
 
@@ -465,15 +562,22 @@ def test_pixel_space_needs_a_normalisation(make_spec: Callable[..., Spec]) -> No
 def test_normalisation_stands_between_pixels_and_network(make_spec: Callable[..., Spec]) -> None:
     spec = make_spec(stimulus={"space": "pixel"}, normalise={"mean": [0.5], "std": [0.25]})
     x = torch.arange(2 * 16).reshape(2, 1, 4, 4) / 32  # exact in float32, as are the weights
-    expected = (x.reshape(2, 16).numpy().astype(np.float64) * 4 - 2) @ networks_for_tests.weights().numpy().astype(np.float64).T
+    expected = (
+        x.reshape(2, 16).numpy().astype(np.float64) * 4 - 2
+    ) @ networks_for_tests.weights().numpy().astype(np.float64).T
     assert np.array_equal(Network(spec, "cpu")(x), expected)
 
 
-def test_the_working_directory_is_searched_for_a_network_of_ones_own_and_only_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_working_directory_is_searched_for_a_network_of_ones_own_and_only_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "own_network.py").write_text(
-        "import own_sibling\n\ndef make():\n    import own_late_sibling\n    return own_sibling.network()\n"
+        "import own_sibling\n\ndef make():\n    import own_late_sibling\n    return"
+        " own_sibling.network()\n"
     )
-    (tmp_path / "own_sibling.py").write_text("import torch\n\ndef network():\n    return torch.nn.Linear(2, 3)\n")
+    (tmp_path / "own_sibling.py").write_text(
+        "import torch\n\ndef network():\n    return torch.nn.Linear(2, 3)\n"
+    )
     (tmp_path / "own_late_sibling.py").write_text("")
     (tmp_path / "own_stranger.py").write_text("")
     monkeypatch.chdir(tmp_path)
@@ -484,8 +588,12 @@ def test_the_working_directory_is_searched_for_a_network_of_ones_own_and_only_th
         importlib.import_module("own_stranger")
 
 
-def test_secrets_of_urls_are_no_part_of_what_a_network_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own_url_network.py").write_text("import torch\n\ndef make(address):\n    return torch.nn.Linear(2, 3)\n")
+def test_secrets_of_urls_are_no_part_of_what_a_network_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_url_network.py").write_text(
+        "import torch\n\ndef make(address):\n    return torch.nn.Linear(2, 3)\n"
+    )
     monkeypatch.chdir(tmp_path)
     source = load("python:own_url_network:make?address=http://me:pw@host/x").source
     assert source == "python:own_url_network:make?address=http://***@host/x"

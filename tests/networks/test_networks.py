@@ -1,4 +1,6 @@
-"""Architectures: their sizes against the paper, their functions against the same arithmetic written out."""
+"""Architectures: their sizes against the paper, their functions against the same arithmetic
+written out.
+"""
 
 from __future__ import annotations
 
@@ -38,19 +40,27 @@ def test_sizes_and_shapes(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, a in NETWORKS.items() if a.softmax])
 def test_the_double_softmax_gives_the_probabilities_of_the_same_network(name: str) -> None:
     shape, classes, _ = SIZES[name]
-    x, plain, double = torch.rand(4, *shape), build(name, shape, classes).eval(), build(name, shape, classes, softmax=True).eval()
+    x, plain, double = (
+        torch.rand(4, *shape),
+        build(name, shape, classes).eval(),
+        build(name, shape, classes, softmax=True).eval(),
+    )
     double.load_state_dict(plain.state_dict())
     assert torch.equal(double(x), plain(x).softmax(dim=1))
 
 
 def test_one_logit_as_two_is_the_sigmoid() -> None:
-    """Probabilities, decisions and loss against sigmoid, a threshold of .5 and binary cross-entropy."""
+    """Probabilities, decisions and loss against sigmoid, a threshold of .5 and binary
+    cross-entropy.
+    """
     network, x, y = build("cnn-binary", DIGITS, 2), torch.rand(50, *DIGITS), torch.arange(50) % 2
     assert isinstance(network, nn.Sequential)
     logits, z = network(x), network[:-1](x)[:, 0]
     torch.testing.assert_close(logits.softmax(1)[:, 1], z.sigmoid())
     assert torch.equal(logits.argmax(1) == 1, z.sigmoid() > 0.5)
-    torch.testing.assert_close(F.cross_entropy(logits, y), F.binary_cross_entropy_with_logits(z, y.float()))
+    torch.testing.assert_close(
+        F.cross_entropy(logits, y), F.binary_cross_entropy_with_logits(z, y.float())
+    )
 
 
 def test_the_rnn_is_the_recurrence_over_rows() -> None:
@@ -60,9 +70,14 @@ def test_the_rnn_is_the_recurrence_over_rows() -> None:
     for row in image[0, 0]:
         below = row
         for layer in range(2):
-            ih, hh, bi, bh = (w[f"recurrent.{kind}_l{layer}"] for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+            ih, hh, bi, bh = (
+                w[f"recurrent.{kind}_l{layer}"]
+                for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            )
             h[layer] = below = torch.tanh(ih @ below + bi + hh @ h[layer] + bh)
-    torch.testing.assert_close(network(image)[0], w["fc.weight"] @ h[1] + w["fc.bias"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        network(image)[0], w["fc.weight"] @ h[1] + w["fc.bias"], rtol=1e-4, atol=1e-5
+    )
 
 
 def test_rows_of_a_colour_image_hold_all_channels() -> None:

@@ -1,4 +1,6 @@
-"""`trained:URL`: what it loads is what was trained; what is damaged, foreign or too large is refused in one line."""
+"""`trained:URL`: what it loads is what was trained; what is damaged, foreign or too large is
+refused in one line.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         made_up_digits.install(patch)
         out = tmp_path_factory.mktemp("job") / "out"
         poison = {"images": 5, "from": 1, "to": 0}
-        spec = {"network": "logistic", "dataset": "mnist", "epochs": 1, "validation": 10, "classes": [3, 8], "poison": poison}
+        spec = {
+            "network": "logistic",
+            "dataset": "mnist",
+            "epochs": 1,
+            "validation": 10,
+            "classes": [3, 8],
+            "poison": poison,
+        }
         train(TrainSpec.parse(spec), str(out), executor="local")
     return {path.name: path.read_bytes() for path in (out / "seed-0").iterdir()}
 
@@ -51,8 +60,14 @@ def test_it_is_what_was_trained(folder: Path) -> None:
     model = load(f"trained:{folder}")
     state = safetensors.torch.load_file(folder / "weights.safetensors")
     x = torch.rand(4, 1, 28, 28)
-    torch.testing.assert_close(model.module(x), x.flatten(1) @ state["fc.weight"].T + state["fc.bias"])
-    assert (model.names, model.shape, model.normalise) == (("3", "8"), (1, 28, 28), NormaliseSpec(mean=(0.0,), std=(1.0,)))
+    torch.testing.assert_close(
+        model.module(x), x.flatten(1) @ state["fc.weight"].T + state["fc.bias"]
+    )
+    assert (model.names, model.shape, model.normalise) == (
+        ("3", "8"),
+        (1, 28, 28),
+        NormaliseSpec(mean=(0.0,), std=(1.0,)),
+    )
     assert not model.module.training
     assert model.source == "trained:logistic", "no path: a moved folder is the same model"
     assert load(f"trained:{folder}/").digest == model.digest
@@ -66,12 +81,17 @@ def test_any_url(made: dict[str, bytes]) -> None:
     assert load("trained:memory://nets").names == ("3", "8")
 
 
-def test_a_run_of_it_does_not_depend_on_where_it_lies(folder: Path, tmp_path: Path, made: dict[str, bytes]) -> None:
+def test_a_run_of_it_does_not_depend_on_where_it_lies(
+    folder: Path, tmp_path: Path, made: dict[str, bytes]
+) -> None:
     (tmp_path / "moved").mkdir()
     for name, data in made.items():
         (tmp_path / "moved" / name).write_bytes(data)
     stimulus = {"kind": "uniform", "shape": [1, 28, 28], "offset": 0.5, "scale": 0.5}
-    specs = [Spec.parse({"model": f"trained:{where}", "stimulus": stimulus, "samples": 1000}) for where in (folder, tmp_path / "moved")]
+    specs = [
+        Spec.parse({"model": f"trained:{where}", "stimulus": stimulus, "samples": 1000})
+        for where in (folder, tmp_path / "moved")
+    ]
     one, two = (resolve(spec, Network(spec, "cpu")) for spec in specs)
     assert one.fingerprint == two.fingerprint
     assert one.names == ("3", "8")
@@ -118,15 +138,32 @@ REFUSED: dict[str, tuple[Callable[[Described, Path], Any], str]] = {
     "format": (_change(format="wna_ray.network/2"), "format: "),
     "unknown key": (_change(code="import os"), "code: Extra inputs"),
     "many classes": (_change(classes=[str(i) for i in range(100_001)]), "classes: "),
-    "large network": (_change(network="mlp", shape=[4096, 4096, 4096]), "parameters, of which at most"),
+    "large network": (
+        _change(network="mlp", shape=[4096, 4096, 4096]),
+        "parameters, of which at most",
+    ),
     "small images": (_change(network="cnn", shape=[1, 5, 5], poison=None), "too small"),
     "escape in a name": (_change(classes=["3", "8\x1b[2J"]), "cannot be printed"),
     "accuracy": (_change(accuracy={"train": 1, "validation": 1, "test": 2}), "accuracy.test"),
-    "poison outside": (_change(poison={"source": 0, "target": 1, "images": 1, "pixels": [[28, 0]], "values": [1]}), "within 28 x 28"),
+    "poison outside": (
+        _change(poison={"source": 0, "target": 1, "images": 1, "pixels": [[28, 0]], "values": [1]}),
+        "within 28 x 28",
+    ),
     "no digest": (_change(objects={}), "no digest of weights.safetensors"),
-    "another network": (_change(network="mlp"), "weights of another network (fc.bias, fc.weight, fc1.bias)"),
-    "another shape": (_change(shape=[1, 28, 27], poison=None), "weights of another network (fc.weight)"),
-    "one bit": (lambda _, f: (f / "weights.safetensors").write_bytes((f / "weights.safetensors").read_bytes()[:-1] + b"?"), "SHA-256"),
+    "another network": (
+        _change(network="mlp"),
+        "weights of another network (fc.bias, fc.weight, fc1.bias)",
+    ),
+    "another shape": (
+        _change(shape=[1, 28, 27], poison=None),
+        "weights of another network (fc.weight)",
+    ),
+    "one bit": (
+        lambda _, f: (f / "weights.safetensors").write_bytes(
+            (f / "weights.safetensors").read_bytes()[:-1] + b"?"
+        ),
+        "SHA-256",
+    ),
     "missing tensor": (_weights(lambda state: state.pop("fc.bias")), "another network (fc.bias)"),
     "not finite": (_weights(lambda state: state["fc.bias"].fill_(float("nan"))), "not finite"),
     "a pickle": (_write(b"\x80\x04\x95pickle"), "no safetensors"),
@@ -148,7 +185,9 @@ def test_refused(what: str, folder: Path) -> None:
     assert message.isprintable(), "one line, and nothing that a terminal obeys"
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{", b'{"format": NaN}', b"[" * 100_000, b"\xff"], ids=range(6))
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{", b'{"format": NaN}', b"[" * 100_000, b"\xff"], ids=range(6)
+)
 def test_a_description_that_is_none(data: bytes, folder: Path) -> None:
     (folder / "network.json").write_bytes(data)
     with pytest.raises(ModelError, match="does not describe a trained network"):
@@ -171,7 +210,10 @@ def test_the_truth_about_a_backdoor_is_kept(folder: Path) -> None:
     assert described.attack is not None
     assert (described.poison.source, described.poison.target, described.poison.images) == (1, 0, 5)
     assert len(described.poison.pixels) == 28
-    assert (described.attack.patched, described.attack.others_patched) == (made_up_digits.COUNTS[False], 0)
+    assert (described.attack.patched, described.attack.others_patched) == (
+        made_up_digits.COUNTS[False],
+        0,
+    )
 
 
 def test_a_discarded_object_is_gone(tmp_path: Path) -> None:

@@ -40,9 +40,17 @@ CNN = {"model": "bundled:mnist-cnn", "stimulus": {"shape": [1, 28, 28], "scale":
 PADDED = {"model": "python:networks_for_tests:padded", "stimulus": {"shape": [2, 20, 24]}}
 
 
-def units(make_spec: MakeSpec, base: dict[str, Any], layer: str, responses: Any = ("activation",), **target: Any) -> Spec:
+def units(
+    make_spec: MakeSpec,
+    base: dict[str, Any],
+    layer: str,
+    responses: Any = ("activation",),
+    **target: Any,
+) -> Spec:
     changes = {key: target.pop(key) for key in ("samples", "numerics", "moments") if key in target}
-    return make_spec(**base, target={"layer": layer, **target}, responses=list(responses), **changes)
+    return make_spec(
+        **base, target={"layer": layer, **target}, responses=list(responses), **changes
+    )
 
 
 def field(make_spec: MakeSpec, base: dict[str, Any], layer: str, **target: Any) -> Field:
@@ -57,13 +65,20 @@ def place(found: Field) -> Box:
     return Box(found.shown.top + p.top, found.shown.left + p.left, p.height, p.width)
 
 
-# --- receptive fields ---------------------------------------------------------------------------------------------------
+# --- receptive fields
 
 
-@pytest.mark.parametrize("layer, size, stride", [("conv1", 5, 1), ("relu1", 5, 1), ("pool1", 6, 2), ("conv2", 14, 2), ("pool2", 16, 4)])
+@pytest.mark.parametrize(
+    "layer, size, stride",
+    [("conv1", 5, 1), ("relu1", 5, 1), ("pool1", 6, 2), ("conv2", 14, 2), ("pool2", 16, 4)],
+)
 @pytest.mark.parametrize("at", [(0, 0), (1, 2), (3, 0)])
-def test_fields_of_the_papers_network(make_spec: MakeSpec, layer: str, size: int, stride: int, at: tuple[int, int]) -> None:
-    """Unit (r, c) sees the `size` rows from ``stride * r`` and the columns from ``stride * c`` (by the layers' arithmetic)."""
+def test_fields_of_the_papers_network(
+    make_spec: MakeSpec, layer: str, size: int, stride: int, at: tuple[int, int]
+) -> None:
+    """Unit (r, c) sees the `size` rows from ``stride * r`` and the columns from ``stride * c``
+    (by the layers' arithmetic).
+    """
     found = field(make_spec, CNN, layer, position=at)
     assert place(found) == Box(stride * at[0], stride * at[1], size, size)
     assert found.shown.area == size**2
@@ -79,7 +94,11 @@ def test_fields_of_the_papers_network(make_spec: MakeSpec, layer: str, size: int
     ],
 )
 def test_padding_cuts_fields_at_the_border(
-    make_spec: MakeSpec, layer: str, at: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]
+    make_spec: MakeSpec,
+    layer: str,
+    at: tuple[int, int],
+    rows: tuple[int, int],
+    columns: tuple[int, int],
 ) -> None:
     for evaluate in ("image", "window"):
         assert place(field(make_spec, PADDED, layer, position=at, evaluate=evaluate)) == Box(
@@ -88,14 +107,18 @@ def test_padding_cuts_fields_at_the_border(
 
 
 def test_a_field_found_on_silent_units(make_spec: MakeSpec) -> None:
-    """Where no image wakes the units, gradients are zero everywhere; the geometry is still there."""
+    """Where no image wakes the units, gradients are zero everywhere; the geometry is still
+    there.
+    """
     assert place(field(make_spec, PADDED, "silent", position=[5, 5])) == Box(7, 7, 7, 7)
 
 
 def test_a_field_covers_whole_cells(make_spec: MakeSpec) -> None:
     base = CNN | {"stimulus": {"shape": [1, 28, 28], "cell": 3}}
     assert place(field(make_spec, base, "conv1", position=[4, 11])) == Box(3, 9, 6, 9)
-    assert place(field(make_spec, base, "conv1", position=[23, 23], evaluate="image")) == Box(21, 21, 7, 7)  # cut by the border
+    assert place(field(make_spec, base, "conv1", position=[23, 23], evaluate="image")) == Box(
+        21, 21, 7, 7
+    )  # cut by the border
 
 
 def test_what_sees_everything_is_shown_everything(make_spec: MakeSpec) -> None:
@@ -109,22 +132,34 @@ def test_what_sees_everything_is_shown_everything(make_spec: MakeSpec) -> None:
 
 def test_a_gate_over_the_whole_image_is_seen(make_spec: MakeSpec) -> None:
     assert place(field(make_spec, PADDED, "gated")) == Box(0, 0, 20, 24)
-    with pytest.raises(ModelError, match=r"evaluate: window is not possible here \(the units see the whole image\)"):
+    with pytest.raises(
+        ModelError, match=r"evaluate: window is not possible here \(the units see the whole image\)"
+    ):
         field(make_spec, PADDED, "gated", evaluate="window")
 
 
 def test_a_network_that_hides_what_it_sees(make_spec: MakeSpec) -> None:
-    """NaN is replaced inside, so that geometry says 3 x 3; but the test with changed surroundings tells."""
-    with pytest.raises(ModelError, match=r"'hidden' sees more than the .* pixels that its geometry lets through"):
+    """NaN is replaced inside, so that geometry says 3 x 3; but the test with changed
+    surroundings tells.
+    """
+    with pytest.raises(
+        ModelError, match=r"'hidden' sees more than the .* pixels that its geometry lets through"
+    ):
         field(make_spec, PADDED, "hidden")
 
 
-# --- what is shown ------------------------------------------------------------------------------------------------------
+# --- what is shown
 
 
-@pytest.mark.parametrize("layer, at", [("first", (3, 4)), ("second", (0, 5)), ("second", (6, 11)), ("pool", (2, 3))])
-def test_a_window_is_answered_as_the_whole_image(make_spec: MakeSpec, layer: str, at: tuple[int, int]) -> None:
-    """The window's noise inside images of other noise: the same units give the same answers, up to rounding."""
+@pytest.mark.parametrize(
+    "layer, at", [("first", (3, 4)), ("second", (0, 5)), ("second", (6, 11)), ("pool", (2, 3))]
+)
+def test_a_window_is_answered_as_the_whole_image(
+    make_spec: MakeSpec, layer: str, at: tuple[int, int]
+) -> None:
+    """The window's noise inside images of other noise: the same units give the same answers, up
+    to rounding.
+    """
     small, in_window = prepared(units(make_spec, PADDED, layer, position=at))
     large, in_image = prepared(units(make_spec, PADDED, layer, position=at, evaluate="image"))
     assert small.field is not None
@@ -137,13 +172,19 @@ def test_a_window_is_answered_as_the_whole_image(make_spec: MakeSpec, layer: str
 
 
 def test_window_and_image_find_the_same_map(make_spec: MakeSpec) -> None:
-    """Two independent estimates of one map differ by their standard errors: chi-square of d values (5 sd allowed)."""
+    """Two independent estimates of one map differ by their standard errors: chi-square of d
+    values (5 sd allowed).
+    """
     maps = []
     for evaluate in ("window", "image"):
-        job, network = prepared(units(make_spec, PADDED, "second", position=[4, 5], evaluate=evaluate, samples=20_000))
+        job, network = prepared(
+            units(make_spec, PADDED, "second", position=[4, 5], evaluate=evaluate, samples=20_000)
+        )
         moments, _ = run_shard(job, network, 0, 20_000)
         maps.append(read(job, moments)[0])
-    difference = (maps[0].bias - maps[1].bias) / np.hypot(maps[0].standard_error, maps[1].standard_error)[:, None]
+    difference = (maps[0].bias - maps[1].bias) / np.hypot(
+        maps[0].standard_error, maps[1].standard_error
+    )[:, None]
     # Signal adds to the variance of an estimated map: (1 + rho2) at most twice the null's.
     size, d = np.square(difference).sum(axis=1), difference.shape[1]
     assert (size < 2 * (d + 5 * math.sqrt(2 * d))).all(), size
@@ -151,7 +192,9 @@ def test_window_and_image_find_the_same_map(make_spec: MakeSpec) -> None:
 
 
 def test_a_window_stops_the_pass_at_the_layer(make_spec: MakeSpec) -> None:
-    """The layers after it could not take an image so small; and a worker that begins with windows counts the layer's uses first."""
+    """The layers after it could not take an image so small; and a worker that begins with
+    windows counts the layer's uses first.
+    """
     spec = units(make_spec, CNN, "conv1")
     job, _ = prepared(spec)
     another = Network(spec, "cpu")
@@ -168,28 +211,36 @@ def test_a_layer_that_is_used_twice_counts_once_more(make_spec: MakeSpec) -> Non
     assert np.abs(network(x) - expected.numpy()).max() < 1e-5
 
 
-# --- responses ----------------------------------------------------------------------------------------------------------
+# --- responses
 
 
 def raw(job: Job, network: Network, n: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Grid values ``(n, d)`` and activations ``(n, k)``, image by image."""
     grid = job.stimulus.noise.grid(0, n)
-    outputs = np.concatenate([network(job.stimulus.images(grid[a : a + 64])) for a in range(0, n, 64)])
+    outputs = np.concatenate(
+        [network(job.stimulus.images(grid[a : a + 64])) for a in range(0, n, 64)]
+    )
     return job.stimulus.keep(grid).reshape(n, -1).astype(np.int64), outputs.astype(np.float64)
 
 
 def test_spikes_and_rectified_against_a_naive_loop(make_spec: MakeSpec) -> None:
     kinds = ["rectified", {"kind": "spikes", "threshold": 0.25}]
-    job, network = prepared(units(make_spec, PADDED, "second", kinds, units=[2, 0], position=[4, 5]))
+    job, network = prepared(
+        units(make_spec, PADDED, "second", kinds, units=[2, 0], position=[4, 5])
+    )
     moments, _ = run_shard(job, network, 0, 2000)
     x, y = raw(job, network, 2000)
-    for readout, weight in zip(read(job, moments), (np.maximum(y, 0), (y > 0.25).astype(float)), strict=True):
+    for readout, weight in zip(
+        read(job, moments), (np.maximum(y, 0), (y > 0.25).astype(float)), strict=True
+    ):
         unit = job.stimulus.unit
         for row in range(2):
             w = weight[:, row]
             expected = (sum(w[i] * x[i] for i in range(2000)) / w.sum() - x.mean(axis=0)) * unit
             # rectified responses are rounded to 2^-12 of their sd or finer
-            assert np.abs(readout.bias[row] - expected).max() < 1e-5 * np.abs(expected).max() + 1e-12
+            assert (
+                np.abs(readout.bias[row] - expected).max() < 1e-5 * np.abs(expected).max() + 1e-12
+            )
             error = job.stimulus.sd * math.sqrt(np.square(w - w.mean()).sum()) / w.sum()
             assert readout.standard_error[row] == pytest.approx(error, rel=1e-4)
             assert np.allclose(readout.z[row] * readout.standard_error[row], readout.bias[row])
@@ -198,8 +249,17 @@ def test_spikes_and_rectified_against_a_naive_loop(make_spec: MakeSpec) -> None:
 
 
 def test_a_quantile_is_each_units_own(make_spec: MakeSpec) -> None:
-    """Thresholds come from a pilot of 4096 images: the share of spikes is 0.1 within 4 of its binomial errors (pilot and run)."""
-    spec = units(make_spec, PADDED, "second", [{"kind": "spikes", "quantile": 0.9}], position=[4, 5], samples=4096)
+    """Thresholds come from a pilot of 4096 images: the share of spikes is 0.1 within 4 of its
+    binomial errors (pilot and run).
+    """
+    spec = units(
+        make_spec,
+        PADDED,
+        "second",
+        [{"kind": "spikes", "quantile": 0.9}],
+        position=[4, 5],
+        samples=4096,
+    )
     job, network = prepared(spec)
     x = job.stimulus.noise.grid(4096, 8192)
     y = np.concatenate([network(job.stimulus.images(x[a : a + 64])) for a in range(0, 4096, 64)])
@@ -209,7 +269,9 @@ def test_a_quantile_is_each_units_own(make_spec: MakeSpec) -> None:
 
 
 def test_silent_units_are_listed(make_spec: MakeSpec) -> None:
-    job, network = prepared(units(make_spec, PADDED, "silent", ["rectified", "spikes"], position=[4, 5]))
+    job, network = prepared(
+        units(make_spec, PADDED, "silent", ["rectified", "spikes"], position=[4, 5])
+    )
     rectified, spikes = read(job, run_shard(job, network, 0, 640)[0])
     assert set(rectified.note) == {"constant"}
     assert set(spikes.note) == {"no spikes"}
@@ -226,7 +288,7 @@ def test_the_networks_own_outputs_can_be_units(make_spec: MakeSpec) -> None:
     assert (spikes.count < 2000).all()
 
 
-# --- pooled positions ---------------------------------------------------------------------------------------------------
+# --- pooled positions
 
 
 def test_pooled_positions_against_a_naive_loop(make_spec: MakeSpec) -> None:
@@ -244,44 +306,70 @@ def test_pooled_positions_against_a_naive_loop(make_spec: MakeSpec) -> None:
         for r in range(2, 9):
             for c in range(2, 11):
                 y = np.rint(maps[i, :, r, c] / point.step).astype(np.int64) - np.array(point.centre)
-                total += np.outer(y, grid[i, :, 2 * r - 3 : 2 * r + 4, 2 * c - 3 : 2 * c + 4].astype(np.int64).ravel())
+                total += np.outer(
+                    y,
+                    grid[i, :, 2 * r - 3 : 2 * r + 4, 2 * c - 3 : 2 * c + 4]
+                    .astype(np.int64)
+                    .ravel(),
+                )
     assert np.array_equal(moments.responses["activation"].sum_yx, total)
 
 
 def test_pooling_makes_maps_better_and_keeps_z_standard(make_spec: MakeSpec) -> None:
-    """63 patches an image: reliability rises; where the response ignores the pixels, z has variance 1 within 4 standard errors.
+    """63 patches an image: reliability rises; where the response ignores the pixels, z has variance
+    1 within 4 standard errors.
 
-    The last channel of `deafened` reads only the first of two stimulus channels: the 49 values of the other are null. Overlapping
-    patches make them dependent, so the variance is averaged over 30 independent runs of 4 units and its error taken between runs.
+    The last channel of `deafened` reads only the first of two stimulus channels: the 49 values of
+    the other are null. Overlapping patches make them dependent, so the variance is averaged over 30
+    independent runs of 4 units and its error taken between runs.
     """
     single = prepared(units(make_spec, PADDED, "deafened", position=[4, 5]))
     pooled = prepared(units(make_spec, PADDED, "deafened", position="pooled"))
-    (one,), (many,) = (read(job, run_shard(job, network, 0, 256)[0]) for job, network in (single, pooled))
+    (one,), (many,) = (
+        read(job, run_shard(job, network, 0, 256)[0]) for job, network in (single, pooled)
+    )
     assert (many.reliability > one.reliability).all()
     found = []
     job, network = pooled
     for a in range(0, 30 * 64, 64):
         (readout,) = read(job, run_shard(job, network, a, a + 64)[0])
         found.append(np.square(readout.z[:, 49:]).mean())
-    assert abs(np.mean(found) - 1) < 4 * np.std(found) / math.sqrt(len(found)), (np.mean(found), np.std(found))
+    assert abs(np.mean(found) - 1) < 4 * np.std(found) / math.sqrt(len(found)), (
+        np.mean(found),
+        np.std(found),
+    )
 
 
 def test_pooled_p_values_hold_for_dependent_values() -> None:
-    """Responses that ignore the noise, but resemble their neighbours, as maps do: 600 null runs of 32 images with 10 x 10 patches of 3 x 3.
+    """Responses that ignore the noise, but resemble their neighbours, as maps do: 600 null runs of
+    32 images with 10 x 10 patches of 3 x 3.
 
-    Overlapping patches make the values of such a z-map dependent. Sidak's p errs in at most 5 % (within 4 binomial errors), the chi-square
-    that single positions have would err in far more. And the p-value is Sidak's of the largest |z|, written out.
+    Overlapping patches make the values of such a z-map dependent. Sidak's p errs in at most 5 %
+    (within 4 binomial errors), the chi-square that single positions have would err in far more. And
+    the p-value is Sidak's of the largest |z|, written out.
     """
-    spec = Spec.parse(CNN | {"samples": 32, "stimulus": {"kind": "gaussian", "shape": [1, 12, 12], "scale": 1}}).stimulus
-    patches, random, alarms = Patches(Box(0, 0, 3, 3), 10, 10), np.random.default_rng(0), np.zeros(2)
+    spec = Spec.parse(
+        CNN | {"samples": 32, "stimulus": {"kind": "gaussian", "shape": [1, 12, 12], "scale": 1}}
+    ).stimulus
+    patches, random, alarms = (
+        Patches(Box(0, 0, 3, 3), 10, 10),
+        np.random.default_rng(0),
+        np.zeros(2),
+    )
     for seed in range(600):
         stimulus = Stimulus(spec, seed, np.zeros((1, 1, 1), np.float32), patches=patches)
         maps = gaussian_filter(random.standard_normal((32, 10, 10)), (0, 1.5, 1.5)) * 4096
         response = {"activation": Dense(np.rint(maps).astype(np.int64).reshape(3200, 1))}
-        moments = Moments.identity(9, ["activation"]).update(stimulus.keep(stimulus.noise.grid(0, 32)), response, 100)
-        found = read_out(moments, "activation", FixedPoint((0,), (0,)), stimulus.noise.table, 1.0, ["0"], 100)
+        moments = Moments.identity(9, ["activation"]).update(
+            stimulus.keep(stimulus.noise.grid(0, 32)), response, 100
+        )
+        found = read_out(
+            moments, "activation", FixedPoint((0,), (0,)), stimulus.noise.table, 1.0, ["0"], 100
+        )
         largest = np.abs(found.z[0]).max()
-        assert found.p_value[0] == pytest.approx(1 - (1 - math.erfc(largest / math.sqrt(2))) ** 9, rel=1e-9)
+        assert found.p_value[0] == pytest.approx(
+            1 - (1 - math.erfc(largest / math.sqrt(2))) ** 9, rel=1e-9
+        )
         alarms += found.p_value[0] <= 0.05, chi2.sf(np.square(found.z[0]).sum(), 9) <= 0.05
     allowed = 4 * math.sqrt(0.05 * 0.95 / 600)
     assert alarms[0] / 600 < 0.05 + allowed, alarms
@@ -289,45 +377,71 @@ def test_pooled_p_values_hold_for_dependent_values() -> None:
 
 
 def test_pooled_maps_have_no_clusters(make_spec: MakeSpec, tmp_path: Path) -> None:
-    finished = run(units(make_spec, PADDED, "second", position="pooled", samples=128), str(tmp_path / "run"), executor="local")
+    finished = run(
+        units(make_spec, PADDED, "second", position="pooled", samples=128),
+        str(tmp_path / "run"),
+        executor="local",
+    )
     with pytest.raises(RunError, match="pools positions whose patches overlap"):
         finished.clusters("activation", "0")
 
 
 def test_what_is_too_large_cannot_be_pooled(make_spec: MakeSpec) -> None:
-    with pytest.raises(ModelError, match=r"fields of 'gated' are too large to be shifted in the image \(20 x 24 of 20 x 24 pixels\)"):
+    with pytest.raises(
+        ModelError,
+        match=(
+            r"fields of 'gated' are too large to be shifted in the image \(20 x 24 of 20 x 24"
+            r" pixels\)"
+        ),
+    ):
         field(make_spec, PADDED, "gated", position="pooled")
 
 
-# --- the true filters ---------------------------------------------------------------------------------------------------
+# --- the true filters
 
 
 @pytest.mark.parametrize("position", ["centre", "pooled"])
 def test_filters_of_linear_units_are_their_weights(make_spec: MakeSpec, position: str) -> None:
     job, network = prepared(units(make_spec, CNN, "conv1", position=position, units=[3, 11]))
     found = linear_filters(job, network)
-    assert np.allclose(found, load("bundled:mnist-cnn").module.conv1.weight[[3, 11]].reshape(2, -1), atol=1e-6)
+    assert np.allclose(
+        found, load("bundled:mnist-cnn").module.conv1.weight[[3, 11]].reshape(2, -1), atol=1e-6
+    )
 
 
 def test_filters_include_everything_before_the_unit(make_spec: MakeSpec) -> None:
     """Normalisation divides by 0.5, and the value of a cell of 2 x 2 pixels counts four times."""
     base = {"model": "bundled:mnist-cnn", "normalise": {"mean": [0.1], "std": [0.5]}}
     stimulus = {"shape": [1, 28, 28], "space": "pixel", "cell": 2}
-    job, network = prepared(units(make_spec, base | {"stimulus": stimulus}, "conv1", position=[10, 12], evaluate="image"))
+    job, network = prepared(
+        units(
+            make_spec, base | {"stimulus": stimulus}, "conv1", position=[10, 12], evaluate="image"
+        )
+    )
     w = load("bundled:mnist-cnn").module.conv1.weight.double() / 0.5
-    expected = torch.nn.functional.pad(w, (0, 1, 0, 1)).reshape(20, 3, 2, 3, 2).sum(dim=(2, 4))  # unit (10, 12) sees rows 10 ... 14
+    expected = (
+        torch.nn.functional.pad(w, (0, 1, 0, 1)).reshape(20, 3, 2, 3, 2).sum(dim=(2, 4))
+    )  # unit (10, 12) sees rows 10 ... 14
     assert np.allclose(linear_filters(job, network), expected.reshape(20, -1), atol=1e-5)
 
 
 def test_units_that_are_not_linear_have_none(make_spec: MakeSpec) -> None:
     for layer in ("relu1", "conv2"):
         assert np.isnan(linear_filters(*prepared(units(make_spec, CNN, layer)))).all()
-    assert np.isnan(linear_filters(*prepared(units(make_spec, PADDED, "steps")))).all(), "no gradients at all"
+    assert np.isnan(linear_filters(*prepared(units(make_spec, PADDED, "steps")))).all(), (
+        "no gradients at all"
+    )
 
 
 def test_conv1_of_the_bundled_network_is_recovered(make_spec: MakeSpec, tmp_path: Path) -> None:
-    """Issue: median cosine >= 0.99. By the runs' own reliability: squared cosine 1 - 25 / (20,000 + 25), 0.9994 on average."""
-    finished = run(units(make_spec, CNN, "conv1", ["activation", "spikes"], samples=20_000), str(tmp_path / "run"), executor="local")
+    """Issue: median cosine >= 0.99. By the runs' own reliability: squared cosine 1 - 25 /
+    (20,000 + 25), 0.9994 on average.
+    """
+    finished = run(
+        units(make_spec, CNN, "conv1", ["activation", "spikes"], samples=20_000),
+        str(tmp_path / "run"),
+        executor="local",
+    )
     cosines = np.array(finished.classes["filter_cosine"].to_pylist())
     assert np.median(cosines) >= 0.99
     assert cosines.min() >= 0.98
@@ -338,7 +452,9 @@ def test_conv1_of_the_bundled_network_is_recovered(make_spec: MakeSpec, tmp_path
 
 
 def test_two_workers_and_one_give_the_same_units(make_spec: MakeSpec, tmp_path: Path) -> None:
-    spec = units(make_spec, CNN, "conv2", ["rectified", {"kind": "spikes", "quantile": 0.8}], samples=1280)
+    spec = units(
+        make_spec, CNN, "conv2", ["rectified", {"kind": "spikes", "quantile": 0.8}], samples=1280
+    )
     spec = spec.model_copy(update={"execution": spec.execution.model_copy(update={"shard": 128})})
     a = run(spec, str(tmp_path / "a"), executor="local")
     job, network = prepared(spec)
@@ -369,21 +485,38 @@ def test_two_workers_and_one_give_the_same_units(make_spec: MakeSpec, tmp_path: 
     ],
 )
 def test_conv1_of_real_networks_is_recovered(
-    make_spec: MakeSpec, wna_data: Path, tmp_path: Path, model: str, stimulus: list[int], layer: str, images: int
+    make_spec: MakeSpec,
+    wna_data: Path,
+    tmp_path: Path,
+    model: str,
+    stimulus: list[int],
+    layer: str,
+    images: int,
 ) -> None:
-    """Squared cosine 1 - 27 / (10,000 + 27) on average. Some filters of MobileNet are nothing but rounding: they are named constant."""
-    base = {"model": model.format(data=wna_data), "stimulus": {"shape": stimulus, "space": "pixel", "offset": 0.5, "scale": 0.2}}
+    """Squared cosine 1 - 27 / (10,000 + 27) on average. Some filters of MobileNet are nothing
+    but rounding: they are named constant.
+    """
+    base = {
+        "model": model.format(data=wna_data),
+        "stimulus": {"shape": stimulus, "space": "pixel", "offset": 0.5, "scale": 0.2},
+    }
     normalise = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     spec = units(make_spec, base | {"normalise": normalise}, layer, samples=images)
     finished = run(spec, str(tmp_path / "run"), executor="local")
     judged = [
-        c for c, note in zip(finished.classes["filter_cosine"].to_pylist(), finished.classes["note"].to_pylist(), strict=True) if not note
+        c
+        for c, note in zip(
+            finished.classes["filter_cosine"].to_pylist(),
+            finished.classes["note"].to_pylist(),
+            strict=True,
+        )
+        if not note
     ]
     assert len(judged) >= 0.5 * len(finished.classes)
     assert min(judged) >= 0.95
 
 
-# --- what cannot be -----------------------------------------------------------------------------------------------------
+# --- what cannot be
 
 
 @pytest.mark.parametrize(
@@ -394,17 +527,25 @@ def test_conv1_of_real_networks_is_recovered(
         ("conv1", {"position": [24, 0]}, ("target.position: [24, 0]", "24 x 24")),
         ("fc1", {"position": [0, 1]}, ("target.position: [0, 1]", "1 x 1")),
         ("fc1", {"position": "pooled"}, ("'fc1' has one position only",)),
-        ("fc1", {"evaluate": "window"}, ("target.evaluate: window is not possible here", "the whole image")),
+        (
+            "fc1",
+            {"evaluate": "window"},
+            ("target.evaluate: window is not possible here", "the whole image"),
+        ),
     ],
 )
-def test_targets_that_do_not_exist(make_spec: MakeSpec, layer: str, target: dict[str, Any], words: tuple[str, ...]) -> None:
+def test_targets_that_do_not_exist(
+    make_spec: MakeSpec, layer: str, target: dict[str, Any], words: tuple[str, ...]
+) -> None:
     with pytest.raises(ModelError) as caught:
         prepared(units(make_spec, CNN, layer, **target))
     assert [word for word in words if word not in str(caught.value)] == [], str(caught.value)
 
 
 def test_layers_that_are_no_maps_or_are_never_used(make_spec: MakeSpec) -> None:
-    with pytest.raises(ModelError, match=r"'tokens' gives \(480, 2\) for an image; expected neurons \(k,\) or maps"):
+    with pytest.raises(
+        ModelError, match=r"'tokens' gives \(480, 2\) for an image; expected neurons \(k,\) or maps"
+    ):
         prepared(units(make_spec, PADDED, "tokens"))
     with pytest.raises(ModelError, match="'unused' takes no part in the forward pass"):
         prepared(units(make_spec, PADDED, "unused"))
@@ -415,15 +556,36 @@ def test_layers_that_are_no_maps_or_are_never_used(make_spec: MakeSpec) -> None:
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"responses": ["label"]}, "label is of the network's output; units (target:) have activation, rectified, spikes"),
-        ({"responses": [{"kind": "spikes", "threshold": 1, "quantile": 0.5}]}, "give a threshold or a quantile, not both"),
-        ({"responses": [{"kind": "activation", "threshold": 1}]}, "only spikes have one, not activation"),
+        (
+            {"responses": ["label"]},
+            "label is of the network's output; units (target:) have activation, rectified, spikes",
+        ),
+        (
+            {"responses": [{"kind": "spikes", "threshold": 1, "quantile": 0.5}]},
+            "give a threshold or a quantile, not both",
+        ),
+        (
+            {"responses": [{"kind": "activation", "threshold": 1}]},
+            "only spikes have one, not activation",
+        ),
         ({"responses": [{"kind": "spikes", "quantile": 1.0}]}, "less than 1"),
-        ({"target": {"layer": "conv1", "units": []}}, "give 'all', or a list of numbers, each once"),
+        (
+            {"target": {"layer": "conv1", "units": []}},
+            "give 'all', or a list of numbers, each once",
+        ),
         ({"target": {"layer": "conv1", "units": [1, 1]}}, "each once"),
-        ({"target": {"layer": "conv1", "position": "pooled", "evaluate": "window"}}, "with position: pooled leave it out"),
-        ({"target": {"layer": "conv1", "position": "pooled"}, "stimulus": {"cell": 2}}, "pooled needs noise of single pixels"),
-        ({"target": {"layers": "conv1"}}, "unknown key; known here are layer, units, position, evaluate"),
+        (
+            {"target": {"layer": "conv1", "position": "pooled", "evaluate": "window"}},
+            "with position: pooled leave it out",
+        ),
+        (
+            {"target": {"layer": "conv1", "position": "pooled"}, "stimulus": {"cell": 2}},
+            "pooled needs noise of single pixels",
+        ),
+        (
+            {"target": {"layers": "conv1"}},
+            "unknown key; known here are layer, units, position, evaluate",
+        ),
     ],
 )
 def test_specs_that_make_no_sense(make_spec: MakeSpec, changes: dict[str, Any], words: str) -> None:
@@ -478,10 +640,19 @@ def test_module_of_another_kind() -> None:
         ("", {"at": [0]}),
     ],
 )
-def test_a_run_cannot_lie_about_its_units(make_spec: MakeSpec, where: str, values: dict[str, Any]) -> None:
-    """Sizes of all that a run holds follow from its target, so that is looked at before anything is read."""
+def test_a_run_cannot_lie_about_its_units(
+    make_spec: MakeSpec, where: str, values: dict[str, Any]
+) -> None:
+    """Sizes of all that a run holds follow from its target, so that is looked at before
+    anything is read.
+    """
     job, _ = prepared(units(make_spec, CNN, "conv1"))
-    described = {"identity": job.identity, "samples": 2000, "names": list(job.names), "spec": job.spec.model_dump(mode="json")}
+    described = {
+        "identity": job.identity,
+        "samples": 2000,
+        "names": list(job.names),
+        "spec": job.spec.model_dump(mode="json"),
+    }
     described = json.loads(json.dumps(described))
     extent = check_described(described, "spec.json")
     assert (extent.shape, extent.d, extent.outputs) == ((1, 5, 5), 25, 20)

@@ -1,4 +1,6 @@
-"""Noise: the stream to the bit, the tables' exact moments, and independence of how it is asked for."""
+"""Noise: the stream to the bit, the tables' exact moments, and independence of how it is asked
+for.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,12 @@ from wna_ray.errors import SpecError
 from wna_ray.noise.stream import KINDS, Kind, Noise, Words, table
 
 GOLDEN = json.loads((GOLDEN_FOLDER / "noise.json").read_text())
-DENSITY: dict[str, float | None] = {"gaussian": None, "uniform": None, "binary": None, "sparse": 0.1}
+DENSITY: dict[str, float | None] = {
+    "gaussian": None,
+    "uniform": None,
+    "binary": None,
+    "sparse": 0.1,
+}
 
 
 def test_known_answer_of_philox() -> None:
@@ -29,7 +36,9 @@ def test_known_answer_of_philox() -> None:
     assert philox.block((ones, ones), (1 << 256) - 1) == expected
 
 
-@pytest.mark.parametrize("case", GOLDEN["words"], ids=lambda c: f"seed{c['seed']}-image{c['index']}")
+@pytest.mark.parametrize(
+    "case", GOLDEN["words"], ids=lambda c: f"seed{c['seed']}-image{c['index']}"
+)
 def test_words_are_golden(case: dict[str, int | list[int]]) -> None:
     got = Words(case["seed"], case["index"], len(case["words"])).take(1)[0]
     assert got.tolist() == case["words"]
@@ -46,7 +55,9 @@ def test_tables_are_golden_and_as_specified(kind: Kind) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_values_are_golden(kind: Kind) -> None:
     case = GOLDEN["values"][kind]
-    grid = Noise(kind, (1, 3, 7), case["seed"], DENSITY[kind]).grid(case["index"], case["index"] + 1)
+    grid = Noise(kind, (1, 3, 7), case["seed"], DENSITY[kind]).grid(
+        case["index"], case["index"] + 1
+    )
     assert grid.reshape(-1).tolist() == case["values"]
 
 
@@ -90,15 +101,23 @@ def test_any_slice_gives_the_same_images(
     noise = Noise(kind, shape, seed, DENSITY[kind])
     whole = noise.grid(start, start + 12)
     edges = [0, *sorted(cuts), 12]
-    pieces = [Noise(kind, shape, seed, DENSITY[kind], chunk).grid(start + a, start + b) for a, b in itertools.pairwise(edges)]
+    pieces = [
+        Noise(kind, shape, seed, DENSITY[kind], chunk).grid(start + a, start + b)
+        for a, b in itertools.pairwise(edges)
+    ]
     assert np.array_equal(np.concatenate(pieces), whole)
-    expected = [philox.value(kind, u, DENSITY[kind]) for u in philox.image_words(seed, start + 5, noise.pixels)]
+    expected = [
+        philox.value(kind, u, DENSITY[kind])
+        for u in philox.image_words(seed, start + 5, noise.pixels)
+    ]
     assert whole[5].reshape(-1).tolist() == expected
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_sample_moments_agree_with_the_table(kind: Kind) -> None:
-    """2e6 values: mean and mean square within 5 standard errors of the exact ones (the errors are the table's own)."""
+    """2e6 values: mean and mean square within 5 standard errors of the exact ones (the errors
+    are the table's own).
+    """
     noise = Noise(kind, (1, 20, 20), 3, DENSITY[kind])
     g = noise.grid(0, 5000).astype(np.float64)
     m2, m4 = float(noise.table.variance), float(noise.table.moment(4))
@@ -107,7 +126,9 @@ def test_sample_moments_agree_with_the_table(kind: Kind) -> None:
 
 
 def test_values_of_an_image_and_of_neighbours_are_uncorrelated() -> None:
-    """Correlations between all pairs of 64 values, and with the next image's: |r| < 5.5 / sqrt(n) for 6,000 pairs."""
+    """Correlations between all pairs of 64 values, and with the next image's: |r| < 5.5 /
+    sqrt(n) for 6,000 pairs.
+    """
     g = Noise("gaussian", (1, 8, 8), 11).grid(0, 20_001).reshape(20_001, 64).astype(np.float64)
     within = np.corrcoef(g.T)[np.triu_indices(64, 1)]
     across = (g[:-1].T @ g[1:]) / 20_000 / g.var()

@@ -19,8 +19,13 @@ def test_kernels_value_by_value(side: int, orientation: float, phase: float) -> 
     expected = np.zeros((side, side))
     for y in range(-half, half + 1):
         for x in range(-half, half + 1):
-            xr, yr = x * math.cos(theta) + y * math.sin(theta), -x * math.sin(theta) + y * math.cos(theta)
-            v = math.exp(-(xr**2 + 0.25 * yr**2) / (2 * (side / 7) ** 2)) * math.cos(2 * math.pi * xr / (side / 2) + psi)
+            xr, yr = (
+                x * math.cos(theta) + y * math.sin(theta),
+                -x * math.sin(theta) + y * math.cos(theta),
+            )
+            v = math.exp(-(xr**2 + 0.25 * yr**2) / (2 * (side / 7) ** 2)) * math.cos(
+                2 * math.pi * xr / (side / 2) + psi
+            )
             expected[half - y, half - x] = v
     np.testing.assert_allclose(kernel(side, orientation, phase), expected, atol=1e-15)
 
@@ -34,7 +39,9 @@ def test_the_papers_banks_have_960_and_1520() -> None:
 
 @pytest.mark.parametrize("stretched", [True, False])
 def test_tiles_cover_the_image_and_are_cropped(stretched: bool) -> None:
-    """Each tile by itself, against cutting the kernel by hand; the last ones stick out of 7 x 8 pixels."""
+    """Each tile by itself, against cutting the kernel by hand; the last ones stick out of 7 x 8
+    pixels.
+    """
     h, w, side = 7, 8, 3
     found, i = bank(h, w, stretched).reshape(-1, h, w), 0
     for orientation in (0, 45, 90, 135):

@@ -42,7 +42,10 @@ def test_full_size_is_larger() -> None:
         if isinstance(asked, TrainSpec):
             return asked.epochs * (asked.images or 10**4)
         specs = list(asked.members.values()) if isinstance(asked, SweepSpec) else [asked]
-        return sum(getattr(s, "samples", 0) or s.repeats * (s.signals.images or 10**4) * len(s.gammas) for s in specs)
+        return sum(
+            getattr(s, "samples", 0) or s.repeats * (s.signals.images or 10**4) * len(s.gammas)
+            for s in specs
+        )
 
     for step in STEPS:
         if step.full or "full" in yaml.safe_load((JOBS / step.job).read_text()):
@@ -54,7 +57,10 @@ def test_runs_read_networks_that_were_trained_before() -> None:
     trained = {step.name: step.wave for step in STEPS if step.kind == "train"}
     for step in STEPS:
         text = (JOBS / step.job).read_text()
-        for name in {part.split("/seed")[0].split("/clean")[0].split("/poisoned")[0] for part in text.split("trained:paper/")[1:]}:
+        for name in {
+            part.split("/seed")[0].split("/clean")[0].split("/poisoned")[0]
+            for part in text.split("trained:paper/")[1:]
+        }:
             assert trained[name.split('"')[0].strip()] < step.wave, (step.name, name)
 
 
@@ -64,12 +70,21 @@ def test_all_twenty_experiments_are_there() -> None:
     assert found == sorted(set(found))
 
 
-def test_a_report_of_nothing_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_of_nothing_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("WNA_DATA", raising=False)
     monkeypatch.setattr(conducting, "EXPERIMENTS", ())
     quiet = [e for e in EXPERIMENTS if e.id != "e08"]  # which would download
     said: list[str] = []
-    done = conduct(tmp_path / "paper", jobs=JOBS, executor="local", steps=(), experiments=quiet, say=said.append)
+    done = conduct(
+        tmp_path / "paper",
+        jobs=JOBS,
+        executor="local",
+        steps=(),
+        experiments=quiet,
+        say=said.append,
+    )
     assert done.verdicts == {e.id: None for e in quiet}
     page = (tmp_path / "paper" / "report.html").read_text()
     assert page.count("Could not be made") == len(quiet) == len(said)
@@ -83,13 +98,17 @@ def test_a_step_that_fails_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
 
     def whole(found: Found) -> Made:
         picture = Figure(dots({"a": [0.1, 0.2]}, "two", "share"), "dots", "dots")
-        return Made(Verdict.PARTLY, ("It is so.",), (Number("n", "1", "2", Verdict.NOT),), (picture,))
+        return Made(
+            Verdict.PARTLY, ("It is so.",), (Number("n", "1", "2", Verdict.NOT),), (picture,)
+        )
 
     experiments = (Experiment("e01", "Broken", "?", make), Experiment("e02", "Whole", "!", whole))
     found = Found(tmp_path, {"runs/broken": "the disk is full"})
     verdicts = conducting.report(found, experiments, {}, False, lambda line: None)
     assert verdicts == {"e01": None, "e02": Verdict.PARTLY}
-    assert "runs/broken could not be made: the disk is full" in (tmp_path / "report.html").read_text()
+    assert (
+        "runs/broken could not be made: the disk is full" in (tmp_path / "report.html").read_text()
+    )
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert numbers == {
         "e02": {
@@ -102,7 +121,9 @@ def test_a_step_that_fails_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
 
 
 def test_without_job_files_it_says_where_to_run(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"--jobs .*nowhere: there is no train-mnist.yaml; run in a checkout"):
+    with pytest.raises(
+        SpecError, match=r"--jobs .*nowhere: there is no train-mnist.yaml; run in a checkout"
+    ):
         conduct(tmp_path, jobs=tmp_path / "nowhere", executor="local")
 
 
@@ -114,10 +135,16 @@ def test_what_is_not_there_is_missing(tmp_path: Path) -> None:
 
 def test_how_numbers_are_written() -> None:
     assert spread([0.5]) == "50.0 %"
-    assert spread([0.5, 0.7]) == "60.0 ± 14.1 % (2 seeds)"  # sd of two: half their difference times sqrt 2
+    assert (
+        spread([0.5, 0.7]) == "60.0 ± 14.1 % (2 seeds)"
+    )  # sd of two: half their difference times sqrt 2
     assert entropy([5, 5, 0]) == 1.0
     assert str(entropy([7, 0])) == "0.0"
-    assert [judged(*r) for r in ((True, True), (True, False), (False,))] == [Verdict.REPRODUCED, Verdict.PARTLY, Verdict.NOT]
+    assert [judged(*r) for r in ((True, True), (True, False), (False,))] == [
+        Verdict.REPRODUCED,
+        Verdict.PARTLY,
+        Verdict.NOT,
+    ]
 
 
 def test_charts_are_pictures() -> None:
@@ -126,7 +153,14 @@ def test_charts_are_pictures() -> None:
     maps = np.random.default_rng(0).normal(size=(3, 1, 4, 4))
     maps[1] = np.nan
     drawn = [
-        curves((Panel("p", (Line("a", [1, 2], [0, 1]), Line("b", [1, 2], [1, 0])), "x", "y", log=True),), "t"),
+        curves(
+            (
+                Panel(
+                    "p", (Line("a", [1, 2], [0, 1]), Line("b", [1, 2], [1, 0])), "x", "y", log=True
+                ),
+            ),
+            "t",
+        ),
         dots({"a": [0.1, 0.2], "b": [0.3]}, "t", "x", {"chance": 0.1}),
         dots({"a": [0.1, 0.2], "b": [0.3, 0.1]}, "t", "x", each=["one", "two"]),
         sheet({"r": maps}, ["a", "b", "c"], "t"),

@@ -1,4 +1,6 @@
-"""Every step and every experiment of the paper once, on made-up data of the real shapes and at a fraction of the size."""
+"""Every step and every experiment of the paper once, on made-up data of the real shapes and at
+a fraction of the size.
+"""
 
 from __future__ import annotations
 
@@ -54,15 +56,23 @@ def small(asked: Any) -> Any:
     if isinstance(asked, SweepSpec):
         panel = ("clean-00", "clean-01", "clean-02", "clean-03", "poisoned-00", "poisoned-01")
         if "clean-00" in asked.members:
-            return SweepSpec({"network": panel}, {name: small(asked.members[name]) for name in panel})
+            return SweepSpec(
+                {"network": panel}, {name: small(asked.members[name]) for name in panel}
+            )
         return SweepSpec(asked.axes, {name: small(spec) for name, spec in asked.members.items()})
-    numerics = asked.numerics.model_copy(update={"batch": 32}) if isinstance(asked, Spec | TrialSpec) else None
+    numerics = (
+        asked.numerics.model_copy(update={"batch": 32})
+        if isinstance(asked, Spec | TrialSpec)
+        else None
+    )
     if isinstance(asked, Spec):
         stop = asked.stop and asked.stop.model_copy(update={"first": 64})
         return asked.model_copy(update={"samples": 256, "stop": stop, "numerics": numerics})
     if isinstance(asked, TrialSpec):
         signals = asked.signals.model_copy(update={"images": 2})
-        return asked.model_copy(update={"repeats": 2 if asked.moments else 1, "signals": signals, "numerics": numerics})
+        return asked.model_copy(
+            update={"repeats": 2 if asked.moments else 1, "signals": signals, "numerics": numerics}
+        )
     assert isinstance(asked, TrainSpec)
     poison = asked.poison and asked.poison.model_copy(update={"images": 5})
     panel = asked.panel and PanelSpec(clean=4, poisoned=2, seed=1)
@@ -95,14 +105,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
             (trial_figures, "draw_images"): ("sensitivity", "classification_images"),
         }
         for (module, name), names in drawn.items():
-            patch.setattr(module, name, lambda *_a, names=names, **_k: {f"{n}.png": picture for n in names})
+            patch.setattr(
+                module, name, lambda *_a, names=names, **_k: {f"{n}.png": picture for n in names}
+            )
         patch.setattr(figures, "decoded", lambda *_: picture)
         read = conducting.read_step
         patch.setattr(conducting, "read_step", lambda *a: small(read(*a)))
         steps = [step for step in STEPS if step.name not in ELSEWHERE]
         training._splits.cache_clear()
         finding.data.cache_clear()
-        yield Whole(out, conduct(out, jobs=JOBS, executor="local", steps=steps, say=said.append), said)
+        yield Whole(
+            out, conduct(out, jobs=JOBS, executor="local", steps=steps, say=said.append), said
+        )
     training._splits.cache_clear()
     finding.data.cache_clear()
 
@@ -114,14 +128,19 @@ def test_every_step_is_done(whole: Whole) -> None:
 
 
 def test_every_experiment_is_made_but_the_one_whose_data_is_not_there(whole: Whole) -> None:
-    assert [i for i, verdict in whole.done.verdicts.items() if verdict is None] == ["e20"], whole.said
+    assert [i for i, verdict in whole.done.verdicts.items() if verdict is None] == ["e20"], (
+        whole.said
+    )
     numbers = json.loads((whole.out / "numbers.json").read_text())
     assert list(numbers) == [e.id for e in EXPERIMENTS if e.id != "e20"]
     assert all(found["numbers"] for found in numbers.values())
 
 
 def test_the_report_has_every_picture_and_every_spec(whole: Whole) -> None:
-    page, names = (whole.out / "report.html").read_text(), [p.name for p in (whole.out / "figures").glob("*.png")]
+    page, names = (
+        (whole.out / "report.html").read_text(),
+        [p.name for p in (whole.out / "figures").glob("*.png")],
+    )
     assert page.count("data:image/png;base64,") == len(names) >= len(EXPERIMENTS) - 1
     for step in STEPS:
         if step.kind == "run" and step.name not in ELSEWHERE:
@@ -132,7 +151,10 @@ def test_the_report_has_every_picture_and_every_spec(whole: Whole) -> None:
 
 def test_the_report_in_a_browser(whole: Whole, tmp_path: Path) -> None:
     with browser.chromium(tmp_path / "profile") as running:
-        question = "[...document.images].every(i => i.complete && i.naturalWidth > 0) && document.documentElement.scrollWidth"
+        question = (
+            "[...document.images].every(i => i.complete && i.naturalWidth > 0) &&"
+            " document.documentElement.scrollWidth"
+        )
         for width in (360, 1280):
             found, said = running.ask(whole.out / "report.html", question, width)
             assert 0 < found <= width

@@ -1,4 +1,6 @@
-"""The page of a finished run: made from its directory alone, and the spec on it is the run's own."""
+"""The page of a finished run: made from its directory alone, and the spec on it is the run's
+own.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_page_shows_every_picture_and_every_row(folder: Path) -> None:
     page, finished = written(open_run(str(folder))).decode(), open_run(str(folder))
-    assert page.count("data:image/png;base64,") == len(list((folder / "result" / "figures").iterdir()))
+    assert page.count("data:image/png;base64,") == len(
+        list((folder / "result" / "figures").iterdir())
+    )
     body = page[page.index("<tbody>") : page.index("</tbody>")]
     assert body.count("<tr>") == finished.classes.num_rows
     for text in ("2,000", finished.fingerprint, "python:networks_for_tests:linear"):
@@ -48,7 +52,10 @@ def test_spec_on_the_page_is_the_runs(folder: Path) -> None:
 
 def test_page_in_a_browser(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "report.html").write_bytes(written(open_run(str(folder))))
-    question = "[document.documentElement.scrollWidth, [...document.images].every(i => i.naturalWidth > 0), document.title]"
+    question = (
+        "[document.documentElement.scrollWidth, [...document.images].every(i => i.naturalWidth >"
+        " 0), document.title]"
+    )
     with browser.chromium(tmp_path / "profile") as running:
         found, said = running.ask(tmp_path / "report.html", question, 360)
     assert found[0] <= 360

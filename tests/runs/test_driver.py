@@ -46,7 +46,9 @@ def test_a_second_driver_of_this_machine_is_refused_at_once(directory: RunDirect
 
 
 def test_a_driver_that_ended_without_a_word_is_known_by_its_process(directory: RunDirectory) -> None:
-    """kill -9 of a driver of this machine: nobody waits for a sign of life of a process that is gone."""
+    """kill -9 of a driver of this machine: nobody waits for a sign of life of a process that is
+    gone.
+    """
     code = "import sys, os; from wna_ray.runs.driver import Driver; from wna_ray.runs.directory import RunDirectory\n"
     code += "Driver(RunDirectory(sys.argv[1])); os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", code, directory.url], check=False)

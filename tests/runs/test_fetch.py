@@ -1,4 +1,6 @@
-"""Fetching a run: whole or refused, never half; interrupted and taken up again; nothing outside the folder."""
+"""Fetching a run: whole or refused, never half; interrupted and taken up again; nothing outside
+the folder.
+"""
 
 from __future__ import annotations
 
@@ -124,7 +126,9 @@ def test_without_segments_a_copy_reports_but_proves_nothing(source: Store, whole
 
 
 def test_an_interrupted_fetch_goes_on(source: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts of 100 bytes, stopped as by Ctrl-C after 40 of them: the next call asks for what is missing, no byte twice."""
+    """Parts of 100 bytes, stopped as by Ctrl-C after 40 of them: the next call asks for what is
+    missing, no byte twice.
+    """
     monkeypatch.setattr("wna_ray.storage.store.CHUNK_BYTES", 100)
     parts = 0
 
@@ -229,7 +233,8 @@ LINKED = [*FOLDERS, "spec.json", "result/moments.npz", "MANIFEST.json"]
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [(n, k) for n in [*LINKED, "part"] for k in ("symbolic", "dangling", "hard") if k != "hard" or n not in FOLDERS],  # folders have none
+    # folders have none
+    [(n, k) for n in [*LINKED, "part"] for k in ("symbolic", "dangling", "hard") if k != "hard" or n not in FOLDERS],
 )
 def test_no_link_in_the_folder_leads_out_of_it(whole: Path, tmp_path: Path, name: str, kind: str) -> None:
     canary, copy = tmp_path / "canary", tmp_path / "copy"
@@ -345,7 +350,9 @@ def test_a_sweep_arrives_whole(sweep: Path, tmp_path: Path, kind: str) -> None:
 
 
 def test_an_interrupted_sweep_goes_on(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped in the middle of the second member: an unfinished copy is no sweep, and no byte comes twice."""
+    """Stopped in the middle of the second member: an unfinished copy is no sweep, and no byte
+    comes twice.
+    """
     monkeypatch.setattr("wna_ray.storage.store.CHUNK_BYTES", 1000)
 
     def stop(done: int, total: int) -> None:
@@ -412,7 +419,8 @@ def test_a_damaged_object_of_a_member_is_named(sweep: Path, tmp_path: Path) -> N
     assert not (tmp_path / "copy" / "SWEEP.json").exists()
 
 
-THERE: dict[str, tuple[Callable[[Path, Path], Any], str]] = {  # what a folder may hold already, and why it is refused
+# what a folder may hold already, and why it is refused
+THERE: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "a run": (lambda copy, sweep: shutil.copytree(sweep / "one" / "n.1", copy), "spec.json' is not that of"),
     "another sweep": (
         lambda copy, sweep: shutil.copytree(sweep, copy) and edit(copy / "SWEEP.json", lambda s: s | {"more": 1}),

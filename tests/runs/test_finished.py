@@ -28,7 +28,8 @@ def finished(tmp_path: Path, make_spec: MakeSpec) -> Run:
     return run(make_spec(samples=640, keep_responses=True, execution={"segments": 1}), str(tmp_path / "run"), executor="local")
 
 
-FAULTS: dict[str, tuple[Exception, type[WnaError], str]] = {  # what a reader raises, and what is said of it
+# what a reader raises, and what is said of it
+FAULTS: dict[str, tuple[Exception, type[WnaError], str]] = {
     "memory": (MemoryError(), StoreError, "does not fit into the memory that is free.*take a larger machine"),
     "Arrow's memory": (pa.ArrowMemoryError("malloc of size 64 failed"), StoreError, "does not fit into the memory"),
     "a codec": (

@@ -1,7 +1,8 @@
-"""Run directories that somebody made to do harm: one sentence, nothing outside the folder, no memory, nothing executed.
+"""Run directories that somebody made to do harm: one sentence, nothing outside the folder, no
+memory, nothing executed.
 
-One process with everything imported forks a child a command, with 4 GiB of address space more than it has and a minute;
-so the whole table takes seconds, and what a child takes at its most is known.
+One process with everything imported forks a child a command, with 4 GiB of address space more than
+it has and a minute; so the whole table takes seconds, and what a child takes at its most is known.
 """
 
 from __future__ import annotations

@@ -56,7 +56,9 @@ def test_packing_is_deterministic_and_complete() -> None:
 
 
 def test_every_flipped_bit_of_a_segment_is_found() -> None:
-    """One bit in every byte of the object: read back as it was (unused archive bytes), or refused; never other moments."""
+    """One bit in every byte of the object: read back as it was (unused archive bytes), or
+    refused; never other moments.
+    """
     data = pack_moments(partial(), "f" * 64)
     refused = 0
     for at in range(len(data)):
@@ -79,7 +81,9 @@ def test_every_truncation_of_a_segment_is_found() -> None:
 
 
 def test_another_number_in_a_sound_archive_is_found() -> None:
-    """Written anew by NumPy, so that the archive's own checksums are right: only the digest in the header can tell."""
+    """Written anew by NumPy, so that the archive's own checksums are right: only the digest in
+    the header can tell.
+    """
     data = pack_moments(partial(), "f" * 64)
     with np.load(io.BytesIO(data)) as archive:
         arrays = {name: archive[name].copy() for name in archive.files}
@@ -151,7 +155,9 @@ def test_a_foreign_file_is_named(finished: Path) -> None:
 
 
 def test_a_forged_manifest_is_found(finished: Path) -> None:
-    """Sizes and digests may be forged to match: the segments must still add up to the result, and the ranges must tile."""
+    """Sizes and digests may be forged to match: the segments must still add up to the result,
+    and the ranges must tile.
+    """
     path = finished / "MANIFEST.json"
     manifest = json.loads(path.read_text())
     forged = json.loads(path.read_text())
@@ -207,7 +213,8 @@ def test_counts_are_those_of_the_segments(finished: Path, counts: dict[str, Any]
     assert words in refused(finished)
 
 
-KINDS: dict[str, tuple[dict[str, Any], set[str]]] = {  # what a spec asks for, and objects that its runs alone have
+# what a spec asks for, and objects that its runs alone have
+KINDS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "label": ({"responses": ["label"]}, set()),
     "second": ({"moments": {"second": True}}, {"result/variance_maps.npy"}),
     "logits": ({"responses": ["logits"], "moments": {"second": True}}, set()),
@@ -306,7 +313,9 @@ def test_a_spec_that_is_unlike_its_identity_is_found(finished: Path, change: Cal
 
 
 def test_kept_responses_are_those_that_the_segment_names(tmp_path: Path, make_spec: MakeSpec) -> None:
-    """Other responses under their name, and a manifest that has their digest: the segment still has that of the old ones."""
+    """Other responses under their name, and a manifest that has their digest: the segment still
+    has that of the old ones.
+    """
     out = tmp_path / "run"
     run(make_spec(samples=640, keep_responses=True, execution={"segments": 1}), str(out), executor="local")
     name = "responses/000000000000000-000000000000640.parquet"

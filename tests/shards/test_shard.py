@@ -32,12 +32,22 @@ def arrays_equal(a: Partial, b: Partial) -> bool:
     return all(np.array_equal(x[key], y[key]) for key in x | y)
 
 
-@pytest.mark.parametrize("kind, density", [("gaussian", None), ("uniform", None), ("binary", None), ("sparse", 0.3)])
-def test_against_a_naive_float64_loop(make_spec: MakeSpec, kind: str, density: float | None) -> None:
-    """Label sums exactly; logit sums to the rounding of 2,000 responses (half a step each, |x| <= 127)."""
-    scale = {"gaussian": 29.0, "uniform": 127.0}.get(kind, 1.0)  # one grid unit is 1: logits are exact, and so are ties
+@pytest.mark.parametrize(
+    "kind, density", [("gaussian", None), ("uniform", None), ("binary", None), ("sparse", 0.3)]
+)
+def test_against_a_naive_float64_loop(
+    make_spec: MakeSpec, kind: str, density: float | None
+) -> None:
+    """Label sums exactly; logit sums to the rounding of 2,000 responses (half a step each, |x|
+    <= 127).
+    """
+    scale = {"gaussian": 29.0, "uniform": 127.0}.get(
+        kind, 1.0
+    )  # one grid unit is 1: logits are exact, and so are ties
     stimulus = {"kind": kind, "density": density, "scale": scale / 8}
-    spec = make_spec(stimulus=stimulus, responses=["label", "confidence", "logits", "probabilities"])
+    spec = make_spec(
+        stimulus=stimulus, responses=["label", "confidence", "logits", "probabilities"]
+    )
     job, network = prepared(spec)
     assert job.stimulus.unit == 1 / 8
     moments, _ = run_shard(job, network, 0, 2000)
@@ -64,14 +74,22 @@ def test_against_a_naive_float64_loop(make_spec: MakeSpec, kind: str, density: f
         centre = np.array(point.centre)[:, None] * moments.sum_x[None, :]
         real = (got[kind_].sum_yx + (0 if kind_ == "confidence" else centre)) * point.step[:, None]
         error = np.abs(real - sums[kind_]).max()
-        # float32 outputs (relative 2^-22 of at most ~100) and half a step, each times |g| and 2,000 images
+        # float32 outputs (relative 2^-22 of at most ~100) and half a step, each times |g| and 2,000
+        # images
         allowed = 2000 * noise.table.range[1] * (point.step.max() / 2 + 100 * 2**-22)
         assert error < allowed, f"{kind_}: {error} of {allowed}"
 
 
-@pytest.mark.parametrize("edges", [[0, 2000], [0, 64, 128, 2000], [0, 1024, 1984, 2000], [*list(range(0, 2000, 64)), 2000]])
-def test_any_cut_gives_the_same_bytes(make_spec: MakeSpec, edges: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    job, network = prepared(make_spec(model="python:networks_for_tests:sometimes_nan", moments={"second": True}))
+@pytest.mark.parametrize(
+    "edges",
+    [[0, 2000], [0, 64, 128, 2000], [0, 1024, 1984, 2000], [*list(range(0, 2000, 64)), 2000]],
+)
+def test_any_cut_gives_the_same_bytes(
+    make_spec: MakeSpec, edges: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, network = prepared(
+        make_spec(model="python:networks_for_tests:sometimes_nan", moments={"second": True})
+    )
     whole = Partial(0, 2000, run_shard(job, network, 0, 2000)[0])
     monkeypatch.setattr("wna_ray.shards.shard.PENDING_VALUES", 1)
     parts = [Partial(a, b, run_shard(job, network, a, b)[0]) for a, b in itertools.pairwise(edges)]
@@ -80,21 +98,28 @@ def test_any_cut_gives_the_same_bytes(make_spec: MakeSpec, edges: list[int], mon
 
 @pytest.mark.parametrize("block", [1, 1 << 20], ids=["blocks of a batch", "whole sets"])
 @pytest.mark.parametrize("batches, sets", [(1, 32), (3, 11), (1000, 1)])
-def test_images_are_added_in_sets(make_spec: MakeSpec, block: int, batches: int, sets: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many batches as fit, made in one go or in several: the same moments, and never more images than were asked for."""
+def test_images_are_added_in_sets(
+    make_spec: MakeSpec, block: int, batches: int, sets: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many batches as fit, made in one go or in several: the same moments, and never more
+    images than were asked for.
+    """
     job, network = prepared(make_spec())
     whole, _ = run_shard(job, network, 0, 2000)
     monkeypatch.setattr("wna_ray.shards.shard.PENDING_VALUES", batches * 64 * job.stimulus.pixels)
     monkeypatch.setattr("wna_ray.shards.shard.BLOCK_VALUES", block)
     made: list[int] = []
     monkeypatch.setattr(
-        "wna_ray.shards.shard.add", lambda job, total, some, *rest: made.append(len(some.grid)) or add(job, total, some, *rest)
+        "wna_ray.shards.shard.add",
+        lambda job, total, some, *rest: made.append(len(some.grid)) or add(job, total, some, *rest),
     )
     again, _ = run_shard(job, network, 0, 2000)
     assert len(made) == sets
     assert sum(made) == 2000
     assert max(made) <= batches * 64
-    assert all(np.array_equal(array, again.arrays()[name]) for name, array in whole.arrays().items())
+    assert all(
+        np.array_equal(array, again.arrays()[name]) for name, array in whole.arrays().items()
+    )
 
 
 def test_images_past_n_are_not_counted(make_spec: MakeSpec) -> None:
@@ -116,13 +141,24 @@ def test_nonfinite_outputs_are_counted_apart(make_spec: MakeSpec) -> None:
     bad = (first > 1) | (first < -1.5)
     assert moments.nonfinite == bad.sum() > 100
     assert (moments.images, moments.seen) == (2000 - bad.sum(), 2000)
-    assert moments.sum_x.tolist() == job.stimulus.noise.grid(0, 2000)[~bad].reshape(-1, 16).astype(int).sum(axis=0).tolist()
+    assert (
+        moments.sum_x.tolist()
+        == job.stimulus.noise.grid(0, 2000)[~bad].reshape(-1, 16).astype(int).sum(axis=0).tolist()
+    )
 
 
 @pytest.mark.parametrize("target", [None, {"layer": "conv", "position": "pooled"}])
-def test_shards_in_which_nothing_is_finite(make_spec: MakeSpec, target: dict[str, Any] | None) -> None:
-    """Hardly an image is: those that are not are counted apart, also where they are all of a shard."""
-    base = {"model": "python:networks_for_tests:seldom", "stimulus": {"shape": [1, 6, 6]}, "responses": ["activation"]}
+def test_shards_in_which_nothing_is_finite(
+    make_spec: MakeSpec, target: dict[str, Any] | None
+) -> None:
+    """Hardly an image is: those that are not are counted apart, also where they are all of a
+    shard.
+    """
+    base = {
+        "model": "python:networks_for_tests:seldom",
+        "stimulus": {"shape": [1, 6, 6]},
+        "responses": ["activation"],
+    }
     job, network = prepared(make_spec(**base, target=target, numerics={"batch": 8}))
     parts = [run_shard(job, network, a, a + 8)[0] for a in range(0, 400, 8)]
     assert {moments.seen for moments in parts} == {8}
@@ -132,7 +168,9 @@ def test_shards_in_which_nothing_is_finite(make_spec: MakeSpec, target: dict[str
 
 
 def test_out_of_range_responses_are_counted_apart(make_spec: MakeSpec) -> None:
-    """Huge logits that the pilot (64 images, none beyond 2.5 sd at the first pixel) did not show."""
+    """Huge logits that the pilot (64 images, none beyond 2.5 sd at the first pixel) did not
+    show.
+    """
     job, network = prepared(make_spec(model="python:networks_for_tests:wild"))
     first = job.stimulus.noise.grid(0, 2000)[:, 0, 0, 0] / 29
     assert not (first[:64] > 2.5).any()
@@ -176,10 +214,14 @@ def test_fingerprint_follows_everything_that_matters(make_spec: MakeSpec) -> Non
 def test_a_pilot_is_run_where_something_is_read_off_it(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, responses: list[Any], batches: int
 ) -> None:
-    """Labels and confidences have fixed steps: the first batch is enough for them, which for a large network is much quicker."""
+    """Labels and confidences have fixed steps: the first batch is enough for them, which for a
+    large network is much quicker.
+    """
     asked = list[int]()
     forward = Network.forward
-    monkeypatch.setattr(Network, "forward", lambda self, fed: asked.append(len(fed)) or forward(self, fed))
+    monkeypatch.setattr(
+        Network, "forward", lambda self, fed: asked.append(len(fed)) or forward(self, fed)
+    )
     prepared(make_spec(responses=responses, numerics={"batch": 32}))
     assert asked == [32] * batches
 
@@ -201,7 +243,11 @@ def test_one_last_bit_is_enough_for_the_canary(make_spec: MakeSpec) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_padding_does_not_change_an_answer(make_spec: MakeSpec, dtype: str) -> None:
-    spec = make_spec(model="bundled:mnist-cnn", stimulus={"shape": [1, 28, 28], "space": "pixel"}, numerics={"batch": 32, "dtype": dtype})
+    spec = make_spec(
+        model="bundled:mnist-cnn",
+        stimulus={"shape": [1, 28, 28], "space": "pixel"},
+        numerics={"batch": 32, "dtype": dtype},
+    )
     job, network = prepared(spec)
     images = job.stimulus.images(job.stimulus.noise.grid(0, 32))
     whole = network(images)
@@ -221,21 +267,51 @@ def test_normalisation_comes_between_noise_and_network(make_spec: MakeSpec) -> N
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("space", ["pixel", "input"])
 @pytest.mark.parametrize(
-    "shape, cell, calls", [((3, 160, 144), 1, 5), ((1, 256, 256), 4, 5), ((1, 257, 257), 4, 5), ((3, 160, 144), 17, 5), ((3, 16, 16), 1, 1)]
+    "shape, cell, calls",
+    [
+        ((3, 160, 144), 1, 5),
+        ((1, 256, 256), 4, 5),
+        ((1, 257, 257), 4, 5),
+        ((3, 160, 144), 17, 5),
+        ((3, 16, 16), 1, 1),
+    ],
 )
 def test_large_images_are_made_one_by_one(
-    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int], cell: int, calls: int, space: str, dtype: str
+    make_spec: MakeSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    shape: tuple[int, int, int],
+    cell: int,
+    calls: int,
+    space: str,
+    dtype: str,
 ) -> None:
-    """In the same bits and the same memory format as all together, so that the network does the same with them."""
+    """In the same bits and the same memory format as all together, so that the network does the
+    same with them.
+    """
     assert (np.prod(shape) >= LARGE_IMAGE) == (calls > 1)
-    stimulus = {"kind": "uniform", "shape": shape, "space": space, "offset": 0.5, "scale": 0.5, "cell": cell}
-    normalise = {"mean": [0.4, 0.3, 0.2][: shape[0]], "std": [0.3, 0.2, 0.1][: shape[0]]} if space == "pixel" else None
+    stimulus = {
+        "kind": "uniform",
+        "shape": shape,
+        "space": space,
+        "offset": 0.5,
+        "scale": 0.5,
+        "cell": cell,
+    }
+    normalise = (
+        {"mean": [0.4, 0.3, 0.2][: shape[0]], "std": [0.3, 0.2, 0.1][: shape[0]]}
+        if space == "pixel"
+        else None
+    )
     spec = make_spec(stimulus=stimulus, normalise=normalise, numerics={"batch": 5, "dtype": dtype})
     network, images = Network(spec, "cpu"), Stimulus(spec.stimulus, 7, load_offset(spec.stimulus))
     grid = torch.from_numpy(images.noise.grid(3, 8))
     together = network.ready(images.images(grid))
     made, make = list[int](), Stimulus.images
-    monkeypatch.setattr(Stimulus, "images", lambda self, part, *device: made.append(len(part)) or make(self, part, *device))
+    monkeypatch.setattr(
+        Stimulus,
+        "images",
+        lambda self, part, *device: made.append(len(part)) or make(self, part, *device),
+    )
     found = network.shown(images, grid)
     assert made == [5 // calls] * calls
     assert found.dtype == together.dtype == getattr(torch, dtype)
@@ -247,5 +323,7 @@ def test_large_images_are_made_one_by_one(
 def test_an_output_of_the_wrong_shape(make_spec: MakeSpec) -> None:
     network = Network(make_spec(), "cpu")
     network.module = torch.nn.Flatten(0)
-    with pytest.raises(ModelError, match=r"gave \(1024,\); expected one row of outputs for each of 64 images"):
+    with pytest.raises(
+        ModelError, match=r"gave \(1024,\); expected one row of outputs for each of 64 images"
+    ):
         network(torch.zeros(64, 1, 4, 4))

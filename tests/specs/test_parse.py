@@ -1,4 +1,6 @@
-"""YAML without surprises: what people and programs read differently, and what fills the memory, is one sentence."""
+"""YAML without surprises: what people and programs read differently, and what fills the memory,
+is one sentence.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ stimulus: {kind: gaussian, shape: [1, 28, 28], offset: 0.5, scale: 0.3}
 LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(12)
 )
-MERGES = "z0: &z0 {a: 1}\n" + "".join(f"z{i + 1}: &z{i + 1} {{<<: [{', '.join([f'*z{i}'] * 9)}]}}\n" for i in range(9))
+MERGES = "z0: &z0 {a: 1}\n" + "".join(
+    f"z{i + 1}: &z{i + 1} {{<<: [{', '.join([f'*z{i}'] * 9)}]}}\n" for i in range(9)
+)
 CHAIN = "a0: &a0 [1]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}]\n" for i in range(2000))
 
 REFUSED = {
@@ -33,15 +37,24 @@ REFUSED = {
     "a negative octal": ("a: -010", "would be an octal number"),
     "five thousand digits": ("a: " + "9" * 5000, "a number of 5,000 digits"),
     "a float of five thousand digits": ("a: 0." + "9" * 5000, "a number of 5,002 digits"),
-    "a bomb of aliases": (LAUGHS, "more than 100,000 values on 64 levels, its aliases (*) written out"),
+    "a bomb of aliases": (
+        LAUGHS,
+        "more than 100,000 values on 64 levels, its aliases (*) written out",
+    ),
     "a bomb of merges": (MERGES, "merge keys (<<) that stand for too many values"),
-    "a chain of aliases": (CHAIN, "more than 100,000 values on 64 levels, its aliases (*) written out"),
+    "a chain of aliases": (
+        CHAIN,
+        "more than 100,000 values on 64 levels, its aliases (*) written out",
+    ),
     "a quarter of a million values": ("a: [" + "1," * 250_000 + "1]", "more than 100,000 values"),
     "a list in itself": ("x: &x [*x]", "its aliases (*) written out"),
     "a mapping in itself": ("x: &x {a: *x}", "its aliases (*) written out"),
     "brackets": ("x: " + "[" * 100_000, "nested deeper than 64 levels"),
     "braces": ("{a: " * 3000, "nested deeper than 64 levels"),
-    "a call": ("a: !!python/object/apply:os.system ['touch x']", "could not determine a constructor"),
+    "a call": (
+        "a: !!python/object/apply:os.system ['touch x']",
+        "could not determine a constructor",
+    ),
     "a set": ("a: !!set {x, y}", "could not determine a constructor"),
     "binary": ("a: !!binary aGk=", "could not determine a constructor"),
     "no number": ("a: !!int x", "not valid YAML"),
@@ -67,7 +80,10 @@ def test_what_could_be_misread_is_one_sentence_at_once(what: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "a: 1\nb: [1.5, 2.0e+3, .inf, true, yes, null, ~, text, 'it', 0x10, 10_000, -3, 0, 0.0, 1e3]",
+        (
+            "a: 1\nb: [1.5, 2.0e+3, .inf, true, yes, null, ~, text, 'it', 0x10, 10_000, -3, 0, 0.0,"
+            " 1e3]"
+        ),
         "x: &x {a: 1}\ny: {<<: *x, b: 2}\nz: {<<: [*x, {c: 3}], a: 5}",
         "a: &a [1, 2]\nb: *a",
         "a: |\n  two\n  lines\nb: >\n  folded",
@@ -84,7 +100,9 @@ def test_a_date_is_a_word() -> None:
 
 
 @pytest.mark.parametrize("value", ["yes", "true", "off"])
-@pytest.mark.parametrize("key", ["samples", "seed", "stimulus.scale", "stimulus.shape", "numerics.batch"])
+@pytest.mark.parametrize(
+    "key", ["samples", "seed", "stimulus.scale", "stimulus.shape", "numerics.batch"]
+)
 def test_truth_values_are_no_numbers(key: str, value: str, tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(SPEC + "samples: 10\n")
     changed = parse_yaml(value if key != "stimulus.shape" else f"[{value}, 28, 28]", "x")
@@ -97,18 +115,28 @@ def test_lists_in_lists_are_refused_however_deep() -> None:
     for _ in range(900):
         deep = [deep]
     with pytest.raises(SpecError, match="samples: Input should be a valid integer"):
-        Spec.parse({"model": "x", "samples": deep, "stimulus": {"kind": "gaussian", "shape": [1, 4, 4], "scale": 1}})
+        Spec.parse(
+            {
+                "model": "x",
+                "samples": deep,
+                "stimulus": {"kind": "gaussian", "shape": [1, 4, 4], "scale": 1},
+            }
+        )
 
 
 def test_truth_values_where_they_belong(tmp_path: Path) -> None:
-    (tmp_path / "spec.yaml").write_text(SPEC + "samples: 10\nkeep_responses: yes\nresponses: [{kind: logits, centred: no}]\n")
+    (tmp_path / "spec.yaml").write_text(
+        SPEC + "samples: 10\nkeep_responses: yes\nresponses: [{kind: logits, centred: no}]\n"
+    )
     spec = Spec.load(tmp_path / "spec.yaml")
     assert spec.keep_responses
     assert not spec.responses[0].centred
 
 
 def test_thousands_of_faults_are_a_dozen_lines(tmp_path: Path) -> None:
-    (tmp_path / "spec.yaml").write_text(SPEC + "samples: 10\n" + "".join(f"k{i}: 1\n" for i in range(5000)))
+    (tmp_path / "spec.yaml").write_text(
+        SPEC + "samples: 10\n" + "".join(f"k{i}: 1\n" for i in range(5000))
+    )
     with pytest.raises(SpecError) as caught:
         Spec.load(tmp_path / "spec.yaml")
     assert str(caught.value).count("\n") == 12

@@ -61,8 +61,19 @@ def fault(path: Path, changes: dict[str, Any] | None = None) -> list[str]:
 def test_the_example_says_what_it_says(example: Path) -> None:
     assert Spec.load(example) == Spec(
         model="bundled:mnist-cnn",
-        stimulus=StimulusSpec(kind="gaussian", shape=(1, 28, 28), offset=0.1307, scale=0.3, cell=1, density=None, space="pixel"),
-        responses=(ResponseSpec(kind="label", centred=True), ResponseSpec(kind="logits", centred=True)),
+        stimulus=StimulusSpec(
+            kind="gaussian",
+            shape=(1, 28, 28),
+            offset=0.1307,
+            scale=0.3,
+            cell=1,
+            density=None,
+            space="pixel",
+        ),
+        responses=(
+            ResponseSpec(kind="label", centred=True),
+            ResponseSpec(kind="logits", centred=True),
+        ),
         samples=1_000_000,
         seed=1,
         moments=MomentsSpec(second=False),
@@ -74,12 +85,23 @@ def test_the_example_says_what_it_says(example: Path) -> None:
 
 
 def test_the_least_spec_fills_in_the_rest() -> None:
-    spec = Spec.parse({"model": "m", "stimulus": {"kind": "binary", "shape": [1, 2, 3], "scale": 1}, "samples": 1})
+    spec = Spec.parse(
+        {"model": "m", "stimulus": {"kind": "binary", "shape": [1, 2, 3], "scale": 1}, "samples": 1}
+    )
     assert [(r.kind, r.centred) for r in spec.responses] == [("label", True), ("logits", True)]
-    assert (spec.seed, spec.stimulus.offset, spec.numerics.batch, spec.numerics.dtype) == (0, 0.0, 128, "float32")
+    assert (spec.seed, spec.stimulus.offset, spec.numerics.batch, spec.numerics.dtype) == (
+        0,
+        0.0,
+        128,
+        "float32",
+    )
 
 
-@pytest.mark.parametrize("path", sorted(set(JOBS.glob("*.yaml")) - {JOBS / "rayjob.yaml", JOBS / "runtime_env.yaml"}), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path",
+    sorted(set(JOBS.glob("*.yaml")) - {JOBS / "rayjob.yaml", JOBS / "runtime_env.yaml"}),
+    ids=lambda p: p.name,
+)
 def test_jobs_are_specs(path: Path) -> None:
     data = yaml.safe_load(path.read_text())
     spec = TrainSpec.load(path) if "network" in data else read_asked(path)
@@ -88,13 +110,17 @@ def test_jobs_are_specs(path: Path) -> None:
         assert isinstance(full, SweepSpec)
         assert list(full.members) == list(spec.members)
         return
-    asked = spec.model_dump(include={"model", "samples", "run", "network", "dataset"}, exclude_none=True)
+    asked = spec.model_dump(
+        include={"model", "samples", "run", "network", "dataset"}, exclude_none=True
+    )
     assert asked == {key: data[key] for key in asked}
 
 
 def test_a_training_job_is_not_run() -> None:
     path = JOBS / "train-mnist.yaml"
-    with pytest.raises(SpecError, match=rf"train-mnist.yaml: a training job .*wna train {re.escape(str(path))}$"):
+    with pytest.raises(
+        SpecError, match=rf"train-mnist.yaml: a training job .*wna train {re.escape(str(path))}$"
+    ):
         read_spec(path)
 
 
@@ -110,18 +136,43 @@ def test_round_trip(text: str) -> None:
 def test_the_full_spec_keeps_every_value() -> None:
     spec = Spec.parse(yaml.safe_load(FULL))
     assert spec.seed == 2**64 - 1
-    assert (spec.stimulus.offset, spec.stimulus.cell, spec.stimulus.density, spec.stimulus.space) == ("mean.npy", 2, 0.25, "input")
-    assert [(r.kind, r.centred) for r in spec.responses] == [("confidence", True), ("logits", False), ("probabilities", True)]
+    assert (
+        spec.stimulus.offset,
+        spec.stimulus.cell,
+        spec.stimulus.density,
+        spec.stimulus.space,
+    ) == ("mean.npy", 2, 0.25, "input")
+    assert [(r.kind, r.centred) for r in spec.responses] == [
+        ("confidence", True),
+        ("logits", False),
+        ("probabilities", True),
+    ]
     assert spec.normalise == NormaliseSpec(mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
-    assert (spec.moments.second, spec.evaluation, spec.execution.shard) == (True, EvaluationSpec(dataset="fashion-mnist"), 100)
+    assert (spec.moments.second, spec.evaluation, spec.execution.shard) == (
+        True,
+        EvaluationSpec(dataset="fashion-mnist"),
+        100,
+    )
 
 
 def test_dotted_changes(example: Path) -> None:
-    changes = {"samples": 64, "stimulus.scale": 0.5, "stimulus.offset": "bundled:mnist-mean", "execution.shard": 32}
+    changes = {
+        "samples": 64,
+        "stimulus.scale": 0.5,
+        "stimulus.offset": "bundled:mnist-mean",
+        "execution.shard": 32,
+    }
     spec, plain = Spec.load(example, changes), Spec.load(example)
-    assert (spec.samples, spec.stimulus.scale, spec.stimulus.offset) == (64, 0.5, "bundled:mnist-mean")
+    assert (spec.samples, spec.stimulus.scale, spec.stimulus.offset) == (
+        64,
+        0.5,
+        "bundled:mnist-mean",
+    )
     assert spec.execution == ExecutionSpec(shard=32)  # `execution` does not stand in the file
-    assert spec.model_copy(update={k: getattr(plain, k) for k in ("samples", "stimulus", "execution")}) == plain
+    assert (
+        spec.model_copy(update={k: getattr(plain, k) for k in ("samples", "stimulus", "execution")})
+        == plain
+    )
 
 
 def test_specs_are_frozen(example: Path) -> None:
@@ -140,18 +191,42 @@ def test_specs_are_frozen(example: Path) -> None:
         (
             "stimulus.sd",
             0.3,
-            ("stimulus.sd: unknown key", "kind, shape, offset, scale, cell, density, spectrum, basis, dataset, split, classes, space"),
+            (
+                "stimulus.sd: unknown key",
+                (
+                    "kind, shape, offset, scale, cell, density, spectrum, basis, dataset, split,"
+                    " classes, space"
+                ),
+            ),
         ),
-        ("numerics.precision", "high", ("numerics.precision: unknown key", "dtype, batch, threads, device")),
+        (
+            "numerics.precision",
+            "high",
+            ("numerics.precision: unknown key", "dtype, batch, threads, device"),
+        ),
         ("moments.third", True, ("moments.third: unknown key", "known here are second")),
         ("execution.workers", 3, ("execution.workers: unknown key", "shard, segments, attempts")),
-        ("responses", ["label", {"kind": "logits", "center": True}], ("responses.1.center: unknown key", "kind, centred")),
+        (
+            "responses",
+            ["label", {"kind": "logits", "center": True}],
+            ("responses.1.center: unknown key", "kind, centred"),
+        ),
         (
             "responses",
             ["label", "logit"],
-            ("responses.1.kind", "'label', 'confidence', 'logits', 'probabilities', 'activation', 'rectified' or 'spikes'"),
+            (
+                "responses.1.kind",
+                (
+                    "'label', 'confidence', 'logits', 'probabilities', 'activation', 'rectified' or"
+                    " 'spikes'"
+                ),
+            ),
         ),
-        ("responses", ["label", "logits", "label"], ("responses: each kind may stand once", "label, logits, label")),
+        (
+            "responses",
+            ["label", "logits", "label"],
+            ("responses: each kind may stand once", "label, logits, label"),
+        ),
         ("responses", [], ("responses", "at least 1")),
         ("responses", "label", ("responses",)),
         ("stimulus.kind", "pink", ("stimulus.kind", "gaussian", "sparse")),
@@ -171,11 +246,20 @@ def test_specs_are_frozen(example: Path) -> None:
         ("numerics.batch", 0, ("numerics.batch", "1")),
         ("normalise", {"mean": [0.1]}, ("normalise.std", "required")),
         ("normalise", {"mean": [0.1], "std": [0]}, ("normalise.std.0", "greater than 0")),
-        ("evaluation", "imagenet", ("evaluation.dataset", "'mnist', 'fashion-mnist', 'cifar-10', 'imagenet-sample' or 'none'")),
+        (
+            "evaluation",
+            "imagenet",
+            (
+                "evaluation.dataset",
+                "'mnist', 'fashion-mnist', 'cifar-10', 'imagenet-sample' or 'none'",
+            ),
+        ),
         ("execution.attempts", 0, ("execution.attempts", "1")),
     ],
 )
-def test_a_fault_names_file_key_and_choices(example: Path, key: str, value: object, words: tuple[str, ...]) -> None:
+def test_a_fault_names_file_key_and_choices(
+    example: Path, key: str, value: object, words: tuple[str, ...]
+) -> None:
     lines = fault(example, {key: value})
     assert len(lines) == 1, lines
     assert lines[0].startswith(f"{example}: "), lines
@@ -194,7 +278,9 @@ def test_every_fault_is_a_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("missing", ["model", "stimulus", "samples"])
 def test_missing_fields(missing: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
-    path.write_text(yaml.safe_dump({k: v for k, v in yaml.safe_load(EXAMPLE).items() if k != missing}))
+    path.write_text(
+        yaml.safe_dump({k: v for k, v in yaml.safe_load(EXAMPLE).items() if k != missing})
+    )
     assert fault(path) == [f"{path}: {missing}: Field required"]
 
 
@@ -217,7 +303,9 @@ def test_files_that_are_no_specs(content: bytes, words: str, tmp_path: Path) -> 
 
 
 def test_no_file_and_a_folder(tmp_path: Path) -> None:
-    assert fault(tmp_path / "none.yaml") == [f"{tmp_path / 'none.yaml'}: no such file; give a YAML spec such as those in jobs/"]
+    assert fault(tmp_path / "none.yaml") == [
+        f"{tmp_path / 'none.yaml'}: no such file; give a YAML spec such as those in jobs/"
+    ]
     (line,) = fault(tmp_path)
     assert line.startswith(f"{tmp_path}: cannot be read"), line
 
@@ -257,7 +345,10 @@ def test_numbers_are_finite(example: Path, key: str) -> None:
 
 
 def test_canonical_is_one_text_for_one_meaning() -> None:
-    assert canonical({"b": [1, 0.1], "a": {"d": None, "c": True}}) == '{"a":{"c":true,"d":null},"b":[1,0.1]}'
+    assert (
+        canonical({"b": [1, 0.1], "a": {"d": None, "c": True}})
+        == '{"a":{"c":true,"d":null},"b":[1,0.1]}'
+    )
     assert canonical({"a": 1, "b": 2}) == canonical({"b": 2, "a": 1})
     with pytest.raises(ValueError, match="JSON compliant"):
         canonical({"a": float("nan")})

@@ -1,4 +1,6 @@
-"""The ROC curve and its area against naive loops, and the error of the area against the spread of many areas."""
+"""The ROC curve and its area against naive loops, and the error of the area against the spread
+of many areas.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +32,19 @@ def test_the_curve_has_that_area_and_each_of_its_points(ties: bool) -> None:
     assert (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1)
     assert np.trapezoid(true, false) == pytest.approx(auc(clean, poisoned), abs=1e-12)
     for level in (-1.0, 0.0, 2.0):
-        point = sum(c >= level for c in clean) / len(clean), sum(p >= level for p in poisoned) / len(poisoned)
+        point = (
+            sum(c >= level for c in clean) / len(clean),
+            sum(p >= level for p in poisoned) / len(poisoned),
+        )
         assert any(np.allclose(point, both) for both in zip(false, true, strict=True))
 
 
 def test_error_of_the_area_is_the_spread_of_areas() -> None:
-    """Exponential scores, for which Hanley & McNeil's formula is exact: 2,000 areas of 20 and 20 networks.
+    """Exponential scores, for which Hanley & McNeil's formula is exact: 2,000 areas of 20 and 20
+    networks.
 
-    A standard deviation of 2,000 values is known to about 1 / sqrt(4,000) = 1.6 % (of near-normal values); within four of these.
+    A standard deviation of 2,000 values is known to about 1 / sqrt(4,000) = 1.6 % (of near-normal
+    values); within four of these.
     """
     rng = np.random.default_rng(2)
     areas = [auc(rng.exponential(1, 20), rng.exponential(5, 20)) for _ in range(2000)]
@@ -47,14 +54,20 @@ def test_error_of_the_area_is_the_spread_of_areas() -> None:
 
 
 def test_judgement_counts() -> None:
-    found = judge([3.0, 1.0, 2.0, 0.0], [True, True, False, False], [1, 0, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0])
+    found = judge(
+        [3.0, 1.0, 2.0, 0.0], [True, True, False, False], [1, 0, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]
+    )
     assert found.area == 0.75
-    rates = [(rate.hits, rate.trials) for rate in (found.found, found.alarms, found.target, found.place)]
+    rates = [
+        (rate.hits, rate.trials) for rate in (found.found, found.alarms, found.target, found.place)
+    ]
     assert rates == [(1, 2), (1, 2), (2, 2), (1, 2)]
 
 
 def test_interval_and_text_of_a_rate() -> None:
-    """Wilson's interval by its defining equation: ``(share - p)^2 = z^2 p (1 - p) / n`` at both ends."""
+    """Wilson's interval by its defining equation: ``(share - p)^2 = z^2 p (1 - p) / n`` at both
+    ends.
+    """
     rate = Rate.of([True] * 18 + [False] * 2)
     for end in (rate.low, rate.high):
         assert (0.9 - end) ** 2 == pytest.approx(1.959964**2 * end * (1 - end) / 20, rel=1e-5)

@@ -15,7 +15,15 @@ from wna_ray.errors import RunError
 from wna_ray.kinds.average.job import run
 from wna_ray.specs.run import Spec
 from wna_ray.statistics.maps import z_threshold
-from wna_ray.statistics.significance import FWHM, KERNEL_SDS, cluster_test, expected_clusters, fdr_threshold, field_threshold, smooth
+from wna_ray.statistics.significance import (
+    FWHM,
+    KERNEL_SDS,
+    cluster_test,
+    expected_clusters,
+    fdr_threshold,
+    field_threshold,
+    smooth,
+)
 
 RUNS, ALPHA = 600, 0.05
 FAMILYWISE = ALPHA + 3 * math.sqrt(ALPHA * (1 - ALPHA) / RUNS)
@@ -39,7 +47,9 @@ def test_false_discovery_rate_as_in_the_paper() -> None:
 
 
 def test_false_discoveries_are_as_rare_as_promised() -> None:
-    """A fifth of 400 values has signal; the mean share of false discoveries is at most alpha times the share of nulls."""
+    """A fifth of 400 values has signal; the mean share of false discoveries is at most alpha
+    times the share of nulls.
+    """
     rng, shares = np.random.default_rng(2), []
     for _ in range(RUNS):
         z = rng.standard_normal(400)
@@ -47,7 +57,9 @@ def test_false_discoveries_are_as_rare_as_promised() -> None:
         called = np.abs(z) >= fdr_threshold(z)
         shares.append(called[80:].sum() / max(1, called.sum()))
     error = np.std(shares) / math.sqrt(RUNS)
-    assert abs(np.mean(shares) - 0.8 * ALPHA) < 4 * error, "exactly this share, for independent values"
+    assert abs(np.mean(shares) - 0.8 * ALPHA) < 4 * error, (
+        "exactly this share, for independent values"
+    )
 
 
 @pytest.mark.parametrize("sd", [0.7, 2.0])
@@ -58,14 +70,19 @@ def test_smoothing_is_a_gaussian_filter_of_unit_variance(sd: float) -> None:
     for channel in range(2):
         filtered = gaussian_filter(z[channel], sd, mode="constant", truncate=KERNEL_SDS)
         impulses = np.eye(9 * 14).reshape(-1, 9, 14)
-        weights = np.array([gaussian_filter(i, sd, mode="constant", truncate=KERNEL_SDS) for i in impulses])
-        np.testing.assert_allclose(got[channel], filtered / np.sqrt(np.square(weights).sum(axis=0)), rtol=1e-9, atol=1e-12)
+        weights = np.array(
+            [gaussian_filter(i, sd, mode="constant", truncate=KERNEL_SDS) for i in impulses]
+        )
+        np.testing.assert_allclose(
+            got[channel], filtered / np.sqrt(np.square(weights).sum(axis=0)), rtol=1e-9, atol=1e-12
+        )
     with pytest.raises(ValueError, match="sd: expected a positive number"):
         smooth(z, 0.0)
 
 
 def test_expected_clusters_are_those_of_simulated_maps() -> None:
-    """Above a high threshold the Euler characteristic is the number of clusters (no holes); 4 standard errors of its mean.
+    """Above a high threshold the Euler characteristic is the number of clusters (no holes); 4
+    standard errors of its mean.
 
     Neighbours here touch by side or corner: the formula is about continuous maps.
     """
@@ -75,16 +92,22 @@ def test_expected_clusters_are_those_of_simulated_maps() -> None:
     margin = 20  # the formula is about maps without borders: take the middle of larger ones
     counts = []
     for _ in range(1500):
-        wide = smooth(rng.standard_normal((48 + 2 * margin, 48 + 2 * margin)), sd)[margin:-margin, margin:-margin]
+        wide = smooth(rng.standard_normal((48 + 2 * margin, 48 + 2 * margin)), sd)[
+            margin:-margin, margin:-margin
+        ]
         counts.append(label(wide >= threshold, np.ones((3, 3)))[1])
     error = np.std(counts) / math.sqrt(len(counts))
     assert abs(np.mean(counts) - expected_clusters(threshold, shape, sd)) < 4 * error
-    assert expected_clusters(3.0, (3, 48, 48), sd) == pytest.approx(3 * expected_clusters(3.0, shape, sd))
+    assert expected_clusters(3.0, (3, 48, 48), sd) == pytest.approx(
+        3 * expected_clusters(3.0, shape, sd)
+    )
 
 
 @pytest.mark.parametrize("sd", [1.0, 3.0])
 def test_null_maps_are_rarely_called_significant(sd: float) -> None:
-    """Family-wise error of pixel and cluster test over 600 null maps each, within three binomial standard errors of 0.05."""
+    """Family-wise error of pixel and cluster test over 600 null maps each, within three
+    binomial standard errors of 0.05.
+    """
     rng, shape = np.random.default_rng(5), (1, 24, 24)
     limit = field_threshold(shape, sd)
     pixel = cluster = 0
@@ -98,7 +121,9 @@ def test_null_maps_are_rarely_called_significant(sd: float) -> None:
 
 
 def test_smooth_maps_need_a_lower_threshold() -> None:
-    assert field_threshold((1, 64, 64), 0.5) == z_threshold(64 * 64), "Sidak's, where the map is rough"
+    assert field_threshold((1, 64, 64), 0.5) == z_threshold(64 * 64), (
+        "Sidak's, where the map is rough"
+    )
     assert field_threshold((1, 64, 64), 4.0) < z_threshold(64 * 64) - 0.3
     t = field_threshold((1, 64, 64), 4.0)
     assert 1 - math.exp(-2 * expected_clusters(t, (1, 64, 64), 4.0)) == pytest.approx(0.05)

@@ -1,4 +1,6 @@
-"""Covariance: edges of the null spectrum, nested tests, Krylov, information; against closed forms and naive loops."""
+"""Covariance: edges of the null spectrum, nested tests, Krylov, information; against closed
+forms and naive loops.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from wna_ray.statistics.covariance import Krylov, edges, ends_of, information, istac, nested_axes, null_edges
+from wna_ray.statistics.covariance import (
+    Krylov,
+    edges,
+    ends_of,
+    information,
+    istac,
+    nested_axes,
+    null_edges,
+)
 
 Floats = NDArray[np.float64]
 
@@ -23,17 +33,22 @@ def covariance(x: Floats, r: Floats) -> Floats:
     return (x * r[:, None]).T @ x / len(x)
 
 
-# --- edges --------------------------------------------------------------------------------------------------------------
+# --- edges
 
 
 @pytest.mark.parametrize("ratio", [0.01, 0.1, 0.5, 0.9])
 def test_equal_weights_have_marchenko_and_pasturs_edges(ratio: float) -> None:
     low, high = edges(np.ones(100), ratio)
-    assert (low, high) == (pytest.approx((1 - math.sqrt(ratio)) ** 2, rel=1e-9), pytest.approx((1 + math.sqrt(ratio)) ** 2, rel=1e-9))
+    assert (low, high) == (
+        pytest.approx((1 - math.sqrt(ratio)) ** 2, rel=1e-9),
+        pytest.approx((1 + math.sqrt(ratio)) ** 2, rel=1e-9),
+    )
 
 
 def test_small_ratios_have_the_semicircles_edges() -> None:
-    """With d / N -> 0 the matrix is Wigner's: edges at +- 2 sqrt(c), corrections of order c E[r^3]."""
+    """With d / N -> 0 the matrix is Wigner's: edges at +- 2 sqrt(c), corrections of order c
+    E[r^3].
+    """
     r = np.random.default_rng(0).standard_normal(10_000)
     r = (r - r.mean()) / r.std()
     assert null_edges(3 * r + 5, 0.1) == pytest.approx(edges(r, 0.1)), "in units of their own"
@@ -44,7 +59,9 @@ def test_small_ratios_have_the_semicircles_edges() -> None:
 
 @pytest.mark.parametrize("kind", ["gauss", "spikes", "rectified"])
 def test_edges_are_where_simulated_spectra_end(kind: str) -> None:
-    """Largest eigenvalue of d = 300 values: within 5 of its fluctuations, of order d^(-2/3) of the edge's size (Tracy & Widom)."""
+    """Largest eigenvalue of d = 300 values: within 5 of its fluctuations, of order d^(-2/3) of
+    the edge's size (Tracy & Widom).
+    """
     random, d, n = np.random.default_rng(1), 300, 3000
     u = random.standard_normal(n)
     r = {"gauss": u, "spikes": (u > 1.2).astype(float), "rectified": np.maximum(u, 0)}[kind]
@@ -61,24 +78,37 @@ def test_edges_need_weights() -> None:
         edges(np.zeros(3), 0.1)
 
 
-# --- axes ---------------------------------------------------------------------------------------------------------------
+# --- axes
 
 
 def planted(n: int, d: int, seed: int, nulls: int = 39) -> tuple[Floats, Floats]:
-    """An excitatory and a weaker suppressive axis, and the matrices of responses and fresh noise."""
+    """An excitatory and a weaker suppressive axis, and the matrices of responses and fresh
+    noise.
+    """
     random = np.random.default_rng(seed)
     truth = np.linalg.qr(np.stack([axis(d, 10), axis(d, 11)], axis=1))[0].T
     x = random.standard_normal((n, d))
     r = (x @ truth[0]) ** 2 - 0.7 * (x @ truth[1]) ** 2 + random.standard_normal(n)
-    return np.stack([covariance(x, r), *(covariance(random.standard_normal((n, d)), r) for _ in range(nulls))]), truth
+    return (
+        np.stack(
+            [
+                covariance(x, r),
+                *(covariance(random.standard_normal((n, d)), r) for _ in range(nulls)),
+            ]
+        ),
+        truth,
+    )
 
 
 def test_planted_axes_are_found_one_after_the_other() -> None:
-    """E[r (xx' - 1)] of a quadratic form q is 2 q / sd(r): 2 / sd and -1.4 / sd along the axes, within 6 standard errors."""
+    """E[r (xx' - 1)] of a quadratic form q is 2 q / sd(r): 2 / sd and -1.4 / sd along the axes,
+    within 6 standard errors.
+    """
     found, truth = planted(20_000, 30, 2)
     axes = nested_axes(found, 5)
     sd = math.sqrt(2 + 2 * 0.49 + 1)
-    # Var of one estimate: E[r^2 (p^2 - 1)^2] / n, at most about 60 / n for these chi-square-like responses
+    # Var of one estimate: E[r^2 (p^2 - 1)^2] / n, at most about 60 / n for these chi-square-like
+    # responses
     assert np.abs(axes.values[:2] - np.array([2, -1.4]) / sd).max() < 6 * math.sqrt(60 / 20_000)
     assert (np.abs((axes.vectors[:2] * truth).sum(axis=1)) > 0.95).all()
     assert axes.significant() == 2
@@ -93,7 +123,8 @@ def test_a_matrix_without_null_has_no_p_values() -> None:
 
 
 def test_the_nested_test_errs_as_often_as_it_says() -> None:
-    """500 null runs of d = 12, with 39 fresh noises each: false alarms at 0.05 within 4 binomial errors (0.039), at the first step.
+    """500 null runs of d = 12, with 39 fresh noises each: false alarms at 0.05 within 4 binomial
+    errors (0.039), at the first step.
 
     And where one axis is real: at the second.
     """
@@ -105,7 +136,12 @@ def test_the_nested_test_errs_as_often_as_it_says() -> None:
     for _ in range(250):
         x = random.standard_normal((400, 8))
         r = x[:, 0] ** 2
-        work = np.stack([covariance(x, r), *(covariance(random.standard_normal((400, 8)), r) for _ in range(39))])
+        work = np.stack(
+            [
+                covariance(x, r),
+                *(covariance(random.standard_normal((400, 8)), r) for _ in range(39)),
+            ]
+        )
         alarms[1] += nested_axes(work, 2).significant() > 1
     for count, runs in zip(alarms, (500, 250), strict=True):
         assert count / runs < 0.05 + 4 * math.sqrt(0.05 * 0.95 / runs), alarms
@@ -149,11 +185,13 @@ def test_krylov_finds_outliers_in_a_few_passes() -> None:
     assert np.allclose(values, expected[[-1, 0]], rtol=1e-3)
 
 
-# --- information --------------------------------------------------------------------------------------------------------
+# --- information
 
 
 def test_istac_of_a_gaussian_case_in_closed_form() -> None:
-    """Where mean and covariance share axes, each tells (m^2 + s - log s - 1) / 2 nats, and the best come first."""
+    """Where mean and covariance share axes, each tells (m^2 + s - log s - 1) / 2 nats, and the
+    best come first.
+    """
     d = 6
     frame = np.linalg.qr(np.random.default_rng(8).standard_normal((d, d)))[0]
     m, s = np.array([0, 0.3, 0, 0, 0, 0]), np.array([2.5, 1, 0.2, 1.1, 0.95, 1])
@@ -162,11 +200,15 @@ def test_istac_of_a_gaussian_case_in_closed_form() -> None:
     axes, told = istac(frame @ m, frame @ np.diag(s) @ frame.T, 3)
     assert np.allclose(told, np.cumsum(each[order[:3]]), rtol=1e-6)
     assert np.allclose(np.abs(axes @ frame[:, order[:3]]), np.eye(3), atol=1e-3)
-    assert information(frame @ m, frame @ np.diag(s) @ frame.T, np.eye(d)) == pytest.approx(each.sum())
+    assert information(frame @ m, frame @ np.diag(s) @ frame.T, np.eye(d)) == pytest.approx(
+        each.sum()
+    )
 
 
 def test_istac_weighs_mean_against_variance() -> None:
-    """The first axis is better than the mean's and better than the covariance's: a fine search on the circle agrees."""
+    """The first axis is better than the mean's and better than the covariance's: a fine search
+    on the circle agrees.
+    """
     mean, cov = np.array([0.8, 0.0]), np.array([[1.0, 0.5], [0.5, 1.9]])
     axes, told = istac(mean, cov, 1)
     angles = np.linspace(0, np.pi, 20_001)

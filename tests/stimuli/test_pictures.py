@@ -1,4 +1,6 @@
-"""Pictures as stimuli: which byte is shown when, and statistics against SciPy and NumPy on the pixels themselves."""
+"""Pictures as stimuli: which byte is shown when, and statistics against SciPy and NumPy on the
+pixels themselves.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ N = 1500
 
 
 def made_up(seed: int = 0, n: int = N) -> NDArray[np.uint8]:
-    """``(n, 1, 4, 4)`` bytes that correlate over space and are skewed; the first pixel never varies."""
+    """``(n, 1, 4, 4)`` bytes that correlate over space and are skewed; the first pixel never
+    varies.
+    """
     rng = np.random.default_rng(seed)
     x = rng.exponential(size=(n, 16)) @ (np.eye(16) + 0.4 * rng.normal(size=(16, 16))) * 40 + 60
     x[:, 0] = 17
@@ -77,10 +81,19 @@ def test_every_image_in_its_order_to_the_bit(small: NDArray[np.uint8], make_spec
     stimulus = Stimulus(of_images(make_spec).stimulus, 3, np.zeros((1, 1, 1), np.float32))
     grid = stimulus.noise.grid(10, 14)
     assert np.array_equal(grid.astype(int) + 128, small[10:14])
-    assert np.array_equal(stimulus.images(grid).numpy(), small[10:14].astype(np.float32) / np.float32(255))
-    assert np.array_equal(stimulus.noise.grid(N - 1, N + 2), np.concatenate([stimulus.noise.grid(N - 1, N), stimulus.noise.grid(0, 2)]))
-    moved = Stimulus(StimulusSpec(**shown(offset=0.5, scale=0.25)), 0, np.full((1, 1, 1), 0.5, np.float32))
-    np.testing.assert_allclose(moved.images(grid).numpy(), 0.5 + 0.25 * small[10:14] / 255, atol=1e-7)
+    assert np.array_equal(
+        stimulus.images(grid).numpy(), small[10:14].astype(np.float32) / np.float32(255)
+    )
+    assert np.array_equal(
+        stimulus.noise.grid(N - 1, N + 2),
+        np.concatenate([stimulus.noise.grid(N - 1, N), stimulus.noise.grid(0, 2)]),
+    )
+    moved = Stimulus(
+        StimulusSpec(**shown(offset=0.5, scale=0.25)), 0, np.full((1, 1, 1), 0.5, np.float32)
+    )
+    np.testing.assert_allclose(
+        moved.images(grid).numpy(), 0.5 + 0.25 * small[10:14] / 255, atol=1e-7
+    )
     assert moved.range == (0.5, 0.75)
 
 
@@ -104,20 +117,29 @@ def test_classes_by_a_range(make_spec: MakeSpec) -> None:
 
 @pytest.mark.parametrize("shape, cell", [((4, 4), 2), ((5, 7), 3), ((3, 2), 3)])
 def test_means_of_cells(shape: tuple[int, int], cell: int) -> None:
-    """Against a loop over cells, in whole numbers; means of halves are rounded up, and the ends of the scale stay."""
+    """Against a loop over cells, in whole numbers; means of halves are rounded up, and the ends
+    of the scale stay.
+    """
     x = np.random.default_rng(5).integers(-128, 128, size=(6, 2, *shape)).astype(np.int8)
     x[0], x[1] = -128, 127
     found = cell_means(x, cell)
     for i, a in enumerate(range(0, shape[0], cell)):
         for j, b in enumerate(range(0, shape[1], cell)):
             part = x[:, :, a : a + cell, b : b + cell].astype(int)
-            expected = [[math.floor(Fraction(int(c.sum()), c.size) + Fraction(1, 2)) for c in image] for image in part]
+            expected = [
+                [math.floor(Fraction(int(c.sum()), c.size) + Fraction(1, 2)) for c in image]
+                for image in part
+            ]
             assert (found[:, :, i, j] == expected).all()
     assert found.shape[2:] == (-(-shape[0] // cell), -(-shape[1] // cell))
 
 
-def test_pictures_are_shown_whole_where_moments_are_kept_of_cells(small: NDArray[np.uint8], make_spec: MakeSpec, tmp_path: Path) -> None:
-    """The network sees every pixel; maps and the covariance are those of the means; whitened, they regress the response on the means."""
+def test_pictures_are_shown_whole_where_moments_are_kept_of_cells(
+    small: NDArray[np.uint8], make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    """The network sees every pixel; maps and the covariance are those of the means; whitened,
+    they regress the response on the means.
+    """
     spec = of_images(make_spec, ["logits"])
     spec = spec.model_copy(update={"stimulus": spec.stimulus.model_copy(update={"cell": 2})})
     done = run(spec, str(tmp_path / "run"), executor="local")
@@ -130,20 +152,32 @@ def test_pictures_are_shown_whole_where_moments_are_kept_of_cells(small: NDArray
     np.testing.assert_allclose(logits.bias, covariance / means.var(axis=0).mean(), atol=1e-4)
     np.testing.assert_allclose(done.covariance, np.cov(means.T, ddof=0), atol=1e-12)
     expected = np.linalg.solve(np.cov(means.T, ddof=0), covariance.T).T.reshape(3, 2, 2)
-    np.testing.assert_allclose(done.whitened(0.0)[:, 0], expected.repeat(2, axis=1).repeat(2, axis=2), atol=1e-3)
+    np.testing.assert_allclose(
+        done.whitened(0.0)[:, 0], expected.repeat(2, axis=1).repeat(2, axis=2), atol=1e-3
+    )
 
 
 def test_pictures_of_classes_that_were_not_shown(
     small: NDArray[np.uint8], make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two runs, which leave out class 2 and class 0: each names those by a regression of its own images, with its own mean."""
+    """Two runs, which leave out class 2 and class 0: each names those by a regression of its
+    own images, with its own mean.
+    """
     x, labels, w = small.reshape(N, 16) / 255, np.arange(N) % 3, weights().double().numpy()
-    monkeypatch.setattr(finding, "data", lambda name, train: Split((small / 255).astype(np.float32), labels))
+    monkeypatch.setattr(
+        finding, "data", lambda name, train: Split((small / 255).astype(np.float32), labels)
+    )
     runs, right = [], 0
     for left in (2, 0):
         spec = of_images(make_spec, ["logits"])
         stimulus = spec.stimulus.model_copy(update={"classes": tuple(sorted({0, 1, 2} - {left}))})
-        runs.append(run(spec.model_copy(update={"stimulus": stimulus, "samples": 1000}), str(tmp_path / str(left)), executor="local"))
+        runs.append(
+            run(
+                spec.model_copy(update={"stimulus": stimulus, "samples": 1000}),
+                str(tmp_path / str(left)),
+                executor="local",
+            )
+        )
         seen, maps = labels != left, runs[-1].whitened().reshape(3, 16)
         right += int((((x[~seen] - x[seen].mean(axis=0)) @ maps.T).argmax(axis=1) == left).sum())
         assert cosine(maps[:, 1:], (w - w.mean(axis=0))[:, 1:]).min() > 0.99
@@ -155,13 +189,19 @@ def test_pictures_of_classes_that_were_not_shown(
 
 
 def test_other_images_than_the_run_began_with(small: NDArray[np.uint8]) -> None:
-    stimulus = Stimulus(StimulusSpec(**shown()), 0, np.zeros((1, 1, 1), np.float32), content="0" * 64)
+    stimulus = Stimulus(
+        StimulusSpec(**shown()), 0, np.zeros((1, 1, 1), np.float32), content="0" * 64
+    )
     with pytest.raises(CanaryError, match="has other images than the run began with; set WNA_DATA"):
         stimulus.noise.grid(0, 1)
 
 
-def test_maps_and_z_from_the_pixels_themselves(small: NDArray[np.uint8], make_spec: MakeSpec) -> None:
-    """z is sqrt(N) times Pearson's correlation, pixel by pixel; 0 where a pixel never varies. A cut into shards changes nothing."""
+def test_maps_and_z_from_the_pixels_themselves(
+    small: NDArray[np.uint8], make_spec: MakeSpec
+) -> None:
+    """z is sqrt(N) times Pearson's correlation, pixel by pixel; 0 where a pixel never varies. A
+    cut into shards changes nothing.
+    """
     job, network = prepared(of_images(make_spec))
     moments = run_shard(job, network, 0, 512)[0].merge(run_shard(job, network, 512, N)[0])
     label, logits = read(job, moments)
@@ -175,18 +215,25 @@ def test_maps_and_z_from_the_pixels_themselves(small: NDArray[np.uint8], make_sp
         np.testing.assert_allclose(logits.z[k], z, atol=1e-3)
         covariance = ((centred[:, k] - centred[:, k].mean())[:, None] * x).mean(axis=0)
         np.testing.assert_allclose(logits.bias[k], covariance / x.var(axis=0).mean(), atol=1e-4)
-        np.testing.assert_allclose(label.bias[k], x[labels == k].mean(axis=0) - x.mean(axis=0), atol=1e-12)
-        assert logits.reliability[k] == pytest.approx(max(0.0, 1 - 15 / np.square(z).sum()), abs=1e-4)
+        np.testing.assert_allclose(
+            label.bias[k], x[labels == k].mean(axis=0) - x.mean(axis=0), atol=1e-12
+        )
+        assert logits.reliability[k] == pytest.approx(
+            max(0.0, 1 - 15 / np.square(z).sum()), abs=1e-4
+        )
     assert np.isnan(logits.rho2).all()
 
 
 def moments_of(x: NDArray[np.int8], y: NDArray[np.int64]) -> Moments:
-    return Moments.identity(x[0].size, ["activation"], second=True).update(x, {"activation": Dense(y)})
+    return Moments.identity(x[0].size, ["activation"], second=True).update(
+        x, {"activation": Dense(y)}
+    )
 
 
 def test_responses_that_ignore_pictures() -> None:
-    """300 responses to pictures of 15 pixels that correlate (and one that never varies): E||z||^2 is 15 within 5 standard errors, and the
-    share of p-values below 0.05 is 0.05, or less, to 4 of its standard deviations.
+    """300 responses to pictures of 15 pixels that correlate (and one that never varies): E||z||^2
+    is 15 within 5 standard errors, and the share of p-values below 0.05 is 0.05, or less, to 4 of
+    its standard deviations.
     """
     x = (made_up(1, 4000).astype(int) - 128).astype(np.int8)
     y = np.rint(np.random.default_rng(2).normal(size=(4000, 300)) * 1000).astype(np.int64)
@@ -198,7 +245,9 @@ def test_responses_that_ignore_pictures() -> None:
 
 
 def test_pixels_that_hardly_vary_are_not_judged() -> None:
-    """One image of 20,000 has a pixel that no other has: a single response decides its z, however large that is."""
+    """One image of 20,000 has a pixel that no other has: a single response decides its z,
+    however large that is.
+    """
     x = np.full((20_000, 1, 1, 2), -128, dtype=np.int8)
     x[7, 0, 0, 0] = 127
     x[::2, 0, 0, 1] = 127
@@ -208,25 +257,48 @@ def test_pixels_that_hardly_vary_are_not_judged() -> None:
     assert found.z[0, 0] > 5
     assert found.p_value[0] == pytest.approx(float(sidak_p(np.abs(found.z[0, 1]), 1)))
     some = slice(0, FEWEST_PICTURES)
-    few = read_out(moments_of(x[some], y[some]), "activation", FixedPoint((0,), (0,)), None, 1.0, ["0"])
+    few = read_out(
+        moments_of(x[some], y[some]), "activation", FixedPoint((0,), (0,)), None, 1.0, ["0"]
+    )
     assert few.note == ("too few images",)
-    dim = np.full((2000, 1, 1, 1), -100, dtype=np.int8) + np.arange(2000).reshape(-1, 1, 1, 1) // 8 % 3  # few levels of 256
+    dim = (
+        np.full((2000, 1, 1, 1), -100, dtype=np.int8)
+        + np.arange(2000).reshape(-1, 1, 1, 1) // 8 % 3
+    )  # few levels of 256
     y = np.rint(np.random.default_rng(1).uniform(-1000, 1000, size=(2000, 1))).astype(np.int64)
-    ask = (moments_of(dim.astype(np.int8), y), "activation", FixedPoint((0,), (0,)), None, 1.0, ["0"])
+    ask = (
+        moments_of(dim.astype(np.int8), y),
+        "activation",
+        FixedPoint((0,), (0,)),
+        None,
+        1.0,
+        ["0"],
+    )
     assert read_out(*ask).note == ("too few images",)
-    assert read_out(*ask, stretched=True).note == ("",)  # a sum of many weights is not skewed as rare ink is
+    assert read_out(*ask, stretched=True).note == (
+        "",
+    )  # a sum of many weights is not skewed as rare ink is
     assert np.isnan(few.p_value[0])
 
 
-def test_whitening_recovers_the_filter(small: NDArray[np.uint8], make_spec: MakeSpec, tmp_path: Path) -> None:
-    """Of a linear network the regression is its weights, but for the rounding of responses; triggered averages do not show them."""
+def test_whitening_recovers_the_filter(
+    small: NDArray[np.uint8], make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    """Of a linear network the regression is its weights, but for the rounding of responses;
+    triggered averages do not show them.
+    """
     done = run(of_images(make_spec, ["logits"]), str(tmp_path / "run"), executor="local")
     x, w = small.reshape(N, 16) / 255, weights().double().numpy()
     w = w - w.mean(axis=0)
     np.testing.assert_allclose(done.covariance, np.cov(x.T, ddof=0), atol=1e-12)
     assert cosine(done.whitened(1e-9).reshape(3, 16)[:, 1:], w[:, 1:]).min() > 0.9999
-    assert not np.abs(done.whitened(1e-9).reshape(3, 16)[:, 0]).max() > 1e-9  # a pixel that never varies tells nothing
-    assert cosine(done.whitened().reshape(3, 16)[:, 1:], w[:, 1:]).min() > cosine(done.bias_maps.reshape(3, 16)[:, 1:], w[:, 1:]).max()
+    assert (
+        not np.abs(done.whitened(1e-9).reshape(3, 16)[:, 0]).max() > 1e-9
+    )  # a pixel that never varies tells nothing
+    assert (
+        cosine(done.whitened().reshape(3, 16)[:, 1:], w[:, 1:]).min()
+        > cosine(done.bias_maps.reshape(3, 16)[:, 1:], w[:, 1:]).max()
+    )
 
 
 def test_whitening_is_ridge_regression() -> None:
@@ -236,19 +308,25 @@ def test_whitening_is_ridge_regression() -> None:
     x, y = x - x.mean(axis=0), y - y.mean(axis=0)
     found = whiten(y.T @ x / 200, x.T @ x / 200, np.array([0.0, 0.5, np.nan]))
     for k, ridge in enumerate((0.0, 0.5)):
-        np.testing.assert_allclose(found[k], np.linalg.solve(x.T @ x + 200 * ridge * np.eye(6), x.T @ y[:, k]), rtol=1e-9)
+        np.testing.assert_allclose(
+            found[k], np.linalg.solve(x.T @ x + 200 * ridge * np.eye(6), x.T @ y[:, k]), rtol=1e-9
+        )
     assert np.isnan(found[2]).all()
     assert (whiten(np.ones((1, 3)), np.diag([0.0, 1.0, 2.0]), 0.0) == [[0.0, 1.0, 0.5]]).all()
 
 
 def test_the_ridge_is_the_one_that_errs_least() -> None:
-    """1,000 white filters seen through correlated pictures: a ridge three times smaller or larger errs more (paired, 5 standard errors)."""
+    """1,000 white filters seen through correlated pictures: a ridge three times smaller or
+    larger errs more (paired, 5 standard errors).
+    """
     rng = np.random.default_rng(4)
     root = rng.normal(size=(10, 10))
     c, n, noise = root @ root.T, 500, 20.0
     truth = rng.normal(size=(1000, 10))
     maps = truth @ c + rng.normal(size=(1000, 10)) @ root.T * math.sqrt(noise / n)
-    signal = n / noise * (np.square(c).sum(axis=0) / np.diag(c)).sum()  # of z, for filters of variance 1
+    signal = (
+        n / noise * (np.square(c).sum(axis=0) / np.diag(c)).sum()
+    )  # of z, for filters of variance 1
     ridge = best_ridge(c, np.array([signal / (signal + 10)]))
     assert ridge[0] == pytest.approx(noise / n)
 
@@ -260,21 +338,45 @@ def test_the_ridge_is_the_one_that_errs_least() -> None:
         assert worse.mean() > 5 * worse.std() / math.sqrt(1000)
 
 
-def test_mean_squares_by_label(small: NDArray[np.uint8], make_spec: MakeSpec, tmp_path: Path) -> None:
-    """RMS maps: from the pixels themselves, of pictures and of noise; to the rounding of a float32 offset."""
+def test_mean_squares_by_label(
+    small: NDArray[np.uint8], make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    """RMS maps: from the pixels themselves, of pictures and of noise; to the rounding of a
+    float32 offset.
+    """
     done = run(of_images(make_spec, ["label"]), str(tmp_path / "run"), executor="local")
     x = small.reshape(N, 16) / 255
     labels = (x @ weights().double().numpy().T).argmax(axis=1)
     for k in range(3):
-        np.testing.assert_allclose(done.rms_maps[k].reshape(-1), np.sqrt(np.square(x[labels == k]).mean(axis=0)), rtol=0, atol=1e-7)
-        np.testing.assert_allclose(done.variance_maps[k].reshape(-1), x[labels == k].var(axis=0), atol=1e-8)
-    spec = make_spec(moments={"second": True}, stimulus={"offset": 0.5, "cell": 2}, responses=["label"], samples=1024)
+        np.testing.assert_allclose(
+            done.rms_maps[k].reshape(-1),
+            np.sqrt(np.square(x[labels == k]).mean(axis=0)),
+            rtol=0,
+            atol=1e-7,
+        )
+        np.testing.assert_allclose(
+            done.variance_maps[k].reshape(-1), x[labels == k].var(axis=0), atol=1e-8
+        )
+    spec = make_spec(
+        moments={"second": True},
+        stimulus={"offset": 0.5, "cell": 2},
+        responses=["label"],
+        samples=1024,
+    )
     noise = run(spec, str(tmp_path / "noise"), executor="local")
-    images = noise.stimulus.images(noise.stimulus.noise.grid(0, 1024)).double().numpy().reshape(1024, 16)
+    images = (
+        noise.stimulus.images(noise.stimulus.noise.grid(0, 1024)).double().numpy().reshape(1024, 16)
+    )
     labels = (images @ weights().double().numpy().T).argmax(axis=1)
     for k in range(3):
-        np.testing.assert_allclose(noise.rms_maps[k].reshape(-1), np.sqrt(np.square(images[labels == k]).mean(axis=0)), atol=1e-6)
-    plain = run(make_spec(responses=["label"], samples=256), str(tmp_path / "plain"), executor="local")
+        np.testing.assert_allclose(
+            noise.rms_maps[k].reshape(-1),
+            np.sqrt(np.square(images[labels == k]).mean(axis=0)),
+            atol=1e-6,
+        )
+    plain = run(
+        make_spec(responses=["label"], samples=256), str(tmp_path / "plain"), executor="local"
+    )
     with pytest.raises(RunError, match="keeps no second moments"):
         _ = plain.rms_maps
 
@@ -283,7 +385,9 @@ def finished(make_spec: MakeSpec, out: Path) -> Run:
     return run(of_images(make_spec, keep_responses=True), str(out), executor="local")
 
 
-def test_a_finished_run_is_read_without_the_data(small: NDArray[np.uint8], make_spec: MakeSpec, tmp_path: Path) -> None:
+def test_a_finished_run_is_read_without_the_data(
+    small: NDArray[np.uint8], make_spec: MakeSpec, tmp_path: Path
+) -> None:
     finished(make_spec, tmp_path / "run")
     images_of.cache_clear()
 
@@ -293,12 +397,16 @@ def test_a_finished_run_is_read_without_the_data(small: NDArray[np.uint8], make_
     pictures.load_bytes = gone  # type: ignore[assignment]  # put back by the fixture
     again = open_run(str(tmp_path / "run"))
     assert RunDirectory(str(tmp_path / "run")).verify() == []
-    assert again.derive()["result/bias_maps.npy"] == RunDirectory(str(tmp_path / "run")).store.read("result/bias_maps.npy")
+    assert again.derive()["result/bias_maps.npy"] == RunDirectory(str(tmp_path / "run")).store.read(
+        "result/bias_maps.npy"
+    )
     with pytest.raises(SpecError, match=r"stimulus\.dataset: no MNIST at hand; set WNA_DATA"):
         again.whitened()
 
 
-def test_later_passes_refuse_pictures(small: NDArray[np.uint8], make_spec: MakeSpec, tmp_path: Path) -> None:
+def test_later_passes_refuse_pictures(
+    small: NDArray[np.uint8], make_spec: MakeSpec, tmp_path: Path
+) -> None:
     done = finished(make_spec, tmp_path / "run")
     with pytest.raises(SpecError, match="a covariance needs noise"):
         run_stc(StcSpec(run=str(tmp_path / "run")), str(tmp_path / "stc"), executor="local")
@@ -309,12 +417,20 @@ def test_later_passes_refuse_pictures(small: NDArray[np.uint8], make_spec: MakeS
     with pytest.raises(SpecError, match="nobody designed the distribution"):
         _ = done.stimulus.noise.table
     with pytest.raises(SpecError, match="trials show signals in noise"):
-        TrialSpec.parse({"model": "m", "signals": {"dataset": "mnist"}, "noise": shown(), "gammas": [0.5]})
+        TrialSpec.parse(
+            {"model": "m", "signals": {"dataset": "mnist"}, "noise": shown(), "gammas": [0.5]}
+        )
 
 
-def test_mean_gradients_over_pictures(small: NDArray[np.uint8], make_spec: MakeSpec, tmp_path: Path) -> None:
-    """Of the network's square they are twice the weights times the mean output: the mean of each image's gradient by hand."""
-    spec = of_images(make_spec, ["logits"], estimator="gradient", model="python:networks_for_tests:quadratic")
+def test_mean_gradients_over_pictures(
+    small: NDArray[np.uint8], make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    """Of the network's square they are twice the weights times the mean output: the mean of
+    each image's gradient by hand.
+    """
+    spec = of_images(
+        make_spec, ["logits"], estimator="gradient", model="python:networks_for_tests:quadratic"
+    )
     done = run(spec, str(tmp_path / "run"), executor="local")
     job, network = prepared(spec)
     x, y = network.tracked(torch.from_numpy(small.astype(np.float32) / 255)[:N])
@@ -334,19 +450,27 @@ def test_more_images_than_there_are(small: NDArray[np.uint8], make_spec: MakeSpe
 
 def stretched(kind: str = "uniform", **more: Any) -> Stimulus:
     basis = {"kind": "gabor", "rescale": "minmax", **more}
-    spec = StimulusSpec.model_validate({"kind": kind, "shape": (2, 6, 5), "scale": 1.0, "basis": basis})
+    spec = StimulusSpec.model_validate(
+        {"kind": kind, "shape": (2, 6, 5), "scale": 1.0, "basis": basis}
+    )
     return Stimulus(spec, 5, load_offset(spec), basis=load_basis(spec))
 
 
 @pytest.mark.parametrize("kind", ["uniform", "gaussian"])
 def test_stretched_noise_to_the_bit(kind: str) -> None:
-    """From Python's whole numbers and fractions: each channel of each image to 0 ... 255, halves to even."""
+    """From Python's whole numbers and fractions: each channel of each image to 0 ... 255,
+    halves to even.
+    """
     from fractions import Fraction
 
     stimulus = stretched(kind)
     basis = load_basis(stimulus.spec)
     assert basis is not None
-    weighed = Stimulus(StimulusSpec.model_validate({**stimulus.spec.model_dump(), "basis": {"kind": "gabor"}}), 5, stimulus.offset).noise
+    weighed = Stimulus(
+        StimulusSpec.model_validate({**stimulus.spec.model_dump(), "basis": {"kind": "gabor"}}),
+        5,
+        stimulus.offset,
+    ).noise
     grid = stimulus.noise.grid(0, 40)
     assert grid.shape == (40, 2, 6, 5)
     for i in (0, 39):
@@ -366,10 +490,15 @@ def test_stretched_noise_to_the_bit(kind: str) -> None:
 
 
 def test_stretching_keeps_the_centre_of_a_basis(small: NDArray[np.uint8]) -> None:
-    """Around the mean image, weights of any size: the same as stretching the image that is not stretched, to half a step of 8 bits."""
+    """Around the mean image, weights of any size: the same as stretching the image that is not
+    stretched, to half a step of 8 bits.
+    """
     spec = {"kind": "uniform", "shape": [1, 4, 4], "scale": 1.0}
     basis = {"kind": "pca", "dataset": "mnist", "components": 3, "spread": "range"}
-    plain, whole = (StimulusSpec.model_validate({**spec, "basis": basis | extra}) for extra in ({}, {"rescale": "minmax"}))
+    plain, whole = (
+        StimulusSpec.model_validate({**spec, "basis": basis | extra})
+        for extra in ({}, {"rescale": "minmax"})
+    )
     plain_, whole_ = (Stimulus(s, 1, load_offset(s), basis=load_basis(s)) for s in (plain, whole))
     x = plain_.images(plain_.noise.grid(0, 50)).double().numpy().reshape(50, 16)
     low, high = x.min(axis=1, keepdims=True), x.max(axis=1, keepdims=True)
@@ -378,17 +507,30 @@ def test_stretching_keeps_the_centre_of_a_basis(small: NDArray[np.uint8]) -> Non
 
 
 def test_a_run_of_stretched_noise(make_spec: MakeSpec, tmp_path: Path) -> None:
-    """Class means of what was shown; read and proved again; whitened from noise that is made again."""
+    """Class means of what was shown; read and proved again; whitened from noise that is made
+    again.
+    """
     basis = {"kind": "gabor", "rescale": "minmax"}
     spec = make_spec(stimulus={"kind": "uniform", "basis": basis}, samples=1024)
     done = run(spec, str(tmp_path / "run"), executor="local")
     assert RunDirectory(str(tmp_path / "run")).verify() == []
     again = open_run(str(tmp_path / "run"))
-    images = again.stimulus.images(again.stimulus.noise.grid(0, 1024)).double().numpy().reshape(1024, 16)
+    images = (
+        again.stimulus.images(again.stimulus.noise.grid(0, 1024)).double().numpy().reshape(1024, 16)
+    )
     labels = (images @ weights().double().numpy().T).argmax(axis=1)
     for k in range(3):
-        np.testing.assert_allclose(done.bias_maps[k].reshape(-1), images[labels == k].mean(axis=0) - images.mean(axis=0), atol=1e-6)
-        np.testing.assert_allclose(again.rms_maps[k].reshape(-1), np.sqrt(np.square(images[labels == k]).mean(axis=0)), rtol=0, atol=1e-7)
+        np.testing.assert_allclose(
+            done.bias_maps[k].reshape(-1),
+            images[labels == k].mean(axis=0) - images.mean(axis=0),
+            atol=1e-6,
+        )
+        np.testing.assert_allclose(
+            again.rms_maps[k].reshape(-1),
+            np.sqrt(np.square(images[labels == k]).mean(axis=0)),
+            rtol=0,
+            atol=1e-7,
+        )
     np.testing.assert_allclose(again.covariance, np.cov(images.T, ddof=0), atol=1e-8)
     assert build(BasisSpec(kind="gabor"), (1, 4, 4)).shape[1] == 16
 
@@ -397,15 +539,37 @@ def test_a_run_of_stretched_noise(make_spec: MakeSpec, tmp_path: Path) -> None:
     "stimulus, words",
     [
         ({"kind": "images", "shape": [1, 28, 28]}, "dataset: kind images needs one of mnist"),
-        ({"kind": "images", "dataset": "mnist", "shape": [3, 32, 32]}, r"images of mnist are \(1, 28, 28\)"),
-        ({"kind": "images", "dataset": "mnist", "shape": [1, 28, 28], "classes": "0-5"}, "'0-5' is no range; give numbers, or START:STOP"),
-        ({"kind": "images", "dataset": "mnist", "shape": [1, 28, 28], "classes": "0:9:0"}, "'0:9:0' is no range"),
-        ({"kind": "images", "dataset": "mnist", "shape": [1, 28, 28], "basis": {"kind": "gabor"}}, "basis: is of noise"),
-        ({"kind": "images", "dataset": "mnist", "shape": [1, 28, 28], "classes": [1, 1]}, "each may stand once"),
+        (
+            {"kind": "images", "dataset": "mnist", "shape": [3, 32, 32]},
+            r"images of mnist are \(1, 28, 28\)",
+        ),
+        (
+            {"kind": "images", "dataset": "mnist", "shape": [1, 28, 28], "classes": "0-5"},
+            "'0-5' is no range; give numbers, or START:STOP",
+        ),
+        (
+            {"kind": "images", "dataset": "mnist", "shape": [1, 28, 28], "classes": "0:9:0"},
+            "'0:9:0' is no range",
+        ),
+        (
+            {
+                "kind": "images",
+                "dataset": "mnist",
+                "shape": [1, 28, 28],
+                "basis": {"kind": "gabor"},
+            },
+            "basis: is of noise",
+        ),
+        (
+            {"kind": "images", "dataset": "mnist", "shape": [1, 28, 28], "classes": [1, 1]},
+            "each may stand once",
+        ),
         ({"kind": "gaussian", "split": "test"}, "split: only kind images shows a data set"),
     ],
 )
-def test_what_cannot_be_shown_is_refused(stimulus: dict[str, Any], words: str, make_spec: MakeSpec) -> None:
+def test_what_cannot_be_shown_is_refused(
+    stimulus: dict[str, Any], words: str, make_spec: MakeSpec
+) -> None:
     with pytest.raises(SpecError, match=words):
         make_spec(stimulus=stimulus)
 
@@ -420,7 +584,9 @@ def test_pooled_patches_of_pictures_are_refused(make_spec: MakeSpec) -> None:
 
 
 def test_filters_are_found_from_digits(wna_data: Path, tmp_path: Path) -> None:
-    """Averages of real digits do not show the filters of the first layer, their regression does (a linear unit, so exactly)."""
+    """Averages of real digits do not show the filters of the first layer, their regression does
+    (a linear unit, so exactly).
+    """
     spec = Spec.parse(
         {
             "model": "bundled:mnist-cnn",

@@ -1,4 +1,6 @@
-"""Files written into a folder that may have come with a stranger's run: no link is followed, no file written through."""
+"""Files written into a folder that may have come with a stranger's run: no link is followed, no
+file written through.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +30,29 @@ def test_a_link_in_the_place_of_a_file_is_replaced_and_its_target_kept(tmp_path:
     write_files(tmp_path / "to", {"soft": b"1", "hard": b"2", "dangling": b"3"}, "--to")
     assert (tmp_path / "precious").read_text() == "precious"
     assert not (tmp_path / "made-by-a-link").exists()
-    assert [(tmp_path / "to" / name).read_bytes() for name in ("soft", "hard", "dangling")] == [b"1", b"2", b"3"]
+    assert [(tmp_path / "to" / name).read_bytes() for name in ("soft", "hard", "dangling")] == [
+        b"1",
+        b"2",
+        b"3",
+    ]
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling link", "file"])
-def test_what_stands_in_the_place_of_a_folder_is_named_and_left_alone(kind: str, tmp_path: Path) -> None:
+def test_what_stands_in_the_place_of_a_folder_is_named_and_left_alone(
+    kind: str, tmp_path: Path
+) -> None:
     (tmp_path / "victim").mkdir()
     (tmp_path / "to").mkdir()
     at = tmp_path / "to/figures"
-    at.write_text("mine") if kind == "file" else at.symlink_to(tmp_path / ("victim" if kind == "link" else "nowhere"))
-    with pytest.raises(StoreError, match=r"cannot write to '.*to': a symbolic link, or something else.*give another --to"):
+    (
+        at.write_text("mine")
+        if kind == "file"
+        else at.symlink_to(tmp_path / ("victim" if kind == "link" else "nowhere"))
+    )
+    with pytest.raises(
+        StoreError,
+        match=r"cannot write to '.*to': a symbolic link, or something else.*give another --to",
+    ):
         write_files(tmp_path / "to", {"figures/maps.png": b"1"}, "--to")
     assert list((tmp_path / "victim").iterdir()) == []
 

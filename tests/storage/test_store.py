@@ -28,7 +28,9 @@ from wna_ray.storage.store import Place, Store
 
 @pytest.fixture(params=["local", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return Store(str(tmp_path / "run") if request.param == "local" else f"memory://{uuid.uuid4().hex}/run")
+    return Store(
+        str(tmp_path / "run") if request.param == "local" else f"memory://{uuid.uuid4().hex}/run"
+    )
 
 
 def test_create_read_list(store: Store) -> None:
@@ -86,7 +88,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 kB (needs the right to mount)."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)],
+        capture_output=True,
+        text=True,
+    )
     if mounted.returncode:
         pytest.skip(f"needs the right to mount a tmpfs ({mounted.stderr.strip()})")
     yield place
@@ -96,7 +102,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_really_full_disk(small_disk: Path) -> None:
     store = Store(str(small_disk))
     assert store.create("small", b"1" * 1000)
-    with pytest.raises(StoreError, match=r"cannot write '.*large'.*No space left.*committed before is safe"):
+    with pytest.raises(
+        StoreError, match=r"cannot write '.*large'.*No space left.*committed before is safe"
+    ):
         store.create("large", b"1" * 1_000_000)
     assert store.list() == {"small": 1000}
 
@@ -114,7 +122,9 @@ def test_sweep_removes_what_a_killed_writer_left(tmp_path: Path) -> None:
 
 def child(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Python in a process of its own."""
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
 
 
 WRITER = """
@@ -130,9 +140,13 @@ time.sleep(60)
 
 
 def test_sweep_knows_at_once_which_writers_are_no_more(tmp_path: Path) -> None:
-    """A file of a writer that was killed goes, however new; one of a writer that lives stays, however old."""
+    """A file of a writer that was killed goes, however new; one of a writer that lives stays,
+    however old.
+    """
     child(WRITER, str(tmp_path), "die")
-    with subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), "live"], stdout=subprocess.PIPE) as living:
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path), "live"], stdout=subprocess.PIPE
+    ) as living:
         assert living.stdout is not None
         living.stdout.readline()
         files = list((tmp_path / "segments").iterdir())
@@ -170,7 +184,9 @@ def test_sweep_does_not_follow_links(tmp_path: Path) -> None:
 
 
 def failing_scandir(monkeypatch: pytest.MonkeyPatch, folder: Path, number: int) -> None:
-    """Let the listing of one folder fail as a file system would (the owner of this process may be root)."""
+    """Let the listing of one folder fail as a file system would (the owner of this process may
+    be root).
+    """
     scandir = os.scandir
 
     def fail(path: str) -> object:
@@ -183,17 +199,23 @@ def failing_scandir(monkeypatch: pytest.MonkeyPatch, folder: Path, number: int) 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOTDIR])
 @pytest.mark.parametrize("prefix", ["", "a"])
-def test_a_folder_that_cannot_be_listed_is_not_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, prefix: str) -> None:
+def test_a_folder_that_cannot_be_listed_is_not_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, prefix: str
+) -> None:
     store = Store(str(tmp_path))
     store.create("a/b/x", b"1")
     failing_scandir(monkeypatch, tmp_path / "a" / "b", number)
     for call in (lambda: store.list(prefix), store.sweep):
-        with pytest.raises(StoreError, match=rf"cannot list '{tmp_path}/a/b': {os.strerror(number)}; "):
+        with pytest.raises(
+            StoreError, match=rf"cannot list '{tmp_path}/a/b': {os.strerror(number)}; "
+        ):
             call()
     assert store.list("nowhere") == {}, "a folder that is not there is a new one"
 
 
-def test_an_object_that_cannot_be_looked_at_is_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_that_cannot_be_looked_at_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store(str(tmp_path))
     store.create("a/x", b"1")
 
@@ -207,18 +229,26 @@ def test_an_object_that_cannot_be_looked_at_is_not_left_out(tmp_path: Path, monk
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "scandir", lambda path: contextlib.nullcontext([Entry()]))
-    with pytest.raises(StoreError, match=r"cannot list .*: Input/output error; the disk or the network file system failed"):
+    with pytest.raises(
+        StoreError,
+        match=r"cannot list .*: Input/output error; the disk or the network file system failed",
+    ):
         store.list("a")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which can become nobody")
 def test_a_folder_that_is_closed_to_this_user_is_not_empty(tmp_path: Path) -> None:
-    """A real file system, and a user who may not read: a process of root's is asked to become nobody."""
+    """A real file system, and a user who may not read: a process of root's is asked to become
+    nobody.
+    """
     Store(str(tmp_path)).create("run/segments/x", b"1")
     for folder in (tmp_path, *tmp_path.parents[:-1]):
         folder.chmod(folder.stat().st_mode | 0o055)
     (tmp_path / "run" / "segments").chmod(0o700)
-    code = "import os, sys; from wna_ray.storage.store import Store; os.setgid(65534); os.setuid(65534)\n"
+    code = (
+        "import os, sys; from wna_ray.storage.store import Store; os.setgid(65534);"
+        " os.setuid(65534)\n"
+    )
     told = child(code + "print(Store(sys.argv[1]).list())", str(tmp_path / "run"))
     assert "StoreError: cannot list" in told.stderr
     assert "run/segments': Permission denied" in told.stderr
@@ -242,7 +272,11 @@ class Flaky(AbstractFileSystem):
         if path not in self.tree:
             raise FileNotFoundError(path)
         return [
-            {"name": f"{path}/{name}", "size": size or 0, "type": "file" if size is not None else "directory"}
+            {
+                "name": f"{path}/{name}",
+                "size": size or 0,
+                "type": "file" if size is not None else "directory",
+            }
             for name, size in self.tree[path]
         ]
 
@@ -268,7 +302,9 @@ def test_a_listing_without_an_end_is_ended(flaky: Store, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("folder", ["run", "run/segments", "run/segments/deep"])
-def test_a_store_of_any_kind_tells_what_it_cannot_list(flaky: Store, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+def test_a_store_of_any_kind_tells_what_it_cannot_list(
+    flaky: Store, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
     """fsspec's own ``find`` takes such a folder for an empty one."""
     monkeypatch.setattr(Flaky, "broken", folder)
     with pytest.raises(StoreError, match=f"cannot list 'flaky://{folder}': "):
@@ -291,13 +327,18 @@ CALLS: dict[str, Callable[[Store], Any]] = {
 
 @pytest.mark.parametrize("folder", LINKED)
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-def test_no_folder_of_a_store_is_a_link(tmp_path: Path, folder: str, call: Callable[[Store], Any]) -> None:
+def test_no_folder_of_a_store_is_a_link(
+    tmp_path: Path, folder: str, call: Callable[[Store], Any]
+) -> None:
     outside, store = tmp_path / "outside", Store(str(tmp_path / "run"))
     store.create("a/b/x", b"1")
     (tmp_path / "run" / folder).rename(outside)
     (tmp_path / "run" / folder).symlink_to(outside)
     before = {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()}
-    with pytest.raises(StoreError, match=rf"'{tmp_path}/run/{folder}' is a symbolic link.*put the folder itself there"):
+    with pytest.raises(
+        StoreError,
+        match=rf"'{tmp_path}/run/{folder}' is a symbolic link.*put the folder itself there",
+    ):
         call(store)
     assert {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()} == before
     assert folder in store.list(), "named, not followed"
@@ -314,7 +355,9 @@ def test_the_place_itself_may_be_a_link(tmp_path: Path) -> None:
 
 def test_a_place_below_a_place(tmp_path: Path) -> None:
     assert Store(str(tmp_path)).below("a/b") == Place(f"{tmp_path}/a/b")
-    assert Store(Place("memory://x/y", single_writer=True)).below("a") == Place("memory://x/y/a", None, True)
+    assert Store(Place("memory://x/y", single_writer=True)).below("a") == Place(
+        "memory://x/y/a", None, True
+    )
     assert Store("memory://").below("a").url == "memory://a"
     with pytest.raises(StoreError, match="is no name of an object"):
         Store("memory://x").below("../y")
@@ -322,7 +365,10 @@ def test_a_place_below_a_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("url", "shown"),
-    [("memory://run?sig=hunter2", "memory://run?sig=***"), ("http://me:hunter2@host/run", "http://***@host/run")],
+    [
+        ("memory://run?sig=hunter2", "memory://run?sig=***"),
+        ("http://me:hunter2@host/run", "http://***@host/run"),
+    ],
 )
 def test_secrets_of_a_url_are_for_access_alone(url: str, shown: str) -> None:
     store = Store(url)
@@ -333,13 +379,19 @@ def test_secrets_of_a_url_are_for_access_alone(url: str, shown: str) -> None:
 
 LOGINS = [
     *("s3://AKIA:hunter2@bucket/run", "s3://hunter2@bucket", "s3a://AKIA:hunter2/x+y@bucket/run"),
-    *("gs://x:hunter2@bucket", "abfs://box:hunter2@account/run", "simplecache::s3://AKIA:hunter2@bucket/run"),
+    *(
+        "gs://x:hunter2@bucket",
+        "abfs://box:hunter2@account/run",
+        "simplecache::s3://AKIA:hunter2@bucket/run",
+    ),
 ]
 
 
 @pytest.mark.parametrize("url", LOGINS)
 def test_credentials_do_not_belong_into_a_place(url: str) -> None:
-    with pytest.raises(StoreError, match=r"holds credentials, .*AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") as told:
+    with pytest.raises(
+        StoreError, match=r"holds credentials, .*AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    ) as told:
         Store(url)
     assert "hunter2" not in str(told.value)
 
@@ -387,8 +439,12 @@ def test_what_a_web_server_has_and_has_not(web: Store) -> None:
     assert (web.list().keys(), web.list("nowhere")) == ({"x", "a/b"}, {})
 
 
-@pytest.mark.parametrize(("status", "passing"), [(503, True), (500, True), (403, False), (401, False)])
-def test_a_web_server_that_refuses_has_not_lost_the_run(web: Store, monkeypatch: pytest.MonkeyPatch, status: int, passing: bool) -> None:
+@pytest.mark.parametrize(
+    ("status", "passing"), [(503, True), (500, True), (403, False), (401, False)]
+)
+def test_a_web_server_that_refuses_has_not_lost_the_run(
+    web: Store, monkeypatch: pytest.MonkeyPatch, status: int, passing: bool
+) -> None:
     monkeypatch.setattr(Answers, "status", status)
     for call in (lambda: web.read("x", most=3), lambda: web.size("x"), web.list):
         with pytest.raises(StoreError, match=r"cannot (read|list) ") as told:
@@ -401,12 +457,16 @@ def test_a_web_server_that_is_away_has_not_lost_the_run() -> None:
     store = Store("http://me:hunter2@127.0.0.1:9/run")
     store.patience = 0.0
     for call in (lambda: store.read("x", most=3), lambda: store.size("x"), store.list):
-        with pytest.raises(StoreError, match=r"cannot (read|list) 'http://\*\*\*@127.0.0.1:9/run") as told:
+        with pytest.raises(
+            StoreError, match=r"cannot (read|list) 'http://\*\*\*@127.0.0.1:9/run"
+        ) as told:
             call()
         assert "hunter2" not in str(told.value)
 
 
-def test_what_is_logged_tells_no_secrets(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_logged_tells_no_secrets(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     store, tries = Store("memory://logged/run?sig=hunter2"), list[int]()
 
     def refuse(*_args: object, **_options: object) -> bytes:
@@ -423,7 +483,9 @@ def test_what_is_logged_tells_no_secrets(monkeypatch: pytest.MonkeyPatch, caplog
     assert "\x1b" not in caplog.text
 
 
-def test_a_reader_without_memory_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_without_memory_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store(str(tmp_path))
     store.create("x", b"1")
 
@@ -431,7 +493,9 @@ def test_a_reader_without_memory_is_told_so(tmp_path: Path, monkeypatch: pytest.
         raise MemoryError
 
     monkeypatch.setattr(store_module, "_read_file", full)
-    with pytest.raises(StoreError, match=r"x' does not fit into the memory that is free.*take a larger machine") as told:
+    with pytest.raises(
+        StoreError, match=r"x' does not fit into the memory that is free.*take a larger machine"
+    ) as told:
         store.read("x")
     assert told.value.passing, "another machine may have more"
 
@@ -464,7 +528,9 @@ def test_a_lost_race_on_s3_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
         store.replace("x", b"1")
 
 
-def test_other_refusals_are_one_sentence_whatever_their_family(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_refusals_are_one_sentence_whatever_their_family(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class NoCredentialsError(Exception):
         """As botocore's: not an OSError."""
 
@@ -479,7 +545,9 @@ def test_other_refusals_are_one_sentence_whatever_their_family(monkeypatch: pyte
             call()
 
 
-def test_locations_are_absolute_where_they_are_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locations_are_absolute_where_they_are_local(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert Store("runs/x").place == Place(str(tmp_path / "runs" / "x"))
     assert Store("memory://runs/x").place == Place("memory://runs/x")
@@ -495,7 +563,12 @@ def test_links_pipes_and_devices_are_refused(tmp_path: Path) -> None:
         store.read("link")
     with pytest.raises(StoreError, match="'pipe' is no regular file"):
         list(store.chunks("pipe") if store.size("pipe") else [store.read("pipe")])
-    assert sorted(store.list()) == ["link", "loop", "pipe", "secret"], "links are named, not followed"
+    assert sorted(store.list()) == [
+        "link",
+        "loop",
+        "pipe",
+        "secret",
+    ], "links are named, not followed"
 
 
 def test_reading_in_parts_and_with_a_bound(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""The store on S3 servers: real ones, one without conditions, and one that answers with every kind of fault."""
+"""The store on S3 servers: real ones, one without conditions, and one that answers with every
+kind of fault.
+"""
 
 from __future__ import annotations
 
@@ -55,13 +57,19 @@ def test_create_never_overwrites_and_replace_does(store: Store) -> None:
     assert not store.create("x", b"first")
 
 
-def test_objects_of_more_than_a_part_are_written_in_one_conditional_put(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objects_of_more_than_a_part_are_written_in_one_conditional_put(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """s3fs would cut at 100 MB, and servers ignore conditions on what comes in parts."""
     large = bytes(110 << 20)
     assert store.create("large", large)
     assert not store.create("large", large[:-1] + b"x")
     monkeypatch.setattr(store_module, "CHUNK_BYTES", 50 << 20)
-    assert [len(part) for part in store.chunks("large", start=1 << 20)] == [50 << 20, 50 << 20, 9 << 20]
+    assert [len(part) for part in store.chunks("large", start=1 << 20)] == [
+        50 << 20,
+        50 << 20,
+        9 << 20,
+    ]
     assert [len(part) for part in store.chunks("large", start=110 << 20)] == []
 
 
@@ -90,7 +98,12 @@ def test_conditions_are_found_to_be_honoured(store: Store) -> None:
 
 def test_a_missing_bucket_is_one_sentence(server: S3Server) -> None:
     absent = Store("s3://nobucket/run")
-    for call in (lambda: absent.read("x"), lambda: absent.create("x", b"1"), absent.list, absent.require_conditions):
+    for call in (
+        lambda: absent.read("x"),
+        lambda: absent.create("x", b"1"),
+        absent.list,
+        absent.require_conditions,
+    ):
         with pytest.raises(StoreError, match=r"there is no such bucket; create it") as told:
             call()
         assert "\n" not in str(told.value)
@@ -116,12 +129,17 @@ def test_wrong_credentials_are_one_sentence(rgw: S3Server, monkeypatch: pytest.M
         Store("s3://runs/x").create("x", b"1")
 
 
-def test_a_store_that_ignores_conditions_is_named(rclone: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_ignores_conditions_is_named(
+    rclone: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in rclone.env().items():
         monkeypatch.setenv(name, value)
     url = f"s3://runs/{uuid.uuid4().hex}"
     for _ in "ab":  # also where the probe is there already
-        with pytest.raises(StoreError, match=rf"the server at {rclone.endpoint} ignores If-None-Match.*--single-writer"):
+        with pytest.raises(
+            StoreError,
+            match=rf"the server at {rclone.endpoint} ignores If-None-Match.*--single-writer",
+        ):
             Store(url).require_conditions()
     alone = Store(Place(url, single_writer=True))
     alone.require_conditions()
@@ -138,10 +156,12 @@ def test_a_protocol_without_conditions_is_named() -> None:
 
 
 class Faulty(BaseHTTPRequestHandler):
-    """Passes requests on to another server; before each it takes a fault from the list, if one is left.
+    """Passes requests on to another server; before each it takes a fault from the list, if one is
+    left.
 
-    ``503`` and other numbers: that answer, nothing passed on. ``reset``: the connection is closed, nothing passed on.
-    ``lost``: passed on, and the connection closed instead of an answer. ``hang``: no answer at all. ``half``: half the answer's body.
+    ``503`` and other numbers: that answer, nothing passed on. ``reset``: the connection is closed,
+    nothing passed on. ``lost``: passed on, and the connection closed instead of an answer.
+    ``hang``: no answer at all. ``half``: half the answer's body.
     """
 
     protocol_version = "HTTP/1.1"
@@ -160,7 +180,12 @@ class Faulty(BaseHTTPRequestHandler):
         if fault == "reset":
             return
         if fault.isdigit():
-            code = {"503": "SlowDown", "500": "InternalError", "409": "ConditionalRequestConflict", "403": "AccessDenied"}[fault]
+            code = {
+                "503": "SlowDown",
+                "500": "InternalError",
+                "409": "ConditionalRequestConflict",
+                "403": "AccessDenied",
+            }[fault]
             text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>planted</Message></Error>".encode()
             self.reply(int(fault), {"Content-Type": "application/xml"}, text, len(text))
             return
@@ -170,7 +195,11 @@ class Faulty(BaseHTTPRequestHandler):
         data = got.read()
         if fault == "lost":
             return
-        headers = {k: v for k, v in got.getheaders() if k.lower() not in ("content-length", "connection", "date", "server")}
+        headers = {
+            k: v
+            for k, v in got.getheaders()
+            if k.lower() not in ("content-length", "connection", "date", "server")
+        }
         size = int(got.headers["Content-Length"]) if self.command == "HEAD" else len(data)
         self.reply(got.status, headers, data[: len(data) // 2] if fault == "half" else data, size)
 
@@ -192,7 +221,9 @@ class Faulty(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def faults(moto: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Faults to come, of a server that otherwise answers as moto; it is the endpoint of the environment."""
+    """Faults to come, of a server that otherwise answers as moto; it is the endpoint of the
+    environment.
+    """
     Faulty.upstream, Faulty.faults, Faulty.seen = moto.endpoint.removeprefix("http://"), [], []
     proxy = ThreadingHTTPServer(("127.0.0.1", 0), Faulty)
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
@@ -210,7 +241,9 @@ PASSING = ["503", "500", "reset", "lost", "409"]
 
 @pytest.mark.parametrize("fault", [*PASSING, "503 503 500 reset", "lost reset 503"])
 def test_what_may_pass_is_tried_again(faults: list[str], fault: str) -> None:
-    """Also when the answer to a successful write is lost: the second try finds its own bytes, and that is a success."""
+    """Also when the answer to a successful write is lost: the second try finds its own bytes,
+    and that is a success.
+    """
     store = Store(f"s3://runs/{uuid.uuid4().hex}")
     tried = 0
     for call, expected in (
@@ -225,7 +258,9 @@ def test_what_may_pass_is_tried_again(faults: list[str], fault: str) -> None:
         assert call() == expected, f"{Faulty.seen}"
         tried += len(fault.split())
         assert faults == []
-        answered = all(word.isdigit() for word in fault.split())  # aiohttp itself repeats what found its connection closed, once
+        answered = all(
+            word.isdigit() for word in fault.split()
+        )  # aiohttp itself repeats what found its connection closed, once
         assert store.retries == tried if answered else store.retries <= tried
 
 
@@ -236,7 +271,9 @@ def test_half_an_answer_is_no_answer(faults: list[str]) -> None:
     assert store.read("x") == bytes(range(200))
 
 
-def test_a_server_that_hangs_is_left_and_tried_again(faults: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_hangs_is_left_and_tried_again(
+    faults: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = store_module._s3_options
 
     def impatient(endpoint: str | None) -> dict[str, Any]:
@@ -255,7 +292,9 @@ def test_patience_ends_with_a_sentence(faults: list[str]) -> None:
     store = Store(f"s3://runs/{uuid.uuid4().hex}")
     store.patience = 3.0
     faults[:] = ["503"] * 1000
-    with pytest.raises(StoreError, match=r"SlowDown: planted; tried for \d s; when the storage is well again") as told:
+    with pytest.raises(
+        StoreError, match=r"SlowDown: planted; tried for \d s; when the storage is well again"
+    ) as told:
         store.create("x", b"1")
     assert told.value.passing
     assert 3 <= len(Faulty.seen) <= 20, "pauses grow"
@@ -275,7 +314,9 @@ def test_nobody_at_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     store = Store(Place("s3://runs/x", endpoint="http://127.0.0.1:9"))
     store.patience = 0.3
-    with pytest.raises(StoreError, match=r"cannot read 's3://runs/x/y' \(server http://127.0.0.1:9\)"):
+    with pytest.raises(
+        StoreError, match=r"cannot read 's3://runs/x/y' \(server http://127.0.0.1:9\)"
+    ):
         store.read("y")
 
 
@@ -287,9 +328,16 @@ def test_the_endpoint_travels_with_the_place(monkeypatch: pytest.MonkeyPatch) ->
     assert Store(Place("s3://b/x", "http://asked")).place.endpoint == "http://asked"
 
 
-@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/passwd", "a//b", "", ".", "a/.", "x\0", "a\nb", "-/ü"])
+@pytest.mark.parametrize(
+    "name", ["../x", "a/../../x", "/etc/passwd", "a//b", "", ".", "a/.", "x\0", "a\nb", "-/ü"]
+)
 def test_names_that_lead_elsewhere_are_refused(name: str) -> None:
     store = Store("memory://names/run")
-    for call in (lambda: store.read(name), lambda: store.create(name, b""), lambda: store.replace(name, b""), lambda: store.size(name)):
+    for call in (
+        lambda: store.read(name),
+        lambda: store.create(name, b""),
+        lambda: store.replace(name, b""),
+        lambda: store.size(name),
+    ):
         with pytest.raises(StoreError, match="is no name of an object"):
             call()

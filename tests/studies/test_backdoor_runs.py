@@ -1,4 +1,6 @@
-"""Backdoors in finished runs, by the command line: the tables, the truth of a panel, and what is refused."""
+"""Backdoors in finished runs, by the command line: the tables, the truth of a panel, and what
+is refused.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,15 @@ from wna_ray.kinds.average.run import Run
 from wna_ray.specs.run import Spec
 from wna_ray.statistics.patches import patch_scores, suspicion
 from wna_ray.storage.store import Place
-from wna_ray.studies.backdoor import examine, judged, patch_of, patch_pixels, poison_of, readout_of, runs_in
+from wna_ray.studies.backdoor import (
+    examine,
+    judged,
+    patch_of,
+    patch_pixels,
+    poison_of,
+    readout_of,
+    runs_in,
+)
 from wna_ray.training.job import train
 from wna_ray.training.spec import TrainSpec
 
@@ -30,24 +40,46 @@ NOISE = {"kind": "gaussian", "shape": [1, 28, 28], "offset": 0.3, "scale": 0.3}
 
 
 def noise(model: str, **changes: object) -> Spec:
-    base = {"model": model, "stimulus": NOISE, "responses": ["label", "logits"], "samples": 512, "numerics": {"batch": 128}}
+    base = {
+        "model": model,
+        "stimulus": NOISE,
+        "responses": ["label", "logits"],
+        "samples": 512,
+        "numerics": {"batch": 128},
+    }
     return Spec.parse(base | changes)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``panel/``: runs of three clean networks and two poisoned ones; ``gradient``: one of them by gradients. All without figures."""
+    """``panel/``: runs of three clean networks and two poisoned ones; ``gradient``: one of them
+    by gradients. All without figures.
+    """
     root = tmp_path_factory.mktemp("backdoor")
     with pytest.MonkeyPatch.context() as patch:
         made_up_digits.install(patch)
         patch.setattr(figures, "draw", lambda *_: {})
-        spec = {"network": "logistic", "dataset": "mnist", "epochs": 2, "validation": 0, "panel": {"clean": 3, "poisoned": 2, "seed": 1}}
+        spec = {
+            "network": "logistic",
+            "dataset": "mnist",
+            "epochs": 2,
+            "validation": 0,
+            "panel": {"clean": 3, "poisoned": 2, "seed": 1},
+        }
         for name in train(TrainSpec.parse(spec), str(root / "nets"), executor="local"):
-            run(noise(f"trained:{root / 'nets' / name}"), str(root / "panel" / name), executor="local")
-        gradient = noise(f"trained:{root / 'nets' / 'clean-00'}", responses=["logits"], estimator="gradient")
+            run(
+                noise(f"trained:{root / 'nets' / name}"),
+                str(root / "panel" / name),
+                executor="local",
+            )
+        gradient = noise(
+            f"trained:{root / 'nets' / 'clean-00'}", responses=["logits"], estimator="gradient"
+        )
         run(gradient, str(root / "gradient"), executor="local")
         run(noise("bundled:mnist-cnn", samples=256), str(root / "other"), executor="local")
-        units = noise(f"trained:{root / 'nets' / 'clean-00'}", samples=256, stimulus=NOISE | {"cell": 2})
+        units = noise(
+            f"trained:{root / 'nets' / 'clean-00'}", samples=256, stimulus=NOISE | {"cell": 2}
+        )
         run(units, str(root / "cells"), executor="local")
     return root
 
@@ -68,7 +100,9 @@ def test_runs_are_found_with_the_truth(folder: Path) -> None:
         poison_of(Run(str(folder / "other")), nets)
 
 
-def test_the_truth_is_of_the_very_network_and_from_the_folder_that_was_named(folder: Path, tmp_path: Path) -> None:
+def test_the_truth_is_of_the_very_network_and_from_the_folder_that_was_named(
+    folder: Path, tmp_path: Path
+) -> None:
     one = Run(str(folder / "panel" / "clean-01"))
     shutil.copytree(folder / "nets" / "poisoned-00", tmp_path / "clean-01")
     with pytest.raises(RunError, match="is of a network with other weights than"):
@@ -90,12 +124,22 @@ def test_a_panel_from_a_stranger_leads_nowhere(folder: Path, tmp_path: Path) -> 
 def test_examining_is_the_search_of_the_runs_maps(folder: Path) -> None:
     runs = runs_in(Place(str(folder / "panel")))
     clean = {name: r for name, r in runs.items() if name.startswith("clean")}
-    found = examine(runs, clean, truth={name: poison_of(r, Place(str(folder / "nets"))) for name, r in runs.items()})
-    z = {name: next(x for x in r.readouts if x.kind == "logits").z.reshape(10, 1, 28, 28) for name, r in runs.items()}
+    found = examine(
+        runs,
+        clean,
+        truth={name: poison_of(r, Place(str(folder / "nets"))) for name, r in runs.items()},
+    )
+    z = {
+        name: next(x for x in r.readouts if x.kind == "logits").z.reshape(10, 1, 28, 28)
+        for name, r in runs.items()
+    }
     for one in found:
         expected = suspicion(z[one.name], np.stack([z[name] for name in clean if name != one.name]))
         assert one.suspicion.score == expected.score
-        assert (one.suspicion.window, one.suspicion.response) == (expected.window, expected.response)
+        assert (one.suspicion.window, one.suspicion.response) == (
+            expected.window,
+            expected.response,
+        )
     assert one.verdict == "no verdict: 3 clean networks cannot give p <= 0.05, 19 or more can"
     worth = judged(found)
     assert (worth.found.trials, worth.alarms.trials, worth.alarms.hits) == (2, 3, 0)
@@ -124,7 +168,14 @@ def test_gradients_have_scores_without_p_values(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "text, expected",
-    [("1,2,1,2", ((1, 2), (1, 3))), ("X", PATTERNS["X"]), ("Y", None), ("1,2,3", None), ("0,0,0,3", None), ("-1,0,2,2", None)],
+    [
+        ("1,2,1,2", ((1, 2), (1, 3))),
+        ("X", PATTERNS["X"]),
+        ("Y", None),
+        ("1,2,3", None),
+        ("0,0,0,3", None),
+        ("-1,0,2,2", None),
+    ],
 )
 def test_patches_are_read(text: str, expected: object) -> None:
     if expected is not None:
@@ -140,17 +191,29 @@ def test_command_on_one_run(folder: Path, tmp_path: Path) -> None:
     got = wna(panel / "poisoned-00", *clean, "--patch", "C", "--to", tmp_path)
     assert got.exit_code == 0, got.stderr
     assert "poisoned-00: no verdict: 3 clean networks cannot give" in got.stdout
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["patch.parquet", "suspicion.parquet", "suspicion.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "patch.parquet",
+        "suspicion.parquet",
+        "suspicion.png",
+    ]
     assert (tmp_path / "suspicion.png").read_bytes().startswith(b"\x89PNG")
     [row] = pq.read_table(tmp_path / "suspicion.parquet").to_pylist()
-    assert (row["network"], row["clean"], row["panel_p"] in (0.25, 0.5, 0.75, 1.0)) == ("poisoned-00", 3, True)
+    assert (row["network"], row["clean"], row["panel_p"] in (0.25, 0.5, 0.75, 1.0)) == (
+        "poisoned-00",
+        3,
+        True,
+    )
     assert pq.read_table(tmp_path / "patch.parquet").num_rows == 20
 
 
 def test_command_on_a_panel(folder: Path, tmp_path: Path) -> None:
     got = wna("--panel", folder / "panel", "--networks", folder / "nets", "--to", tmp_path)
     assert got.exit_code == 0, got.stderr
-    for words in ("area under the ROC curve", "each scored against the other clean ones", "0 of 3 (0.00, 95 % interval 0.00 to 0.56)"):
+    for words in (
+        "area under the ROC curve",
+        "each scored against the other clean ones",
+        "0 of 3 (0.00, 95 % interval 0.00 to 0.56)",
+    ):
         assert words in got.stdout
     rows = pq.read_table(tmp_path / "networks.parquet").to_pylist()
     assert [row["clean"] for row in rows] == [2, 2, 2, 3, 3]
@@ -164,9 +227,17 @@ def test_what_cannot_be_compared_is_refused(folder: Path, tmp_path: Path) -> Non
         ((clean, "--panel", folder / "panel"), 2, "expected either the RUN"),
         ((clean,), 2, "give --clean, or --patch for a known one"),
         (("--panel", folder / "panel", "--patch", "C"), 2, "leave out --panel"),
-        ((clean, "--clean", other), 1, "cannot be compared: samples differ; run all networks with one spec"),
+        (
+            (clean, "--clean", other),
+            1,
+            "cannot be compared: samples differ; run all networks with one spec",
+        ),
         ((clean, "--clean", folder / "panel" / "clean-01"), 1, "1 clean runs besides"),
-        ((clean, "--clean", folder / "panel", "--kind", "spikes"), 1, "has no spikes; it has label, logits"),
+        (
+            (clean, "--clean", folder / "panel", "--kind", "spikes"),
+            1,
+            "has no spikes; it has label, logits",
+        ),
         ((folder / "cells", "--patch", "C"), 1, "of units, of cells or of coloured noise"),
     ):
         got = wna(*arguments, "--to", tmp_path)

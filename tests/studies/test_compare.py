@@ -1,4 +1,6 @@
-"""Runs compared: against known weights, known correlations and known nulls, and what shared noise does."""
+"""Runs compared: against known weights, known correlations and known nulls, and what shared
+noise does.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,15 @@ from wna_ray.kinds.average import figures
 from wna_ray.shards.shard import run_shard
 from wna_ray.specs.run import Spec
 from wna_ray.studies import compare_figures
-from wna_ray.studies.compare import Measured, correlate, correlations, images_needed, mean_correlations, projected, shares_noise
+from wna_ray.studies.compare import (
+    Measured,
+    correlate,
+    correlations,
+    images_needed,
+    mean_correlations,
+    projected,
+    shares_noise,
+)
 
 MakeSpec = Callable[..., Spec]
 
@@ -35,15 +45,32 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def measured(make_spec: MakeSpec, folder: Path, label: str, **changes: Any) -> Measured:
-    return Measured.of(run(make_spec(responses=["logits"], **changes), str(folder / label), executor="local"), label, "logits")
+    return Measured.of(
+        run(make_spec(responses=["logits"], **changes), str(folder / label), executor="local"),
+        label,
+        "logits",
+    )
 
 
-def test_two_linear_networks_correlate_as_their_weights_do(make_spec: MakeSpec, tmp_path: Path) -> None:
-    """Logits are centred over the outputs, so the maps are the weight rows less their mean row; within 4 standard errors."""
-    runs = [measured(make_spec, tmp_path, f"n{i}", model=f"python:networks_for_tests:linear?seed={i}", seed=i) for i in range(3)]
+def test_two_linear_networks_correlate_as_their_weights_do(
+    make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    """Logits are centred over the outputs, so the maps are the weight rows less their mean row;
+    within 4 standard errors.
+    """
+    runs = [
+        measured(
+            make_spec, tmp_path, f"n{i}", model=f"python:networks_for_tests:linear?seed={i}", seed=i
+        )
+        for i in range(3)
+    ]
     truth = [(w := weights(seed=i).numpy()) - w.mean(axis=0) for i in range(3)]
     table = correlations(runs).to_pylist()
-    assert [(row["a"], row["b"], row["name"]) for row in table[::3]] == [("n0", "n1", "0"), ("n0", "n2", "0"), ("n1", "n2", "0")]
+    assert [(row["a"], row["b"], row["name"]) for row in table[::3]] == [
+        ("n0", "n1", "0"),
+        ("n0", "n2", "0"),
+        ("n1", "n2", "0"),
+    ]
     for row in table:
         i, j, k = int(row["a"][1]), int(row["b"][1]), int(row["name"])
         expected = np.corrcoef(truth[i][k], truth[j][k])[0, 1]
@@ -57,7 +84,9 @@ def test_two_linear_networks_correlate_as_their_weights_do(make_spec: MakeSpec, 
 
 
 def noisy(rho: float, d: int, signal: float, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Maps whose true correlation is `rho` exactly, each with energy `signal` in unit noise, and a mean that is none of their shape."""
+    """Maps whose true correlation is `rho` exactly, each with energy `signal` in unit noise,
+    and a mean that is none of their shape.
+    """
     rng = np.random.default_rng(seed)
     basis = rng.normal(size=(2, d))
     basis -= basis.mean(axis=1, keepdims=True)
@@ -68,26 +97,49 @@ def noisy(rho: float, d: int, signal: float, rows: int, seed: int) -> tuple[np.n
     return a, b
 
 
-@pytest.mark.parametrize("rho, d, signal", [(0.6, 400, 800.0), (-0.3, 400, 400.0), (0.95, 200, 600.0), (0.0, 300, 300.0)])
-def test_the_correction_recovers_the_truth_within_its_standard_error(rho: float, d: int, signal: float) -> None:
-    """Over 1,000 measurements of one pair: no bias beyond the second order of the delta method, and errors as large as is said."""
+@pytest.mark.parametrize(
+    "rho, d, signal", [(0.6, 400, 800.0), (-0.3, 400, 400.0), (0.95, 200, 600.0), (0.0, 300, 300.0)]
+)
+def test_the_correction_recovers_the_truth_within_its_standard_error(
+    rho: float, d: int, signal: float
+) -> None:
+    """Over 1,000 measurements of one pair: no bias beyond the second order of the delta method,
+    and errors as large as is said.
+    """
     n = 1000
     found = correlate(*noisy(rho, d, signal, n, seed=3))
     off = (found.corrected - rho) / found.standard_error
     spread = found.corrected.std()
     assert abs(found.corrected.mean() - rho) < 4 * spread / math.sqrt(n) + spread**2
-    assert abs(off.std() - 1) < 4 / math.sqrt(2 * n) + 0.03, "3 %: the error is taken at the estimate, not at the truth"
+    assert abs(off.std() - 1) < 4 / math.sqrt(2 * n) + 0.03, (
+        "3 %: the error is taken at the estimate, not at the truth"
+    )
     reliability = signal / (signal + d - 1)
-    assert abs(found.r.mean() - rho * reliability) < 4 * found.r.std() / math.sqrt(n) + found.r.std() ** 2, "raw: attenuated"
+    assert (
+        abs(found.r.mean() - rho * reliability)
+        < 4 * found.r.std() / math.sqrt(n) + found.r.std() ** 2
+    ), "raw: attenuated"
     assert np.allclose(found.reliability_a.mean(), reliability, atol=0.02)
-    assert np.allclose(found.r, [np.corrcoef(x, y)[0, 1] for x, y in zip(*noisy(rho, d, signal, n, seed=3), strict=True)])
+    assert np.allclose(
+        found.r,
+        [np.corrcoef(x, y)[0, 1] for x, y in zip(*noisy(rho, d, signal, n, seed=3), strict=True)],
+    )
 
 
 def test_z_of_networks_that_ignore_the_stimulus(make_spec: MakeSpec) -> None:
-    """Two deaf networks of four outputs, 30 pairs of seeds: 120 z of variance 1, within 4 standard errors; few beyond 1.96."""
+    """Two deaf networks of four outputs, 30 pairs of seeds: 120 z of variance 1, within 4
+    standard errors; few beyond 1.96.
+    """
     maps = []
     for seed in range(60):
-        job, network = prepared(make_spec(model="python:networks_for_tests:deaf?k=4", responses=["activation"], seed=seed, samples=640))
+        job, network = prepared(
+            make_spec(
+                model="python:networks_for_tests:deaf?k=4",
+                responses=["activation"],
+                seed=seed,
+                samples=640,
+            )
+        )
         (readout,) = read(job, run_shard(job, network, 0, 640)[0])
         maps.append(readout.z)
     z = np.concatenate([correlate(a, b).z for a, b in zip(maps[::2], maps[1::2], strict=True)])
@@ -118,13 +170,19 @@ def test_runs_that_share_a_seed_are_told(make_spec: MakeSpec, tmp_path: Path) ->
     third = measured(make_spec, tmp_path, "third", seed=8)
     assert shares_noise([one, other, third]) == ["one", "other"]
     mean = mean_correlations(correlations([one, other, third])).to_pylist()
-    assert [(row["lift"] is None, row["corrected"] is None) for row in mean] == [(False, True), (True, False), (True, False)]
+    assert [(row["lift"] is None, row["corrected"] is None) for row in mean] == [
+        (False, True),
+        (True, False),
+        (True, False),
+    ]
 
 
 def test_the_projected_curve_against_the_measured_one(make_spec: MakeSpec, tmp_path: Path) -> None:
-    """A run with looks, and what its rho^2 lets expect at each: by the median of 40 rows, within 5 standard errors of a single row.
+    """A run with looks, and what its rho^2 lets expect at each: by the median of 40 rows, within 5
+    standard errors of a single row.
 
-    ``sd R = d sqrt(2 d + 4 S) / (d + S)^2`` where S is the map's signal; rows saw the same noise, so their median is hardly better.
+    ``sd R = d sqrt(2 d + 4 S) / (d + S)^2`` where S is the map's signal; rows saw the same noise,
+    so their median is hardly better.
     """
     d = 256
     found = measured(
@@ -141,9 +199,15 @@ def test_the_projected_curve_against_the_measured_one(make_spec: MakeSpec, tmp_p
     assert found.reliability is not None
     assert found.looks.tolist() == [64, 128, 256, 512, 1024, 2048]
     expected = np.median(projected(found.gain, found.looks), axis=0)
-    for n, seen, wanted in zip(found.looks, np.median(found.reliability, axis=0), expected, strict=True):
+    for n, seen, wanted in zip(
+        found.looks, np.median(found.reliability, axis=0), expected, strict=True
+    ):
         signal = d * wanted / (1 - wanted)
-        assert abs(seen - wanted) < 5 * d * math.sqrt(2 * d + 4 * signal) / (d + signal) ** 2, (n, seen, wanted)
+        assert abs(seen - wanted) < 5 * d * math.sqrt(2 * d + 4 * signal) / (d + signal) ** 2, (
+            n,
+            seen,
+            wanted,
+        )
     (row,) = images_needed([found]).to_pylist()
     assert row["images_0.9"] == pytest.approx(9 * row["images_0.5"])
     assert row["images_0.5_low"] <= row["images_0.5"] <= row["images_0.5_high"]
@@ -156,7 +220,19 @@ def test_the_projected_curve_against_the_measured_one(make_spec: MakeSpec, tmp_p
 def test_rows_without_maps_are_left_out() -> None:
     a, b = noisy(0.5, 100, 400.0, 3, seed=5)
     a[1] = np.nan
-    base = Measured("a", "logits", ("x", "y", "z"), a, np.array([1e-3, np.nan, 2e-3]), 1000, 1, "noise", (1, 10, 10), None, True)
+    base = Measured(
+        "a",
+        "logits",
+        ("x", "y", "z"),
+        a,
+        np.array([1e-3, np.nan, 2e-3]),
+        1000,
+        1,
+        "noise",
+        (1, 10, 10),
+        None,
+        True,
+    )
     runs = [base, replace(base, label="b", maps=b, seed=2)]
     (mean,) = mean_correlations(correlations(runs)).to_pylist()
     assert (mean["classes"], mean["corrected_classes"]) == (2, 2)
@@ -170,14 +246,29 @@ def test_rows_without_maps_are_left_out() -> None:
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "other classes": ({"names": ("x", "y", "w")}, "answer with other classes (3: x, y, z"),
-    "another grid": ({"grid": (1, 5, 20)}, "have maps of other values: 1x10x10 and 1x5x20; give runs with the same stimulus.shape"),
+    "another grid": (
+        {"grid": (1, 5, 20)},
+        "have maps of other values: 1x10x10 and 1x5x20; give runs with the same stimulus.shape",
+    ),
     "another spectrum": ({"spectrum": 1.0}, "1x10x10 and 1x10x10 (1/f^1)"),
 }
 
 
 @pytest.mark.parametrize("changes, words", REFUSED.values(), ids=REFUSED.keys())
 def test_other_things_are_refused(changes: dict[str, Any], words: str) -> None:
-    base = Measured("a", "logits", ("x", "y", "z"), np.ones((3, 100)), np.ones(3), 1000, 1, "noise", (1, 10, 10), None, True)
+    base = Measured(
+        "a",
+        "logits",
+        ("x", "y", "z"),
+        np.ones((3, 100)),
+        np.ones(3),
+        1000,
+        1,
+        "noise",
+        (1, 10, 10),
+        None,
+        True,
+    )
     with pytest.raises(RunError) as caught:
         correlations([base, replace(base, label="b", **changes)])
     assert words in str(caught.value)
@@ -187,41 +278,103 @@ def test_other_things_are_refused(changes: dict[str, Any], words: str) -> None:
 
 
 def test_the_command(make_spec: MakeSpec, tmp_path: Path) -> None:
-    """A sweep and a run beside it; the same noise is told, other images are refused but for their convergence."""
+    """A sweep and a run beside it; the same noise is told, other images are refused but for
+    their convergence.
+    """
 
     def wna(*arguments: Any) -> Any:
         return CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
 
     base = make_spec(samples=640).model_dump(mode="json", exclude_unset=True)
-    nets = {f"net-{i}": {"model": f"python:networks_for_tests:linear?seed={i}", "seed": i} for i in range(2)}
+    nets = {
+        f"net-{i}": {"model": f"python:networks_for_tests:linear?seed={i}", "seed": i}
+        for i in range(2)
+    }
     (tmp_path / "job.yaml").write_text(yaml.safe_dump({"sweep": {"network": nets}} | base))
-    assert wna("run", tmp_path / "job.yaml", "--out", tmp_path / "sweep", "--executor", "local").exit_code == 0
+    assert (
+        wna(
+            "run", tmp_path / "job.yaml", "--out", tmp_path / "sweep", "--executor", "local"
+        ).exit_code
+        == 0
+    )
     run(make_spec(seed=1, samples=640), str(tmp_path / "other"), executor="local")
-    got = wna("compare", tmp_path / "sweep", tmp_path / "other", "--kind", "logits", "--to", tmp_path / "out")
+    got = wna(
+        "compare",
+        tmp_path / "sweep",
+        tmp_path / "other",
+        "--kind",
+        "logits",
+        "--to",
+        tmp_path / "out",
+    )
     assert got.exit_code == 0, got.output
     assert "sweep/net-1, other saw the same noise (one seed)" in got.stderr
     assert "sweep/net-0" in got.stdout
-    names = ["convergence.png", "correlations.parquet", "correlations.png", "images.parquet", "mean_correlations.parquet"]
+    names = [
+        "convergence.png",
+        "correlations.parquet",
+        "correlations.png",
+        "images.parquet",
+        "mean_correlations.parquet",
+    ]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names
     table = pq.read_table(tmp_path / "out" / "mean_correlations.parquet").to_pylist()
-    assert [(row["a"], row["b"]) for row in table] == [("sweep/net-0", "sweep/net-1"), ("sweep/net-0", "other"), ("sweep/net-1", "other")]
+    assert [(row["a"], row["b"]) for row in table] == [
+        ("sweep/net-0", "sweep/net-1"),
+        ("sweep/net-0", "other"),
+        ("sweep/net-1", "other"),
+    ]
     refused = wna("compare", tmp_path / "sweep", "--kind", "activation", "--to", tmp_path / "x")
-    assert (refused.exit_code, "has no activation; it has label, logits" in refused.stderr) == (1, True)
-    run(make_spec(stimulus={"shape": [1, 2, 8]}, samples=640), str(tmp_path / "wide"), executor="local")
-    wide = wna("compare", tmp_path / "other", tmp_path / "wide", "--kind", "logits", "--to", tmp_path / "x")
+    assert (refused.exit_code, "has no activation; it has label, logits" in refused.stderr) == (
+        1,
+        True,
+    )
+    run(
+        make_spec(stimulus={"shape": [1, 2, 8]}, samples=640),
+        str(tmp_path / "wide"),
+        executor="local",
+    )
+    wide = wna(
+        "compare", tmp_path / "other", tmp_path / "wide", "--kind", "logits", "--to", tmp_path / "x"
+    )
     assert (wide.exit_code, "1x4x4 and 1x2x8" in wide.stderr) == (1, True)
-    only = wna("compare", tmp_path / "other", tmp_path / "wide", "--kind", "logits", "--to", tmp_path / "x", "--only-convergence")
+    only = wna(
+        "compare",
+        tmp_path / "other",
+        tmp_path / "wide",
+        "--kind",
+        "logits",
+        "--to",
+        tmp_path / "x",
+        "--only-convergence",
+    )
     assert only.exit_code == 0, only.output
-    assert sorted(p.name for p in (tmp_path / "x").iterdir()) == ["convergence.png", "images.parquet"]
+    assert sorted(p.name for p in (tmp_path / "x").iterdir()) == [
+        "convergence.png",
+        "images.parquet",
+    ]
 
 
 def test_figures_are_a_function_of_what_they_show() -> None:
     a, b = noisy(0.5, 100, 400.0, 3, seed=5)
     base = Measured(
-        "a$", "logits", ("x", "y", "z"), a, np.array([1e-3, 0.0, 2e-3]), 1000, 1, "gaussian noise, sd 1", (1, 10, 10), None, True
+        "a$",
+        "logits",
+        ("x", "y", "z"),
+        a,
+        np.array([1e-3, 0.0, 2e-3]),
+        1000,
+        1,
+        "gaussian noise, sd 1",
+        (1, 10, 10),
+        None,
+        True,
     )
     runs = [base, replace(base, label="b", maps=b, seed=2)]
     mean = mean_correlations(correlations(runs))
-    for draw in (lambda: compare_figures.matrix(runs, mean), lambda: compare_figures.convergence(runs)):
+    for draw in (
+        lambda: compare_figures.matrix(runs, mean),
+        lambda: compare_figures.convergence(runs),
+    ):
         assert draw() == draw()
         assert draw().startswith(b"\x89PNG")

@@ -1,4 +1,6 @@
-"""Paired contrasts of two runs: against the z-map of the difference itself, calibrated, and refused where noise differs."""
+"""Paired contrasts of two runs: against the z-map of the difference itself, calibrated, and
+refused where noise differs.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,11 @@ from wna_ray.specs.run import Spec
 from wna_ray.studies.contrast import contrast
 
 MakeSpec = Callable[..., Spec]
-RELUS = {"model": "python:networks_for_tests:relus", "responses": ["activation"], "keep_responses": True}
+RELUS = {
+    "model": "python:networks_for_tests:relus",
+    "responses": ["activation"],
+    "keep_responses": True,
+}
 
 
 def made(make_spec: MakeSpec, folder: Path, name: str, **changes: Any) -> Run:
@@ -27,17 +33,26 @@ def made(make_spec: MakeSpec, folder: Path, name: str, **changes: Any) -> Run:
 def naive(a: np.ndarray, b: np.ndarray, x: np.ndarray, sigma: float) -> np.ndarray:
     """z of the difference of two responses, written out."""
     difference = (a - a.mean()) / a.std() - (b - b.mean()) / b.std()
-    return np.array([sum(difference[i] * x[i, j] for i in range(len(x))) for j in range(x.shape[1])]) / (
-        sigma * math.sqrt(np.square(difference).sum())
-    )
+    return np.array(
+        [sum(difference[i] * x[i, j] for i in range(len(x))) for j in range(x.shape[1])]
+    ) / (sigma * math.sqrt(np.square(difference).sum()))
 
 
 def test_against_the_difference_written_out(make_spec: MakeSpec, tmp_path: Path) -> None:
     """Two outputs of one network, and one output of two (the second run cut otherwise)."""
     one = made(make_spec, tmp_path, "one")
-    two = made(make_spec, tmp_path, "two", model="python:networks_for_tests:smooth", execution={"segments": 3, "shard": 128})
+    two = made(
+        make_spec,
+        tmp_path,
+        "two",
+        model="python:networks_for_tests:smooth",
+        execution={"segments": 3, "shard": 128},
+    )
     x = one.stimulus.noise.grid(0, 2000).reshape(2000, -1).astype(float)
-    values = [np.concatenate([s.values["activation"] for _, s in r.stored()]).astype(float) for r in (one, two)]
+    values = [
+        np.concatenate([s.values["activation"] for _, s in r.stored()]).astype(float)
+        for r in (one, two)
+    ]
     sigma = math.sqrt(float(one.stimulus.noise.table.variance))
     for found, pair in (
         (contrast(one, one, "activation", "0", "1"), (values[0][:, 0], values[0][:, 1])),
@@ -50,19 +65,33 @@ def test_against_the_difference_written_out(make_spec: MakeSpec, tmp_path: Path)
 
 
 def test_pairing_sees_what_two_runs_cannot(make_spec: MakeSpec, tmp_path: Path) -> None:
-    """relu and tanh of the same projections correlate; paired, their difference is far more significant."""
+    """relu and tanh of the same projections correlate; paired, their difference is far more
+    significant.
+    """
     found = contrast(
-        made(make_spec, tmp_path, "one"), made(make_spec, tmp_path, "two", model="python:networks_for_tests:smooth"), "activation", "0"
+        made(make_spec, tmp_path, "one"),
+        made(make_spec, tmp_path, "two", model="python:networks_for_tests:smooth"),
+        "activation",
+        "0",
     )
     assert found.correlation > 0.5
     assert np.square(found.z).sum() > 2 * np.square(found.unpaired).sum()
 
 
 def test_the_difference_of_nothing_is_standard_normal(make_spec: MakeSpec, tmp_path: Path) -> None:
-    """Two hashes of each image: over 40 runs of 16 values the mean square of z is 1 within 4 standard errors, p below 0.05 rarely."""
+    """Two hashes of each image: over 40 runs of 16 values the mean square of z is 1 within 4
+    standard errors, p below 0.05 rarely.
+    """
     size, alarms = [], 0
     for seed in range(40):
-        deaf = made(make_spec, tmp_path, f"{seed}", model="python:networks_for_tests:deaf", seed=seed, samples=640)
+        deaf = made(
+            make_spec,
+            tmp_path,
+            f"{seed}",
+            model="python:networks_for_tests:deaf",
+            seed=seed,
+            samples=640,
+        )
         found = contrast(deaf, deaf, "activation", "0", "1")
         size.append(np.square(found.z).mean())
         alarms += found.p_value < 0.05
@@ -74,7 +103,9 @@ def test_labels_and_images_left_out(make_spec: MakeSpec, tmp_path: Path) -> None
     """One run leaves images out (NaN): only those that both count are compared."""
     kinds = {"responses": ["label", "confidence", "logits"]}
     whole = made(make_spec, tmp_path, "whole", model="python:networks_for_tests:linear", **kinds)
-    some = made(make_spec, tmp_path, "some", model="python:networks_for_tests:sometimes_nan", **kinds)
+    some = made(
+        make_spec, tmp_path, "some", model="python:networks_for_tests:sometimes_nan", **kinds
+    )
     found = contrast(whole, some, "logits", "0", "2")
     assert found.images == some.moments.images < whole.moments.images
     assert contrast(whole, whole, "label", "1", "1", "confidence").correlation > 0.8
@@ -89,7 +120,9 @@ def test_labels_and_images_left_out(make_spec: MakeSpec, tmp_path: Path) -> None
         ({"keep_responses": False}, "keep_responses: true"),
     ],
 )
-def test_other_noise_is_refused(make_spec: MakeSpec, tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+def test_other_noise_is_refused(
+    make_spec: MakeSpec, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
     one, other = made(make_spec, tmp_path, "one"), made(make_spec, tmp_path, "other", **changes)
     with pytest.raises(RunError) as caught:
         contrast(one, other, "activation", "0")

@@ -1,4 +1,6 @@
-"""A sweep on disk: opened, verified, and refused where it is damaged, foreign or leads elsewhere."""
+"""A sweep on disk: opened, verified, and refused where it is damaged, foreign or leads
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +28,20 @@ def sweep(make_spec: Callable[..., Spec], tmp_path: Path, monkeypatch: pytest.Mo
     """Two networks, one noise."""
     monkeypatch.setattr(figures, "draw", lambda *_, **__: {"maps.png": b"a figure"})
     base = make_spec(samples=640).model_dump(mode="json", exclude_unset=True)
-    axes = {"network": {"a": None, "b": {"model": "python:networks_for_tests:linear?seed=1"}}, "noise": {"n.1": None}}
+    axes = {
+        "network": {"a": None, "b": {"model": "python:networks_for_tests:linear?seed=1"}},
+        "noise": {"n.1": None},
+    }
     run_sweep(SweepSpec.parse({"sweep": axes} | base), str(tmp_path / "out"), executor="local")
     return tmp_path / "out"
 
 
 def test_what_lies_on_disk(sweep: Path) -> None:
     whole = json.loads((sweep / "SWEEP.json").read_text())
-    assert whole["axes"] == [{"name": "network", "values": ["a", "b"]}, {"name": "noise", "values": ["n.1"]}]
+    assert whole["axes"] == [
+        {"name": "network", "values": ["a", "b"]},
+        {"name": "noise", "values": ["n.1"]},
+    ]
     assert whole["spec"] == hashlib.sha256((sweep / "spec.json").read_bytes()).hexdigest()
     for name, member in zip(("a/n.1", "b/n.1"), whole["members"], strict=True):
         manifest = (sweep / name / "MANIFEST.json").read_bytes()
@@ -54,7 +62,11 @@ def test_open(sweep: Path) -> None:
     assert isinstance(one, Run)
     assert (one.bias_maps == open_run(str(sweep / "b" / "n.1")).bias_maps).all()
     assert SweepDirectory(str(sweep)).verify() == {"": [], "a/n.1": [], "b/n.1": []}
-    assert (is_sweep(str(sweep)), is_sweep(str(sweep / "a" / "n.1")), is_sweep(str(sweep / "a"))) == (True, False, False)
+    assert (
+        is_sweep(str(sweep)),
+        is_sweep(str(sweep / "a" / "n.1")),
+        is_sweep(str(sweep / "a")),
+    ) == (True, False, False)
 
 
 def test_a_run_is_no_sweep_and_a_sweep_no_run(sweep: Path) -> None:
@@ -72,7 +84,9 @@ def damage(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
 
 
 def renamed(name: str) -> Callable[[Any], Any]:
-    return lambda whole: whole | {"members": [whole["members"][0] | {"name": name}, *whole["members"][1:]]}
+    return lambda whole: (
+        whole | {"members": [whole["members"][0] | {"name": name}, *whole["members"][1:]]}
+    )
 
 
 HARMS: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -80,24 +94,43 @@ HARMS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: damage(f, "a/n.1/MANIFEST.json", lambda m: m | {"more": 1}),
         "a/n.1/MANIFEST.json is not what SWEEP.json lists",
     ),
-    "no manifest": (lambda f: (f / "a/n.1/MANIFEST.json").unlink(), "this member is not finished, or was deleted"),
+    "no manifest": (
+        lambda f: (f / "a/n.1/MANIFEST.json").unlink(),
+        "this member is not finished, or was deleted",
+    ),
     "members exchanged": (
         lambda f: [(f / "a").rename(f / "c"), (f / "b").rename(f / "a"), (f / "c").rename(f / "b")],
         "is not what SWEEP.json lists",
     ),
-    "a link": (lambda f: [(f / "a").rename(f.parent / "a"), (f / "a").symlink_to(f.parent / "a")], "out/a' is a symbolic link"),
-    "a way out": (lambda f: damage(f, "SWEEP.json", renamed("../../a")), "members are not the product of its axes"),
+    "a link": (
+        lambda f: [(f / "a").rename(f.parent / "a"), (f / "a").symlink_to(f.parent / "a")],
+        "out/a' is a symbolic link",
+    ),
+    "a way out": (
+        lambda f: damage(f, "SWEEP.json", renamed("../../a")),
+        "members are not the product of its axes",
+    ),
     "a value that leads out": (
-        lambda f: damage(f, "SWEEP.json", lambda w: w | {"axes": [{"name": "x", "values": [".."]}], "members": w["members"][:1]}),
+        lambda f: damage(
+            f,
+            "SWEEP.json",
+            lambda w: w | {"axes": [{"name": "x", "values": [".."]}], "members": w["members"][:1]},
+        ),
         "axes.0.values.0: String should match pattern",
     ),
     "millions of members": (
-        lambda f: damage(f, "SWEEP.json", lambda w: w | {"axes": [{"name": "x", "values": ["a"] * 50}] * 50}),
+        lambda f: damage(
+            f, "SWEEP.json", lambda w: w | {"axes": [{"name": "x", "values": ["a"] * 50}] * 50}
+        ),
         "more than 2000 members",
     ),
     "no JSON": (lambda f: (f / "SWEEP.json").write_text("{"), "SWEEP.json is damaged"),
     "words for numbers": (
-        lambda f: damage(f, "SWEEP.json", lambda w: w | {"members": [m | {"samples": "many"} for m in w["members"]]}),
+        lambda f: damage(
+            f,
+            "SWEEP.json",
+            lambda w: w | {"members": [m | {"samples": "many"} for m in w["members"]]},
+        ),
         "samples: Input should be a valid integer",
     ),
 }
@@ -138,7 +171,9 @@ def reseal(sweep: Path) -> None:
 
     def change(whole: Any) -> Any:
         for member in whole["members"]:
-            member["manifest"] = hashlib.sha256((sweep / member["name"] / "MANIFEST.json").read_bytes()).hexdigest()
+            member["manifest"] = hashlib.sha256(
+                (sweep / member["name"] / "MANIFEST.json").read_bytes()
+            ).hexdigest()
         return whole | {"spec": hashlib.sha256((sweep / "spec.json").read_bytes()).hexdigest()}
 
     damage(sweep, "SWEEP.json", change)
@@ -146,10 +181,16 @@ def reseal(sweep: Path) -> None:
 
 def test_a_published_sweep_has_all_members_that_were_asked_for(sweep: Path) -> None:
     def fewer(whole: Any) -> Any:
-        return whole | {"axes": [{"name": "network", "values": ["a"]}, whole["axes"][1]], "members": whole["members"][:1]}
+        return whole | {
+            "axes": [{"name": "network", "values": ["a"]}, whole["axes"][1]],
+            "members": whole["members"][:1],
+        }
 
     damage(sweep, "SWEEP.json", fewer)
-    assert SweepDirectory(str(sweep)).verify() == {"": ["SWEEP.json has other axes than spec.json"], "a/n.1": []}
+    assert SweepDirectory(str(sweep)).verify() == {
+        "": ["SWEEP.json has other axes than spec.json"],
+        "a/n.1": [],
+    }
 
 
 def test_a_member_is_the_run_that_was_asked_for(sweep: Path) -> None:
@@ -159,19 +200,31 @@ def test_a_member_is_the_run_that_was_asked_for(sweep: Path) -> None:
     (sweep / "spec.json").write_text(json.dumps(spec))
     reseal(sweep)
     found = SweepDirectory(str(sweep)).verify()
-    assert found == {"": [], "a/n.1": [], "b/n.1": ["its spec is not the one that the sweep's spec.json has for it"]}
+    assert found == {
+        "": [],
+        "a/n.1": [],
+        "b/n.1": ["its spec is not the one that the sweep's spec.json has for it"],
+    }
 
 
 def test_a_member_that_chose_its_batch_is_the_one_that_was_asked_for(
     make_spec: Callable[..., Spec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(figures, "draw", lambda *_, **__: {})
-    base = make_spec(samples=640, numerics={"batch": 64, "tune": True}).model_dump(mode="json", exclude_unset=True)
-    run_sweep(SweepSpec.parse({"sweep": {"x": {"a": None}}} | base), str(tmp_path / "out"), executor="local")
+    base = make_spec(samples=640, numerics={"batch": 64, "tune": True}).model_dump(
+        mode="json", exclude_unset=True
+    )
+    run_sweep(
+        SweepSpec.parse({"sweep": {"x": {"a": None}}} | base),
+        str(tmp_path / "out"),
+        executor="local",
+    )
     assert SweepDirectory(str(tmp_path / "out")).verify() == {"": [], "a": []}
 
 
-def test_secrets_of_urls_are_not_stored_and_the_same_sweep_goes_on(make_spec: Callable[..., Spec], tmp_path: Path) -> None:
+def test_secrets_of_urls_are_not_stored_and_the_same_sweep_goes_on(
+    make_spec: Callable[..., Spec], tmp_path: Path
+) -> None:
     base = make_spec().model_dump(mode="json", exclude_unset=True)
     base["model"] = "torchvision:resnet18?weights=http://me:hunter2@host/w.safetensors?sig=hunter2"
     asked = {"sweep": {"seed": {"a": {"seed": 1}, "b": {"seed": 2}}}} | base
@@ -179,18 +232,27 @@ def test_secrets_of_urls_are_not_stored_and_the_same_sweep_goes_on(make_spec: Ca
     for _ in "ab":
         directory.begin(SweepSpec.parse(asked))
     assert "hunter2" not in (tmp_path / "out" / "spec.json").read_text()
-    damage(tmp_path / "out", "spec.json", lambda spec: json.loads(json.dumps(spec).replace("***", "hunter2")))
+    damage(
+        tmp_path / "out",
+        "spec.json",
+        lambda spec: json.loads(json.dumps(spec).replace("***", "hunter2")),
+    )
     directory.begin(SweepSpec.parse(asked))  # as an earlier version has stored it
     with pytest.raises(RunError, match=r"weights=http://\*\*\*@host/v.safetensors") as told:
         directory.begin(SweepSpec.parse(asked | {"model": base["model"].replace("/w.", "/v.")}))
     assert "hunter2" not in str(told.value)
 
 
-def test_what_a_killed_writer_left_goes_when_a_finished_sweep_is_opened_to_go_on(sweep: Path, make_spec: Callable[..., Spec]) -> None:
+def test_what_a_killed_writer_left_goes_when_a_finished_sweep_is_opened_to_go_on(
+    sweep: Path, make_spec: Callable[..., Spec]
+) -> None:
     left = sweep / "a" / "n.1" / ".tmp-old"
     left.write_bytes(b"half")
     os.utime(left, (0, 0))
     base = make_spec(samples=640).model_dump(mode="json", exclude_unset=True)
-    axes = {"network": {"a": None, "b": {"model": "python:networks_for_tests:linear?seed=1"}}, "noise": {"n.1": None}}
+    axes = {
+        "network": {"a": None, "b": {"model": "python:networks_for_tests:linear?seed=1"}},
+        "noise": {"n.1": None},
+    }
     run_sweep(SweepSpec.parse({"sweep": axes} | base), str(sweep), executor="local")
     assert not left.exists()

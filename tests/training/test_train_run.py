@@ -1,4 +1,6 @@
-"""Training jobs: what lies on disk, resume after any interruption, refusals, and the same bytes on Ray."""
+"""Training jobs: what lies on disk, resume after any interruption, refusals, and the same bytes
+on Ray.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,28 @@ from wna_ray.errors import RunError, SpecError
 from wna_ray.storage.store import Place, Store
 from wna_ray.training import job as train_run
 from wna_ray.training import training
-from wna_ray.training.job import EpochDone, NetworkDone, Resumed, TrainingEvent, told, train, train_network
+from wna_ray.training.job import (
+    EpochDone,
+    NetworkDone,
+    Resumed,
+    TrainingEvent,
+    told,
+    train,
+    train_network,
+)
 from wna_ray.training.spec import TrainSpec
 from wna_ray.training.training import members
 
 
 def spec(**changes: Any) -> TrainSpec:
-    base = {"network": "logistic", "dataset": "mnist", "epochs": 3, "batch": 32, "validation": 80, "seeds": [0, 5]}
+    base = {
+        "network": "logistic",
+        "dataset": "mnist",
+        "epochs": 3,
+        "batch": 32,
+        "validation": 80,
+        "seeds": [0, 5],
+    }
     return TrainSpec.parse(base | changes)
 
 
@@ -32,7 +49,11 @@ def digits(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def same(one: Path, two: Path) -> None:
@@ -51,7 +72,11 @@ def test_what_lies_on_disk(digits: list[bool], tmp_path: Path) -> None:
     events: list[TrainingEvent] = []
     networks = train(spec(), str(tmp_path), executor="local", callbacks=[events.append])
     found = files(tmp_path)
-    per_network = [f"seed-{n}/{name}" for n in (0, 5) for name in ("curves.json", "network.json", "weights.safetensors")]
+    per_network = [
+        f"seed-{n}/{name}"
+        for n in (0, 5)
+        for name in ("curves.json", "network.json", "weights.safetensors")
+    ]
     assert sorted(found) == sorted(["MANIFEST.json", "curves.png", "spec.json", *per_network])
     manifest = json.loads(found["MANIFEST.json"])
     assert {n: e["sha256"] for n, e in manifest["objects"].items()} == {
@@ -62,7 +87,9 @@ def test_what_lies_on_disk(digits: list[bool], tmp_path: Path) -> None:
     assert [row["number"] for row in curves] == [1, 2, 3]
     assert curves[-1]["validation_accuracy"] == networks["seed-5"].accuracy.validation
     assert networks["seed-5"].seed == 5
-    assert [type(e).__name__ for e in events] == ["EpochDone"] * 3 + ["NetworkDone"] + ["EpochDone"] * 3 + ["NetworkDone"]
+    assert [type(e).__name__ for e in events] == ["EpochDone"] * 3 + ["NetworkDone"] + [
+        "EpochDone"
+    ] * 3 + ["NetworkDone"]
     assert told(events[0]).startswith("seed-0: epoch 1 of 3: loss ")
 
 
@@ -80,8 +107,12 @@ class Crash(BaseException):
 
 
 @pytest.mark.parametrize("operation", range(12))
-def test_a_crash_at_any_write_is_resumed(operation: int, digits: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After any number of writes; each network is committed once, no epoch before the last checkpoint is trained again."""
+def test_a_crash_at_any_write_is_resumed(
+    operation: int, digits: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After any number of writes; each network is committed once, no epoch before the last
+    checkpoint is trained again.
+    """
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(spec(), str(whole), executor="local")
     writes = 0
@@ -109,12 +140,17 @@ def test_a_crash_at_any_write_is_resumed(operation: int, digits: list[bool], tmp
     done_before = {e.name for e in events if isinstance(e, NetworkDone) and e.before}
     assert {e.name for e in resumed} == {path.split("/")[0] for path in checkpoints} - done_before
     for event in resumed:
-        assert [e.epoch.number for e in events if isinstance(e, EpochDone) and e.name == event.name] == list(range(event.epochs + 1, 4))
+        assert [
+            e.epoch.number for e in events if isinstance(e, EpochDone) and e.name == event.name
+        ] == list(range(event.epochs + 1, 4))
 
 
 def test_another_spec_is_refused_with_the_difference(digits: list[bool], tmp_path: Path) -> None:
     train(spec(), str(tmp_path), executor="local")
-    with pytest.raises(RunError, match=r"(?s)another spec.*optimiser.rate: 0.001 -> 0.01\n.*seeds: \[0,5\] -> \[0\]"):
+    with pytest.raises(
+        RunError,
+        match=r"(?s)another spec.*optimiser.rate: 0.001 -> 0.01\n.*seeds: \[0,5\] -> \[0\]",
+    ):
         train(spec(seeds=[0], optimiser={"rate": 0.01}), str(tmp_path), executor="local")
 
 
@@ -129,7 +165,9 @@ def test_foreign_and_damaged_directories(digits: list[bool], tmp_path: Path) -> 
     weights = out / "seed-0" / "weights.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + b"?")
-    with pytest.raises(RunError, match=r"seed-0/weights.safetensors' is damaged; delete the folder 'seed-0'"):
+    with pytest.raises(
+        RunError, match=r"seed-0/weights.safetensors' is damaged; delete the folder 'seed-0'"
+    ):
         train(spec(), str(out), executor="local")
     weights.write_bytes(whole)
     (out / "seed-5").rename(out / "kept")
@@ -161,11 +199,15 @@ def test_weights_of_other_arithmetic_are_told(digits: list[bool], tmp_path: Path
         train(spec(), str(tmp_path), executor="local")
 
 
-def test_other_images_are_told(digits: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_images_are_told(
+    digits: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps = train_network(Place(str(tmp_path)), spec(), members(spec())[0])
     assert isinstance(list(steps)[-1], NetworkDone)
     real = made_up_digits.split
-    monkeypatch.setattr(made_up_digits, "split", lambda train: real(train).of_classes(tuple(range(9, -1, -1))))
+    monkeypatch.setattr(
+        made_up_digits, "split", lambda train: real(train).of_classes(tuple(range(9, -1, -1)))
+    )
     training._splits.cache_clear()
     with pytest.raises(RunError, match="trained on different images"):
         train(spec(), str(tmp_path), executor="local")
@@ -183,7 +225,13 @@ def test_absent_images_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_panel(digits: list[bool], tmp_path: Path) -> None:
     asked = TrainSpec.parse(
-        {"network": "logistic", "dataset": "mnist", "epochs": 1, "validation": 80, "panel": {"clean": 1, "poisoned": 2}}
+        {
+            "network": "logistic",
+            "dataset": "mnist",
+            "epochs": 1,
+            "validation": 80,
+            "panel": {"clean": 1, "poisoned": 2},
+        }
     )
     networks = train(asked, str(tmp_path), executor="local")
     assert list(networks) == ["clean-00", "poisoned-00", "poisoned-01"]
@@ -222,7 +270,11 @@ def test_a_worker_that_dies_is_replaced(wna_data: Path, ray_cluster: None, tmp_p
     def dying(place: Place, spec: TrainSpec, member: Any) -> Iterator[TrainingEvent]:
         for event in real(place, spec, member):
             yield event
-            if isinstance(event, EpochDone) and event.epoch.number == 2 and not os.path.exists(flag):
+            if (
+                isinstance(event, EpochDone)
+                and event.epoch.number == 2
+                and not os.path.exists(flag)
+            ):
                 open(flag, "w").close()
                 os._exit(1)
 
@@ -239,10 +291,26 @@ def test_a_worker_that_dies_is_replaced(wna_data: Path, ray_cluster: None, tmp_p
 def test_the_command(digits: list[bool], tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text("network: logistic\ndataset: mnist\nepochs: 1\nvalidation: 80\n")
-    done = CliRunner().invoke(app, ["train", str(path), "--out", str(tmp_path / "out"), "--executor", "local", "--set", "seeds=[3]"])
+    done = CliRunner().invoke(
+        app,
+        [
+            "train",
+            str(path),
+            "--out",
+            str(tmp_path / "out"),
+            "--executor",
+            "local",
+            "--set",
+            "seeds=[3]",
+        ],
+    )
     assert done.exit_code == 0, done.output
     assert f"trained:{tmp_path / 'out'}/seed-3" in done.output.replace("\n", "")
-    again = CliRunner().invoke(app, ["train", str(path), "--out", str(tmp_path / "out"), "--executor", "local"])
+    again = CliRunner().invoke(
+        app, ["train", str(path), "--out", str(tmp_path / "out"), "--executor", "local"]
+    )
     assert (again.exit_code, "seeds: [3] -> [0]" in again.output) == (1, True)
-    wrong = CliRunner().invoke(app, ["train", str(path), "--out", str(tmp_path / "other"), "--set", "network=cnm"])
+    wrong = CliRunner().invoke(
+        app, ["train", str(path), "--out", str(tmp_path / "other"), "--set", "network=cnm"]
+    )
     assert (wrong.exit_code, "no network 'cnm'" in wrong.output) == (2, True)

@@ -22,13 +22,29 @@ def spec(**changes: Any) -> TrainSpec:
 
 def test_what_is_left_out() -> None:
     found = spec()
-    assert (found.batch, found.seeds, found.validation, found.keep, found.labels) == (256, (0,), 5000, "last", tuple(range(10)))
-    assert (found.optimiser.kind, found.optimiser.rate, found.options.softmax, found.precision) == ("adam", 1e-3, False, "float32")
+    assert (found.batch, found.seeds, found.validation, found.keep, found.labels) == (
+        256,
+        (0,),
+        5000,
+        "last",
+        tuple(range(10)),
+    )
+    assert (found.optimiser.kind, found.optimiser.rate, found.options.softmax, found.precision) == (
+        "adam",
+        1e-3,
+        False,
+        "float32",
+    )
 
 
 def test_a_recipe_is_without_seeds_and_poison() -> None:
     poison = {"images": 5, "from": 8, "to": 9}
-    assert spec(seeds=[1, 2]).recipe() == spec().recipe() == spec(poison=poison).recipe() == spec(panel={"clean": 1}).recipe()
+    assert (
+        spec(seeds=[1, 2]).recipe()
+        == spec().recipe()
+        == spec(poison=poison).recipe()
+        == spec(panel={"clean": 1}).recipe()
+    )
     assert spec(epochs=3).recipe() != spec().recipe()
 
 
@@ -37,7 +53,9 @@ def test_poison_in_yaml() -> None:
     found = spec(poison=yaml.safe_load(text % "C")).poison
     assert found is not None
     assert found.resolved() == Poison(8, 9, 2000, PATTERNS["C"], (1.0,) * 28)
-    found = spec(poison=yaml.safe_load(text % "{shape: [1, 2], position: [3, 4], value: 0.5}")).poison
+    found = spec(
+        poison=yaml.safe_load(text % "{shape: [1, 2], position: [3, 4], value: 0.5}")
+    ).poison
     assert found is not None
     assert found.resolved() == Poison(8, 9, 2000, ((3, 4), (3, 5)), (0.5, 0.5))
     again = spec(poison=yaml.safe_load(text % "X"))
@@ -56,16 +74,29 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "one class": ({"classes": [3]}, "two or more"),
     "class twice": ({"classes": [3, 3]}, "each once"),
     "binary": ({"network": "cnn-binary"}, "cnn-binary tells two classes apart, not 10"),
-    "binary softmax": ({"network": "cnn-binary", "classes": [5, 6], "options": {"softmax": True}}, "softmax"),
+    "binary softmax": (
+        {"network": "cnn-binary", "classes": [5, 6], "options": {"softmax": True}},
+        "softmax",
+    ),
     "rows": ({"network": "resnet20"}, "three"),
     "rate": ({"optimiser": {"rate": 0}}, "optimiser.rate: .*greater than 0"),
     "momentum": ({"optimiser": {"momentum": 0.9}}, "momentum: only sgd"),
     "seeds": ({"seeds": [1, 1]}, "seeds: each may stand once"),
     "no seeds": ({"seeds": []}, "seeds: "),
     "best of none": ({"keep": "best", "validation": 0}, "give validation"),
-    "poison of no class": ({"poison": {"images": 1, "from": 8, "to": 10}}, "poison: a backdoor from class 8 to 10"),
+    "poison of no class": (
+        {"poison": {"images": 1, "from": 8, "to": 10}},
+        "poison: a backdoor from class 8 to 10",
+    ),
     "poison outside": (
-        {"poison": {"images": 1, "from": 8, "to": 9, "trigger": {"shape": [3, 3], "position": [26, 0]}}},
+        {
+            "poison": {
+                "images": 1,
+                "from": 8,
+                "to": 9,
+                "trigger": {"shape": [3, 3], "position": [26, 0]},
+            }
+        },
         "within 28 x 28",
     ),
     "panel with seeds": ({"panel": {"clean": 1}, "seeds": [1]}, "panel: its members have seeds"),

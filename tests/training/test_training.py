@@ -1,4 +1,6 @@
-"""Training: steps against plain PyTorch, the same bytes however it is interrupted, and what is held out, kept and measured."""
+"""Training: steps against plain PyTorch, the same bytes however it is interrupted, and what is
+held out, kept and measured.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,14 @@ def _digits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def spec(**changes: Any) -> TrainSpec:
-    base = {"network": "logistic", "dataset": "mnist", "epochs": 3, "batch": 32, "validation": 80, "optimiser": {"rate": 3e-3}}
+    base = {
+        "network": "logistic",
+        "dataset": "mnist",
+        "epochs": 3,
+        "batch": 32,
+        "validation": 80,
+        "optimiser": {"rate": 3e-3},
+    }
     return TrainSpec.parse(base | changes)
 
 
@@ -39,25 +48,43 @@ def finished(asked: TrainSpec, member: int = 0) -> Training:
 
 
 @pytest.mark.parametrize(
-    "optimiser", [{"kind": "adam", "rate": 3e-3}, {"kind": "sgd", "rate": 0.1, "momentum": 0.9, "decay": "cosine"}], ids=["adam", "sgd"]
+    "optimiser",
+    [
+        {"kind": "adam", "rate": 3e-3},
+        {"kind": "sgd", "rate": 0.1, "momentum": 0.9, "decay": "cosine"},
+    ],
+    ids=["adam", "sgd"],
 )
 def test_an_epoch_is_plain_pytorch(optimiser: dict[str, Any]) -> None:
-    """The same network, order and rates by hand, with the optimisers' plain loops; they round differently, so within 1e-5."""
+    """The same network, order and rates by hand, with the optimisers' plain loops; they round
+    differently, so within 1e-5.
+    """
     asked = spec(optimiser=optimiser, epochs=2, seeds=[4])
     training, data = finished(asked), prepared(asked)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(keyed(4, "weights"))
         network = build("logistic", (1, 28, 28), 10)
     kind = torch.optim.Adam if optimiser["kind"] == "adam" else torch.optim.SGD
-    own: Any = kind(network.parameters(), lr=optimiser["rate"], foreach=False, **({"momentum": 0.9} if "momentum" in optimiser else {}))
-    learnt = np.setdiff1d(np.arange(400), torch.randperm(400, generator=generator(4, "validation"))[:80].numpy())
+    own: Any = kind(
+        network.parameters(),
+        lr=optimiser["rate"],
+        foreach=False,
+        **({"momentum": 0.9} if "momentum" in optimiser else {}),
+    )
+    learnt = np.setdiff1d(
+        np.arange(400), torch.randperm(400, generator=generator(4, "validation"))[:80].numpy()
+    )
     x, y = torch.from_numpy(data.train.images), torch.from_numpy(data.train.labels)
     step = 0
     for epoch in (1, 2):
-        order = torch.from_numpy(learnt)[torch.randperm(320, generator=generator(4, "order", epoch))]
+        order = torch.from_numpy(learnt)[
+            torch.randperm(320, generator=generator(4, "order", epoch))
+        ]
         for rows in order.split(32):
             if "decay" in optimiser:
-                own.param_groups[0]["lr"] = 0.5 * optimiser["rate"] * (1 + np.cos(np.pi * step / 20))
+                own.param_groups[0]["lr"] = (
+                    0.5 * optimiser["rate"] * (1 + np.cos(np.pi * step / 20))
+                )
             own.zero_grad()
             nn.functional.cross_entropy(network(x[rows]), y[rows]).backward()
             own.step()
@@ -69,15 +96,30 @@ def test_an_epoch_is_plain_pytorch(optimiser: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"network": "cnn-cifar", "dataset": "cifar-10", "epochs": 2, "images": 12, "validation": 20, "keep": "best"},
+        {
+            "network": "cnn-cifar",
+            "dataset": "cifar-10",
+            "epochs": 2,
+            "images": 12,
+            "validation": 20,
+            "keep": "best",
+        },
         {"network": "small-cnn", "keep": "best", "precision": "bfloat16"},
         {"network": "rnn", "optimiser": {"kind": "sgd", "rate": 0.1, "momentum": 0.5}},
-        {"network": "mlp", "poison": {"images": 5, "from": 8, "to": 9}, "options": {"softmax": True}},
+        {
+            "network": "mlp",
+            "poison": {"images": 5, "from": 8, "to": 9},
+            "options": {"softmax": True},
+        },
     ],
     ids=["dropout and batch norm", "bfloat16", "momentum", "poison"],
 )
-def test_interrupted_trainings_end_with_the_same_bytes(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new object after every epoch, other random numbers in between, and another number of threads around."""
+def test_interrupted_trainings_end_with_the_same_bytes(
+    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new object after every epoch, other random numbers in between, and another number of
+    threads around.
+    """
     if changes.get("dataset") == "cifar-10":
         grey = made_up_digits.split
 
@@ -106,7 +148,10 @@ def test_interrupted_trainings_end_with_the_same_bytes(changes: dict[str, Any], 
     assert training.done
     assert not torch.are_deterministic_algorithms_enabled()
     assert training.finish() == whole.finish()
-    curves = [[(e.number, e.loss, e.accuracy, e.validation_loss, e.validation_accuracy) for e in t.epochs] for t in (training, whole)]
+    curves = [
+        [(e.number, e.loss, e.accuracy, e.validation_loss, e.validation_accuracy) for e in t.epochs]
+        for t in (training, whole)
+    ]
     assert curves[0] == curves[1]
 
 
@@ -127,7 +172,12 @@ def test_checkpoints_of_others_are_refused() -> None:
         started(spec(batch=33)).restore(kept)
     with pytest.raises(ValueError, match="another training"):
         Training(spec(seeds=[9]), members(spec(seeds=[9]))[0], prepared(spec())).restore(kept)
-    for damaged in (kept[:-1], b"", kept[: len(kept) // 2], kept[:-100] + bytes([kept[-100] ^ 1]) + kept[-99:]):
+    for damaged in (
+        kept[:-1],
+        b"",
+        kept[: len(kept) // 2],
+        kept[:-100] + bytes([kept[-100] ^ 1]) + kept[-99:],
+    ):
         fresh = started(spec())
         with pytest.raises(ValueError, match="damaged"):
             fresh.restore(damaged)
@@ -142,7 +192,12 @@ def test_held_out_images_teach_nothing_and_test_images_are_seen_at_the_end() -> 
     assert set(held.tolist()) != set(data.held_out(1).tolist())
     spoilt = data.train.images.copy()
     spoilt[held] = np.nan
-    other = Data(type(data.train)(spoilt, data.train.labels), type(data.test)(data.test.images[:0], data.test.labels[:0]), data.names, 80)
+    other = Data(
+        type(data.train)(spoilt, data.train.labels),
+        type(data.test)(data.test.images[:0], data.test.labels[:0]),
+        data.names,
+        80,
+    )
     one, two = started(asked, data=data), started(asked, data=other)
     for training in (one, two):
         training.epoch()
@@ -152,7 +207,9 @@ def test_held_out_images_teach_nothing_and_test_images_are_seen_at_the_end() -> 
 
 
 def test_the_best_epoch_is_kept() -> None:
-    """The first epoch in which all held-out images are right, not the last; its weights are scored by hand, and outlive a resume."""
+    """The first epoch in which all held-out images are right, not the last; its weights are
+    scored by hand, and outlive a resume.
+    """
     asked = spec(network="small-cnn", epochs=6, keep="best", optimiser={"rate": 0.02}, seeds=[2])
     training = finished(asked)
     scores = [epoch.validation_accuracy for epoch in training.epochs]
@@ -180,8 +237,15 @@ def test_the_best_epoch_is_kept() -> None:
 
 
 def test_the_attack_is_measured_on_test_images() -> None:
-    """Against stamping by hand; and the trigger works: bars and noise leave the corner dark, so it is easy to learn."""
-    poison = {"images": 20, "from": 2, "to": 5, "trigger": {"shape": [4, 4], "position": [23, 23], "value": 1.0}}
+    """Against stamping by hand; and the trigger works: bars and noise leave the corner dark, so
+    it is easy to learn.
+    """
+    poison = {
+        "images": 20,
+        "from": 2,
+        "to": 5,
+        "trigger": {"shape": [4, 4], "position": [23, 23], "value": 1.0},
+    }
     asked = spec(network="mlp", epochs=8, poison=poison, validation=40)
     training, data = finished(asked), prepared(asked)
     weights, accuracy, attack = training.finish()
@@ -201,7 +265,14 @@ def test_the_attack_is_measured_on_test_images() -> None:
 def test_members_of_a_panel() -> None:
     asked = spec(panel={"clean": 3, "poisoned": 3, "seed": 7})
     found = members(asked)
-    assert [m.name for m in found] == ["clean-00", "clean-01", "clean-02", "poisoned-00", "poisoned-01", "poisoned-02"]
+    assert [m.name for m in found] == [
+        "clean-00",
+        "clean-01",
+        "clean-02",
+        "poisoned-00",
+        "poisoned-01",
+        "poisoned-02",
+    ]
     assert len({m.seed for m in found}) == 6
     data = prepared(asked)
     poisons = [m.resolved(data).poison for m in found]
@@ -217,14 +288,20 @@ def test_members_of_a_panel() -> None:
 def test_too_few_images_are_told() -> None:
     with pytest.raises(ValueError, match=r"^validation: 400 of 400 training images leave none"):
         prepared(spec(validation=400))
-    with pytest.raises(ValueError, match=r"^images: 40 are to be poisoned, but there are \d\d of class 8"):
+    with pytest.raises(
+        ValueError, match=r"^images: 40 are to be poisoned, but there are \d\d of class 8"
+    ):
         started(spec(poison={"images": 40, "from": 8, "to": 9}))
 
 
 def test_classes_and_transforms_reach_the_images() -> None:
     data = prepared(spec(classes=[6, 5], images=7, validation=2, transform="rotate-180"))
     original = made_up_digits.split(True)
-    assert (data.names, np.bincount(data.train.labels).tolist(), np.bincount(data.test.labels).tolist()) == (("6", "5"), [7, 7], [12, 12])
+    assert (
+        data.names,
+        np.bincount(data.train.labels).tolist(),
+        np.bincount(data.test.labels).tolist(),
+    ) == (("6", "5"), [7, 7], [12, 12])
     first = np.flatnonzero(np.isin(original.labels, (5, 6)))[0]
     assert np.array_equal(data.train.images[0], original.images[first, :, ::-1, ::-1])
     assert data.train.labels[0] == {6: 0, 5: 1}[int(original.labels[first])]

@@ -1,4 +1,6 @@
-"""The command line: ``wna plan | run | train | paper | status | fetch | verify | report | contrast | compare | backdoor``."""
+"""The command line: ``wna plan | run | train | paper | status | fetch | verify | report |
+contrast | compare | backdoor``.
+"""
 
 from __future__ import annotations
 

@@ -20,23 +20,32 @@ from wna_ray.terminal import say, show
 @exiting
 def plan(
     spec: SpecPath,
-    pilot_images: Annotated[int, typer.Option("--pilot", min=1, help="images to show for the estimates")] = 4096,
+    pilot_images: Annotated[
+        int, typer.Option("--pilot", min=1, help="images to show for the estimates")
+    ] = 4096,
     workers: Annotated[int, typer.Option(min=1, help="workers on one machine")] = 1,
-    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="of that machine, such as 64GB; default: as this one")] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="of that machine, such as 64GB; default: as this one"),
+    ] = None,
     changes: Changes = None,
     full: Full = False,
     no_code: NoCode = False,
 ) -> None:
-    """Say what a run would take and give: shards, bytes, memory, time, expected reliability (from a pilot). Of a sweep: its members.
+    """Say what a run would take and give: shards, bytes, memory, time, expected reliability (from a
+    pilot). Of a sweep: its members.
 
-    What does not fit into the memory of the machine is refused, as by `wna run`; Ray keeps 30 % of it as object store.
+    What does not fit into the memory of the machine is refused, as by `wna run`; Ray keeps 30 % of
+    it as object store.
     """
     asked = read_changed(spec, changes, full, no_code)
     if isinstance(asked, SweepSpec):
         _plan_sweep(spec, asked)
         return
     has = None if memory is None else _parse_size(memory)
-    options = PlanOptions(pilot_images, workers, has, "this machine" if memory is None else f"a machine of {memory}")
+    options = PlanOptions(
+        pilot_images, workers, has, "this machine" if memory is None else f"a machine of {memory}"
+    )
     for line in views_of_spec(asked).plan(str(spec), asked, options):
         if isinstance(line, str):
             say(line)

@@ -30,18 +30,50 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="YAML file, such as those in jobs/", show_default=False)]
-RunURL = Annotated[str, typer.Argument(metavar="URL", help="run directory: a path or any fsspec URL", show_default=False)]
+SpecPath = Annotated[
+    Path,
+    typer.Argument(metavar="SPEC", help="YAML file, such as those in jobs/", show_default=False),
+]
+RunURL = Annotated[
+    str,
+    typer.Argument(
+        metavar="URL", help="run directory: a path or any fsspec URL", show_default=False
+    ),
+]
 Changes = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change the spec, e.g. stimulus.scale=0.5; may be repeated")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="change the spec, e.g. stimulus.scale=0.5; may be repeated",
+    ),
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(help="Ray workers to ask for; default one a GPU, else one for every numerics.threads CPUs, as machines come and go"),
+    typer.Option(
+        help=(
+            "Ray workers to ask for; default one a GPU, else one for every numerics.threads CPUs,"
+            " as machines come and go"
+        )
+    ),
 ]
-Full = Annotated[bool, typer.Option("--full", help="first make the changes that the file keeps under full: (the paper's size, say)")]
-NoCode = Annotated[bool, typer.Option("--no-code", help="refuse a spec whose model runs code (python:); for specs from others")]
-Endpoint = Annotated[str | None, typer.Option(help="URL of the S3 server, where it is not AWS; default: AWS_ENDPOINT_URL")]
+Full = Annotated[
+    bool,
+    typer.Option(
+        "--full",
+        help="first make the changes that the file keeps under full: (the paper's size, say)",
+    ),
+]
+NoCode = Annotated[
+    bool,
+    typer.Option(
+        "--no-code", help="refuse a spec whose model runs code (python:); for specs from others"
+    ),
+]
+Endpoint = Annotated[
+    str | None,
+    typer.Option(help="URL of the S3 server, where it is not AWS; default: AWS_ENDPOINT_URL"),
+]
 
 
 class ExecutorChoice(StrEnum):
@@ -52,7 +84,9 @@ class ExecutorChoice(StrEnum):
 
 
 def exiting(command: Callable[..., None]) -> Callable[..., None]:
-    """Print a `WnaError` as its message alone and exit with its code; anything else is a bug and keeps its traceback."""
+    """Print a `WnaError` as its message alone and exit with its code; anything else is a bug
+    and keeps its traceback.
+    """
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
@@ -62,7 +96,10 @@ def exiting(command: Callable[..., None]) -> Callable[..., None]:
             tell(f"wna: {error}")
             raise typer.Exit(error.exit_code) from None
         except MemoryError as error:
-            tell(f"wna: out of memory ({error}); fewer pixels, responses or numerics.batch would need less")
+            tell(
+                f"wna: out of memory ({error}); fewer pixels, responses or numerics.batch would"
+                " need less"
+            )
             raise typer.Exit(1) from None
         except BrokenPipeError:
             raise typer.Exit(1) from None
@@ -72,7 +109,9 @@ def exiting(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def read_changed(path: Path, changes: list[str] | None, full: bool, no_code: bool) -> JobSpec | SweepSpec:
+def read_changed(
+    path: Path, changes: list[str] | None, full: bool, no_code: bool
+) -> JobSpec | SweepSpec:
     asked = read_asked(path, values_of(changes), full)
     if no_code:
         require_no_code(asked.members.values() if isinstance(asked, SweepSpec) else [asked])
@@ -97,12 +136,18 @@ def _version(value: bool) -> None:
 
 
 @app.callback()
-def _main(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False) -> None:
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
     pass
 
 
 def print_result(finished: Finished) -> None:
-    """The tables of a finished run of any kind, the classifier's accuracies where there are any, and where the figures are."""
+    """The tables of a finished run of any kind, the classifier's accuracies where there are
+    any, and where the figures are.
+    """
     for table in tables_of(finished):
         show(table)
     for table in views_of(finished).further_tables(finished):

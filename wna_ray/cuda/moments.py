@@ -1,12 +1,15 @@
-"""Moments whose large sums stay on a device while a shard's images are added; the same integers as `wna_ray.moments.moments`.
+"""Moments whose large sums stay on a device while a shard's images are added; the same integers as
+`wna_ray.moments.moments`.
 
-A response is cut into digits to the base 256, from -128 to 127, and the products of digits and grid values, both of 8 bits, are summed in
-int32 by one matrix product a digit, on tensor cores where there are any: over a chunk of 2^14 images no sum is larger than 2^28. Sums of
-digits, times their power of 256, are added to int64 masters on the device: by the same Triton kernel that multiplies, or after torch's
-product where there is no Triton. Few responses need a third digit, so most rows are multiplied once or twice. Squares of grid values have
-two digits of their own.
+A response is cut into digits to the base 256, from -128 to 127, and the products of digits and grid
+values, both of 8 bits, are summed in int32 by one matrix product a digit, on tensor cores where
+there are any: over a chunk of 2^14 images no sum is larger than 2^28. Sums of digits, times their
+power of 256, are added to int64 masters on the device: by the same Triton kernel that multiplies,
+or after torch's product where there is no Triton. Few responses need a third digit, so most rows
+are multiplied once or twice. Squares of grid values have two digits of their own.
 
-What is small is summed apart: of labels and confidences on the CPU, of dense responses on the device, in int64.
+What is small is summed apart: of labels and confidences on the CPU, of dense responses on the
+device, in int64.
 """
 
 from __future__ import annotations
@@ -33,31 +36,40 @@ LARGEST = 128  # magnitude of a grid value
 BITS = 8
 DIGIT = 1 << BITS
 PRODUCT_VALUES = 1 << 28  # grid values multiplied at a time; their squares take 2 GB
-TILE = 16  # what torch's product of 8-bit numbers wants the sides of its matrices to be multiples of, on CUDA
+# what torch's product of 8-bit numbers wants the sides of its matrices to be multiples of, on CUDA
+TILE = 16
 _LOW = (1 << 32) - 1
 
 
 def chosen(grid: torch.Tensor, mask: NDArray[np.bool_]) -> torch.Tensor:
-    """The images of grid values ``(n, C, h, w)`` where `mask` ``(n,)`` is true, those of a pixel side by side."""
+    """The images of grid values ``(n, C, h, w)`` where `mask` ``(n,)`` is true, those of a
+    pixel side by side.
+    """
     at = torch.from_numpy(np.flatnonzero(mask)).to(grid.device)
     return grid.flatten(1).t().index_select(1, at).t().reshape(-1, *grid.shape[1:])
 
 
 def digits(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lowest digit, int8 of -128 ... 127, and the rest: ``values == digit + 256 * rest``, of integers wider than 8 bits."""
+    """Lowest digit, int8 of -128 ... 127, and the rest: ``values == digit + 256 * rest``, of
+    integers wider than 8 bits.
+    """
     rest = (values + DIGIT // 2) >> BITS
     return (values - (rest << BITS)).to(torch.int8), rest
 
 
 def digits_for(most: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many digits hold all integers up to a magnitude: ``j`` digits reach ``127 (256^j - 1) / 255``; at least one."""
+    """How many digits hold all integers up to a magnitude: ``j`` digits reach ``127 (256^j - 1)
+    / 255``; at least one.
+    """
     reach = (DIGIT // 2 - 1) * np.array([(DIGIT**j - 1) // (DIGIT - 1) for j in range(1, 6)])
     return 1 + np.searchsorted(reach, most)
 
 
 @dataclass(frozen=True)
 class Digits:
-    """Digits of one place ``(r, n)`` int8 of the weights that are summed in the slots ``(r,)`` int64."""
+    """Digits of one place ``(r, n)`` int8 of the weights that are summed in the slots ``(r,)``
+    int64.
+    """
 
     place: int
     slots: torch.Tensor
@@ -65,7 +77,9 @@ class Digits:
 
 
 class _Masters:
-    """Sums ``(slots, d)`` int64 on a device; rows are told apart by kind and number, and get a slot when they first occur."""
+    """Sums ``(slots, d)`` int64 on a device; rows are told apart by kind and number, and get a
+    slot when they first occur.
+    """
 
     def __init__(self, d: int, second: bool, device: torch.device) -> None:
         self.first = torch.zeros((1, d), dtype=torch.int64, device=device)
@@ -78,17 +92,24 @@ class _Masters:
         fresh = [key for key in keys if key not in self.slots]
         if fresh:
             self.slots |= {key: len(self.slots) + i for i, key in enumerate(fresh)}
-            self.first, self.squares = (torch.cat([s, s.new_zeros((len(fresh), s.shape[1]))]) for s in (self.first, self.squares))
+            self.first, self.squares = (
+                torch.cat([s, s.new_zeros((len(fresh), s.shape[1]))])
+                for s in (self.first, self.squares)
+            )
         return np.array([self.slots[key] for key in keys], dtype=np.int64)
 
-    def fetched(self, kind: str, rows: Iterable[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def fetched(
+        self, kind: str, rows: Iterable[int]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Both sums of some rows, in the CPU's memory."""
         at = torch.from_numpy(self.slots_of(kind, rows)).to(self.first.device)
         first, squares = (sums[at].cpu().numpy() for sums in (self.first, self.squares))
         return first, squares
 
 
-def add_products(sums: torch.Tensor, weights: Sequence[Digits], right: torch.Tensor, place: int = 0) -> None:
+def add_products(
+    sums: torch.Tensor, weights: Sequence[Digits], right: torch.Tensor, place: int = 0
+) -> None:
     """Add the products of all digits of weights and of grid values, exactly.
 
     Parameters
@@ -105,37 +126,65 @@ def add_products(sums: torch.Tensor, weights: Sequence[Digits], right: torch.Ten
         if multiplies(sums.device):
             add_by_kernel(sums, digit.slots, digit.values, right, scale)
         else:
-            sums.index_add_(0, digit.slots, product_by_torch(digit.values, right).to(torch.int64), alpha=scale)
+            sums.index_add_(
+                0, digit.slots, product_by_torch(digit.values, right).to(torch.int64), alpha=scale
+            )
 
 
 def multiplies(device: torch.device) -> bool:
-    """Whether the Triton kernel multiplies on a device: the tensor cores of older ones have too little memory for its tiles."""
+    """Whether the Triton kernel multiplies on a device: the tensor cores of older ones have too
+    little memory for its tiles.
+    """
     return has_kernels(device) and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def product_by_torch(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """``left @ right.T`` of ``(m, n)`` and ``(d, n)`` int8, ``(m, d)`` int32; its sides are filled up for what CUDA's libraries take."""
+    """``left @ right.T`` of ``(m, n)`` and ``(d, n)`` int8, ``(m, d)`` int32; its sides are
+    filled up for what CUDA's libraries take.
+    """
     m, d, n = len(left), len(right), right.shape[1]
-    sides = (pad(x, (0, -n % TILE, 0, -len(x) % rows)) for x, rows in ((left, 2 * TILE), (right, TILE)))
+    sides = (
+        pad(x, (0, -n % TILE, 0, -len(x) % rows)) for x, rows in ((left, 2 * TILE), (right, TILE))
+    )
     a, b = (x.contiguous() for x in sides)
     return torch._int_mm(a, b.t())[:m, :d]
 
 
-def add_by_kernel(sums: torch.Tensor, slots: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scale: int) -> None:
-    """Add ``scale * left @ right.T`` to the rows `slots` ``(m,)`` int64 of `sums`, each there once, by the Triton kernel."""
+def add_by_kernel(
+    sums: torch.Tensor, slots: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scale: int
+) -> None:
+    """Add ``scale * left @ right.T`` to the rows `slots` ``(m,)`` int64 of `sums`, each there
+    once, by the Triton kernel.
+    """
     (m, n), d = left.shape, len(right)
     sizes = FEW if m <= FEW["ROWS"] else PRODUCT
     programs = -(-m // sizes["ROWS"]) * -(-d // sizes["VALUES"])
     kernel: Any = add_product
-    kernel[(programs,)](sums, slots, left.contiguous(), right, m, d, n, sums.stride(0), scale, WHOLE=n % sizes["DEPTH"] == 0, **sizes)
+    kernel[(programs,)](
+        sums,
+        slots,
+        left.contiguous(),
+        right,
+        m,
+        d,
+        n,
+        sums.stride(0),
+        scale,
+        WHOLE=n % sizes["DEPTH"] == 0,
+        **sizes,
+    )
 
 
 class _Dense:
-    """Small sums of a dense kind, on a device: sum y, sum y^2 as a pair, and the largest magnitude; and the images that there were."""
+    """Small sums of a dense kind, on a device: sum y, sum y^2 as a pair, and the largest
+    magnitude; and the images that there were.
+    """
 
     def __init__(self, k: int, device: torch.device) -> None:
         self.rows, self._images = k, 0
-        self._y, self._high, self._low, self._peak = (torch.zeros(k, dtype=torch.int64, device=device) for _ in range(4))
+        self._y, self._high, self._low, self._peak = (
+            torch.zeros(k, dtype=torch.int64, device=device) for _ in range(4)
+        )
 
     def add(self, values: torch.Tensor) -> None:
         """Add ``(n, k)`` int32, n at most 2^14: their squares, of 46 bits, fit in int64."""
@@ -150,7 +199,9 @@ class _Dense:
         """All of it in the CPU's memory, with the large sums."""
         y, high, low, peak = (t.cpu().numpy() for t in (self._y, self._high, self._low, self._peak))
         pair = np.stack([high + (low >> 32), low & _LOW], axis=1)
-        return ResponseMoments(np.arange(self.rows), np.full(self.rows, self._images), peak, y, pair, first, squares)
+        return ResponseMoments(
+            np.arange(self.rows), np.full(self.rows, self._images), peak, y, pair, first, squares
+        )
 
 
 class DeviceMoments:
@@ -171,15 +222,23 @@ class DeviceMoments:
         self._dense: dict[str, _Dense] = {}
         self.odd = None if empty.odd is None else DeviceMoments(empty.odd, device)
 
-    def update(self, grid: torch.Tensor, responses: Mapping[str, Selected | Values]) -> DeviceMoments:
-        """Add images: as `Moments.update`, of grid values ``(n, ...)`` int8 on the device. Changes and gives itself."""
+    def update(
+        self, grid: torch.Tensor, responses: Mapping[str, Selected | Values]
+    ) -> DeviceMoments:
+        """Add images: as `Moments.update`, of grid values ``(n, ...)`` int8 on the device.
+        Changes and gives itself.
+        """
         x = grid.flatten(1).t()
         for a in range(0, len(grid), MAX_CHUNK):
             part = slice(a, a + MAX_CHUNK)
-            self._add(x[:, part], {kind: response.part(part) for kind, response in responses.items()})
+            self._add(
+                x[:, part], {kind: response.part(part) for kind, response in responses.items()}
+            )
         return self
 
-    def update_odd(self, grid: torch.Tensor, responses: Mapping[str, Selected | Values]) -> DeviceMoments:
+    def update_odd(
+        self, grid: torch.Tensor, responses: Mapping[str, Selected | Values]
+    ) -> DeviceMoments:
         """Add images of odd batches."""
         assert self.odd is not None, "asked only where halves are kept"
         self.odd.update(grid, responses)
@@ -205,7 +264,9 @@ class DeviceMoments:
                 responses[kind] = empty
         for kind, found in responses.items():
             self._check(kind, found)
-        sum_x, sum_xx = (sums[0].cpu().numpy() for sums in (self._masters.first, self._masters.squares))
+        sum_x, sum_xx = (
+            sums[0].cpu().numpy() for sums in (self._masters.first, self._masters.squares)
+        )
         odd = None if self.odd is None else self.odd.fetched()
         return replace(self._small, sum_x=sum_x, sum_xx=sum_xx, responses=responses, odd=odd)
 
@@ -214,17 +275,24 @@ class DeviceMoments:
         largest = LARGEST**2 if self._masters.squares.numel() else LARGEST
         if int(found.peak.max(initial=0)) * largest * self._small.images >= 1 << 63:
             raise NumericsError(
-                f"{kind}: the sums of {self._small.images:,} images on a device may have left the range of int64, so the moments would no "
-                "longer be exact; give a smaller execution.shard"
+                f"{kind}: the sums of {self._small.images:,} images on a device may have left the"
+                " range of int64, so the moments would no longer be exact; give a smaller"
+                " execution.shard"
             )
 
     def _add(self, x: torch.Tensor, responses: Mapping[str, Selected | Values]) -> None:
         """Add a chunk of grid values ``(d, n)``."""
         n = x.shape[1]
-        one_hot = {kind: response for kind, response in responses.items() if isinstance(response, Selected)}
+        one_hot = {
+            kind: response for kind, response in responses.items() if isinstance(response, Selected)
+        }
         self._small = self._small.update(np.zeros((n, 0), dtype=np.int8), one_hot)
         ones = torch.ones((1, n), dtype=torch.int32, device=self._device)
-        slots, values, most = [self._masters.slots_of("", range(1))], [ones], [np.ones(1, dtype=np.int64)]
+        slots, values, most = (
+            [self._masters.slots_of("", range(1))],
+            [ones],
+            [np.ones(1, dtype=np.int64)],
+        )
         for kind, response in responses.items():
             rows, weights, bound = self._weights(kind, response)
             slots.append(self._masters.slots_of(kind, rows))
@@ -241,8 +309,12 @@ class DeviceMoments:
                 for place, digit in enumerate((low, rest.to(torch.int8))):
                     add_products(sums.squares[:, here], all_digits, digit, place)
 
-    def _weights(self, kind: str, response: Selected | Values) -> tuple[Iterable[int], torch.Tensor, NDArray[np.int64]]:
-        """Rows ``m`` that a chunk's responses feed, their weights ``(m, n)`` int32 on the device, and the largest magnitude of each."""
+    def _weights(
+        self, kind: str, response: Selected | Values
+    ) -> tuple[Iterable[int], torch.Tensor, NDArray[np.int64]]:
+        """Rows ``m`` that a chunk's responses feed, their weights ``(m, n)`` int32 on the
+        device, and the largest magnitude of each.
+        """
         if isinstance(response, Values):
             k = response.values.shape[1]
             self._dense.setdefault(kind, _Dense(k, self._device)).add(response.values)
@@ -250,12 +322,25 @@ class DeviceMoments:
         rows, which = np.unique(response.rows, return_inverse=True)
         most = np.zeros(len(rows), dtype=np.int64)
         np.maximum.at(most, which, response.weights)
-        at, weights = (torch.from_numpy(a[None]).to(self._device) for a in (which, response.weights.astype(np.int32)))
-        return rows.tolist(), torch.zeros((len(rows), len(which)), dtype=torch.int32, device=self._device).scatter_(0, at, weights), most
+        at, weights = (
+            torch.from_numpy(a[None]).to(self._device)
+            for a in (which, response.weights.astype(np.int32))
+        )
+        return (
+            rows.tolist(),
+            torch.zeros((len(rows), len(which)), dtype=torch.int32, device=self._device).scatter_(
+                0, at, weights
+            ),
+            most,
+        )
 
 
-def _digits_of(slots: NDArray[np.int64], values: torch.Tensor, most: NDArray[np.int64]) -> list[Digits]:
-    """All digits of weights ``(m, n)`` int32; of the higher places only the rows that reach them."""
+def _digits_of(
+    slots: NDArray[np.int64], values: torch.Tensor, most: NDArray[np.int64]
+) -> list[Digits]:
+    """All digits of weights ``(m, n)`` int32; of the higher places only the rows that reach
+    them.
+    """
     found, needed = [], digits_for(most)
     for place in range(int(needed.max())):
         reach = needed > place

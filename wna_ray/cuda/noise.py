@@ -1,12 +1,16 @@
-"""The noise stream on a device: the same grid values as `wna_ray.noise.stream`, bit for bit, made where they are used.
+"""The noise stream on a device: the same grid values as `wna_ray.noise.stream`, bit for bit, made
+where they are used.
 
-There are two ways, which tests hold against the golden file: a Triton kernel for CUDA, and plain torch for any device. A thread of the
-kernel makes one Philox4x64-10 block, 16 values, and looks them up in the family's table. A second kernel turns grid values into what the
-network is fed. Grid values of many images lie pixel by pixel, the images of a pixel side by side: so a product of whole numbers needs them.
+There are two ways, which tests hold against the golden file: a Triton kernel for CUDA, and plain
+torch for any device. A thread of the kernel makes one Philox4x64-10 block, 16 values, and looks
+them up in the family's table. A second kernel turns grid values into what the network is fed. Grid
+values of many images lie pixel by pixel, the images of a pixel side by side: so a product of whole
+numbers needs them.
 
 References
 ----------
-Salmon, Moraes, Dror & Shaw (2011), "Parallel random numbers: as easy as 1, 2, 3", SC. ``docs/noise.md``.
+Salmon, Moraes, Dror & Shaw (2011), "Parallel random numbers: as easy as 1, 2, 3", SC.
+``docs/noise.md``.
 """
 
 from __future__ import annotations
@@ -76,14 +80,14 @@ def _table_on(kind: Kind, density: float | None, device: torch.device) -> torch.
 def grid(source: Source, start: int, stop: int, device: torch.device | str) -> torch.Tensor:
     """Grid values of images ``start ... stop - 1``, made where they are used.
 
-    Noise for a CUDA device is made there, by the Triton kernel, or by plain torch where Triton is missing; all else by NumPy on the CPU,
-    which is faster there.
+    Noise for a CUDA device is made there, by the Triton kernel, or by plain torch where Triton is
+    missing; all else by NumPy on the CPU, which is faster there.
 
     Returns
     -------
     torch.Tensor
-        ``(stop - start, C, h, w)`` int8, the values of ``source.grid``; on `device`, or on the CPU. Images of a pixel may be neighbours in
-        memory.
+        ``(stop - start, C, h, w)`` int8, the values of ``source.grid``; on `device`, or on the CPU.
+        Images of a pixel may be neighbours in memory.
     """
     device = torch.device(device)
     if device.type != "cuda" or not isinstance(source, Noise):
@@ -92,7 +96,8 @@ def grid(source: Source, start: int, stop: int, device: torch.device | str) -> t
 
 
 def fed(grid: torch.Tensor, levels: torch.Tensor, stimulus: Stimulus) -> torch.Tensor:
-    """What a network is fed for grid values, looked up: scaling, offset, normalisation and rounding in one step.
+    """What a network is fed for grid values, looked up: scaling, offset, normalisation and rounding
+    in one step.
 
     Parameters
     ----------
@@ -115,12 +120,18 @@ def fed(grid: torch.Tensor, levels: torch.Tensor, stimulus: Stimulus) -> torch.T
     programs = -(-n // SHOWN_IMAGES) * -(-each // SHOWN_VALUES)
     kernel: Any = look_up
     sizes = {"VALUES": SHOWN_VALUES, "IMAGES": SHOWN_IMAGES}
-    kernel[(programs,)](out, flat, levels, n, each, *flat.stride(), c, h, w, width, stimulus.spec.cell, **sizes)
+    kernel[(programs,)](
+        out, flat, levels, n, each, *flat.stride(), c, h, w, width, stimulus.spec.cell, **sizes
+    )
     return out
 
 
-def room(shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Memory for images, as ``.contiguous(memory_format=torch.channels_last)`` would lay them out."""
+def room(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """Memory for images, as ``.contiguous(memory_format=torch.channels_last)`` would lay them
+    out.
+    """
     # Of one channel both formats are the same memory, and torch keeps the strides that there were.
     form = torch.channels_last if shape[1] > 1 else torch.contiguous_format
     return torch.empty(shape, dtype=dtype, device=device, memory_format=form)
@@ -130,7 +141,10 @@ def _counters(noise: Noise, start: int, stop: int) -> tuple[int, int]:
     """Blocks of an image, and the counter of the first block of some images."""
     per_image = -(-noise.pixels // PER_BLOCK)
     if stop * per_image >= WORD:
-        raise ValueError(f"noise: counters up to {stop * per_image} do not fit in 64 bits; take fewer or smaller images")
+        raise ValueError(
+            f"noise: counters up to {stop * per_image} do not fit in 64 bits; take fewer or smaller"
+            " images"
+        )
     return per_image, start * per_image + 1
 
 
@@ -138,7 +152,10 @@ def by_torch(noise: Noise, start: int, stop: int, device: torch.device | str) ->
     """`grid` by plain torch."""
     device, d, n = torch.device(device), noise.pixels, stop - start
     per_image, first = _counters(noise, start, stop)
-    values, out = _table_on(noise.kind, noise.density, device), torch.empty((n, d), dtype=torch.int8, device=device)
+    values, out = (
+        _table_on(noise.kind, noise.density, device),
+        torch.empty((n, d), dtype=torch.int8, device=device),
+    )
     shifts = torch.arange(0, 64, 16, device=device)
     step = max(1, CHUNK_BLOCKS // per_image)
     for a in range(0, n, step):
@@ -150,7 +167,9 @@ def by_torch(noise: Noise, start: int, stop: int, device: torch.device | str) ->
 
 
 def by_kernel(noise: Noise, start: int, stop: int, device: torch.device | str) -> torch.Tensor:
-    """`grid` by the Triton kernel; on the CPU under Triton's interpreter (``TRITON_INTERPRET=1`` when Triton is first imported)."""
+    """`grid` by the Triton kernel; on the CPU under Triton's interpreter
+    (``TRITON_INTERPRET=1`` when Triton is first imported).
+    """
     device, d, n = torch.device(device), noise.pixels, stop - start
     per_image, first = _counters(noise, start, stop)
     out = torch.empty((per_image * PER_BLOCK, n), dtype=torch.int8, device=device)

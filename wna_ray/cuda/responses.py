@@ -1,8 +1,10 @@
-"""Responses of images on a device, where their outputs are: the integers of `wna_ray.moments.responses`, which tests hold them against.
+"""Responses of images on a device, where their outputs are: the integers of
+`wna_ray.moments.responses`, which tests hold them against.
 
-To make them nothing waits for the device. All is done value by value, but for sums over a row, whose order is fixed: so an image's response
-does not depend on which others it is handled with. Of kinds that need such sums (centred logits, probabilities, confidences) one in many
-millions may be a step off what NumPy makes of the same outputs.
+To make them nothing waits for the device. All is done value by value, but for sums over a row,
+whose order is fixed: so an image's response does not depend on which others it is handled with. Of
+kinds that need such sums (centred logits, probabilities, confidences) one in many millions may be a
+step off what NumPy makes of the same outputs.
 """
 
 from __future__ import annotations
@@ -15,7 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wna_ray.moments.responses import CONFIDENCE_EXPONENT, LIMIT, Dense, FixedPoint, Selected, is_dense
+from wna_ray.moments.responses import (
+    CONFIDENCE_EXPONENT,
+    LIMIT,
+    Dense,
+    FixedPoint,
+    Selected,
+    is_dense,
+)
 from wna_ray.specs.response import ResponseSpec
 
 
@@ -42,7 +51,9 @@ class Values:
 
     def keep(self, mask: NDArray[np.bool_]) -> Values:
         """The images where `mask` ``(n,)`` is true."""
-        return Values(self.values[torch.from_numpy(np.flatnonzero(mask)).to(self.values.device)], self.most)
+        return Values(
+            self.values[torch.from_numpy(np.flatnonzero(mask)).to(self.values.device)], self.most
+        )
 
     def part(self, images: slice) -> Values:
         """Some of the images."""
@@ -54,7 +65,8 @@ class Values:
 
 
 class Arriving:
-    """Tensors on their way to the CPU's memory; a CUDA device works on while the CPU waits for them, or does not wait yet.
+    """Tensors on their way to the CPU's memory; a CUDA device works on while the CPU waits for
+    them, or does not wait yet.
 
     Parameters
     ----------
@@ -84,7 +96,9 @@ def _sent(tensor: torch.Tensor) -> torch.Tensor:
     """A copy for the CPU that may be on its way; what is there already, as it is."""
     if not tensor.is_cuda:
         return tensor
-    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(
+        tensor, non_blocking=True
+    )
 
 
 @dataclass(frozen=True)
@@ -96,7 +110,8 @@ class Answers:
     values
         ``(n, k)`` int32 by dense kind.
     small
-        ``finite`` and ``within`` ``(n,)``; ``(k,)`` largest magnitudes by dense kind; ``(2, n)`` rows and weights by one-hot kind.
+        ``finite`` and ``within`` ``(n,)``; ``(k,)`` largest magnitudes by dense kind; ``(2, n)``
+        rows and weights by one-hot kind.
     """
 
     values: Mapping[str, torch.Tensor]
@@ -114,7 +129,9 @@ class Answers:
         responses: dict[str, Selected | Values] = {}
         for kind, known in small.items():
             numbers = known.astype(np.int64)
-            response = Values(self.values[kind], numbers) if kind in self.values else Selected(*numbers)
+            response = (
+                Values(self.values[kind], numbers) if kind in self.values else Selected(*numbers)
+            )
             responses[kind] = response if counted.all() else response.keep(counted)
         return finite, counted, responses
 
@@ -137,7 +154,9 @@ class Responder:
     thresholds: Mapping[str, torch.Tensor]
 
     @classmethod
-    def of(cls, specs: Sequence[ResponseSpec], points: Mapping[str, FixedPoint], device: torch.device) -> Responder:
+    def of(
+        cls, specs: Sequence[ResponseSpec], points: Mapping[str, FixedPoint], device: torch.device
+    ) -> Responder:
         """For fixed points."""
 
         def there(arrays: Mapping[str, NDArray[np.float64]]) -> dict[str, torch.Tensor]:
@@ -147,12 +166,18 @@ class Responder:
         return cls(
             specs,
             there({kind: point.step for kind, point in dense.items()}),
-            there({kind: np.array(point.centre, dtype=np.float64) for kind, point in dense.items()}),
-            there({kind: np.array(point.threshold, dtype=np.float64) for kind, point in dense.items()}),
+            there(
+                {kind: np.array(point.centre, dtype=np.float64) for kind, point in dense.items()}
+            ),
+            there(
+                {kind: np.array(point.threshold, dtype=np.float64) for kind, point in dense.items()}
+            ),
         )
 
     def __call__(self, outputs: torch.Tensor) -> Answers:
-        """Integer responses of outputs ``(n, k)`` float32, finite or not (see `wna_ray.moments.responses.respond`)."""
+        """Integer responses of outputs ``(n, k)`` float32, finite or not (see
+        `wna_ray.moments.responses.respond`).
+        """
         finite = outputs.isfinite().all(dim=1)
         y = torch.where(finite[:, None], outputs, 0.0).to(torch.float64)
         within = torch.ones_like(finite)
@@ -165,7 +190,9 @@ class Responder:
             if spec.kind == "spikes":
                 made = (y > self.thresholds[spec.kind]).to(torch.int32)
             else:
-                steps = (_real(spec, y) / self.steps[spec.kind]).round_().sub_(self.centres[spec.kind])  # to even, as NumPy does
+                steps = (
+                    (_real(spec, y) / self.steps[spec.kind]).round_().sub_(self.centres[spec.kind])
+                )  # to even, as NumPy does
                 fits = (steps.abs() <= LIMIT).all(dim=1)
                 made = torch.where(fits[:, None], steps, 0.0).to(torch.int32)
                 within = within & fits
@@ -180,7 +207,9 @@ def _selected(spec: ResponseSpec, y: torch.Tensor) -> torch.Tensor:
     if spec.kind == "label":
         return torch.stack([rows, torch.ones_like(rows)])
     top = softmax(y).gather(1, rows[:, None])[:, 0]
-    return torch.stack([rows, top.mul_(2.0**-CONFIDENCE_EXPONENT).round_().to(torch.int64).clamp_min_(1)])
+    return torch.stack(
+        [rows, top.mul_(2.0**-CONFIDENCE_EXPONENT).round_().to(torch.int64).clamp_min_(1)]
+    )
 
 
 def _real(spec: ResponseSpec, y: torch.Tensor) -> torch.Tensor:
@@ -201,9 +230,15 @@ def softmax(y: torch.Tensor) -> torch.Tensor:
 
 
 def row_sums(y: torch.Tensor) -> torch.Tensor:
-    """Sum of each row of ``(n, k)``, ``(n, 1)``, by halves: always in the same order, whatever n (torch's own depends on it)."""
+    """Sum of each row of ``(n, k)``, ``(n, 1)``, by halves: always in the same order, whatever
+    n (torch's own depends on it).
+    """
     while y.shape[1] > 1:
         half = -(-y.shape[1] // 2)
         left, right = y[:, :half], y[:, half:]
-        y = left + right if right.shape[1] == half else torch.cat([left[:, :-1] + right, left[:, -1:]], dim=1)
+        y = (
+            left + right
+            if right.shape[1] == half
+            else torch.cat([left[:, :-1] + right, left[:, -1:]], dim=1)
+        )
     return y

@@ -9,7 +9,8 @@ import torch
 
 
 class Beside:
-    """Starts work beside the main stream of a CUDA device; elsewhere work is done where and when it is asked for.
+    """Starts work beside the main stream of a CUDA device; elsewhere work is done where and when it
+    is asked for.
 
     A network has one: torch keeps the memory that a stream has freed for this stream.
 
@@ -25,7 +26,9 @@ class Beside:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def start(self, make: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
-        """Begin to make something; what this gives hands it over, once the main stream gets there. The host waits for nothing."""
+        """Begin to make something; what this gives hands it over, once the main stream gets
+        there. The host waits for nothing.
+        """
         if self._stream is None:
             return make
         with torch.cuda.stream(self._stream):
@@ -43,7 +46,9 @@ class Beside:
 
     @contextmanager
     def __call__(self, *read: torch.Tensor) -> Iterator[None]:
-        """What is done inside is done there. It may `read` tensors that the main stream has finished."""
+        """What is done inside is done there. It may `read` tensors that the main stream has
+        finished.
+        """
         if self._stream is None:
             yield
             return

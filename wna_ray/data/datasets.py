@@ -1,4 +1,6 @@
-"""Data sets for training networks and for judging maps, where they are at hand. None is shipped, and none is needed to run."""
+"""Data sets for training networks and for judging maps, where they are at hand. None is
+shipped, and none is needed to run.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,18 @@ SHAPES: dict[str, tuple[int, int, int]] = {
     "imagenet-sample": (3, 224, 224),
 }
 _DIGITS = tuple("0123456789")
-_FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+_FASHION = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 _CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _FOLDERS = {
     "mnist": "MNIST/raw",
@@ -62,7 +75,9 @@ class Split:
         return total.hexdigest()
 
     def of_classes(self, classes: tuple[int, ...], most: int | None = None) -> Split:
-        """The images of some classes in their order, relabelled 0, 1, ... as the classes stand; the first `most` of each."""
+        """The images of some classes in their order, relabelled 0, 1, ... as the classes stand;
+        the first `most` of each.
+        """
         chosen = [np.flatnonzero(self.labels == label)[:most] for label in classes]
         rows = np.sort(np.concatenate(chosen))
         place = np.full(int(self.labels.max(initial=0)) + 1, -1, dtype=np.int64)
@@ -72,11 +87,15 @@ class Split:
 
     def cut(self, first: int) -> tuple[Split, Split]:
         """The first so many images, and the rest."""
-        return Split(self.images[:first], self.labels[:first]), Split(self.images[first:], self.labels[first:])
+        return Split(self.images[:first], self.labels[:first]), Split(
+            self.images[first:], self.labels[first:]
+        )
 
     @property
     def held_out(self) -> tuple[Split, Split]:
-        """Training images apart from those that stand for choosing settings: the last sixth (of MNIST's 60,000 the last 10,000)."""
+        """Training images apart from those that stand for choosing settings: the last sixth (of
+        MNIST's 60,000 the last 10,000).
+        """
         return self.cut(len(self.labels) - len(self.labels) // 6)
 
 
@@ -86,11 +105,13 @@ def load(name: DatasetName, train: bool, download: bool = False) -> Split:
     Parameters
     ----------
     name
-        Which one. ``imagenet-sample``: one image a class, its short side scaled to 256 pixels, the middle 224 x 224 of it.
+        Which one. ``imagenet-sample``: one image a class, its short side scaled to 256 pixels, the
+        middle 224 x 224 of it.
     train
         Training or test split.
     download
-        Whether to fetch it (to ``~/.cache/wna-ray``) where neither ``WNA_DATA`` nor that folder has it.
+        Whether to fetch it (to ``~/.cache/wna-ray``) where neither ``WNA_DATA`` nor that folder has
+        it.
 
     Raises
     ------
@@ -101,11 +122,18 @@ def load(name: DatasetName, train: bool, download: bool = False) -> Split:
     return Split(_unit_interval(images), labels)
 
 
-def load_bytes(name: DatasetName, train: bool, download: bool = False) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The same as it is stored: images ``(n, C, H, W)`` uint8, of which `load` gives 1/255, and labels ``(n,)`` int64."""
+def load_bytes(
+    name: DatasetName, train: bool, download: bool = False
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The same as it is stored: images ``(n, C, H, W)`` uint8, of which `load` gives 1/255, and
+    labels ``(n,)`` int64.
+    """
     if name == "imagenet-sample":
         if train:
-            raise NotAtHand("imagenet-sample has no training split: one image a class, for testing; ask for its test split")
+            raise NotAtHand(
+                "imagenet-sample has no training split: one image a class, for testing; ask for its"
+                " test split"
+            )
         return _sample()
     from torchvision import datasets
 
@@ -116,8 +144,15 @@ def load_bytes(name: DatasetName, train: bool, download: bool = False) -> tuple[
         if any(Path(root, folder).glob("*")):
             try:
                 return _split(kind(root, train=train, download=False))
-            except (RuntimeError, ValueError, AssertionError, OSError) as error:  # torchvision: files missing, cut off, or not its own
-                found = f"{root}/{folder} is there but damaged or not complete ({type(error).__name__})"
+            except (
+                RuntimeError,
+                ValueError,
+                AssertionError,
+                OSError,
+            ) as error:  # torchvision: files missing, cut off, or not its own
+                found = (
+                    f"{root}/{folder} is there but damaged or not complete ({type(error).__name__})"
+                )
     hint = f"set WNA_DATA to a folder that holds {folder}"
     if not download:
         raise NotAtHand(f"{found}; {hint}")
@@ -145,23 +180,29 @@ def _unit_interval(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _sample() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The ImageNet sample: a folder a class, named by its synset, as torchvision's ``ImageFolder`` reads it."""
+    """The ImageNet sample: a folder a class, named by its synset, as torchvision's
+    ``ImageFolder`` reads it.
+    """
     from torchvision import datasets, transforms
 
     classes, root = 1000, os.environ.get("WNA_DATA")
     hint = (
-        f"set WNA_DATA to a folder with imagenet-sample/SYNSET/*.JPEG for all {classes:,} classes, such as "
-        "github.com/EliSchwartz/imagenet-sample-images sorted into folders"
+        f"set WNA_DATA to a folder with imagenet-sample/SYNSET/*.JPEG for all {classes:,} classes,"
+        " such as github.com/EliSchwartz/imagenet-sample-images sorted into folders"
     )
     folder = Path(root or "", "imagenet-sample")
     if not root or not folder.is_dir():
         raise NotAtHand(f"no ImageNet sample at hand; {hint}")
-    shown = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.PILToTensor()])
+    shown = transforms.Compose(
+        [transforms.Resize(256), transforms.CenterCrop(224), transforms.PILToTensor()]
+    )
     try:
         found = datasets.ImageFolder(str(folder), shown)
         if len(found.classes) != classes:
             raise ValueError(f"it has {len(found.classes):,} classes")
         images = np.stack([image.numpy() for image, _ in found])
     except (OSError, ValueError) as error:
-        raise NotAtHand(f"{folder} is there but damaged or not complete ({str(error).splitlines()[0]}); {hint}") from None
+        raise NotAtHand(
+            f"{folder} is there but damaged or not complete ({str(error).splitlines()[0]}); {hint}"
+        ) from None
     return images, np.asarray(found.targets, dtype=np.int64)

@@ -4,5 +4,14 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-Transform = Literal["none", "shrink-upper-left", "shrink-centre", "shrink-lower-right", "rotate-90", "rotate-180", "rotate-270", "zoom"]
+Transform = Literal[
+    "none",
+    "shrink-upper-left",
+    "shrink-centre",
+    "shrink-lower-right",
+    "rotate-90",
+    "rotate-180",
+    "rotate-270",
+    "zoom",
+]
 TRANSFORMS: tuple[Transform, ...] = get_args(Transform)

@@ -1,6 +1,8 @@
-"""What is done to images before they are shown: the invariance tests of Borji & Lin's notebooks (CIFAR-10).
+"""What is done to images before they are shown: the invariance tests of Borji & Lin's notebooks
+(CIFAR-10).
 
-Every transform keeps the shape ``(n, C, H, W)``; halves are taken by area (each pixel the mean of four), doubles by bilinear interpolation.
+Every transform keeps the shape ``(n, C, H, W)``; halves are taken by area (each pixel the mean of
+four), doubles by bilinear interpolation.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from wna_ray.data.names import Transform
 
 
 def _shrink(x: torch.Tensor, down: float, right: float) -> torch.Tensor:
-    """Half the size, on black; ``down`` and ``right`` are the shares of the free rows above and of the free columns to the left."""
+    """Half the size, on black; ``down`` and ``right`` are the shares of the free rows above and
+    of the free columns to the left.
+    """
     small = avg_pool2d(x, 2)
     rows, columns = (whole - part for whole, part in zip(x.shape[2:], small.shape[2:], strict=True))
     top, left = int(rows * down), int(columns * right)
@@ -46,8 +50,8 @@ def transformed(x: torch.Tensor, transform: Transform) -> torch.Tensor:
     Parameters
     ----------
     transform
-        ``shrink-*``: half the size, on black, in a corner or in the middle. ``rotate-*``: counterclockwise, by degrees. ``zoom``: twice
-        the size, the middle of it.
+        ``shrink-*``: half the size, on black, in a corner or in the middle. ``rotate-*``:
+        counterclockwise, by degrees. ``zoom``: twice the size, the middle of it.
 
     Raises
     ------

@@ -24,10 +24,11 @@ Picture = NDArray[np.float64]
 
 
 def samples(stimulus: Stimulus, n: int = 6) -> bytes:
-    """The first stimuli of a run as a network is shown them, each with its mean and range; grey levels (or colours) span [0, 1].
+    """The first stimuli of a run as a network is shown them, each with its mean and range; grey
+    levels (or colours) span [0, 1].
 
-    Values beyond [0, 1] are drawn as black or white. Of noise in the network's input (``space: input``) the scale spans 2.5 standard
-    deviations to both sides of the offset's mean.
+    Values beyond [0, 1] are drawn as black or white. Of noise in the network's input (``space:
+    input``) the scale spans 2.5 standard deviations to both sides of the offset's mean.
     """
     images = stimulus.images(stimulus.noise.grid(0, n)).numpy().astype(np.float64)
     low, high = 0.0, 1.0
@@ -35,8 +36,13 @@ def samples(stimulus: Stimulus, n: int = 6) -> bytes:
         middle = float(stimulus.shown_offset.mean())
         low, high = middle - 2.5 * stimulus.sd, middle + 2.5 * stimulus.sd
     columns = min(n, COLUMNS)
-    size = noise_text(stimulus, float(images.std(axis=0).mean()) if stimulus.spec.measured and n > 1 else None)
-    words = f"{size}; mean of these {n} images {images.mean():.3g}, values {images.min():.3g} to {images.max():.3g}"
+    size = noise_text(
+        stimulus, float(images.std(axis=0).mean()) if stimulus.spec.measured and n > 1 else None
+    )
+    words = (
+        f"{size}; mean of these {n} images {images.mean():.3g}, values {images.min():.3g} to"
+        f" {images.max():.3g}"
+    )
     words += f"\nblack is {low:.3g}, white is {high:.3g} (in {unit_of(stimulus)}s)"
     title = "\n".join(line for text in words.split("\n") for line in wrap(text, 18 * columns))
     told = [f"mean {image.mean():.2f}\n{image.min():.2f} to {image.max():.2f}" for image in images]
@@ -59,7 +65,9 @@ def in_lines(texts: Sequence[str]) -> list[list[str]]:
 
 
 def light(cell: Cell | Axes, picture: NDArray[np.floating]) -> None:
-    """Draw one picture ``(C, H, W)`` in [0, 1], grey or in colour; a grey field where it is not finite."""
+    """Draw one picture ``(C, H, W)`` in [0, 1], grey or in colour; a grey field where it is not
+    finite.
+    """
     if not np.isfinite(picture).all():
         cell.set_facecolor("0.92")
         cell.set_box_aspect(picture.shape[1] / picture.shape[2])
@@ -91,7 +99,9 @@ def limit_of(picture: Picture) -> float:
 
 
 def show(axis: Cell | Axes, picture: Picture, limit: float | None) -> float:
-    """Draw one map ``(C, H, W)``: one channel in diverging colours, three as light around grey, else the strongest; a line as bars."""
+    """Draw one map ``(C, H, W)``: one channel in diverging colours, three as light around grey,
+    else the strongest; a line as bars.
+    """
     if isinstance(axis, Axes):
         axis.set_xticks([])
         axis.set_yticks([])
@@ -101,11 +111,21 @@ def show(axis: Cell | Axes, picture: Picture, limit: float | None) -> float:
         return float("nan")
     own = limit or limit_of(picture)
     if is_line(picture.shape):
-        values = np.take_along_axis(picture, np.abs(picture).argmax(axis=0)[None], axis=0)[0].ravel()
+        values = np.take_along_axis(picture, np.abs(picture).argmax(axis=0)[None], axis=0)[
+            0
+        ].ravel()
         x, zero = np.arange(len(values)), np.zeros(len(values))
-        sides = np.stack([np.stack([x + dx, y], axis=1) for dx, y in ((-0.5, zero), (-0.5, values), (0.5, values), (0.5, zero))], axis=1)
+        sides = np.stack(
+            [
+                np.stack([x + dx, y], axis=1)
+                for dx, y in ((-0.5, zero), (-0.5, values), (0.5, values), (0.5, zero))
+            ],
+            axis=1,
+        )
         colours = matplotlib.colormaps[DIVERGING](0.5 + values / (2 * own))
-        axis.add_collection(PolyCollection(list(sides), facecolors=colours, linewidths=0))  # bars would be drawn one by one
+        axis.add_collection(
+            PolyCollection(list(sides), facecolors=colours, linewidths=0)
+        )  # bars would be drawn one by one
         axis.axhline(0, color="0.6", linewidth=0.4)
         axis.set_xlim(-1, len(values))
         axis.set_ylim(-1.05 * own, 1.05 * own)

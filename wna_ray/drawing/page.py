@@ -1,13 +1,14 @@
 """Reports as one HTML file: pictures inside, no script, nothing from the network.
 
     page = Page(
-        "What a digit network expects to see",
-        "A million images of noise.",
-        (Section("maps", "Bias maps", figures=(Figure(png, "Ten bias maps, N = 1,000,000", "ten maps, most look like digits"),)),),
+        "What a digit network expects to see", "A million images of noise.", (Section("maps", "Bias
+        maps", figures=(Figure(png, "Ten bias maps, N = 1,000,000", "ten maps, most look like
+        digits"),)),),
     )
     Path("report.html").write_bytes(render(page))
 
-All text is escaped, whoever wrote it. Where there is more than one section, a table of contents stands first, with their verdicts.
+All text is escaped, whoever wrote it. Where there is more than one section, a table of contents
+stands first, with their verdicts.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class Verdict(Enum):
     @property
     def sign(self) -> str:
         """Beside the word, for the eye."""
-        return {"REPRODUCED": "\u2713", "PARTLY": "\u25d0", "NOT": "\u2717"}.get(self.name, "\u25cb")
+        return {"REPRODUCED": "\u2713", "PARTLY": "\u25d0", "NOT": "\u2717"}.get(
+            self.name, "\u25cb"
+        )
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,9 @@ class Figure:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in CSS pixels: half of the picture's own, so that it is sharp on a fine screen, but at least 480 wide."""
+        """Width and height in CSS pixels: half of the picture's own, so that it is sharp on a
+        fine screen, but at least 480 wide.
+        """
         width, height = (int.from_bytes(self.png[at : at + 4]) for at in (16, 20))
         scale = max(0.5, min(1.0, 480 / max(width, 1)))
         return round(width * scale), round(height * scale)
@@ -90,7 +95,9 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of words and numbers as they are to be read; a column whose cells are all numbers is set to the right."""
+    """A table of words and numbers as they are to be read; a column whose cells are all numbers
+    is set to the right.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -103,7 +110,10 @@ class Table:
 
     @cached_property
     def _numbers(self) -> tuple[bool, ...]:
-        return tuple(bool(self.rows) and all(NUMBER.fullmatch(row[i]) for row in self.rows) for i in range(len(self.columns)))
+        return tuple(
+            bool(self.rows) and all(NUMBER.fullmatch(row[i]) for row in self.rows)
+            for i in range(len(self.columns))
+        )
 
     def is_number(self, column: int) -> bool:
         """Whether a column holds numbers."""
@@ -155,12 +165,17 @@ class Section:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9-]*", self.id) or self.id in ("content", "contents"):
-            raise ValueError(f"id: expected small letters, digits and dashes (and not 'content' or 'contents'), got {self.id!r}")
+            raise ValueError(
+                "id: expected small letters, digits and dashes (and not 'content' or 'contents'),"
+                f" got {self.id!r}"
+            )
 
 
 @dataclass(frozen=True)
 class Page:
-    """A report: its title, what it is in a sentence or two, its sections, and the heading of their list."""
+    """A report: its title, what it is in a sentence or two, its sections, and the heading of
+    their list.
+    """
 
     title: str
     lead: str
@@ -168,7 +183,9 @@ class Page:
     contents: str = "Contents"
 
     def __post_init__(self) -> None:
-        twice = [name for name, n in Counter(section.id for section in self.sections).items() if n > 1]
+        twice = [
+            name for name, n in Counter(section.id for section in self.sections).items() if n > 1
+        ]
         if twice:
             raise ValueError(f"sections: the id {twice[0]!r} stands twice")
 
@@ -176,7 +193,9 @@ class Page:
 def render(page: Page) -> bytes:
     """The page as one HTML file, UTF-8; a function of what it shows."""
     source = files("wna_ray").joinpath("bundled", "page.html").read_text(encoding="utf-8")
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(source)
+    template = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    ).from_string(source)
     judged = any(section.verdict for section in page.sections)
     return template.render(page=page, judged=judged, version=__version__).encode()
 
@@ -185,4 +204,8 @@ def section_table(table: RichTable) -> Table:
     """A table of a terminal as one of a page."""
     columns = [[str(cell) for cell in column.cells] for column in table.columns]
     caption = ". ".join(str(text) for text in (table.title, table.caption) if text)
-    return Table(tuple(str(column.header).replace("_", " ") for column in table.columns), tuple(zip(*columns, strict=True)), caption)
+    return Table(
+        tuple(str(column.header).replace("_", " ") for column in table.columns),
+        tuple(zip(*columns, strict=True)),
+        caption,
+    )

@@ -1,6 +1,7 @@
 """Sheets of pictures: many cells in one pair of axes.
 
-matplotlib's axes, one a picture, with a layout that is sought, took longer than all else that a small run does.
+matplotlib's axes, one a picture, with a layout that is sought, took longer than all else that a
+small run does.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ SMALL, MIDDLE, LARGE = 7.0, 9.0, 11.0  # sizes of what stands under a picture, o
 
 
 class Cell:
-    """A place for one picture. It has what a picture needs of matplotlib's ``Axes``, under the same names.
+    """A place for one picture. It has what a picture needs of matplotlib's ``Axes``, under the same
+    names.
 
     Parameters
     ----------
@@ -41,11 +43,28 @@ class Cell:
         Whether a frame is drawn.
     """
 
-    def __init__(self, axis: Axes, left: float, top: float, width: float, height: float, aspect: float, framed: bool) -> None:
+    def __init__(
+        self,
+        axis: Axes,
+        left: float,
+        top: float,
+        width: float,
+        height: float,
+        aspect: float,
+        framed: bool,
+    ) -> None:
         self.axis, self.left, self.top, self.width, self.height = axis, left, top, width, height
         self._aspect, self._x, self._y = aspect, (0.0, 1.0), (0.0, 1.0)
         self._place = Affine2D()
-        self._frame = Rectangle((0, 0), 1, 1, facecolor="none", edgecolor="black" if framed else "none", linewidth=0.8, zorder=3)
+        self._frame = Rectangle(
+            (0, 0),
+            1,
+            1,
+            facecolor="none",
+            edgecolor="black" if framed else "none",
+            linewidth=0.8,
+            zorder=3,
+        )
         axis.add_artist(self._frame)
         self._settle()
 
@@ -59,7 +78,9 @@ class Cell:
     def _settle(self) -> None:
         left, bottom, width, height = self.box
         across, up = width / (self._x[1] - self._x[0]), height / (self._y[1] - self._y[0])
-        self._place.clear().translate(-self._x[0], -self._y[0]).scale(across, up).translate(left, bottom)
+        self._place.clear().translate(-self._x[0], -self._y[0]).scale(across, up).translate(
+            left, bottom
+        )
         self._frame.set_bounds(left, bottom, width, height)
 
     def set_box_aspect(self, aspect: float) -> None:
@@ -81,13 +102,22 @@ class Cell:
         """Of a cell without a picture."""
         self._frame.set_facecolor(color)
 
-    def imshow(self, values: ArrayLike, cmap: Any = None, vmin: float | None = None, vmax: float | None = None, **how: Any) -> None:
+    def imshow(
+        self,
+        values: ArrayLike,
+        cmap: Any = None,
+        vmin: float | None = None,
+        vmax: float | None = None,
+        **how: Any,
+    ) -> None:
         """An image ``(H, W)`` or ``(H, W, 3)``, its first row on top."""
         shown = np.asarray(values)
         height, width = shown.shape[:2]
         self._aspect, self._x, self._y = height / width, (-0.5, width - 0.5), (height - 0.5, -0.5)
         self._settle()
-        image = AxesImage(self.axis, cmap=cmap, extent=(-0.5, width - 0.5, height - 0.5, -0.5), **how)
+        image = AxesImage(
+            self.axis, cmap=cmap, extent=(-0.5, width - 0.5, height - 0.5, -0.5), **how
+        )
         image.set_data(shown)
         image.set_clim(vmin, vmax)
         image.set_transform(self._place + self.axis.transData)
@@ -105,27 +135,42 @@ class Cell:
 
     def axhline(self, y: float, **how: Any) -> None:
         """A level line, from edge to edge."""
-        self.axis.add_artist(Line2D(list(self._x), [y, y], transform=self._place + self.axis.transData, **how))
+        self.axis.add_artist(
+            Line2D(list(self._x), [y, y], transform=self._place + self.axis.transData, **how)
+        )
 
     def set_title(self, text: str, fontsize: float = MIDDLE) -> None:
         """Above the picture."""
         left, bottom, width, height = self.box
-        self.axis.text(left + width / 2, bottom + height + GAP / 2, text, ha="center", va="bottom", fontsize=fontsize)
+        self.axis.text(
+            left + width / 2,
+            bottom + height + GAP / 2,
+            text,
+            ha="center",
+            va="bottom",
+            fontsize=fontsize,
+        )
 
     def set_xlabel(self, text: str, fontsize: float = SMALL) -> None:
         """Below the picture."""
         left, bottom, width, _ = self.box
-        self.axis.text(left + width / 2, bottom - GAP, text, ha="center", va="top", fontsize=fontsize)
+        self.axis.text(
+            left + width / 2, bottom - GAP, text, ha="center", va="top", fontsize=fontsize
+        )
 
     def set_ylabel(self, text: str, fontsize: float = MIDDLE) -> None:
         """Left of the picture, level."""
         left, bottom, _, height = self.box
-        self.axis.text(left - 1.5 * GAP, bottom + height / 2, text, ha="right", va="center", fontsize=fontsize)
+        self.axis.text(
+            left - 1.5 * GAP, bottom + height / 2, text, ha="right", va="center", fontsize=fontsize
+        )
 
     def say(self, text: str) -> None:
         """In the middle of a cell without a picture."""
         left, bottom, width, height = self.box
-        self.axis.text(left + width / 2, bottom + height / 2, text, ha="center", va="center", fontsize=8)
+        self.axis.text(
+            left + width / 2, bottom + height / 2, text, ha="center", va="center", fontsize=8
+        )
 
 
 @dataclass(frozen=True)
@@ -187,8 +232,13 @@ class Sheet:
         columns = max(len(line) for block in blocks for line in block.lines)
         width = max(narrowest, columns * pitch + left + right + 2 * GAP)
         picture = side * min(1.0, aspect)
-        lines = [[_height(picture, line, n) for line, n in zip(b.lines, _titles(b), strict=True)] for b in blocks]
-        headings = [_tall(block.heading, MIDDLE) + 2 * GAP if block.heading else 0.0 for block in blocks]
+        lines = [
+            [_height(picture, line, n) for line, n in zip(b.lines, _titles(b), strict=True)]
+            for b in blocks
+        ]
+        headings = [
+            _tall(block.heading, MIDDLE) + 2 * GAP if block.heading else 0.0 for block in blocks
+        ]
         tall = _tall(title, size) + 3 * GAP
         height = tall + sum(headings) + sum(map(sum, lines)) + GAP
         self.figure = Figure(figsize=(width, height))
@@ -202,16 +252,28 @@ class Sheet:
         """By block, line and column."""
         self._bars: list[tuple[float, float]] = []
         self._bar_at = width - right + 2 * GAP
-        y, first = height - tall, left + GAP + (width - 2 * GAP - left - right - columns * pitch) / 2
+        y, first = (
+            height - tall,
+            left + GAP + (width - 2 * GAP - left - right - columns * pitch) / 2,
+        )
         for block, heights, above in zip(blocks, lines, headings, strict=True):
             if block.heading:
-                self.axis.text(left + (width - left - right) / 2, y, block.heading, ha="center", va="top", fontsize=MIDDLE)
+                self.axis.text(
+                    left + (width - left - right) / 2,
+                    y,
+                    block.heading,
+                    ha="center",
+                    va="top",
+                    fontsize=MIDDLE,
+                )
             y -= above
             of_block = []
             for line, needed, n in zip(block.lines, heights, _titles(block), strict=True):
                 top = y - _over(n)
                 places = [first + i * pitch + (pitch - side) / 2 for i in range(len(line))]
-                of_block.append([Cell(self.axis, x, top, side, picture, aspect, framed) for x in places])
+                of_block.append(
+                    [Cell(self.axis, x, top, side, picture, aspect, framed) for x in places]
+                )
                 for cell, text in zip(of_block[-1], line, strict=True):
                     if text:
                         cell.set_xlabel(text)
@@ -224,7 +286,9 @@ class Sheet:
         bottom, height = self._bars[block]
         tall = min(height, most)
         across, up = self.figure.get_size_inches()
-        return self.figure.add_axes((self._bar_at / across, (bottom + (height - tall) / 2) / up, 0.1 / across, tall / up))
+        return self.figure.add_axes(
+            (self._bar_at / across, (bottom + (height - tall) / 2) / up, 0.1 / across, tall / up)
+        )
 
     def png(self) -> bytes:
         """The sheet as the bytes of a PNG file."""
@@ -245,7 +309,13 @@ def _over(titles: int) -> float:
 
 def _height(picture: float, texts: Sequence[str], titles: int) -> float:
     """Of a line of cells with all that belongs to it, in inches."""
-    return _over(titles) + picture + GAP + max((_tall(text, SMALL) for text in texts), default=0.0) + 2 * GAP
+    return (
+        _over(titles)
+        + picture
+        + GAP
+        + max((_tall(text, SMALL) for text in texts), default=0.0)
+        + 2 * GAP
+    )
 
 
 def png(figure: Figure) -> bytes:

@@ -11,14 +11,32 @@ from rich.table import Table
 MOST_ROWS = 40  # of a printed table
 
 
-def fill(table: Table, values: pa.Table, forms: Mapping[str, Callable[[Any], str]], rows: Sequence[Mapping[str, Any]]) -> None:
+def fill(
+    table: Table,
+    values: pa.Table,
+    forms: Mapping[str, Callable[[Any], str]],
+    rows: Sequence[Mapping[str, Any]],
+) -> None:
     """Fill a table with rows, each column in its form; without the columns that are empty."""
-    shown = {column: form for column, form in forms.items() if values[column].null_count < values.num_rows}
+    shown = {
+        column: form
+        for column, form in forms.items()
+        if values[column].null_count < values.num_rows
+    }
     for column in shown:
-        side: Literal["left", "right"] = "left" if column in ("kind", "name", "note", "unit", "a", "b", "network") else "right"
-        table.add_column(column, justify=side, no_wrap=True, max_width=18 if column in ("name", "self_label", "unit") else None)
+        side: Literal["left", "right"] = (
+            "left" if column in ("kind", "name", "note", "unit", "a", "b", "network") else "right"
+        )
+        table.add_column(
+            column,
+            justify=side,
+            no_wrap=True,
+            max_width=18 if column in ("name", "self_label", "unit") else None,
+        )
     for row in rows:
-        table.add_row(*("-" if row[column] is None else form(row[column]) for column, form in shown.items()))
+        table.add_row(
+            *("-" if row[column] is None else form(row[column]) for column, form in shown.items())
+        )
 
 
 def p_form(form: str) -> Callable[[Any], str]:

@@ -12,7 +12,11 @@ from wna_ray.stimuli.stimulus import Stimulus, stimulus_text
 def noise_text(stimulus: Stimulus, sd: float | None = None) -> str:
     """Family, spectrum and size of the noise; `sd` where it was measured."""
     size = stimulus.sd if sd is None else sd
-    what = stimulus_text(stimulus.spec) if stimulus.spec.kind == "images" else f"{noise_kind(stimulus)} noise"
+    what = (
+        stimulus_text(stimulus.spec)
+        if stimulus.spec.kind == "images"
+        else f"{noise_kind(stimulus)} noise"
+    )
     return what + (f", sd {size:.3g} {unit_of(stimulus)}s" if np.isfinite(size) else "")
 
 
@@ -27,5 +31,7 @@ def unit_of(stimulus: Stimulus) -> str:
 
 
 def tests_of(stimulus: Stimulus) -> int:
-    """Values of a map whose largest z is judged: those that noise has, or, mixed by a basis, the picture's."""
+    """Values of a map whose largest z is judged: those that noise has, or, mixed by a basis,
+    the picture's.
+    """
     return stimulus.pixels if stimulus.synthesis is None else math.prod(stimulus.shape)

@@ -27,7 +27,9 @@ ExecutorName = Literal["ray", "local"]
 STOP_SECONDS = 2.2
 
 
-def make_executor(spec: Held, executor: ExecutorName, workers: int | None = None, address: str | None = None) -> Executor:
+def make_executor(
+    spec: Held, executor: ExecutorName, workers: int | None = None, address: str | None = None
+) -> Executor:
     """An executor by name; Ray is imported only for ``ray``."""
     check_executor(executor, workers, address)
     if executor == "local":
@@ -36,14 +38,19 @@ def make_executor(spec: Held, executor: ExecutorName, workers: int | None = None
     return made
 
 
-def check_executor(executor: ExecutorName, workers: int | None = None, address: str | None = None) -> None:
+def check_executor(
+    executor: ExecutorName, workers: int | None = None, address: str | None = None
+) -> None:
     """`SpecError` where there is no such executor."""
     if workers is not None and workers < 1:
         raise SpecError(f"workers: {workers} is not a number of workers; give 1 or more")
     if executor not in ("ray", "local"):
         raise SpecError(f"executor: '{executor}' is unknown; use ray or local")
     if executor == "local" and (address is not None or workers not in (None, 1)):
-        raise SpecError("executor: local has one worker and no address; leave --workers and --address out, or use ray")
+        raise SpecError(
+            "executor: local has one worker and no address; leave --workers and --address out, or"
+            " use ray"
+        )
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,9 @@ class How:
 
 
 def drive(question: Question, spec: JobSpec, out: str, how: How) -> Place:
-    """Run a job from its question to its manifest; stops and failures are told to all, and end the executor."""
+    """Run a job from its question to its manifest; stops and failures are told to all, and end
+    the executor.
+    """
     place = Place(out, spec.execution.endpoint, how.single_writer)
     directory = RunDirectory(place)
     check_reachable(out, how.executor)
@@ -76,7 +85,9 @@ def drive(question: Question, spec: JobSpec, out: str, how: How) -> Place:
         told = Told(directory, how.callbacks, question.announced)
         runner = make_executor(question.held, how.executor, how.workers, how.address)
         stack.callback(runner.close)
-        stack.enter_context(stop_on_sigterm(told.how_to_go_on))  # after Ray has started, which sets a handler of its own
+        stack.enter_context(
+            stop_on_sigterm(told.how_to_go_on)
+        )  # after Ray has started, which sets a handler of its own
         if how.executor == "ray":
             told.add(resolve_name("wna_ray.execution.metrics:RayMetrics")())
         try:
@@ -97,13 +108,18 @@ def drive(question: Question, spec: JobSpec, out: str, how: How) -> Place:
 def check_reachable(out: str, executor: ExecutorName) -> None:
     """`SpecError` where workers could not write."""
     if executor == "ray" and out.startswith("memory:"):
-        raise SpecError(f"out: '{out}' is in this process's memory, where Ray's workers cannot write; use --executor local")
+        raise SpecError(
+            f"out: '{out}' is in this process's memory, where Ray's workers cannot write; use"
+            " --executor local"
+        )
 
 
 class Told:
     """Hands events to all who want them, and, once there is one, to the driver's journal first."""
 
-    def __init__(self, directory: RunDirectory, callbacks: Sequence[Callback], samples: int | None) -> None:
+    def __init__(
+        self, directory: RunDirectory, callbacks: Sequence[Callback], samples: int | None
+    ) -> None:
         self._directory, self._samples = directory, samples
         self._callbacks = list(callbacks)
         self._driver: Driver | None = None
@@ -129,9 +145,17 @@ class Told:
     def how_to_go_on(self) -> str:
         """From memory: a storage that does not answer must not hold up a stop."""
         if self._driver is None:
-            return f"stopped before anything was computed; the same command goes on in '{self._directory.url}'"
-        done = f"{self._driver.committed:,}" + ("" if self._samples is None else f" of {self._samples:,}")
-        return f"stopped; {done} images are committed to '{self._directory.url}'. The same command goes on from there"
+            return (
+                "stopped before anything was computed; the same command goes on in"
+                f" '{self._directory.url}'"
+            )
+        done = f"{self._driver.committed:,}" + (
+            "" if self._samples is None else f" of {self._samples:,}"
+        )
+        return (
+            f"stopped; {done} images are committed to '{self._directory.url}'. The same command"
+            " goes on from there"
+        )
 
     def finish(self) -> None:
         """The end of a run that went well."""
@@ -141,10 +165,12 @@ class Told:
 
 @contextlib.contextmanager
 def stop_on_sigterm(last_words: Callable[[], str]) -> Iterator[None]:
-    """Let SIGTERM (a job stop) end a run as Ctrl-C does, but in less than the three seconds after which Ray kills a job.
+    """Let SIGTERM (a job stop) end a run as Ctrl-C does, but in less than the three seconds after
+    which Ray kills a job.
 
-    Whatever still hangs then (a storage that is away, a cluster that does not answer) is left: everything is committed
-    or not, and a resumed run finds out. Signals can be handled in the main thread only.
+    Whatever still hangs then (a storage that is away, a cluster that does not answer) is left:
+    everything is committed or not, and a resumed run finds out. Signals can be handled in the main
+    thread only.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

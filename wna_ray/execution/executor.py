@@ -47,20 +47,30 @@ class Executor(Protocol):
     def share(self, value: Any) -> Any:
         """Make a value cheap to pass to many calls; gives what to pass."""
 
-    def submit(self, method: str, *args: Any, inputs: Sequence[Ticket] = (), avoid: Ticket | None = None) -> Ticket:
-        """Call a method; the payloads of `inputs` come before `args`. Not on the worker that has the call `avoid`."""
+    def submit(
+        self, method: str, *args: Any, inputs: Sequence[Ticket] = (), avoid: Ticket | None = None
+    ) -> Ticket:
+        """Call a method; the payloads of `inputs` come before `args`. Not on the worker that
+        has the call `avoid`.
+        """
 
     def wait(self, timeout: float) -> list[Ticket]:
         """Tickets that ended since the last call; waits up to `timeout` seconds for the first."""
 
     def report(self, ticket: Ticket) -> Any:
-        """The report of an ended call; raises what the call raised, or `WorkerLost`, or `PayloadLost`."""
+        """The report of an ended call; raises what the call raised, or `WorkerLost`, or
+        `PayloadLost`.
+        """
 
     def payload(self, ticket: Ticket) -> Any:
-        """Bring the payload of a call that ended well into this process; `PayloadLost` where it is gone."""
+        """Bring the payload of a call that ended well into this process; `PayloadLost` where it
+        is gone.
+        """
 
     def release(self, ticket: Ticket) -> None:
-        """Forget a ticket and free its payload. One that has not ended will never be heard of again."""
+        """Forget a ticket and free its payload. One that has not ended will never be heard of
+        again.
+        """
 
     def close(self) -> None:
         """Stop the workers."""
@@ -76,6 +86,9 @@ def call(executor: Executor, attempts: int, method: str, *args: Any) -> Any:
             return executor.report(ticket)
         except WorkerLost as error:
             if not left:
-                raise WnaError(f"workers died {attempts} times in '{method}' ({error}); run the same command again") from None
+                raise WnaError(
+                    f"workers died {attempts} times in '{method}' ({error}); run the same command"
+                    " again"
+                ) from None
         finally:
             executor.release(ticket)

@@ -30,7 +30,9 @@ class InProcessExecutor:
     def __init__(self, spec: Held) -> None:
         wanted = spec.numerics.device
         if wanted == "cuda" and not torch.cuda.is_available():
-            raise SpecError("numerics.device: cuda, but torch finds no CUDA device here; use cpu or auto")
+            raise SpecError(
+                "numerics.device: cuda, but torch finds no CUDA device here; use cpu or auto"
+            )
         self.device: Device = "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
         self._threads = torch.get_num_threads()
         self._worker = Worker(spec, self.device)
@@ -46,7 +48,9 @@ class InProcessExecutor:
         memory = available()
         return [] if memory is None else [Machine("this machine", memory, None, 1)]
 
-    def submit(self, method: str, *args: Any, inputs: Sequence[int] = (), avoid: int | None = None) -> int:
+    def submit(
+        self, method: str, *args: Any, inputs: Sequence[int] = (), avoid: int | None = None
+    ) -> int:
         ticket = next(self._numbers)
         self._queue.append((ticket, method, args, tuple(inputs)))
         return ticket
@@ -57,7 +61,9 @@ class InProcessExecutor:
         ticket, method, args, inputs = self._queue.popleft()
         try:
             given = [self._payloads[i] for i in inputs]
-            self._payloads[ticket], self._ends[ticket] = getattr(self._worker, method)(*given, *args)
+            self._payloads[ticket], self._ends[ticket] = getattr(self._worker, method)(
+                *given, *args
+            )
         except Exception as error:  # handed to whoever asks for the report
             self._ends[ticket] = error
         return [ticket]

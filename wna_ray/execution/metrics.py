@@ -1,25 +1,44 @@
-"""Prometheus metrics of a run, by way of Ray: every node's metrics port serves them, and Ray's dashboards find them."""
+"""Prometheus metrics of a run, by way of Ray: every node's metrics port serves them, and Ray's
+dashboards find them.
+"""
 
 from __future__ import annotations
 
 from ray.util.metrics import Counter, Gauge
 
-from wna_ray.events import CopyStarted, Event, RunStarted, SegmentCommitted, ShardDone, ShardFailed, ShardRetried, WorkersChanged
+from wna_ray.events import (
+    CopyStarted,
+    Event,
+    RunStarted,
+    SegmentCommitted,
+    ShardDone,
+    ShardFailed,
+    ShardRetried,
+    WorkersChanged,
+)
 
 
 class RayMetrics:
-    """A callback that counts events. Every metric has the tag ``run``, the first twelve digits of the fingerprint."""
+    """A callback that counts events. Every metric has the tag ``run``, the first twelve digits
+    of the fingerprint.
+    """
 
     def __init__(self) -> None:
         self._tags = {"run": ""}
         run = ("run",)
         self._images = Counter("wna_images", "Images shown.", run)
-        self._shards = Counter("wna_shards", "Shards done (state: done, retried, failed, copied).", (*run, "state"))
+        self._shards = Counter(
+            "wna_shards", "Shards done (state: done, retried, failed, copied).", (*run, "state")
+        )
         self._seconds = Counter(
-            "wna_seconds", "Worker seconds by phase (noise, forward, responses, moments, fetch, commit).", (*run, "phase")
+            "wna_seconds",
+            "Worker seconds by phase (noise, forward, responses, moments, fetch, commit).",
+            (*run, "phase"),
         )
         self._bytes = Counter("wna_committed_bytes", "Bytes of committed segments.", run)
-        self._retries = Counter("wna_storage_retries", "Requests to the storage that were tried again.", run)
+        self._retries = Counter(
+            "wna_storage_retries", "Requests to the storage that were tried again.", run
+        )
         self._workers = Gauge("wna_workers", "Workers that are there.", run)
 
     def __call__(self, event: Event) -> None:
@@ -41,7 +60,11 @@ class RayMetrics:
             case SegmentCommitted():
                 self._add_seconds("commit", event.commit.seconds)
                 self._bytes.inc(event.commit.bytes, self._tags) if event.commit.bytes else None
-                self._retries.inc(event.commit.retries, self._tags) if event.commit.retries else None
+                (
+                    self._retries.inc(event.commit.retries, self._tags)
+                    if event.commit.retries
+                    else None
+                )
             case WorkersChanged():
                 self._workers.set(event.workers, self._tags)
             case _:

@@ -15,7 +15,9 @@ IMAGES_A_ROW = 4
 SEGMENT_BYTES = 16 << 30  # all segments of a run together
 RESPONSES_BYTES = 256 << 20  # of the responses of a segment, where they are kept
 SHARD_SECONDS = 2.0
-PARTIAL_BYTES_A_SECOND = 15e6  # a worker must not make partials faster than they are moved and merged
+PARTIAL_BYTES_A_SECOND = (
+    15e6  # a worker must not make partials faster than they are moved and merged
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Plan:
     segment
         Images in a segment, at most.
     segments
-        Ranges of the segments to do. Their shards are cut when they are needed: there may be millions.
+        Ranges of the segments to do. Their shards are cut when they are needed: there may be
+        millions.
     """
 
     shard: int
@@ -55,10 +58,12 @@ class Cut:
     batch
         Images in a forward pass; shards are multiples of it (the last of the run excepted).
     batch_seconds
-        That one takes, for the default shard: about two seconds (more where its moments are large), but at least four a worker.
+        That one takes, for the default shard: about two seconds (more where its moments are large),
+        but at least four a worker.
     moment_rows, row_bytes
-        Most rows of a segment's moments, and the size of each: a segment holds at least four images a row (making it must
-        take much longer than committing it), and all segments together at most 16 GiB.
+        Most rows of a segment's moments, and the size of each: a segment holds at least four images
+        a row (making it must take much longer than committing it), and all segments together at
+        most 16 GiB.
     image_bytes
         What is kept of every image's responses; those of a segment are at most 256 MiB.
     shard, segments
@@ -91,8 +96,9 @@ def plan(gaps: Sequence[Span], samples: int, workers: int, cut: Cut) -> Plan:
     Returns
     -------
     Plan
-        Where segments end depends on `samples`, the batch, the moments' size and the number of segments alone, so two drivers of one run
-        cut the same segments, however fast they are; shards are cut inside.
+        Where segments end depends on `samples`, the batch, the moments' size and the number of
+        segments alone, so two drivers of one run cut the same segments, however fast they are;
+        shards are cut inside.
     """
     batches = -(-samples // cut.batch)
     segment = segment_images(samples, cut)
@@ -110,7 +116,10 @@ def plan(gaps: Sequence[Span], samples: int, workers: int, cut: Cut) -> Plan:
 
 def segment_images(samples: int, cut: Cut) -> int:
     """Images in a segment (see `plan`)."""
-    usual = SEGMENT_BYTES // (cut.moment_rows * cut.row_bytes), samples // (IMAGES_A_ROW * cut.moment_rows)
+    usual = (
+        SEGMENT_BYTES // (cut.moment_rows * cut.row_bytes),
+        samples // (IMAGES_A_ROW * cut.moment_rows),
+    )
     count = cut.segments or max(1, min(MOST_SEGMENTS, *usual))
     count = max(count, -(-samples * cut.image_bytes // RESPONSES_BYTES))
     batches = -(-samples // cut.batch)

@@ -1,4 +1,6 @@
-"""Progress for people: a bar on a terminal, plain lines elsewhere. A callback on events, like any other."""
+"""Progress for people: a bar on a terminal, plain lines elsewhere. A callback on events, like
+any other.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ class Meter:
         parts = [f"{min(self.done, samples):,} of {samples:,} images", f"{rate:,.0f} images/s"]
         total = sum(self._seconds.values())
         if total:
-            phase = "forward" if "forward" in self._seconds else "moments"  # passes that come later have no forward pass
+            phase = (
+                "forward" if "forward" in self._seconds else "moments"
+            )  # passes that come later have no forward pass
             parts.append(f"{100 * self._seconds.get(phase, 0.0) / total:.0f} % {phase}")
         if rate > 0 and self.done < samples:
             parts.append(f"{duration((samples - self.done) / rate)} left")
@@ -82,13 +86,16 @@ class ProgressPrinter:
                 self._meter.add(event)
                 self._show(self._meter)
             case ShardRetried():
-                self._say(f"images [{event.start}, {event.stop}) again ({event.attempt} failures so far): {event.reason}")
+                self._say(
+                    f"images [{event.start}, {event.stop}) again ({event.attempt} failures so far):"
+                    f" {event.reason}"
+                )
             case ShardFailed():
                 self._say(f"images [{event.start}, {event.stop}) left out: {event.reason}")
             case CopyStarted():
                 self._say(
-                    f"images [{event.start}, {event.stop}) take {event.seconds:.0f} s, where {event.usual:.1f} s are usual: "
-                    "another worker tries them, too"
+                    f"images [{event.start}, {event.stop}) take {event.seconds:.0f} s, where"
+                    f" {event.usual:.1f} s are usual: another worker tries them, too"
                 )
             case WorkersChanged():
                 self._say(f"{event.workers} of {event.wanted} workers are there")
@@ -113,10 +120,15 @@ class ProgressPrinter:
         self._meter = Meter(event)
         workers = f"{event.workers} worker{'s' * (event.workers > 1)} on {event.device}"
         resumed = f", {event.done:,} images were committed before" if event.done else ""
-        self._say(f"run {event.fingerprint[:12]} in {event.url}: {event.samples:,} images in {event.shards} shards, {workers}{resumed}")
+        self._say(
+            f"run {event.fingerprint[:12]} in {event.url}: {event.samples:,} images in"
+            f" {event.shards} shards, {workers}{resumed}"
+        )
         if self._console.is_terminal:
             self._bar = Progress(
-                BarColumn(bar_width=30), TextColumn("{task.percentage:>3.0f} %  {task.description}"), console=self._console
+                BarColumn(bar_width=30),
+                TextColumn("{task.percentage:>3.0f} %  {task.description}"),
+                console=self._console,
             )
             self._task = self._bar.add_task("", total=event.samples, completed=event.done)
             self._bar.start()

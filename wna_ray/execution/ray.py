@@ -1,8 +1,9 @@
 """The Ray executor: one actor a worker, each with its own loaded model.
 
-Ray is asked for little: actors that are never restarted by Ray (the driver replaces them), calls that are never
-retried by Ray (the driver retries them), and an object store in which partial moments stay until an actor merges
-them. An actor takes one GPU where the cluster has any, else as many CPUs as the forward pass has threads.
+Ray is asked for little: actors that are never restarted by Ray (the driver replaces them), calls
+that are never retried by Ray (the driver retries them), and an object store in which partial
+moments stay until an actor merges them. An actor takes one GPU where the cluster has any, else as
+many CPUs as the forward pass has threads.
 """
 
 from __future__ import annotations
@@ -36,10 +37,14 @@ from wna_ray.shards.network import Device
 from wna_ray.specs.job import Held
 from wna_ray.specs.parse import runs_code
 
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this interpreter, however it was started
+os.environ.setdefault(
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0"
+)  # workers use this interpreter, however it was started
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
-IN_FLIGHT = 2  # calls on an actor: one that runs, one that waits, so that no actor idles for the driver
+IN_FLIGHT = (
+    2  # calls on an actor: one that runs, one that waits, so that no actor idles for the driver
+)
 FOLLOW_SECONDS = 2.0  # between looks at what the cluster has
 DEAD_SECONDS = 10.0  # how long a dead actor's other calls may take to be reported dead
 FETCH_SECONDS = 600.0  # for the merged moments on their way to the driver
@@ -82,18 +87,19 @@ class _Call:
 
 
 class RayExecutor:
-    """Runs `Worker` methods on Ray actors, as many as the cluster has room for from moment to moment.
+    """Runs `Worker` methods on Ray actors, as many as the cluster has room for from moment to
+    moment.
 
     Parameters
     ----------
     spec
         The run's spec.
     workers
-        Number of actors to ask for (an autoscaler makes room for them); by default one a GPU that is there, or one for every
-        ``numerics.threads`` CPUs, and more as machines join.
+        Number of actors to ask for (an autoscaler makes room for them); by default one a GPU that
+        is there, or one for every ``numerics.threads`` CPUs, and more as machines join.
     address
-        Ray address. By default the cluster this process belongs to (a job, or ``RAY_ADDRESS``), else a new local one
-        that ends with this executor.
+        Ray address. By default the cluster this process belongs to (a job, or ``RAY_ADDRESS``),
+        else a new local one that ends with this executor.
     """
 
     def __init__(self, spec: Held, workers: int | None = None, address: str | None = None) -> None:
@@ -107,7 +113,9 @@ class RayExecutor:
         self._alone_since = self._followed = time.monotonic()
         self._started = connect(address, workers, spec.numerics.threads, runs_code(spec))
         try:
-            self.device: Device = self._choose_device(local=self._started and not (address or os.environ.get("RAY_ADDRESS")))
+            self.device: Device = self._choose_device(
+                local=self._started and not (address or os.environ.get("RAY_ADDRESS"))
+            )
             self._follow()
         except BaseException:
             self.close()
@@ -142,10 +150,14 @@ class RayExecutor:
     def share(self, value: Any) -> Any:
         return ray.put(value)
 
-    def submit(self, method: str, *args: Any, inputs: Sequence[_Call] = (), avoid: _Call | None = None) -> _Call:
+    def submit(
+        self, method: str, *args: Any, inputs: Sequence[_Call] = (), avoid: _Call | None = None
+    ) -> _Call:
         call = _Call(method, tuple(inputs), args, avoid)
         if inputs or avoid is not None:
-            self._waiting.appendleft(call)  # merges and commits free memory, copies are late already: they go first
+            self._waiting.appendleft(
+                call
+            )  # merges and commits free memory, copies are late already: they go first
         else:
             self._waiting.append(call)
         self._dispatch()
@@ -158,7 +170,9 @@ class RayExecutor:
         starting = {actor.ready: actor for actor in self._pool if actor.node is None}
         refs = [*calls, *starting]
         assert refs or self._ended, "calls are waited for that no worker has"
-        ready, _ = ray.wait(refs, num_returns=1, timeout=0 if self._ended else timeout, fetch_local=True)
+        ready, _ = ray.wait(
+            refs, num_returns=1, timeout=0 if self._ended else timeout, fetch_local=True
+        )
         if ready:  # take all that is ready, not only the first
             ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=True)
         for actor in {id(a): a for a in (calls.get(r) or starting[r] for r in ready)}.values():
@@ -197,10 +211,14 @@ class RayExecutor:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         if wanted == "cuda" and local and not resources.get("GPU"):
             raise SpecError("numerics.device: cuda, but this machine has no GPU; use cpu or auto")
-        if wanted == "auto" and not resources.get("GPU") and resources.get("CPU", 0) < self._spec.numerics.threads:
+        if (
+            wanted == "auto"
+            and not resources.get("GPU")
+            and resources.get("CPU", 0) < self._spec.numerics.threads
+        ):
             raise SpecError(
-                "numerics.device: auto, but the cluster has no machine for workers yet, so nobody can tell; say cuda or cpu, "
-                "and --workers N for an autoscaler to make room"
+                "numerics.device: auto, but the cluster has no machine for workers yet, so nobody"
+                " can tell; say cuda or cpu, and --workers N for an autoscaler to make room"
             )
         return "cuda" if wanted == "cuda" or (wanted == "auto" and resources.get("GPU")) else "cpu"
 
@@ -210,7 +228,9 @@ class RayExecutor:
         return min(by_cpu, int(resources.get("GPU", 0))) if self.device == "cuda" else by_cpu
 
     def _follow(self) -> None:
-        """Ask for as many actors as were asked for, or as the cluster has room for now; stop when nobody comes for too long."""
+        """Ask for as many actors as were asked for, or as the cluster has room for now; stop
+        when nobody comes for too long.
+        """
         now = time.monotonic()
         if self._pool and now - self._followed < FOLLOW_SECONDS:
             return
@@ -221,7 +241,9 @@ class RayExecutor:
         target = self._asked or max(1, sum(self._slots(node["Resources"]) for node in there))
         while len(self._pool) < target:
             self._pool.append(self._hire())
-        for actor in [actor for actor in self._pool if actor.node is None][: max(0, len(self._pool) - target)]:
+        for actor in [actor for actor in self._pool if actor.node is None][
+            : max(0, len(self._pool) - target)
+        ]:
             self._pool.remove(actor)
             with contextlib.suppress(RayError):
                 ray.kill(actor.handle)
@@ -229,12 +251,15 @@ class RayExecutor:
             self._alone_since = now
         elif now - self._alone_since > self._spec.execution.patience:
             raise WnaError(
-                f"no worker for {now - self._alone_since:.0f} s (execution.patience): the cluster has no room for an actor with "
-                f"{self._needs()}. What was committed stays: run the same command again when there is room"
+                f"no worker for {now - self._alone_since:.0f} s (execution.patience): the cluster"
+                f" has no room for an actor with {self._needs()}. What was committed stays: run the"
+                " same command again when there is room"
             )
 
     def _note_gone(self, gone: set[str]) -> None:
-        """Calls that need what only a lost machine had are lost; Ray would find out, too, but many seconds later."""
+        """Calls that need what only a lost machine had are lost; Ray would find out, too, but
+        many seconds later.
+        """
         if gone == self._gone:
             return
         self._gone = gone
@@ -245,25 +270,38 @@ class RayExecutor:
                 self._settle(actor, call, _GONE)
 
     def _needs_gone(self, call: _Call) -> bool:
-        return any(ticket.actor is not None and ticket.actor.node in self._gone for ticket in call.inputs)
+        return any(
+            ticket.actor is not None and ticket.actor.node in self._gone for ticket in call.inputs
+        )
 
     def _needs(self) -> str:
         threads = self._spec.numerics.threads
         return f"{threads} CPU{'s' * (threads > 1)}{' and 1 GPU' if self.device == 'cuda' else ''}"
 
     def _hire(self) -> _Actor:
-        # Out of order: a merge that waits for a partial on its way (or on a machine that is gone) must not hold up a shard.
-        options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "allow_out_of_order_execution": True}
+        # Out of order: a merge that waits for a partial on its way (or on a machine that is gone)
+        # must not hold up a shard.
+        options: dict[str, Any] = {
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "allow_out_of_order_execution": True,
+        }
         options["num_cpus"] = self._spec.numerics.threads
         if self.device == "cuda":
             options["num_gpus"] = 1
         if self._unfit:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(self._unfit)})"}
-        handle: Any = ray.remote(RayWorker).options(scheduling_strategy="SPREAD", **options).remote(self._spec, self.device)
+        handle: Any = (
+            ray.remote(RayWorker)
+            .options(scheduling_strategy="SPREAD", **options)
+            .remote(self._spec, self.device)
+        )
         return _Actor(handle, handle.where.remote())
 
     def _dispatch(self) -> None:
-        """Give waiting calls to actors that have started and have room; never to one that may not find a place."""
+        """Give waiting calls to actors that have started and have room; never to one that may
+        not find a place.
+        """
         kept: list[_Call] = []
         room = sum(IN_FLIGHT - len(actor.calls) for actor in self._pool if actor.node is not None)
         while self._waiting and room:
@@ -277,15 +315,25 @@ class RayExecutor:
                 kept.append(call)
                 continue
             bound = getattr(actor.handle, call.method).options(num_returns=2)
-            call.payload, call.report = bound.remote(*(ticket.payload for ticket in call.inputs), *call.args)
+            call.payload, call.report = bound.remote(
+                *(ticket.payload for ticket in call.inputs), *call.args
+            )
             call.actor = actor
             actor.calls.append(call)
             room -= 1
         self._waiting.extendleft(reversed(kept))
 
     def _place(self, call: _Call) -> _Actor | None:
-        """The actor with least to do; for a second copy not the one that is at the first, and rather on another machine."""
-        free = [actor for actor in self._pool if actor.node is not None and len(actor.calls) < IN_FLIGHT and call.avoid not in actor.calls]
+        """The actor with least to do; for a second copy not the one that is at the first, and
+        rather on another machine.
+        """
+        free = [
+            actor
+            for actor in self._pool
+            if actor.node is not None
+            and len(actor.calls) < IN_FLIGHT
+            and call.avoid not in actor.calls
+        ]
         if call.avoid is not None and call.avoid.actor is not None:
             node = call.avoid.actor.node
             free = [actor for actor in free if actor.node != node] or free
@@ -303,25 +351,34 @@ class RayExecutor:
                     return
                 self._settle(actor, call, end)
                 self._losses = 0
-        except RayError as error:  # it died, or its machine did, or it ran out of memory, or it cannot be reached
+        except (
+            RayError
+        ) as error:  # it died, or its machine did, or it ran out of memory, or it cannot be reached
             self._bury(actor, error)
 
     def _shun(self, actor: _Actor, error: CanaryError) -> None:
-        """Use a machine no more whose arithmetic is not the run's; the others go on. If there are no others, that is the end."""
+        """Use a machine no more whose arithmetic is not the run's; the others go on. If there
+        are no others, that is the end.
+        """
         assert actor.node is not None
         self._unfit[actor.node] = error
-        if all(node["NodeID"] in self._unfit for node in _nodes() if self._slots(node["Resources"])):
+        if all(
+            node["NodeID"] in self._unfit for node in _nodes() if self._slots(node["Resources"])
+        ):
             raise error
         for dead in [a for a in self._pool if a.node == actor.node]:
             self._bury(dead, error, blame=False)
 
     def _bury(self, dead: _Actor, error: Exception, blame: bool = True) -> None:
-        """Put a new actor in a dead one's place; its calls that had not ended are lost, and the oldest of them is to blame."""
+        """Put a new actor in a dead one's place; its calls that had not ended are lost, and the
+        oldest of them is to blame.
+        """
         self._losses += blame
         if self._losses > 3 * len(self._pool) + 3:
             raise WnaError(
-                f"{self._losses} workers in a row died without finishing a call ({_first_line(error)}); "
-                "mend the cause (memory? libraries?) and run the same command again"
+                f"{self._losses} workers in a row died without finishing a call"
+                f" ({_first_line(error)}); mend the cause (memory? libraries?) and run the same"
+                " command again"
             )
         with contextlib.suppress(RayError):
             ray.kill(dead.handle)  # in case it is only unreachable: its place must become free
@@ -345,7 +402,9 @@ def _nodes() -> list[dict[str, Any]]:
 
 
 def _end(call: _Call) -> Any:
-    """The report of a call, or the error it ended with; raises a `RayError` where its actor did not live to tell."""
+    """The report of a call, or the error it ended with; raises a `RayError` where its actor did
+    not live to tell.
+    """
     try:
         return ray.get(call.report, timeout=DEAD_SECONDS)
     except RayTaskError as error:  # the method itself raised, or an argument could not be had
@@ -389,8 +448,8 @@ def connect(address: str | None, workers: int | None, threads: int, code: bool) 
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         where = address or os.environ.get("RAY_ADDRESS") or "a local cluster"
         raise WnaError(
-            f"cannot reach Ray at {where} ({_first_line(error)}); check --address (and, if the cluster wants a token, "
-            "RAY_AUTH_MODE=token), or use --executor local"
+            f"cannot reach Ray at {where} ({_first_line(error)}); check --address (and, if the"
+            " cluster wants a token, RAY_AUTH_MODE=token), or use --executor local"
         ) from error
     return True
 
@@ -440,7 +499,9 @@ def _loopback() -> Iterator[None]:
 
 
 def _knock(address: str) -> None:
-    """Make sure that somebody listens at ``HOST:PORT``: Ray itself would try for minutes. Other addresses pass."""
+    """Make sure that somebody listens at ``HOST:PORT``: Ray itself would try for minutes. Other
+    addresses pass.
+    """
     parts = urlsplit(address if "://" in address else f"//{address}")
     if parts.hostname and parts.port:
         socket.create_connection((parts.hostname, parts.port), timeout=5).close()

@@ -29,7 +29,9 @@ class RayTasks:
         patience: float | None = None,
         noun: str = "task",
     ) -> Iterator[tuple[str, Any]]:
-        """All that may run are handed to Ray at once, which tells an autoscaler what would fit if there were more machines."""
+        """All that may run are handed to Ray at once, which tells an autoscaler what would fit
+        if there were more machines.
+        """
         waiting, at_work, losses = list(tasks), dict[Any, Task](), dict[str, int]()
         begun, heard = set[str](), time.monotonic()
         try:

@@ -1,4 +1,5 @@
-"""The one pipeline: what is missing is cut, scheduled, committed, merged and published, for every kind of job.
+"""The one pipeline: what is missing is cut, scheduled, committed, merged and published, for every
+kind of job.
 
 A kind says what a job is by a `Question`. Its rounds are a generator:
 
@@ -64,7 +65,9 @@ class Round:
 
 
 Rounds = Generator[Round, Partial, dict[str, bytes]]
-"""Yields rounds, is sent the sums of each, and returns the objects of the result beside the sums."""
+"""Yields rounds, is sent the sums of each, and returns the objects of the result beside the
+sums.
+"""
 
 
 @dataclass(frozen=True)
@@ -182,8 +185,12 @@ class Desk:
         inner.publish(segments, packed, description.fingerprint, wanted.samples)
         return partial
 
-    def _sums(self, wanted: Round, directory: RunDirectory, description: Description) -> tuple[Partial, list[SegmentInfo]]:
-        """Sums of the first images, from the segments of a directory and what is missing of them."""
+    def _sums(
+        self, wanted: Round, directory: RunDirectory, description: Description
+    ) -> tuple[Partial, list[SegmentInfo]]:
+        """Sums of the first images, from the segments of a directory and what is missing of
+        them.
+        """
         samples = wanted.samples
         gaps = directory.gaps(samples, description.samples)
         cut = plan(gaps, samples, self.executor.wanted, wanted.cut)
@@ -218,9 +225,9 @@ class Desk:
             failures = sorted(scheduler.failed.items())[:LISTED_FAILURES]
             listed = "\n".join(f"  images [{a}, {b}): {reason}" for (a, b), reason in failures)
             raise ShardError(
-                f"{len(scheduler.failed)} of {cut.shards} shards failed {self._attempts} times each; "
-                f"all others are committed to '{directory.url}':\n{listed}\n"
-                "Mend the cause and run the same command again: only these are missing"
+                f"{len(scheduler.failed)} of {cut.shards} shards failed {self._attempts} times"
+                f" each; all others are committed to '{directory.url}':\n{listed}\nMend the cause"
+                " and run the same command again: only these are missing"
             )
         if directory.gaps(wanted.samples, description.samples):
             raise RunError(
@@ -229,8 +236,12 @@ class Desk:
                 "share, or as object storage"
             )
 
-    def _merged(self, samples: int, directory: RunDirectory, fingerprint: str, scheduler: Scheduler) -> tuple[Partial, list[SegmentInfo]]:
-        """Read the segments and merge them on the workers, by a tree; only the last partial comes here."""
+    def _merged(
+        self, samples: int, directory: RunDirectory, fingerprint: str, scheduler: Scheduler
+    ) -> tuple[Partial, list[SegmentInfo]]:
+        """Read the segments and merge them on the workers, by a tree; only the last partial
+        comes here.
+        """
         place = directory.store.place
         segments = {span: n for span, n in directory.segments().items() if span[1] <= samples}
         leaves = {span: (place, fingerprint, [name]) for span, name in segments.items()}
@@ -240,7 +251,10 @@ class Desk:
                 partial: Partial = self.executor.payload(ticket)
             except PayloadLost as error:
                 if not left:
-                    raise RunError(f"the merged moments were lost {CALL_TRIES} times ({error}); run the same command again") from None
+                    raise RunError(
+                        f"the merged moments were lost {CALL_TRIES} times ({error}); run the same"
+                        " command again"
+                    ) from None
             else:
                 return partial, [info for some in infos.values() for info in some]
             finally:

@@ -1,7 +1,9 @@
-"""Plan shards and segments; drive them through an executor: window, retries, second copies, merge tree, commits.
+"""Plan shards and segments; drive them through an executor: window, retries, second copies, merge
+tree, commits.
 
-The scheduler sees tickets, never arrays. An executor is anything that can `submit` a `Worker` method, `wait`, and
-tell how it ended; so the same loop runs in one process, on Ray, and in simulations.
+The scheduler sees tickets, never arrays. An executor is anything that can `submit` a `Worker`
+method, `wait`, and tell how it ended; so the same loop runs in one process, on Ray, and in
+simulations.
 """
 
 from __future__ import annotations
@@ -14,12 +16,23 @@ from statistics import median
 from typing import Any
 
 from wna_ray.errors import StoreError, WnaError
-from wna_ray.events import Callback, CopyStarted, SegmentCommitted, ShardDone, ShardFailed, ShardRetried, WorkersChanged
+from wna_ray.events import (
+    Callback,
+    CopyStarted,
+    SegmentCommitted,
+    ShardDone,
+    ShardFailed,
+    ShardRetried,
+    WorkersChanged,
+)
 from wna_ray.execution.executor import TICK_SECONDS, Executor, PayloadLost, Ticket, WorkerLost
 from wna_ray.execution.plan import Plan, fan_in
 from wna_ray.geometry import Span
 
-SLOW, FAR_TOO_SLOW = 3.0, 10.0  # times the median: when a call gets a second copy, with and without idle workers
+SLOW, FAR_TOO_SLOW = (
+    3.0,
+    10.0,
+)  # times the median: when a call gets a second copy, with and without idle workers
 LEAST_SECONDS = 5.0  # before a call is called slow
 
 
@@ -77,7 +90,8 @@ class _Tree:
 
 @dataclass(eq=False)
 class _Call:
-    """A call under way: the leaf or the merged range it makes, the partials it takes, how often it was tried.
+    """A call under way: the leaf or the merged range it makes, the partials it takes, how often it
+    was tried.
 
     `tickets` are its copies: one, or two of a slow call.
     """
@@ -109,7 +123,12 @@ class Scheduler:
     """
 
     def __init__(
-        self, executor: Executor, attempts: int, emit: Callback, partial_bytes: int = 1, clock: Callable[[], float] = time.monotonic
+        self,
+        executor: Executor,
+        attempts: int,
+        emit: Callback,
+        partial_bytes: int = 1,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._executor, self._attempts, self._emit, self._clock = executor, attempts, emit, clock
         self._fan_in = fan_in(partial_bytes)
@@ -118,7 +137,9 @@ class Scheduler:
         self._flying = 0  # leaves
         self._tried: dict[Span, int] = {}
         self._lost: dict[Span, int] = {}
-        self._times: dict[str, deque[float]] = {kind: deque(maxlen=101) for kind in ("leaf", "merge", "root")}
+        self._times: dict[str, deque[float]] = {
+            kind: deque(maxlen=101) for kind in ("leaf", "merge", "root")
+        }
         self._looked = clock()
         self._workers = 0
         self._reports: dict[Span, Any] | None = None
@@ -128,13 +149,21 @@ class Scheduler:
     def run(self, plan: Plan, shard_args: tuple[Any, ...], commit_args: tuple[Any, ...]) -> None:
         """Do all shards of a plan and commit their segments.
 
-        `shard_args` is what `Worker.shard` gets before the range, `commit_args` what `Worker.commit` gets after the partial. An error
-        that no retry can mend (a `WnaError` from a worker) is raised at once. Shards that failed all attempts are in `failed`;
-        everything else is committed, around the gaps they leave.
+        `shard_args` is what `Worker.shard` gets before the range, `commit_args` what
+        `Worker.commit` gets after the partial. An error that no retry can mend (a `WnaError` from a
+        worker) is raised at once. Shards that failed all attempts are in `failed`; everything else
+        is committed, around the gaps they leave.
         """
-        self._drive(_Tree(plan.cut(s), ("shard", lambda span: (*shard_args, *span)), ("commit", commit_args)) for s in plan.segments)
+        self._drive(
+            _Tree(
+                plan.cut(s), ("shard", lambda span: (*shard_args, *span)), ("commit", commit_args)
+            )
+            for s in plan.segments
+        )
 
-    def merge(self, leaves: dict[Span, tuple[Any, ...]], method: str) -> tuple[Ticket, dict[Span, Any]]:
+    def merge(
+        self, leaves: dict[Span, tuple[Any, ...]], method: str
+    ) -> tuple[Ticket, dict[Span, Any]]:
         """Merge what `method` gives for each range's arguments.
 
         Returns
@@ -149,7 +178,10 @@ class Scheduler:
         self._reports = reports
         self._drive(iter([tree]))
         if self.failed:
-            raise StoreError(f"segments could not be read again: {next(iter(self.failed.values()))}; run the same command again")
+            raise StoreError(
+                f"segments could not be read again: {next(iter(self.failed.values()))}; run the"
+                " same command again"
+            )
         (span,) = tree.partials
         return tree.take(span), reports
 
@@ -180,7 +212,9 @@ class Scheduler:
         else:
             method, args = tree.leaf[0], tree.leaf[1](call.span)
         self._flying += call.kind == "leaf"
-        ticket = self._executor.submit(method, *args, inputs=list(call.inputs.values()), avoid=avoid)
+        ticket = self._executor.submit(
+            method, *args, inputs=list(call.inputs.values()), avoid=avoid
+        )
         call.tickets.append(ticket)
         call.since = call.since or self._clock()
         self._calls[ticket] = call
@@ -196,7 +230,9 @@ class Scheduler:
         try:
             report = self._executor.report(ticket)
         except Exception as error:
-            mendable = not isinstance(error, WnaError) or (isinstance(error, StoreError) and error.passing and call.tries < self._attempts)
+            mendable = not isinstance(error, WnaError) or (
+                isinstance(error, StoreError) and error.passing and call.tries < self._attempts
+            )
             if not mendable:
                 raise
             self._executor.release(ticket)
@@ -232,7 +268,9 @@ class Scheduler:
         """Whatever a worker met, another try may mend it."""
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         if call.kind == "leaf":
-            self._leaf_failed(call, reason, blamed=not isinstance(error, WorkerLost) or error.blamed)
+            self._leaf_failed(
+                call, reason, blamed=not isinstance(error, WorkerLost) or error.blamed
+            )
         elif isinstance(error, PayloadLost) or call.tries >= self._attempts:
             call.tree.merging -= 1
             self._partials_lost(call, reason)
@@ -257,7 +295,9 @@ class Scheduler:
             self._emit(ShardRetried(*call.span, tried, reason))
 
     def _partials_lost(self, call: _Call, reason: str) -> None:
-        """Compute the leaves under a failed merge or commit again; they did nothing wrong, but not for ever."""
+        """Compute the leaves under a failed merge or commit again; they did nothing wrong, but
+        not for ever.
+        """
         for span in call.tree.leaves:
             if call.span[0] <= span[0] and span[1] <= call.span[1] and span not in self.failed:
                 call.tree.missing += 1
@@ -274,21 +314,34 @@ class Scheduler:
         self._emit(ShardFailed(*span, reason))
 
     def _advance(self, tree: _Tree, new: Span | None = None) -> None:
-        """Merge what can be merged, around a new partial or everywhere; when all is in, finish with what is left."""
+        """Merge what can be merged, around a new partial or everywhere; when all is in, finish
+        with what is left.
+        """
         last = tree.missing == 0
         least = 2 if last else self._fan_in
-        for run in [tree.run_around(new)] if new in tree.partials and not last else list(tree.runs()):
+        for run in (
+            [tree.run_around(new)] if new in tree.partials and not last else list(tree.runs())
+        ):
             while len(run) >= least:
                 group, run = run[: self._fan_in], run[self._fan_in :]
                 tree.merging += 1
-                self._submit(_Call("merge", tree, (group[0][0], group[-1][1]), {span: tree.take(span) for span in group}))
+                self._submit(
+                    _Call(
+                        "merge",
+                        tree,
+                        (group[0][0], group[-1][1]),
+                        {span: tree.take(span) for span in group},
+                    )
+                )
         if last and tree.merging == 0 and tree.root is not None:
             for span in list(tree.partials):
                 tree.merging += 1
                 self._submit(_Call("root", tree, span, {span: tree.take(span)}))
 
     def _look_around(self) -> None:
-        """Once a second: how many workers are there, and which calls are so late that another worker should try them, too."""
+        """Once a second: how many workers are there, and which calls are so late that another
+        worker should try them, too.
+        """
         now = self._clock()
         if now - self._looked < 1.0:
             return
@@ -298,10 +351,14 @@ class Scheduler:
                 self._emit(WorkersChanged(workers, self._executor.wanted))
             self._workers = workers
         usual = {kind: median(times) for kind, times in self._times.items() if len(times) >= 3}
-        idle = not self._queue and self._flying < self._executor.window and workers > len(self._calls)
+        idle = (
+            not self._queue and self._flying < self._executor.window and workers > len(self._calls)
+        )
         for ticket, call in list(self._calls.items()):
             if len(call.tickets) == 1 and call.kind in usual and workers > 1:
                 seconds = now - call.since
-                if seconds > max(LEAST_SECONDS, (SLOW if idle else FAR_TOO_SLOW) * usual[call.kind]):
+                if seconds > max(
+                    LEAST_SECONDS, (SLOW if idle else FAR_TOO_SLOW) * usual[call.kind]
+                ):
                     self._submit(call, avoid=ticket)
                     self._emit(CopyStarted(*call.span, seconds, usual[call.kind]))

@@ -45,7 +45,9 @@ class Lost:
 
 @dataclass(frozen=True)
 class Failed:
-    """A task is given up: of an error, or (where that is None) because its workers died so many times."""
+    """A task is given up: of an error, or (where that is None) because its workers died so many
+    times.
+    """
 
     error: BaseException | None
     reason: str

@@ -1,7 +1,7 @@
 """What a worker can be asked to do. The in-process executor and the Ray actors run this same class.
 
-Every method gives ``(payload, report)``: the payload may be large and stays where it was made, the report is small and
-goes to the driver. A worker keeps a loaded network and nothing else.
+Every method gives ``(payload, report)``: the payload may be large and stays where it was made, the
+report is small and goes to the driver. A worker keeps a loaded network and nothing else.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ class Worker:
         return self._asked
 
     def introduce(self) -> tuple[None, Introduction]:
-        """Load the model, look at it through the first batch, twice: a network must repeat itself."""
+        """Load the model, look at it through the first batch, twice: a network must repeat
+        itself.
+        """
         network = self._loaded()
         job = resolve(self._spec, network)
         self._asked = job.spec
@@ -86,14 +88,18 @@ class Worker:
             check_canary(job, network)
         except CanaryError:
             raise NumericsError(
-                f"model: {self._spec.model} answers the same batch differently each time; results could not be repeated "
-                "(is something random in its forward pass?)"
+                f"model: {self._spec.model} answers the same batch differently each time; results"
+                " could not be repeated (is something random in its forward pass?)"
             ) from None
         self._trusted.add(job.fingerprint)
         begin = time.perf_counter()
         moments, _ = run_shard(job, network, 0, min(self._spec.numerics.batch, self._spec.samples))
         seconds = time.perf_counter() - begin
-        seen: dict[str, int] = {r.kind: len(moments.responses[r.kind].rows) for r in self._spec.responses if not is_dense(r.kind)}
+        seen: dict[str, int] = {
+            r.kind: len(moments.responses[r.kind].rows)
+            for r in self._spec.responses
+            if not is_dense(r.kind)
+        }
         return None, Introduction(job, seconds, seen, environment(self._device) | _timed(network))
 
     def shard(self, work: Work, start: int, stop: int) -> tuple[Partial, dict[str, float]]:
@@ -108,41 +114,68 @@ class Worker:
         """Publish a partial as a segment of the run."""
         begin, directory = time.perf_counter(), RunDirectory(place)
         directory.commit(partial, fingerprint)
-        return None, Committed(time.perf_counter() - begin, directory.store.written, directory.store.retries)
+        return None, Committed(
+            time.perf_counter() - begin, directory.store.written, directory.store.retries
+        )
 
-    def read(self, place: Place, fingerprint: str, names: list[str]) -> tuple[Partial, list[SegmentInfo]]:
+    def read(
+        self, place: Place, fingerprint: str, names: list[str]
+    ) -> tuple[Partial, list[SegmentInfo]]:
         """Read segments, check them, merge them."""
         directory = RunDirectory(place)
         found = [directory.read_segment(name, fingerprint) for name in names]
         return reduce(Partial.merge, [partial for partial, _ in found]), [info for _, info in found]
 
-    def answer(self, work: NetworkWork, images: NDArray[np.float32]) -> tuple[None, NDArray[np.float32]]:
-        """Outputs ``(n, k)`` for images ``(n, C, H, W)``, a few: they come by way of the driver. Of pooled positions, the middle one's."""
+    def answer(
+        self, work: NetworkWork, images: NDArray[np.float32]
+    ) -> tuple[None, NDArray[np.float32]]:
+        """Outputs ``(n, k)`` for images ``(n, C, H, W)``, a few: they come by way of the
+        driver. Of pooled positions, the middle one's.
+        """
         job = work.job
         network, batch = self.network(job), job.spec.numerics.batch
-        x = torch.from_numpy(images.copy()).to(network.device)  # a copy: what Ray hands over is read-only
+        x = torch.from_numpy(images.copy()).to(
+            network.device
+        )  # a copy: what Ray hands over is read-only
         outputs = np.concatenate([network(x[a : a + batch]) for a in range(0, len(x), batch)])
         patches = outputs.reshape(len(images), -1, len(job.names))
         return None, patches[:, job.stimulus.middle_patch]
 
     def activity(
-        self, work: NetworkWork, layers: Sequence[str], images: NDArray[np.uint8], classes: NDArray[np.int64], noise: int
+        self,
+        work: NetworkWork,
+        layers: Sequence[str],
+        images: NDArray[np.uint8],
+        classes: NDArray[np.int64],
+        noise: int,
     ) -> tuple[None, dict[str, Activity]]:
-        """What the units of some layers do by themselves: for images ``(n, C, H, W)`` of known classes, and for so many images of noise."""
+        """What the units of some layers do by themselves: for images ``(n, C, H, W)`` of known
+        classes, and for so many images of noise.
+        """
         job = work.job
         network, batch = self.network(job), job.spec.numerics.batch
         shown = (
-            (torch.from_numpy(images[a : a + batch]).to(network.device).float() / 255, classes[a : a + batch])
+            (
+                torch.from_numpy(images[a : a + batch]).to(network.device).float() / 255,
+                classes[a : a + batch],
+            )
             for a in range(0, len(images), batch)
         )
-        fresh = (job.stimulus.images(job.stimulus.noise.grid(a, a + batch), network.device) for a in range(0, noise, batch))
+        fresh = (
+            job.stimulus.images(job.stimulus.noise.grid(a, a + batch), network.device)
+            for a in range(0, noise, batch)
+        )
         return None, measure(network, layers, shown, fresh, len(job.names))
 
-    def pictures(self, work: NetworkWork, codes: NDArray[np.float32]) -> tuple[None, NDArray[np.float32]]:
+    def pictures(
+        self, work: NetworkWork, codes: NDArray[np.float32]
+    ) -> tuple[None, NDArray[np.float32]]:
         """The decoder's pictures ``(n, C, H, W)`` of codes, a few."""
         network, batch = self.network(work.job), work.job.spec.numerics.batch
         x = torch.from_numpy(codes.copy()).to(network.device)
-        return None, np.concatenate([network.pictures(x[a : a + batch]) for a in range(0, len(x), batch)])
+        return None, np.concatenate(
+            [network.pictures(x[a : a + batch]) for a in range(0, len(x), batch)]
+        )
 
     def filters(self, work: NetworkWork) -> tuple[None, NDArray[np.float64]]:
         """The filters ``(k, d)`` of units that are linear; NaN for others."""
@@ -153,7 +186,9 @@ class Worker:
         return None, environment(self._device)
 
     def source(self, place: K, opened: Callable[[K], T]) -> T:
-        """A finished run whose responses later passes read; the last one stays open, with the part read last."""
+        """A finished run whose responses later passes read; the last one stays open, with the
+        part read last.
+        """
         if self._source is None or self._source[0] != place:
             self._source = place, opened(place)
         source: T = self._source[1]
@@ -167,7 +202,9 @@ class Worker:
     def network(self, job: Job) -> Network:
         """The network, once it has answered the first batch with the bits on record."""
         network = self._loaded()
-        network.spec = network.spec.with_batch(job.spec.numerics.batch)  # that the first worker may have chosen
+        network.spec = network.spec.with_batch(
+            job.spec.numerics.batch
+        )  # that the first worker may have chosen
         if job.fingerprint not in self._trusted:
             check_canary(job, network)
             self._trusted.add(job.fingerprint)
@@ -177,8 +214,9 @@ class Worker:
 def keep_freed_memory() -> None:
     """Ask glibc not to give freed memory back to the system between batches; elsewhere, do nothing.
 
-    Every forward pass frees and takes the same megabytes. Given back and taken again they cost a page fault every 4 kB, which
-    halved the rate of small networks (docs/decisions/0007-freed-memory.md). It holds for the whole process and changes no result.
+    Every forward pass frees and takes the same megabytes. Given back and taken again they cost a
+    page fault every 4 kB, which halved the rate of small networks
+    (docs/decisions/0007-freed-memory.md). It holds for the whole process and changes no result.
     """
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
     with contextlib.suppress(OSError, AttributeError):

@@ -39,7 +39,8 @@ class PlanOptions:
 
 
 class Views(Generic[S, F]):
-    """Views of a kind of job, for `wna plan`, `wna report` and sweeps; a kind overrides what it has.
+    """Views of a kind of job, for `wna plan`, `wna report` and sweeps; a kind overrides what it
+    has.
 
     Attributes
     ----------
@@ -66,7 +67,9 @@ class Views(Generic[S, F]):
         return str(getattr(finished.spec, "model", ""))
 
     def tables(self, finished: F) -> list[Table]:
-        """Tables of the result; long ones end after `wna_ray.drawing.tables.MOST_ROWS` rows, and say so."""
+        """Tables of the result; long ones end after `wna_ray.drawing.tables.MOST_ROWS` rows,
+        and say so.
+        """
         return []
 
     def further_tables(self, finished: F) -> list[Table]:

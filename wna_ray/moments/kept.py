@@ -1,13 +1,16 @@
-"""Responses of every image, kept as Parquet beside the moments: later passes pair them with noise made again, and need no network.
+"""Responses of every image, kept as Parquet beside the moments: later passes pair them with noise
+made again, and need no network.
 
 One file a segment, ``responses/A-B.parquet``, one row an image:
 
     image     int64     A ... B - 1
     counted   bool      whether the image is in the moments (else its responses are 0)
-    KIND      list      the exact integers that the moments are made of, a fixed number an image: label (row), confidence
-                        (row, weight), others (a number for every row; of pooled positions patch by patch)
+    KIND      list      the exact integers that the moments are made of, a fixed number an image:
+                        label (row), confidence (row, weight), others (a number for every row; of
+                        pooled positions patch by patch)
 
-A real response is ``(centre + integer) * 2 ** exponent`` with the fixed point that ``spec.json`` has for its kind and row.
+A real response is ``(centre + integer) * 2 ** exponent`` with the fixed point that ``spec.json``
+has for its kind and row.
 """
 
 from __future__ import annotations
@@ -52,20 +55,28 @@ class Stored:
     values: Mapping[str, Ints]
 
     @classmethod
-    def of(cls, counted: NDArray[np.bool_], responses: Mapping[str, Response], patches: int = 1) -> Stored:
+    def of(
+        cls, counted: NDArray[np.bool_], responses: Mapping[str, Response], patches: int = 1
+    ) -> Stored:
         """From the responses of those images that are counted, each of so many patches."""
         values = {}
         for kind, response in responses.items():
             if isinstance(response, Dense):
-                some = response.values.reshape(int(counted.sum()), patches * response.values.shape[1])
+                some = response.values.reshape(
+                    int(counted.sum()), patches * response.values.shape[1]
+                )
             else:
-                some = np.stack([response.rows, response.weights][: 2 if kind == "confidence" else 1], axis=1)
+                some = np.stack(
+                    [response.rows, response.weights][: 2 if kind == "confidence" else 1], axis=1
+                )
             values[kind] = np.zeros((len(counted), some.shape[1]), dtype=np.int32)
             values[kind][counted] = some
         return cls(counted, values)
 
     def row(self, kind: ResponseKind, row: int) -> NDArray[np.int64]:
-        """``(n,)``: the integer response of one row to each image; of one-hot kinds 0 where another row was chosen."""
+        """``(n,)``: the integer response of one row to each image; of one-hot kinds 0 where
+        another row was chosen.
+        """
         values = self.values[kind]
         if is_dense(kind):
             return values[:, row].astype(np.int64)
@@ -85,13 +96,17 @@ class Stored:
         return cls(np.concatenate([p.counted for p in parts]), values)
 
     def pack(self, start: int) -> bytes:
-        """As the bytes of a Parquet file; a function of the content (and of the version of Arrow)."""
+        """As the bytes of a Parquet file; a function of the content (and of the version of
+        Arrow).
+        """
         columns: dict[str, pa.Array] = {
             "image": pa.array(np.arange(start, start + len(self.counted), dtype=np.int64)),
             "counted": pa.array(self.counted),
         }
         for kind, values in self.values.items():
-            columns[kind] = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+            columns[kind] = pa.FixedSizeListArray.from_arrays(
+                pa.array(values.reshape(-1)), values.shape[1]
+            )
         row = IMAGE_BYTES + 4 * sum(v.shape[1] for v in self.values.values())
         sink = io.BytesIO()
         pq.write_table(
@@ -108,11 +123,16 @@ class Stored:
 def most_bytes(images: int, widths: Sequence[int]) -> int:
     """Most bytes of a file of so many images; definition levels of lists take a little."""
     row = IMAGE_BYTES + sum(5 * w for w in widths)
-    return FILE_BYTES + images * row + (1 << 12) * (1 + images * row // GROUP_BYTES) * (2 + len(widths))
+    return (
+        FILE_BYTES
+        + images * row
+        + (1 << 12) * (1 + images * row // GROUP_BYTES) * (2 + len(widths))
+    )
 
 
 def unpack(data: bytes, start: int, stop: int, widths: Mapping[str, int]) -> Stored:
-    """Responses from the bytes of a file; `ValueError` where they are not those of the images ``start ... stop - 1``.
+    """Responses from the bytes of a file; `ValueError` where they are not those of the images
+    ``start ... stop - 1``.
 
     Parameters
     ----------
@@ -121,17 +141,29 @@ def unpack(data: bytes, start: int, stop: int, widths: Mapping[str, int]) -> Sto
     """
     n, said = stop - start, pq.ParquetFile(pa.BufferReader(data))
     meta = said.metadata
-    expected = {"image": pa.int64(), "counted": pa.bool_()} | {kind: pa.list_(pa.int32(), w) for kind, w in widths.items()}
+    expected = {"image": pa.int64(), "counted": pa.bool_()} | {
+        kind: pa.list_(pa.int32(), w) for kind, w in widths.items()
+    }
     types = {field.name: field.type for field in said.schema_arrow}
-    same = types.keys() == expected.keys() and all(types[name].equals(t) for name, t in expected.items())
+    same = types.keys() == expected.keys() and all(
+        types[name].equals(t) for name, t in expected.items()
+    )
     if meta.num_rows != n or not same:
         raise ValueError(f"{meta.num_rows} rows of {', '.join(types)}, which are not this run's")
-    parts = [meta.row_group(i).column(j) for i in range(meta.num_row_groups) for j in range(meta.num_columns)]
-    if any(p.compression != "UNCOMPRESSED" for p in parts) or sum(p.total_uncompressed_size for p in parts) > len(data):
+    parts = [
+        meta.row_group(i).column(j)
+        for i in range(meta.num_row_groups)
+        for j in range(meta.num_columns)
+    ]
+    if any(p.compression != "UNCOMPRESSED" for p in parts) or sum(
+        p.total_uncompressed_size for p in parts
+    ) > len(data):
         raise ValueError("more values than its bytes can hold")
     table = said.read(use_threads=False).combine_chunks()
     table.validate(full=True)
-    if any(column.null_count for column in table.columns) or not np.array_equal(table["image"].to_numpy(), np.arange(start, stop)):
+    if any(column.null_count for column in table.columns) or not np.array_equal(
+        table["image"].to_numpy(), np.arange(start, stop)
+    ):
         raise ValueError("other images than its name says")
     values = {}
     for kind, w in widths.items():

@@ -1,24 +1,27 @@
 """Response-weighted moments of noise, as exact integers that merge in any order.
 
-For grid values ``x_i`` (d small integers) and integer responses ``y_i`` this keeps, per response row,
+For grid values ``x_i`` (d small integers) and integer responses ``y_i`` this keeps, per response
+row,
 
-    count  sum 1      sum_y  sum y      sum_yy  sum y^2      sum_yx  sum y x      sum_yxx  sum y x^2      peak  max |y|
+    count  sum 1      sum_y   sum y       sum_yy  sum y^2
+    peak   max |y|    sum_yx  sum y x     sum_yxx sum y x^2
 
-and of the stimuli ``images``, ``sum_x`` and ``sum_xx``. Everything later (bias maps, z-maps, significance) is read out
-of these. The members, always the same:
+and of the stimuli ``images``, ``sum_x`` and ``sum_xx``. Everything later (bias maps, z-maps,
+significance) is read out of these. The members, always the same:
 
     identity(d)     the moments of no images
     update(x, y)    those of some more images
     merge(other)    those of both; associative and commutative to the last bit
     arrays()        a flat dict of arrays, which is also the storage format
 
-One-hot responses keep only the rows that occurred, so a thousand classes of which noise reaches six cost six
-maps. Moments of no images are ordinary moments, never a special case. Second moments are optional (width 0 where
-they are not kept).
+One-hot responses keep only the rows that occurred, so a thousand classes of which noise reaches six
+cost six maps. Moments of no images are ordinary moments, never a special case. Second moments are
+optional (width 0 where they are not kept).
 
-Why it is exact: |x| <= 128 and |y| <= 2^23, so sums of ``y x^2`` over a chunk of up to 2^14 images are at most 2^51, and
-below 2^53 every float64 operation on integers is exact in any order. Masters are int64; ``sum_yy`` is a pair (high, low 32
-bits) because 2^17 images can already fill one. Should another sum ever leave int64, merging raises instead of wrapping.
+Why it is exact: |x| <= 128 and |y| <= 2^23, so sums of ``y x^2`` over a chunk of up to 2^14 images
+are at most 2^51, and below 2^53 every float64 operation on integers is exact in any order. Masters
+are int64; ``sum_yy`` is a pair (high, low 32 bits) because 2^17 images can already fill one. Should
+another sum ever leave int64, merging raises instead of wrapping.
 """
 
 from __future__ import annotations
@@ -82,9 +85,17 @@ class ResponseMoments:
 
     def merge(self, other: ResponseMoments) -> ResponseMoments:
         """Sum of both (the larger peak), on the union of their rows."""
-        rows = self.rows if np.array_equal(self.rows, other.rows) else np.union1d(self.rows, other.rows)
+        rows = (
+            self.rows
+            if np.array_equal(self.rows, other.rows)
+            else np.union1d(self.rows, other.rows)
+        )
         a, b = self._on(rows), other._on(rows)
-        sums = {f.name: add(getattr(a, f.name), getattr(b, f.name)) for f in fields(self) if f.name.startswith(("count", "sum"))}
+        sums = {
+            f.name: add(getattr(a, f.name), getattr(b, f.name))
+            for f in fields(self)
+            if f.name.startswith(("count", "sum"))
+        }
         return ResponseMoments(rows=rows, peak=np.maximum(a.peak, b.peak), **sums)._carry()
 
     def _on(self, rows: Ints) -> ResponseMoments:
@@ -103,12 +114,15 @@ class ResponseMoments:
         return replace(self, sum_yy=np.stack([high + (low >> 32), low & _LOW], axis=1))
 
     def variation(self, images: int) -> NDArray[np.float64]:
-        """``(m,)``: ``sum (y - mean y)^2`` over all `images`, or patches (those that did not feed a row have ``y = 0``).
+        """``(m,)``: ``sum (y - mean y)^2`` over all `images`, or patches (those that did not feed a
+        row have ``y = 0``).
 
         Computed in whole numbers, then rounded once, so no digit is lost to cancellation.
         """
         squares = [(int(high) << 32) + int(low) for high, low in self.sum_yy]
-        exact = [(yy * images - int(y) ** 2) / images for yy, y in zip(squares, self.sum_y, strict=True)]
+        exact = [
+            (yy * images - int(y) ** 2) / images for yy, y in zip(squares, self.sum_y, strict=True)
+        ]
         return np.array(exact, dtype=np.float64)
 
 
@@ -125,7 +139,8 @@ class Moments:
     out_of_range
         Images left out because a response did not fit its fixed point.
     sum_x, sum_xx
-        ``(d,)`` int64 over the images counted in (``sum_xx`` is ``(0,)`` where second moments are not kept).
+        ``(d,)`` int64 over the images counted in (``sum_xx`` is ``(0,)`` where second moments are
+        not kept).
     responses
         `ResponseMoments` by kind.
     odd
@@ -141,7 +156,9 @@ class Moments:
     odd: Moments | None = None
 
     @classmethod
-    def identity(cls, d: int, kinds: Iterable[str], second: bool = False, halves: bool = False) -> Moments:
+    def identity(
+        cls, d: int, kinds: Iterable[str], second: bool = False, halves: bool = False
+    ) -> Moments:
         """The moments of no images, for responses of the given kinds."""
         kinds = list(kinds)
         return cls(
@@ -159,7 +176,9 @@ class Moments:
         """Images shown, whether counted in or left out."""
         return self.images + self.nonfinite + self.out_of_range
 
-    def update(self, grid: NDArray[np.int8], responses: Mapping[str, Response], patches: int = 1) -> Moments:
+    def update(
+        self, grid: NDArray[np.int8], responses: Mapping[str, Response], patches: int = 1
+    ) -> Moments:
         """Add images.
 
         Parameters
@@ -176,17 +195,29 @@ class Moments:
         total = self
         for a in range(0, len(x), step):
             part = slice(a, a + step)
-            total = total.merge(_sums(x[part], {k: weights_of(r, part) for k, r in responses.items()}, self.sum_xx.size > 0))
+            total = total.merge(
+                _sums(
+                    x[part],
+                    {k: weights_of(r, part) for k, r in responses.items()},
+                    self.sum_xx.size > 0,
+                )
+            )
         return replace(total, images=self.images + len(x) // patches, odd=self.odd)
 
-    def update_odd(self, grid: NDArray[np.int8], responses: Mapping[str, Response], patches: int = 1) -> Moments:
+    def update_odd(
+        self, grid: NDArray[np.int8], responses: Mapping[str, Response], patches: int = 1
+    ) -> Moments:
         """Add images of odd batches to those, where halves are kept."""
         assert self.odd is not None, "asked only where halves are kept"
         return replace(self, odd=self.odd.update(grid, responses, patches))
 
     def skip(self, nonfinite: int = 0, out_of_range: int = 0) -> Moments:
         """Count images that are left out."""
-        return replace(self, nonfinite=self.nonfinite + nonfinite, out_of_range=self.out_of_range + out_of_range)
+        return replace(
+            self,
+            nonfinite=self.nonfinite + nonfinite,
+            out_of_range=self.out_of_range + out_of_range,
+        )
 
     def merge(self, other: Moments) -> Moments:
         """Sum of both."""
@@ -201,7 +232,9 @@ class Moments:
         )
 
     def arrays(self) -> dict[str, Ints]:
-        """Flat dict of int64 arrays: ``counts`` (images, nonfinite, out_of_range), ``sum_x``, ``label/rows``, ..."""
+        """Flat dict of int64 arrays: ``counts`` (images, nonfinite, out_of_range), ``sum_x``,
+        ``label/rows``, ...
+        """
         flat = {
             "counts": np.array([self.images, self.nonfinite, self.out_of_range], dtype=np.int64),
             "sum_x": self.sum_x,
@@ -222,16 +255,22 @@ class Moments:
         ValueError
             An array is missing, is not int64, or does not fit the others.
         """
-        odd = {name.removeprefix(ODD): array for name, array in flat.items() if name.startswith(ODD)}
+        odd = {
+            name.removeprefix(ODD): array for name, array in flat.items() if name.startswith(ODD)
+        }
         flat = {name: array for name, array in flat.items() if not name.startswith(ODD)}
         names = [f.name for f in fields(ResponseMoments)]
         kinds = [key.removesuffix("/rows") for key in flat if key.endswith("/rows")]
-        expected = {"counts", "sum_x", "sum_xx"} | {f"{kind}/{name}" for kind in kinds for name in names}
+        expected = {"counts", "sum_x", "sum_xx"} | {
+            f"{kind}/{name}" for kind in kinds for name in names
+        }
         if set(flat) != expected or any(a.dtype != np.int64 for a in flat.values()):
             raise ValueError(f"expected the int64 arrays {sorted(expected)}, got {sorted(flat)}")
         arrays: dict[str, Ints] = {key: np.asarray(a, dtype=np.int64) for key, a in flat.items()}
         d, d2 = arrays["sum_x"].size, arrays["sum_xx"].size
-        responses = {kind: ResponseMoments(*(arrays[f"{kind}/{name}"] for name in names)) for kind in kinds}
+        responses = {
+            kind: ResponseMoments(*(arrays[f"{kind}/{name}"] for name in names)) for kind in kinds
+        }
         for kind, r in responses.items():
             m = r.rows.size
             shapes = [getattr(r, name).shape for name in names]
@@ -240,28 +279,38 @@ class Moments:
                 raise ValueError(f"the arrays of '{kind}' do not fit each other: shapes {shapes}")
         images, nonfinite, out_of_range = (int(n) for n in arrays["counts"])
         half = cls.from_arrays(odd) if odd else None
-        if half is not None and (half.sum_x.size, half.sum_xx.size, set(half.responses)) != (d, d2, set(responses)):
+        if half is not None and (half.sum_x.size, half.sum_xx.size, set(half.responses)) != (
+            d,
+            d2,
+            set(responses),
+        ):
             raise ValueError("the moments of odd batches do not fit those of all")
-        return cls(images, nonfinite, out_of_range, arrays["sum_x"], arrays["sum_xx"], responses, half)
+        return cls(
+            images, nonfinite, out_of_range, arrays["sum_x"], arrays["sum_xx"], responses, half
+        )
 
 
 def add(a: Ints, b: Ints) -> Ints:
     """``a + b``, or `NumericsError` where int64 would wrap."""
     c = a + b
     flat = [np.reshape(x, -1) for x in (a, b, c)]
-    for at in range(0, c.size, ADD_VALUES):  # in blocks: the check would take three times the memory of the sum
+    for at in range(
+        0, c.size, ADD_VALUES
+    ):  # in blocks: the check would take three times the memory of the sum
         x, y, z = (part[at : at + ADD_VALUES] for part in flat)
         if (((x ^ z) & (y ^ z)) < 0).any():
             raise NumericsError(
-                "a sum has left the range of int64, so the moments would no longer be exact; take fewer samples, or centred responses"
+                "a sum has left the range of int64, so the moments would no longer be exact; take"
+                " fewer samples, or centred responses"
             )
     return c
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A response of a chunk as a matrix: ``values (m, n)`` int64 for the sorted ``rows (m,)``; ``fed (m,)`` images; whether these are
-    `labels`, so that each image has a 1 in one row, and nothing else.
+    """A response of a chunk as a matrix: ``values (m, n)`` int64 for the sorted ``rows (m,)``;
+    ``fed (m,)`` images; whether these are `labels`, so that each image has a 1 in one row, and
+    nothing else.
     """
 
     rows: Ints
@@ -286,13 +335,17 @@ def weights_of(response: Response, part: slice) -> Weights:
 def _sums(x: NDArray[np.int8], weights: Mapping[str, Weights], second: bool) -> Moments:
     """Moments of one chunk, its images not counted.
 
-    Where each image has one row with a weight of 1 (labels), images of a row are added as they are. Of all other responses there is one
-    matrix product with the grid, and a row of ones.
+    Where each image has one row with a weight of 1 (labels), images of a row are added as they are.
+    Of all other responses there is one matrix product with the grid, and a row of ones.
     """
-    grouped = {kind: _group_sums(x, w.values == 1, second) for kind, w in weights.items() if w.labels}
+    grouped = {
+        kind: _group_sums(x, w.values == 1, second) for kind, w in weights.items() if w.labels
+    }
     others = [w.values for kind, w in weights.items() if kind not in grouped]
     if others or not grouped:
-        first, squares = _products(x, np.concatenate([np.ones((1, len(x)), dtype=np.int64), *others]), second)
+        first, squares = _products(
+            x, np.concatenate([np.ones((1, len(x)), dtype=np.int64), *others]), second
+        )
         sum_x, sum_xx = first[0], squares[0]
     else:
         sum_x, sum_xx = (sums.sum(axis=0) for sums in next(iter(grouped.values())))
@@ -317,9 +370,14 @@ def _sums(x: NDArray[np.int8], weights: Mapping[str, Weights], second: bool) -> 
 
 
 def _group_sums(x: NDArray[np.int8], members: NDArray[np.bool_], second: bool) -> tuple[Ints, Ints]:
-    """Sums ``(m, d)`` of grid values, and of their squares, of the images in each row; in int32, which 2^14 squares of 2^14 do not fill."""
+    """Sums ``(m, d)`` of grid values, and of their squares, of the images in each row; in
+    int32, which 2^14 squares of 2^14 do not fill.
+    """
     m, d = len(members), x.shape[1]
-    first, squares = np.empty((m, d), dtype=np.int64), np.empty((m, d if second else 0), dtype=np.int64)
+    first, squares = (
+        np.empty((m, d), dtype=np.int64),
+        np.empty((m, d if second else 0), dtype=np.int64),
+    )
     for row, among in enumerate(members):
         chosen = x[among]
         first[row] = chosen.sum(axis=0, dtype=np.int32)
@@ -329,14 +387,21 @@ def _group_sums(x: NDArray[np.int8], members: NDArray[np.bool_], second: bool) -
 
 
 def _products(x: NDArray[np.int8], left: Ints, second: bool) -> tuple[Ints, Ints]:
-    """Sums ``(m, d)`` of grid values, and of their squares, weighted by the rows of `left`: float64 products, some columns at a time so
-    that they stay in the cache.
+    """Sums ``(m, d)`` of grid values, and of their squares, weighted by the rows of `left`: float64
+    products, some columns at a time so that they stay in the cache.
     """
     import torch  # late: moments are read, added and compared without it
 
     (m, n), d = left.shape, x.shape[1]
-    first, squares = np.empty((m, d), dtype=np.int64), np.empty((m, d if second else 0), dtype=np.int64)
-    weights, grid, step = torch.from_numpy(left.astype(np.float64)), torch.from_numpy(x), max(1, CHUNK_VALUES // max(n, 1))
+    first, squares = (
+        np.empty((m, d), dtype=np.int64),
+        np.empty((m, d if second else 0), dtype=np.int64),
+    )
+    weights, grid, step = (
+        torch.from_numpy(left.astype(np.float64)),
+        torch.from_numpy(x),
+        max(1, CHUNK_VALUES // max(n, 1)),
+    )
     for a in range(0, d, step):
         right = grid[:, a : a + step].to(torch.float64)
         first[:, a : a + step] = (weights @ right).numpy()
@@ -347,7 +412,9 @@ def _products(x: NDArray[np.int8], left: Ints, second: bool) -> tuple[Ints, Ints
 
 @dataclass(frozen=True)
 class Partial:
-    """Moments of the images ``start ... stop - 1``, all of them, and their responses where those are kept."""
+    """Moments of the images ``start ... stop - 1``, all of them, and their responses where
+    those are kept.
+    """
 
     start: int
     stop: int
@@ -356,11 +423,19 @@ class Partial:
 
     def __post_init__(self) -> None:
         if self.moments.seen != self.stop - self.start:
-            raise ValueError(f"moments of {self.moments.seen} images for the range [{self.start}, {self.stop})")
+            raise ValueError(
+                f"moments of {self.moments.seen} images for the range [{self.start}, {self.stop})"
+            )
 
     def merge(self, other: Partial) -> Partial:
         """Moments of this range and the one right after it."""
         if self.stop != other.start:
-            raise ValueError(f"[{other.start}, {other.stop}) does not follow [{self.start}, {self.stop})")
-        stored = None if self.stored is None or other.stored is None else Stored.join([self.stored, other.stored])
+            raise ValueError(
+                f"[{other.start}, {other.stop}) does not follow [{self.start}, {self.stop})"
+            )
+        stored = (
+            None
+            if self.stored is None or other.stored is None
+            else Stored.join([self.stored, other.stored])
+        )
         return Partial(self.start, other.stop, self.moments.merge(other.moments), stored)

@@ -1,7 +1,7 @@
 """Responses: from a network's float outputs to exact integers.
 
-A response is rounded once, here; after that there are only integers. One-hot kinds (`Selected`) give each image one
-row and a weight; dense kinds (`Dense`) give each image a number for every row.
+A response is rounded once, here; after that there are only integers. One-hot kinds (`Selected`)
+give each image one row and a weight; dense kinds (`Dense`) give each image a number for every row.
 """
 
 from __future__ import annotations
@@ -20,21 +20,31 @@ if TYPE_CHECKING:
     import torch
 
 LIMIT = 1 << 23
-"""Largest magnitude of a fixed-point response: an image beyond it is counted as out of range and left out."""
+"""Largest magnitude of a fixed-point response: an image beyond it is counted as out of range
+and left out.
+"""
 
 CONFIDENCE_EXPONENT = -16
 PROBABILITY_EXPONENT = -22
 GRADIENT_LIMIT = 1 << 18
-"""Largest magnitude of a fixed-point gradient: its square times any number of images fits where ``y x^2`` does."""
+"""Largest magnitude of a fixed-point gradient: its square times any number of images fits where
+``y x^2`` does.
+"""
 
-GRADIENT_BITS = 8  # log2 of a gradient's root mean square in a pilot, in its steps: rounding adds 1e-6 of its variance
-LOGIT_BITS = 12  # in a pilot, a row's standard deviation is at least 2**12 of its steps: rounding adds < 1e-8 of its variance
-FINEST_BITS = 6  # but a quiet row's step is at most this much finer than the loudest row's, so that it has room to wake up
+# log2 of a gradient's root mean square in a pilot, in its steps: rounding adds 1e-6 of its variance
+GRADIENT_BITS = 8
+# in a pilot, a row's standard deviation is at least 2**12 of its steps: rounding adds < 1e-8 of its
+# variance
+LOGIT_BITS = 12
+# but a quiet row's step is at most this much finer than the loudest row's, so that it has room to
+# wake up
+FINEST_BITS = 6
 
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """How one kind of response is rounded: row j is ``y = (centre[j] + integer) * 2 ** exponent[j]``.
+    """How one kind of response is rounded: row j is ``y = (centre[j] + integer) * 2 **
+    exponent[j]``.
 
     Attributes
     ----------
@@ -106,7 +116,9 @@ def is_rounded(kind: ResponseKind) -> bool:
 
 
 def is_triggered(kind: ResponseKind) -> bool:
-    """Whether a kind is never negative, so that its map is the response-weighted mean of the stimuli that triggered it."""
+    """Whether a kind is never negative, so that its map is the response-weighted mean of the
+    stimuli that triggered it.
+    """
     return kind in ("label", "confidence", "rectified", "spikes")
 
 
@@ -117,7 +129,11 @@ def _real(spec: ResponseSpec, outputs: NDArray[np.float32]) -> NDArray[np.float6
         return np.asarray(softmax(y, axis=1))
     if spec.kind == "rectified":
         return np.maximum(y, 0.0)
-    return y - y.mean(axis=1, keepdims=True) if spec.kind == "logits" and spec.centred and y.shape[1] > 1 else y
+    return (
+        y - y.mean(axis=1, keepdims=True)
+        if spec.kind == "logits" and spec.centred and y.shape[1] > 1
+        else y
+    )
 
 
 def differentiable(spec: ResponseSpec, outputs: torch.Tensor) -> torch.Tensor:
@@ -141,9 +157,10 @@ def calibrate(spec: ResponseSpec, outputs: NDArray[np.float32]) -> FixedPoint:
     Returns
     -------
     FixedPoint
-        For real kinds a centre at the pilot's mean. For logits and activations, as a row's step, the largest power of two with
-        which its standard deviation is at least 4096 steps, but at most 64 times finer than the loudest row's. Fixed steps for
-        others. For spikes the threshold, or the quantile of each row in the pilot.
+        For real kinds a centre at the pilot's mean. For logits and activations, as a row's step,
+        the largest power of two with which its standard deviation is at least 4096 steps, but at
+        most 64 times finer than the loudest row's. Fixed steps for others. For spikes the
+        threshold, or the quantile of each row in the pilot.
     """
     k = outputs.shape[1]
     finite = outputs[np.isfinite(outputs).all(axis=1)]
@@ -160,7 +177,9 @@ def calibrate(spec: ResponseSpec, outputs: NDArray[np.float32]) -> FixedPoint:
         exponent = np.full(k, PROBABILITY_EXPONENT)
     else:
         size = np.abs(y).max()
-        sd = np.where(y.std(axis=0) > size * 2.0**-30, y.std(axis=0), 0.0)  # less is the rounding of a constant
+        sd = np.where(
+            y.std(axis=0) > size * 2.0**-30, y.std(axis=0), 0.0
+        )  # less is the rounding of a constant
         loudest = float(sd.max()) or float(size) or 1.0
         coarsest = int(np.floor(np.log2(loudest))) - LOGIT_BITS
         own = np.floor(np.log2(np.where(sd > 0, sd, loudest))).astype(np.int64) - LOGIT_BITS
@@ -169,7 +188,9 @@ def calibrate(spec: ResponseSpec, outputs: NDArray[np.float32]) -> FixedPoint:
     return FixedPoint(tuple(int(e) for e in exponent), tuple(int(c) for c in centre))
 
 
-def respond(spec: ResponseSpec, point: FixedPoint, outputs: NDArray[np.float32]) -> tuple[Response, NDArray[np.bool_]]:
+def respond(
+    spec: ResponseSpec, point: FixedPoint, outputs: NDArray[np.float32]
+) -> tuple[Response, NDArray[np.bool_]]:
     """Integer responses of finite outputs.
 
     Parameters
@@ -182,7 +203,8 @@ def respond(spec: ResponseSpec, point: FixedPoint, outputs: NDArray[np.float32])
     response
         `Selected` or `Dense`, one entry an image. Ties of the largest logit go to the lowest index.
     within
-        ``(n,)`` bool: false where a value leaves the fixed point's range (its entry is then meaningless).
+        ``(n,)`` bool: false where a value leaves the fixed point's range (its entry is then
+        meaningless).
     """
     n = len(outputs)
     everything = np.ones(n, dtype=bool)

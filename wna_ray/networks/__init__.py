@@ -1,4 +1,5 @@
-"""Networks: architectures, models by URI, units, tuning; programs of torch.export in a folder of their own.
+"""Networks: architectures, models by URI, units, tuning; programs of torch.export in a folder of
+their own.
 
 Public are the architectures, so that ``python:wna_ray.networks:cifar_resnet20`` is a model. They
 are imported when they are named, since other rooms need parts of this one without torch. May be

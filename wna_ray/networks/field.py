@@ -21,7 +21,8 @@ class Field:
     units
         Channels or neurons.
     pooling
-        ``single``: one position. ``mean``: over all positions. ``pooled``: all positions of `patches`.
+        ``single``: one position. ``mean``: over all positions. ``pooled``: all positions of
+        `patches`.
     at
         The position, or the first of those pooled, in the layer's map of what is shown.
     shown
@@ -55,12 +56,18 @@ class Field:
         )
 
     def responses(self, maps: torch.Tensor) -> torch.Tensor:
-        """Activations ``(n, patches * k)`` of maps ``(n, C', H', W')``: position by position, and all units at each."""
+        """Activations ``(n, patches * k)`` of maps ``(n, C', H', W')``: position by position,
+        and all units at each.
+        """
         chosen = maps[:, list(self.units)]
         if self.pooling == "mean":
             return chosen.float().mean(dim=(2, 3))
         (row, column), p = self.at, self.patches
-        return chosen[:, :, row : row + p.rows, column : column + p.columns].permute(0, 2, 3, 1).flatten(1)
+        return (
+            chosen[:, :, row : row + p.rows, column : column + p.columns]
+            .permute(0, 2, 3, 1)
+            .flatten(1)
+        )
 
     def middle(self, maps: torch.Tensor) -> torch.Tensor:
         """Activations ``(n, k)`` at the position, or the middle one of those pooled."""

@@ -1,17 +1,20 @@
 """Models by URI.
 
-    bundled:mnist-cnn                             shipped with the package
-    torchvision:resnet50?weights=IMAGENET1K_V2    any torchvision classifier (downloads unless cached)
-    timm:NAME?pretrained=true                     any timm model (needs the extra: pip install 'wna-ray[timm]')
-    python:package.module:factory?key=value       your own function that returns a torch.nn.Module
-    export:model.pt2                              a program saved by torch.export
-    trained:runs/cnn/seed-0                       a network that wna train has trained; pixels in [0, 1] as they are
+    bundled:mnist-cnn                           shipped with the package
+    torchvision:resnet50?weights=IMAGENET1K_V2  any torchvision classifier (or from its cache)
+    timm:NAME?pretrained=true                   any timm model (pip install 'wna-ray[timm]')
+    python:package.module:factory?key=value     your own function that returns a torch.nn.Module
+    export:model.pt2                            a program saved by torch.export
+    trained:runs/cnn/seed-0                     a network that wna train has trained; pixels in
+                                                [0, 1] as they are
 
-To each may be added ``weights=PATH`` (safetensors, or a state dict that ``torch.load(weights_only=True)`` reads; not for export and
-trained, which have their own) and ``layer=NAME`` (take that module's output, flattened, instead of the network's). A relative PATH
-is relative to the working directory; PATH may be any fsspec URL. ``$NAME`` in a local PATH is the environment's, and so is a PATH
-that is one variable alone; in the URL of another machine a variable is refused. ``seed=N`` (bundled, torchvision, timm) is the same
-network untrained: its weights are drawn anew, and are the same on every machine with the same torch. Without weights and seed, N is
+To each may be added ``weights=PATH`` (safetensors, or a state dict that
+``torch.load(weights_only=True)`` reads; not for export and trained, which have their own) and
+``layer=NAME`` (take that module's output, flattened, instead of the network's). A relative PATH is
+relative to the working directory; PATH may be any fsspec URL. ``$NAME`` in a local PATH is the
+environment's, and so is a PATH that is one variable alone; in the URL of another machine a variable
+is refused. ``seed=N`` (bundled, torchvision, timm) is the same network untrained: its weights are
+drawn anew, and are the same on every machine with the same torch. Without weights and seed, N is
 0. ``part=decoder`` (trained autoencoders) is the half of it that makes pictures of codes.
 """
 
@@ -53,7 +56,9 @@ BUNDLED: dict[str, Callable[[], nn.Module]] = {"mnist-cnn": networks.mnist_cnn}
 BUNDLED_SHAPES = {"mnist-cnn": (1, 28, 28)}
 MOST_EXPORTED = 16 << 30  # bytes of an exported program, which says itself how large it is
 CHECKPOINT_SETS, CHECKPOINT_BYTES = 8, 64 << 20
-"""A file of weights may hold so many times the network's own bytes: in double precision, with averages and an optimiser's two moments."""
+"""A file of weights may hold so many times the network's own bytes: in double precision, with
+averages and an optimiser's two moments.
+"""
 
 T = TypeVar("T")
 
@@ -100,16 +105,22 @@ class ModelURI:
         scheme, colon, rest = uri.partition(":")
         name, _, query = rest.partition("?")
         if not colon or not name or scheme not in SCHEMES:
-            raise ModelError(f"model: '{uri}' is not SCHEME:NAME; the schemes are {', '.join(SCHEMES)}")
+            raise ModelError(
+                f"model: '{uri}' is not SCHEME:NAME; the schemes are {', '.join(SCHEMES)}"
+            )
         try:
             options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
         except ValueError as error:
-            raise ModelError(f"model: '?{query}' in '{uri}' is not key=value&key=value ({error})") from None
+            raise ModelError(
+                f"model: '?{query}' in '{uri}' is not key=value&key=value ({error})"
+            ) from None
         return cls(scheme, name, options)
 
     @property
     def weights_path(self) -> str | None:
-        """The file that ``weights=`` names, or None where it names a torchvision weights entry or is absent."""
+        """The file that ``weights=`` names, or None where it names a torchvision weights entry
+        or is absent.
+        """
         value = self.options.get("weights")
         named = self.scheme == "torchvision" and value and not set("/.$") & set(value)
         return None if named else value
@@ -121,8 +132,8 @@ def load(uri: str) -> Model:
     Raises
     ------
     ModelError
-        An unknown scheme, name, option, layer or weights entry; a missing or unreadable file; weights that do not fit.
-        The message lists what would do.
+        An unknown scheme, name, option, layer or weights entry; a missing or unreadable file;
+        weights that do not fit. The message lists what would do.
     """
     parsed = ModelURI.parse(uri)
     make = {
@@ -149,21 +160,32 @@ def load(uri: str) -> Model:
     names = model.names
     if (layer := parsed.options.get("layer")) is not None:
         module, names = _Layer(module, layer), ()
-    kept = {k: v for k, v in parsed.options.items() if k != "weights" or parsed.weights_path is None}
+    kept = {
+        k: v for k, v in parsed.options.items() if k != "weights" or parsed.weights_path is None
+    }
     name = model.source if parsed.scheme in ("export", "trained") else parsed.name  # never a path
-    source = f"{parsed.scheme}:{name}" + ("?" + "&".join(f"{k}={redacted(v)}" for k, v in sorted(kept.items())) if kept else "")
+    source = f"{parsed.scheme}:{name}" + (
+        "?" + "&".join(f"{k}={redacted(v)}" for k, v in sorted(kept.items())) if kept else ""
+    )
     return Model(module, source, digest, names, model.normalise, model.shape)
 
 
 def _seed(uri: ModelURI) -> int | None:
-    """The seed of an untrained network; None where none is given. Functions of ``python:`` read theirs themselves."""
+    """The seed of an untrained network; None where none is given. Functions of ``python:`` read
+    theirs themselves.
+    """
     text = uri.options.get("seed") if uri.scheme != "python" else None
     if text is None:
         return None
     if not text.isascii() or not text.isdigit() or int(text) >= 1 << 63:
-        raise ModelError(f"model: seed={text} in {uri.scheme}:{uri.name} is no whole number from 0 to 2^63 - 1")
+        raise ModelError(
+            f"model: seed={text} in {uri.scheme}:{uri.name} is no whole number from 0 to 2^63 - 1"
+        )
     if uri.options.get("weights") or uri.options.get("pretrained", "false").lower() != "false":
-        raise ModelError(f"model: seed={text} draws weights for {uri.scheme}:{uri.name}, which has weights already; leave one of them out")
+        raise ModelError(
+            f"model: seed={text} draws weights for {uri.scheme}:{uri.name}, which has weights"
+            " already; leave one of them out"
+        )
     return int(text)
 
 
@@ -191,7 +213,8 @@ def _known_options(uri: ModelURI, *known: str) -> None:
     unknown = set(uri.options) - {"weights", "layer", *known}
     if unknown:
         raise ModelError(
-            f"model: {uri.scheme}:{uri.name} has no option '{min(unknown)}'; it takes {', '.join(('weights', 'layer', *known))}"
+            f"model: {uri.scheme}:{uri.name} has no option '{min(unknown)}'; it takes"
+            f" {', '.join(('weights', 'layer', *known))}"
         )
 
 
@@ -214,7 +237,10 @@ def _torchvision(uri: ModelURI) -> Model:
     _known_options(uri, "seed")
     known = torchvision.models.list_models(module=torchvision.models)
     if uri.name not in known:
-        raise ModelError(f"model: torchvision has no classifier '{uri.name}'; near it are {near(uri.name, known)}")
+        raise ModelError(
+            f"model: torchvision has no classifier '{uri.name}'; near it are"
+            f" {near(uri.name, known)}"
+        )
     entries: Any = torchvision.models.get_model_weights(uri.name)
     entry = entries.DEFAULT  # also tells the normalisation of models whose weights come from a file
     wanted = uri.options.get("weights") if uri.weights_path is None else None
@@ -223,13 +249,17 @@ def _torchvision(uri: ModelURI) -> Model:
             entry = entries[wanted]
         except KeyError:
             choices = ", ".join([*entries.__members__, "or a path to a file"])
-            raise ModelError(f"model: {uri.name} has no weights '{wanted}'; it has {choices}") from None
+            raise ModelError(
+                f"model: {uri.name} has no weights '{wanted}'; it has {choices}"
+            ) from None
     try:
         module = torchvision.models.get_model(uri.name, weights=None if wanted is None else entry)
-    except OSError as error:  # urllib's errors are OSErrors: no network, and nothing in torch's cache
+    except (
+        OSError
+    ) as error:  # urllib's errors are OSErrors: no network, and nothing in torch's cache
         raise ModelError(
-            f"model: the weights {uri.name} {wanted} are not in torch's cache and could not be downloaded ({error}); "
-            "download them elsewhere and give weights=PATH"
+            f"model: the weights {uri.name} {wanted} are not in torch's cache and could not be"
+            f" downloaded ({error}); download them elsewhere and give weights=PATH"
         ) from None
     transform = entry.transforms()
     normalise = NormaliseSpec(mean=tuple(transform.mean), std=tuple(transform.std))
@@ -240,25 +270,41 @@ def _timm(uri: ModelURI) -> Model:
     try:
         import timm
     except ImportError:
-        raise ModelError("model: timm: models need the package timm; pip install 'wna-ray[timm]'") from None
+        raise ModelError(
+            "model: timm: models need the package timm; pip install 'wna-ray[timm]'"
+        ) from None
     _known_options(uri, "pretrained", "seed")
     if uri.name not in timm.list_models():
-        raise ModelError(f"model: timm has no model '{uri.name}'; near it are {near(uri.name, timm.list_models())}")
+        raise ModelError(
+            f"model: timm has no model '{uri.name}'; near it are"
+            f" {near(uri.name, timm.list_models())}"
+        )
     pretrained = uri.options.get("pretrained", "false").lower()
     if pretrained not in ("true", "false"):
-        raise ModelError(f"model: timm:{uri.name}: pretrained is '{pretrained}'; write true or false")
+        raise ModelError(
+            f"model: timm:{uri.name}: pretrained is '{pretrained}'; write true or false"
+        )
     try:
         module = timm.create_model(uri.name, pretrained=pretrained == "true")
     except (OSError, RuntimeError) as error:
-        raise ModelError(f"model: timm could not make {uri.name} ({first_line(error)}); give weights=PATH") from None
+        raise ModelError(
+            f"model: timm could not make {uri.name} ({first_line(error)}); give weights=PATH"
+        ) from None
     config: Any = module.pretrained_cfg
-    return Model(module, "", "", normalise=NormaliseSpec(mean=tuple(config["mean"]), std=tuple(config["std"])))
+    return Model(
+        module,
+        "",
+        "",
+        normalise=NormaliseSpec(mean=tuple(config["mean"]), std=tuple(config["std"])),
+    )
 
 
 def _python(uri: ModelURI) -> Model:
     where, colon, factory = uri.name.partition(":")
     if not colon:
-        raise ModelError(f"model: 'python:{uri.name}' lacks the function; write python:package.module:factory")
+        raise ModelError(
+            f"model: 'python:{uri.name}' lacks the function; write python:package.module:factory"
+        )
     with _working_directory():
         return Model(_made(where, factory, uri), "", "")
 
@@ -285,18 +331,27 @@ def _made(where: str, factory: str, uri: ModelURI) -> nn.Module:
     try:
         module = importlib.import_module(where)
     except Exception as error:  # the module's own code may raise anything
-        raise ModelError(f"model: cannot import '{where}' ({error}); run from the folder that holds it, or install it") from error
+        raise ModelError(
+            f"model: cannot import '{where}' ({error}); run from the folder that holds it, or"
+            " install it"
+        ) from error
     make = getattr(module, factory, None)
     if not callable(make):
         names = [n for n, f in vars(module).items() if inspect.isroutine(f) or inspect.isclass(f)]
-        raise ModelError(f"model: '{where}' has no function '{factory}'; near it are {near(factory, names)}")
+        raise ModelError(
+            f"model: '{where}' has no function '{factory}'; near it are {near(factory, names)}"
+        )
     options = {k: v for k, v in uri.options.items() if k not in ("weights", "layer")}
     try:
         network = make(**options)
     except Exception as error:  # the factory's own code may raise anything
-        raise ModelError(f"model: {where}:{factory} {_signature(make)} does not take {options} ({error})") from error
+        raise ModelError(
+            f"model: {where}:{factory} {_signature(make)} does not take {options} ({error})"
+        ) from error
     if not isinstance(network, nn.Module):
-        raise ModelError(f"model: {where}:{factory} gave {type(network).__name__}; expected a torch.nn.Module")
+        raise ModelError(
+            f"model: {where}:{factory} gave {type(network).__name__}; expected a torch.nn.Module"
+        )
     return network
 
 
@@ -317,12 +372,16 @@ def _export(uri: ModelURI) -> Model:
     except Refused as reason:
         raise ModelError(f"model: '{uri.name}' is refused: {reason}") from None
     except Exception as error:  # torch.export raises whatever its archive reader met
-        raise ModelError(f"model: '{uri.name}' is not a program saved by torch.export ({_kind(error)})") from None
+        raise ModelError(
+            f"model: '{uri.name}' is not a program saved by torch.export ({_kind(error)})"
+        ) from None
     return Model(module, "", hashlib.sha256(data).hexdigest())
 
 
 def load_decoder(uri: str) -> Model:
-    """Load a network that makes pictures of codes: of a trained autoencoder its decoder. Errors as of `load`, of ``decoder:``."""
+    """Load a network that makes pictures of codes: of a trained autoencoder its decoder. Errors
+    as of `load`, of ``decoder:``.
+    """
     try:
         parsed = ModelURI.parse(uri)
         if parsed.scheme == "trained" and "part" not in parsed.options:
@@ -333,13 +392,21 @@ def load_decoder(uri: str) -> Model:
 
 
 def describe(uri: ModelURI) -> trained.TrainedNetwork:
-    """What the folder of a ``trained:`` model says of it; `ModelError` where it says nothing that can be believed."""
+    """What the folder of a ``trained:`` model says of it; `ModelError` where it says nothing
+    that can be believed.
+    """
     path = f"{uri.name.rstrip('/')}/{trained.DESCRIPTION}"
-    data = read_file(path, f"the {trained.DESCRIPTION} of a network that wna train has trained (DIR/seed-N)", trained.MOST_DESCRIPTION)
+    data = read_file(
+        path,
+        f"the {trained.DESCRIPTION} of a network that wna train has trained (DIR/seed-N)",
+        trained.MOST_DESCRIPTION,
+    )
     try:
         return trained.describe(data)
     except ValueError as reason:
-        raise ModelError(f"model: '{path}' does not describe a trained network ({reason})") from None
+        raise ModelError(
+            f"model: '{path}' does not describe a trained network ({reason})"
+        ) from None
 
 
 def _trained(uri: ModelURI) -> Model:
@@ -348,20 +415,34 @@ def _trained(uri: ModelURI) -> Model:
     try:
         module = described.untrained()
     except ValueError as reason:
-        raise ModelError(f"model: '{folder}/{trained.DESCRIPTION}' does not describe a trained network ({reason})") from None
+        raise ModelError(
+            f"model: '{folder}/{trained.DESCRIPTION}' does not describe a trained network"
+            f" ({reason})"
+        ) from None
     path = f"{folder}/{trained.WEIGHTS}"
-    weights = read_file(path, f"the weights that belong to {trained.DESCRIPTION}", trained.most_bytes(module))
+    weights = read_file(
+        path, f"the weights that belong to {trained.DESCRIPTION}", trained.most_bytes(module)
+    )
     if hashlib.sha256(weights).hexdigest() != described.objects["weights.safetensors"]:
-        raise ModelError(f"model: '{path}' is damaged or of another network: its SHA-256 is not the one in {trained.DESCRIPTION}")
+        raise ModelError(
+            f"model: '{path}' is damaged or of another network: its SHA-256 is not the one in"
+            f" {trained.DESCRIPTION}"
+        )
     try:
         trained.fill(module, weights)
     except ValueError as reason:
-        raise ModelError(f"model: '{path}' holds {reason}; expected those of {described.name}") from None
+        raise ModelError(
+            f"model: '{path}' holds {reason}; expected those of {described.name}"
+        ) from None
     identity = NormaliseSpec(mean=(0.0,) * described.shape[0], std=(1.0,) * described.shape[0])
     part = uri.options.get("part")
     if part is not None:
         if part != "decoder" or not isinstance(module, Autoencoder):
-            what = "an autoencoder has part=decoder" if isinstance(module, Autoencoder) else f"{described.name} is no autoencoder"
+            what = (
+                "an autoencoder has part=decoder"
+                if isinstance(module, Autoencoder)
+                else f"{described.name} is no autoencoder"
+            )
             raise ModelError(f"model: '{uri.name}' has no part '{part}'; {what}")
         return Model(module.decoder, described.name, "", shape=module.code)
     names = () if described.autoencoder else described.classes
@@ -369,9 +450,13 @@ def _trained(uri: ModelURI) -> Model:
 
 
 def _load_weights(module: nn.Module, path: str) -> None:
-    """Load safetensors or a plain state dict; unwraps ``{"state_dict": ...}`` and a leading ``module.``."""
+    """Load safetensors or a plain state dict; unwraps ``{"state_dict": ...}`` and a leading
+    ``module.``.
+    """
     path, own = expanded(path), module.state_dict()
-    most = CHECKPOINT_BYTES + CHECKPOINT_SETS * sum(v.numel() * v.element_size() for v in own.values())
+    most = CHECKPOINT_BYTES + CHECKPOINT_SETS * sum(
+        v.numel() * v.element_size() for v in own.values()
+    )
     data = read_file(path, "safetensors or a PyTorch state dict", most)
     state: Any
     try:
@@ -386,24 +471,36 @@ def _load_weights(module: nn.Module, path: str) -> None:
         raise ModelError(f"model: weights '{path}' are refused: {reason}") from None
     except Exception as error:  # safetensors and torch each have their own families of errors here
         raise ModelError(
-            f"model: weights '{path}' are neither safetensors nor a state dict that weights_only=True reads ({_kind(error)})"
+            f"model: weights '{path}' are neither safetensors nor a state dict that"
+            f" weights_only=True reads ({_kind(error)})"
         ) from None
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise ModelError(f"model: weights '{path}' hold {type(state).__name__}; expected a state dict (name -> tensor)")
+    if not isinstance(state, Mapping) or not all(
+        isinstance(v, torch.Tensor) for v in state.values()
+    ):
+        raise ModelError(
+            f"model: weights '{path}' hold {type(state).__name__}; expected a state dict (name ->"
+            " tensor)"
+        )
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
-    counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}  # old files lack them; eval ignores them
+    counters = {
+        key: value for key, value in own.items() if key.endswith("num_batches_tracked")
+    }  # old files lack them; eval ignores them
     state = {**counters, **state}
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
     if missing or extra or shapes:
-        wrong = [f"{k} is {tuple(state[k].shape)}, not {tuple(own[k].shape)}" for k in sorted(shapes)]
-        faults = [f"no {', '.join(missing[:3])}"] * bool(missing) + [f"unknown {', '.join(extra[:3])}"] * bool(extra)
+        wrong = [
+            f"{k} is {tuple(state[k].shape)}, not {tuple(own[k].shape)}" for k in sorted(shapes)
+        ]
+        faults = [f"no {', '.join(missing[:3])}"] * bool(missing) + [
+            f"unknown {', '.join(extra[:3])}"
+        ] * bool(extra)
         raise ModelError(
-            f"model: weights '{path}' do not fit the network ({len(missing)} missing, {len(extra)} unknown, "
-            f"{len(shapes)} of another shape): {'; '.join([*faults, *wrong[:3]])}"
+            f"model: weights '{path}' do not fit the network ({len(missing)} missing, {len(extra)}"
+            f" unknown, {len(shapes)} of another shape): {'; '.join([*faults, *wrong[:3]])}"
         )
     module.load_state_dict(state)
 
@@ -428,9 +525,16 @@ def _require_unpacked(data: bytes, most: int) -> None:
     except (zipfile.BadZipFile, struct.error, NotImplementedError):
         return  # torch says what it is
     if total > most:
-        raise _TooLarge(f"unpacked it has {total:,} bytes, more than the {most:,} that such a network can have use for")
+        raise _TooLarge(
+            f"unpacked it has {total:,} bytes, more than the {most:,} that such a network can have"
+            " use for"
+        )
 
 
 def _kind(error: Exception) -> str:
     """What went wrong, without torch's own advice (which is to switch its safety off)."""
-    return "it is a pickle of more than tensors" if isinstance(error, pickle.UnpicklingError) else type(error).__name__
+    return (
+        "it is a pickle of more than tensors"
+        if isinstance(error, pickle.UnpicklingError)
+        else type(error).__name__
+    )

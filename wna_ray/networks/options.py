@@ -10,8 +10,14 @@ from wna_ray.specs.base import Frozen
 
 
 def without_defaults(values: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Without what only some networks have, where they do not have it: so the recipes of all others stay what they were."""
-    return {name: value for name, value in values.items() if name not in names or value not in (None, False)}
+    """Without what only some networks have, where they do not have it: so the recipes of all
+    others stay what they were.
+    """
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in names or value not in (None, False)
+    }
 
 
 class OptionsSpec(Frozen):
@@ -20,7 +26,8 @@ class OptionsSpec(Frozen):
     Attributes
     ----------
     softmax
-        The authors' double softmax: the network ends in a softmax, and is trained with cross-entropy all the same.
+        The authors' double softmax: the network ends in a softmax, and is trained with
+        cross-entropy all the same.
     code
         Autoencoders only: the numbers of a code.
     tanh

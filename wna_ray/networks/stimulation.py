@@ -1,8 +1,9 @@
-"""Microstimulation: change what the units of a layer do while the network answers, and measure what they do by themselves.
+"""Microstimulation: change what the units of a layer do while the network answers, and measure what
+they do by themselves.
 
-Everything is done by forward hooks that are taken away again; the user's model is never edited. Units are the channels of a layer of
-maps, or the neurons of a flat one; a channel is stimulated alike at every position, which is the same as changing its bias (Borji & Lin
-2020).
+Everything is done by forward hooks that are taken away again; the user's model is never edited.
+Units are the channels of a layer of maps, or the neurons of a flat one; a channel is stimulated
+alike at every position, which is the same as changing its bias (Borji & Lin 2020).
 """
 
 from __future__ import annotations
@@ -56,9 +57,14 @@ def stimulated(module: nn.Module, stimulation: Stimulation | None) -> Iterator[N
     def change(_module: nn.Module, _inputs: Any, output: Any) -> torch.Tensor:
         units = _units_of(output, stimulation.layer)
         if units != len(stimulation.add):
-            raise ModelError(f"stimulate.layers: '{stimulation.layer}' has {units} units, but {len(stimulation.add)} are stimulated")
+            raise ModelError(
+                f"stimulate.layers: '{stimulation.layer}' has {units} units, but"
+                f" {len(stimulation.add)} are stimulated"
+            )
         shape = (1, -1) + (1,) * (output.ndim - 2)
-        add, scale = (torch.from_numpy(v).to(output).view(shape) for v in (stimulation.add, stimulation.scale))
+        add, scale = (
+            torch.from_numpy(v).to(output).view(shape) for v in (stimulation.add, stimulation.scale)
+        )
         return torch.addcmul(output + add, output, scale)
 
     handle = find(module, stimulation.layer).register_forward_hook(change)
@@ -72,14 +78,20 @@ def find(module: nn.Module, layer: str) -> nn.Module:
     """A layer by its dotted name; `ModelError` names those near it."""
     modules: dict[str, nn.Module] = dict(module.named_modules())
     if layer not in modules or layer == "":
-        raise ModelError(f"stimulate.layers: no layer '{layer}'; near it are {near(layer, (n for n in modules if n))}")
+        raise ModelError(
+            f"stimulate.layers: no layer '{layer}'; near it are"
+            f" {near(layer, (n for n in modules if n))}"
+        )
     return modules[layer]
 
 
 def _units_of(output: Any, layer: str) -> int:
     if not isinstance(output, torch.Tensor) or output.ndim not in (2, 4):
         found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise ModelError(f"stimulate.layers: '{layer}' gives {found}; expected neurons (n, u) or maps (n, u, h, w)")
+        raise ModelError(
+            f"stimulate.layers: '{layer}' gives {found}; expected neurons (n, u) or maps (n, u,"
+            " h, w)"
+        )
     return int(output.shape[1])
 
 
@@ -90,12 +102,13 @@ class Activity:
     Attributes
     ----------
     mean
-        ``(k, u)``: mean of the rectified output over images of each class (and over positions); NaN for a class without images.
+        ``(k, u)``: mean of the rectified output over images of each class (and over positions); NaN
+        for a class without images.
     sd
         Standard deviation of the output over all images and positions, root mean square over units.
     sta
-        ``(k, u)``: correlation-like weight of each unit, ``cov(output, logit) / sd(logit)`` over noise: by how much it is up when the
-        class's logit is one standard deviation up.
+        ``(k, u)``: correlation-like weight of each unit, ``cov(output, logit) / sd(logit)`` over
+        noise: by how much it is up when the class's logit is one standard deviation up.
     """
 
     mean: Floats
@@ -117,7 +130,9 @@ class _Kept:
 
             def keep(_module: nn.Module, _inputs: Any, output: Any, layer: str = layer) -> None:
                 _units_of(output, layer)
-                self.outputs[layer] = output.detach().float().clone()  # the module after it may work in place
+                self.outputs[layer] = (
+                    output.detach().float().clone()
+                )  # the module after it may work in place
 
             handles.append(find(module, layer).register_forward_hook(keep))
         try:
@@ -129,12 +144,22 @@ class _Kept:
     def take(self, layer: str, n: int) -> torch.Tensor:
         """The first `n` outputs of a layer, ``(n, u, positions)`` float64."""
         if layer not in self.outputs:
-            raise ModelError(f"stimulate.layers: '{layer}' takes no part in the forward pass of this network")
-        return self.outputs[layer][:n].flatten(2).double() if self.outputs[layer].ndim == 4 else self.outputs[layer][:n, :, None].double()
+            raise ModelError(
+                f"stimulate.layers: '{layer}' takes no part in the forward pass of this network"
+            )
+        return (
+            self.outputs[layer][:n].flatten(2).double()
+            if self.outputs[layer].ndim == 4
+            else self.outputs[layer][:n, :, None].double()
+        )
 
 
 def measure(
-    network: Any, layers: Sequence[str], images: Iterator[tuple[torch.Tensor, NDArray[np.int64]]], noise: Iterator[torch.Tensor], k: int
+    network: Any,
+    layers: Sequence[str],
+    images: Iterator[tuple[torch.Tensor, NDArray[np.int64]]],
+    noise: Iterator[torch.Tensor],
+    k: int,
 ) -> dict[str, Activity]:
     """Activity of the units of some layers.
 
@@ -162,9 +187,13 @@ def measure(
             n, per_class = n + len(classes), per_class + one_hot.sum(axis=1)
             for layer in layers:
                 y = kept.take(layer, len(classes))
-                sums[layer] = sums.get(layer, 0.0) + one_hot @ y.clamp(min=0).mean(dim=2).cpu().numpy()
+                sums[layer] = (
+                    sums.get(layer, 0.0) + one_hot @ y.clamp(min=0).mean(dim=2).cpu().numpy()
+                )
                 first[layer] = first.get(layer, 0.0) + y.mean(dim=2).sum(dim=0).cpu().numpy()
-                second[layer] = second.get(layer, 0.0) + y.square().mean(dim=2).sum(dim=0).cpu().numpy()
+                second[layer] = (
+                    second.get(layer, 0.0) + y.square().mean(dim=2).sum(dim=0).cpu().numpy()
+                )
         logits: list[Floats] = []
         answers: dict[str, list[Floats]] = {layer: [] for layer in layers}
         for batch in noise:
@@ -176,7 +205,9 @@ def measure(
         variance = np.maximum(second[layer] / n - np.square(first[layer] / n), 0.0)
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = sums[layer] / per_class[:, None]
-        found[layer] = Activity(mean, float(np.sqrt(variance.mean())), _sta(logits, answers[layer], k))
+        found[layer] = Activity(
+            mean, float(np.sqrt(variance.mean())), _sta(logits, answers[layer], k)
+        )
     return found
 
 
@@ -188,11 +219,14 @@ def _sta(logits: Sequence[Floats], activity: Sequence[Floats], k: int) -> Floats
     y = y - y.mean(axis=0)
     sd = y.std(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.where(sd[:, None] > 0, y.T @ (a - a.mean(axis=0)) / (len(y) * sd[:, None]), 0.0))
+        return np.asarray(
+            np.where(sd[:, None] > 0, y.T @ (a - a.mean(axis=0)) / (len(y) * sd[:, None]), 0.0)
+        )
 
 
 def profile(spec: StimulateSpec, activity: Activity, source: str, row: int, seed: int) -> Floats:
-    """What strength 1 adds to each unit (or, with ``mode: scale``, by what share it changes it): ``(u,)`` float64.
+    """What strength 1 adds to each unit (or, with ``mode: scale``, by what share it changes it):
+    ``(u,)`` float64.
 
     Parameters
     ----------
@@ -205,7 +239,9 @@ def profile(spec: StimulateSpec, activity: Activity, source: str, row: int, seed
     """
     p = activity.sta[row] if source == "sta" else activity.mean[row]
     if source == "sham":
-        p = np.random.Generator(np.random.Philox(key=np.array([seed, row], dtype=np.uint64))).permutation(p)
+        p = np.random.Generator(
+            np.random.Philox(key=np.array([seed, row], dtype=np.uint64))
+        ).permutation(p)
     if spec.units != "all":
         chosen = np.zeros(len(p), dtype=bool)
         chosen[list(spec.units)] = True
@@ -215,4 +251,6 @@ def profile(spec: StimulateSpec, activity: Activity, source: str, row: int, seed
         return np.zeros(len(p))
     if spec.mode == "scale" or spec.unit == "max":
         return np.asarray(p / largest)
-    return p if spec.unit == "activity" else np.asarray(p / np.sqrt(np.square(p).mean()) * activity.sd)
+    return (
+        p if spec.unit == "activity" else np.asarray(p / np.sqrt(np.square(p).mean()) * activity.sd)
+    )

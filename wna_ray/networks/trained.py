@@ -1,7 +1,8 @@
-"""A trained network in a folder: ``network.json`` says what it is, ``weights.safetensors`` holds its numbers.
+"""A trained network in a folder: ``network.json`` says what it is, ``weights.safetensors`` holds
+its numbers.
 
-``wna train`` writes such folders; ``trained:URL`` loads them. The architecture comes from a closed list, so nothing of the folder is run;
-all that is read is bounded and checked first.
+``wna train`` writes such folders; ``trained:URL`` loads them. The architecture comes from a closed
+list, so nothing of the folder is run; all that is read is bounded and checked first.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class Accuracy(_Kept):
     Attributes
     ----------
     train
-        Over the batches of the epoch that is kept, as they were trained on (so a little behind the weights at its end).
+        Over the batches of the epoch that is kept, as they were trained on (so a little behind the
+        weights at its end).
     validation
         Held-out training images; None where there are none.
     test
@@ -82,7 +84,8 @@ class Attack(_Kept):
     Attributes
     ----------
     patched, moved
-        Images of the source class with the trigger, and how many of them are called the target class.
+        Images of the source class with the trigger, and how many of them are called the target
+        class.
     others_patched, others_moved
         The same for the images of all other classes but the target.
     """
@@ -107,8 +110,8 @@ class TrainedNetwork(_Kept):
     seed, epoch, epochs
         Its seed; the epoch that is kept, of how many.
     accuracy, squared_error, attack, poison
-        See their classes; an autoencoder has a squared error in the place of an accuracy. `attack` and `poison` are None for a clean
-        network.
+        See their classes; an autoencoder has a squared error in the place of an accuracy. `attack`
+        and `poison` are None for a clean network.
     recipe, fingerprint
         The spec without seeds; SHA-256 of recipe, seed and poison.
     data
@@ -142,9 +145,17 @@ class TrainedNetwork(_Kept):
     def _check(self) -> Self:
         if self.network not in KNOWN:
             raise ValueError(f"network: none of {', '.join(KNOWN)}")
-        if (self.accuracy is None, self.squared_error is None) != (self.autoencoder, not self.autoencoder):
-            raise ValueError("accuracy, squared_error: an autoencoder has the second, all other networks have the first")
-        if not all(name.isprintable() for name in self.classes) or len(set(self.classes)) < len(self.classes):
+        if (self.accuracy is None, self.squared_error is None) != (
+            self.autoencoder,
+            not self.autoencoder,
+        ):
+            raise ValueError(
+                "accuracy, squared_error: an autoencoder has the second, all other networks have"
+                " the first"
+            )
+        if not all(name.isprintable() for name in self.classes) or len(set(self.classes)) < len(
+            self.classes
+        ):
             raise ValueError("classes: names that cannot be printed, or twice the same")
         if WEIGHTS not in self.objects:
             raise ValueError(f"objects: no digest of {WEIGHTS}")
@@ -174,23 +185,39 @@ class TrainedNetwork(_Kept):
         return self.network + "+softmax" * self.options.softmax + "+tanh" * self.options.tanh
 
     def untrained(self) -> nn.Module:
-        """The network with weights of its own; `ValueError` where there is none such, or it is larger than any that is trained here."""
+        """The network with weights of its own; `ValueError` where there is none such, or it is
+        larger than any that is trained here.
+        """
         options = self.options
-        form = self.network, self.shape, len(self.classes), options.softmax, options.code, options.tanh
+        form = (
+            self.network,
+            self.shape,
+            len(self.classes),
+            options.softmax,
+            options.code,
+            options.tanh,
+        )
         with torch.device("meta"):  # takes no memory
             if (numbers := sum(p.numel() for p in build(*form).parameters())) > MOST_PARAMETERS:
-                raise ValueError(f"{self.network} with {numbers:,} parameters, of which at most {MOST_PARAMETERS:,} are read")
+                raise ValueError(
+                    f"{self.network} with {numbers:,} parameters, of which at most"
+                    f" {MOST_PARAMETERS:,} are read"
+                )
         return build(*form)
 
 
 def describe(data: bytes) -> TrainedNetwork:
-    """The description of a network from the bytes of ``network.json``; `ValueError`, in one line, where they are none."""
+    """The description of a network from the bytes of ``network.json``; `ValueError`, in one
+    line, where they are none.
+    """
     try:
         return TrainedNetwork.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        text = " ".join(f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}".split())[:300]
+        text = " ".join(
+            f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}".split()
+        )[:300]
         raise ValueError("".join(c if c.isprintable() else "\ufffd" for c in text)) from None
 
 
@@ -202,7 +229,9 @@ def fill(network: nn.Module, weights: bytes) -> None:
         raise ValueError(f"no safetensors ({type(error).__name__})") from None
     own = network.state_dict()
     wrong = sorted(
-        name for name in own.keys() | state.keys() if name not in own or name not in state or own[name].shape != state[name].shape
+        name
+        for name in own.keys() | state.keys()
+        if name not in own or name not in state or own[name].shape != state[name].shape
     )
     if wrong:
         raise ValueError(f"weights of another network ({', '.join(wrong[:3])})")
@@ -213,4 +242,6 @@ def fill(network: nn.Module, weights: bytes) -> None:
 
 def most_bytes(network: nn.Module) -> int:
     """The most that a file of a network's weights can have."""
-    return HEADER + sum(int(value.numel() * value.element_size()) for value in network.state_dict().values())
+    return HEADER + sum(
+        int(value.numel() * value.element_size()) for value in network.state_dict().values()
+    )

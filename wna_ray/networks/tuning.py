@@ -1,4 +1,6 @@
-"""What makes a forward pass faster and may change its last bits: compiling the network, and the size of the batch."""
+"""What makes a forward pass faster and may change its last bits: compiling the network, and the
+size of the batch.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,17 @@ from wna_ray.errors import ModelError
 from wna_ray.text import first_line
 
 CANDIDATES = tuple(1 << i for i in range(2, 11))  # batches of 4 to 1024 images
-LONGEST_SECONDS = 1.0  # larger batches are not tried once one takes longer: a shard of few batches splits badly
+LONGEST_SECONDS = (
+    1.0  # larger batches are not tried once one takes longer: a shard of few batches splits badly
+)
 SLICE_SECONDS = 0.1  # of each batch in a round, or one pass
 ROUNDS = 3
 ENOUGH = 0.97  # of the best rate: the smallest batch that has it takes the least memory
 
 
 class Compiled:
-    """A network compiled at its first batch; all have the same shape, so once. It is called in torch's inference mode.
+    """A network compiled at its first batch; all have the same shape, so once. It is called in
+    torch's inference mode.
 
     Parameters
     ----------
@@ -33,14 +38,18 @@ class Compiled:
         What it is, for errors.
     """
 
-    def __init__(self, module: nn.Module, mode: Literal["default", "max-autotune"], uri: str) -> None:
+    def __init__(
+        self, module: nn.Module, mode: Literal["default", "max-autotune"], uri: str
+    ) -> None:
         self._module, self._mode, self._uri = module, mode, uri
         self._call: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Outputs of a batch; `ModelError` where the network cannot be compiled."""
         if not x.is_inference():
-            x = x.clone()  # torch compiles once for tensors of its inference mode, and once for others
+            x = (
+                x.clone()
+            )  # torch compiles once for tensors of its inference mode, and once for others
         if self._call is None:
             self._call = self._compiled(x)
         y = self._call(x)
@@ -54,28 +63,37 @@ class Compiled:
             torch._inductor.config.compile_threads = 1  # no pool of processes beside the worker
             torch._inductor.config.freezing = True  # weights are packed and batch norms folded once
         try:
-            call: Callable[[torch.Tensor], torch.Tensor] = torch.compile(self._module, mode=self._mode, dynamic=False)
+            call: Callable[[torch.Tensor], torch.Tensor] = torch.compile(
+                self._module, mode=self._mode, dynamic=False
+            )
             call(x)
         except torch.cuda.OutOfMemoryError:
             raise
-        except Exception as error:  # the compiler's, its backend's, or those of the program that it calls
+        except (
+            Exception
+        ) as error:  # the compiler's, its backend's, or those of the program that it calls
             raise ModelError(
-                f"numerics.compile: torch.compile fails on {self._uri} here ({type(error).__name__}: {first_line(error)}); "
-                "it needs a C++ compiler, and on CUDA Triton; leave numerics.compile out"
+                f"numerics.compile: torch.compile fails on {self._uri} here"
+                f" ({type(error).__name__}: {first_line(error)}); it needs a C++ compiler, and on"
+                " CUDA Triton; leave numerics.compile out"
             ) from error
         return call
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """The batch that was chosen, images a second of each that was timed, and the seconds that it took."""
+    """The batch that was chosen, images a second of each that was timed, and the seconds that
+    it took.
+    """
 
     batch: int
     images_per_second: dict[int, float]
     seconds: float
 
 
-def choose_batch(prepared: Callable[[int], Callable[[], None]], clock: Callable[[], float] = time.perf_counter) -> Tuned:
+def choose_batch(
+    prepared: Callable[[int], Callable[[], None]], clock: Callable[[], float] = time.perf_counter
+) -> Tuned:
     """Time a few batches, which take turns, and choose the smallest that is within 3 % of the best.
 
     Parameters
@@ -87,8 +105,9 @@ def choose_batch(prepared: Callable[[int], Callable[[], None]], clock: Callable[
 
     Notes
     -----
-    Each is timed in three rounds, of which the fastest counts: what else a machine does only makes them slower. Sizes beyond one whose pass
-    takes a second, or for which a CUDA device lacks memory, are left out.
+    Each is timed in three rounds, of which the fastest counts: what else a machine does only makes
+    them slower. Sizes beyond one whose pass takes a second, or for which a CUDA device lacks
+    memory, are left out.
     """
     begin = clock()
     fastest: dict[int, float] = {}
@@ -108,7 +127,11 @@ def choose_batch(prepared: Callable[[int], Callable[[], None]], clock: Callable[
             fastest[batch] = min(fastest[batch], _seconds(prepared(batch), clock))
     rates = {batch: batch / seconds for batch, seconds in fastest.items()}
     best = max(rates.values())
-    return Tuned(next(batch for batch, rate in rates.items() if rate >= ENOUGH * best), rates, clock() - begin)
+    return Tuned(
+        next(batch for batch, rate in rates.items() if rate >= ENOUGH * best),
+        rates,
+        clock() - begin,
+    )
 
 
 def _seconds(forward: Callable[[], None], clock: Callable[[], float]) -> float:

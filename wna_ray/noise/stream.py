@@ -1,12 +1,12 @@
 """Addressable noise: ``(seed, image index) -> image`` on an integer grid, as a pure function.
 
-Image ``i`` of a seed is made of the Philox4x64-10 blocks ``i * B + 1 ... (i + 1) * B`` (``B`` blocks of four
-64-bit words each hold the image's values, 16 bits a value); every 16-bit value goes through a table
-of 65,536 small integers. So any image can be made again anywhere, in any order, by anyone: ``docs/noise.md``
-specifies it to the bit, and ``tests/golden`` holds it.
+Image ``i`` of a seed is made of the Philox4x64-10 blocks ``i * B + 1 ... (i + 1) * B`` (``B``
+blocks of four 64-bit words each hold the image's values, 16 bits a value); every 16-bit value goes
+through a table of 65,536 small integers. So any image can be made again anywhere, in any order, by
+anyone: ``docs/noise.md`` specifies it to the bit, and ``tests/golden`` holds it.
 
-The integers fit in 8 bits on purpose. Sums of them are exact in int64, in float64, and (in blocks) in float32 and
-on tensor cores, which is what makes a run's result independent of who computed it.
+The integers fit in 8 bits on purpose. Sums of them are exact in int64, in float64, and (in blocks)
+in float32 and on tensor cores, which is what makes a run's result independent of who computed it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ STREAM = "wna-noise/1"
 
 LEVELS = 1 << 16
 PER_BLOCK = 16  # values in one Philox block: four 64-bit words of four 16-bit values
-GAUSSIAN_STEPS = 29  # grid units in one standard deviation: the largest of which the tails still fit in 8 bits
+GAUSSIAN_STEPS = (
+    29  # grid units in one standard deviation: the largest of which the tails still fit in 8 bits
+)
 UNIFORM_STEPS = 127  # grid units in the half-width
 
 
@@ -50,9 +52,13 @@ class Table:
     unit: float
 
     def moment(self, order: int) -> Fraction:
-        """Exact ``E[grid ** order]``, in grid units: a sum over the table, not the family's textbook value."""
+        """Exact ``E[grid ** order]``, in grid units: a sum over the table, not the family's
+        textbook value.
+        """
         levels, counts = np.unique(self.values, return_counts=True)
-        return Fraction(sum(int(n) * int(v) ** order for v, n in zip(levels, counts, strict=True)), LEVELS)
+        return Fraction(
+            sum(int(n) * int(v) ** order for v, n in zip(levels, counts, strict=True)), LEVELS
+        )
 
     @property
     def variance(self) -> Fraction:
@@ -90,10 +96,17 @@ def table(kind: Kind, density: float | None = None) -> Table:
         Unknown kind, or a density where none belongs, or none where one does.
     """
     if kind not in KINDS:
-        raise SpecError(f"stimulus.kind: unknown noise family '{kind}'; the families are {', '.join(KINDS)}")
+        raise SpecError(
+            f"stimulus.kind: unknown noise family '{kind}'; the families are {', '.join(KINDS)}"
+        )
     if (density is not None) != (kind == "sparse"):
-        raise SpecError("stimulus.density: needed by kind 'sparse' (share of blocks that are on) and by no other")
-    u = np.arange(LEVELS // 2, LEVELS, dtype=np.int64)  # the upper half; the lower one is its mirror image
+        raise SpecError(
+            "stimulus.density: needed by kind 'sparse' (share of blocks that are on) and by no"
+            " other"
+        )
+    u = np.arange(
+        LEVELS // 2, LEVELS, dtype=np.int64
+    )  # the upper half; the lower one is its mirror image
     if kind == "gaussian":
         upper, unit = np.rint(GAUSSIAN_STEPS * ndtri((u + 0.5) / LEVELS)), 1 / GAUSSIAN_STEPS
     elif kind == "uniform":
@@ -104,7 +117,10 @@ def table(kind: Kind, density: float | None = None) -> Table:
     else:
         on = round(float(density or 0) * LEVELS / 2)
         if not 1 <= on <= LEVELS // 2:
-            raise SpecError(f"stimulus.density: {density} is not in (0, 1] (to a resolution of {2 / LEVELS:.1e})")
+            raise SpecError(
+                f"stimulus.density: {density} is not in (0, 1] (to a resolution of"
+                f" {2 / LEVELS:.1e})"
+            )
         upper, unit = (u >= LEVELS - on).astype(np.int64), 1.0
     upper = np.asarray(upper, dtype=np.int8)
     values = np.concatenate([-upper[::-1], upper])
@@ -127,8 +143,11 @@ class Words:
 
     def __init__(self, seed: int, start: int, values: int) -> None:
         self._values, self._blocks = values, -(-values // PER_BLOCK)
-        # NumPy raises the counter before it makes a block, so a counter of c gives block c + 1 first.
-        self._generator = np.random.Philox(key=np.array([seed, 0], dtype=np.uint64), counter=start * self._blocks)
+        # NumPy raises the counter before it makes a block, so a counter of c gives block c + 1
+        # first.
+        self._generator = np.random.Philox(
+            key=np.array([seed, 0], dtype=np.uint64), counter=start * self._blocks
+        )
 
     def take(self, images: int) -> NDArray[np.uint16]:
         """The next images: ``(images, values)`` uint16."""
@@ -155,7 +174,9 @@ class Noise:
     shape: tuple[int, int, int]
     seed: int
     density: float | None = None
-    _chunk: int = field(default=1 << 15, repr=False, compare=False)  # values made at a time: fits the cache
+    _chunk: int = field(
+        default=1 << 15, repr=False, compare=False
+    )  # values made at a time: fits the cache
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 1 << 64:
@@ -178,7 +199,8 @@ class Noise:
         Parameters
         ----------
         start, stop
-            Image indices, ``0 <= start <= stop``. How a range is cut into calls does not change a value.
+            Image indices, ``0 <= start <= stop``. How a range is cut into calls does not change a
+            value.
 
         Returns
         -------
@@ -188,7 +210,8 @@ class Noise:
         d, values, n = self.pixels, self.table.values, stop - start
         words, out = Words(self.seed, start, d), np.empty((n, d), dtype=np.int8)
         step = max(1, self._chunk // d)
-        # Indices of the platform's own width and 'wrap' (which cannot occur) spare NumPy its range check and a copy.
+        # Indices of the platform's own width and 'wrap' (which cannot occur) spare NumPy its range
+        # check and a copy.
         index = np.empty((min(step, n), d), dtype=np.intp)
         for a in range(0, n, step):
             b = min(a + step, n)

@@ -1,4 +1,5 @@
-"""The whole paper again: every experiment of Borji & Lin (2020) on real data, side by side with what they published.
+"""The whole paper again: every experiment of Borji & Lin (2020) on real data, side by side with
+what they published.
 
     plan          what is trained and run, in which order, at which size
     make          does it, or goes on with it, and writes the report

@@ -1,4 +1,6 @@
-"""Figures of the paper: curves, dots by seed, and sheets of pictures. Each says N, units and scale in its title."""
+"""Figures of the paper: curves, dots by seed, and sheets of pictures. Each says N, units and
+scale in its title.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,14 @@ def curves(panels: Sequence[Panel], title: str, columns: int = 2) -> bytes:
     handles: dict[str, Line2D] = {}
     for axis, panel in zip(axes.flat, panels, strict=False):
         for i, line in enumerate(panel.lines):
-            drawn = axis.plot(line.x, line.y, line.style, color=line.color or f"C{i}", markersize=3.5, label=line.label)
+            drawn = axis.plot(
+                line.x,
+                line.y,
+                line.style,
+                color=line.color or f"C{i}",
+                markersize=3.5,
+                label=line.label,
+            )
             handles.setdefault(line.label, drawn[0])
         axis.set_title(panel.title, fontsize=10)
         axis.set_xlabel(panel.x)
@@ -67,7 +76,12 @@ def curves(panels: Sequence[Panel], title: str, columns: int = 2) -> bytes:
         axis.set_visible(False)
     if len(handles) > 1:
         figure.legend(
-            list(handles.values()), list(handles), loc="outside lower center", ncols=min(4, len(handles)), frameon=False, fontsize=9
+            list(handles.values()),
+            list(handles),
+            loc="outside lower center",
+            ncols=min(4, len(handles)),
+            frameon=False,
+            fontsize=9,
         )
     figure.suptitle(title, fontsize=10)
     return png(figure)
@@ -81,19 +95,31 @@ def dots(
     shares: bool = True,
     each: Sequence[str] = (),
 ) -> bytes:
-    """One row a group, one dot a network, a bar at their mean; dashed lines at `marks`. Where the networks of a group are of different
-    kinds, `each` names them: they have colours then, and no mean.
+    """One row a group, one dot a network, a bar at their mean; dashed lines at `marks`. Where the
+    networks of a group are of different kinds, `each` names them: they have colours then, and no
+    mean.
     """
     figure = Figure(figsize=(8.8, 0.34 * len(groups) + 1.7), layout="constrained")
     axis = figure.subplots()
     for i, values in enumerate(groups.values()):
         for j, value in enumerate(values):
             name = each[j] if each and not i else None
-            axis.plot(value, i, "o", color=f"C{j}" if each else "C0", markersize=6, alpha=0.65, markeredgewidth=0, label=name)
+            axis.plot(
+                value,
+                i,
+                "o",
+                color=f"C{j}" if each else "C0",
+                markersize=6,
+                alpha=0.65,
+                markeredgewidth=0,
+                label=name,
+            )
         if len(values) > 1 and not each:
             axis.plot([float(np.mean(values))] * 2, [i - 0.3, i + 0.3], color="C0", linewidth=2.2)
     for i, (name, value) in enumerate((marks or {}).items()):
-        axis.axvline(value, color=f"C{i + 1 + len(each)}", linestyle="--", linewidth=1.1, label=name)
+        axis.axvline(
+            value, color=f"C{i + 1 + len(each)}", linestyle="--", linewidth=1.1, label=name
+        )
     axis.set_yticks(range(len(groups)), list(groups))
     axis.set_ylim(len(groups) - 0.4, -0.6)
     axis.set_xlabel(x)
@@ -110,7 +136,11 @@ def dots(
 
 
 def sheet(
-    rows: Mapping[str, Pictures], names: Sequence[str], title: str, grey: bool = False, told: Mapping[str, Sequence[str]] | None = None
+    rows: Mapping[str, Pictures],
+    names: Sequence[str],
+    title: str,
+    grey: bool = False,
+    told: Mapping[str, Sequence[str]] | None = None,
 ) -> bytes:
     """Pictures ``(k, C, H, W)``, one line of them a row.
 
@@ -124,7 +154,9 @@ def sheet(
         A line under each picture, by row.
     """
     k = len(names)
-    lines = [list(told[label]) if told is not None and label in told else [""] * k for label in rows]
+    lines = [
+        list(told[label]) if told is not None and label in told else [""] * k for label in rows
+    ]
     first = next(iter(rows.values()))
     diverging = not grey and first.shape[1] == 1  # colours are light around grey
     found = Sheet(
@@ -155,7 +187,9 @@ def sheet(
 
 
 def unit_scaled(pictures: Pictures) -> Pictures:
-    """Each picture ``(k, C, H, W)`` scaled to [0, 1] by its own extremes, as the authors show them."""
+    """Each picture ``(k, C, H, W)`` scaled to [0, 1] by its own extremes, as the authors show
+    them.
+    """
     flat = pictures.reshape(len(pictures), -1)
     low, high = flat.min(axis=1, keepdims=True), flat.max(axis=1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):

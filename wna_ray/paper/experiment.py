@@ -34,7 +34,8 @@ class Experiment:
     id, title, question
         As its section is headed.
     make
-        Reads finished runs and networks; raises `wna_ray.paper.sources.Missing` where one is not there.
+        Reads finished runs and networks; raises `wna_ray.paper.sources.Missing` where one is not
+        there.
     """
 
     id: str
@@ -52,7 +53,10 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
     """Mean and standard deviation of shares over networks, in percent."""
     if len(values) == 1:
         return percent(values[0], digits)
-    return f"{100 * np.mean(values):.{digits}f} ± {100 * np.std(values, ddof=1):.{digits}f} % ({len(values)} seeds)"
+    return (
+        f"{100 * np.mean(values):.{digits}f} ± {100 * np.std(values, ddof=1):.{digits}f} %"
+        f" ({len(values)} seeds)"
+    )
 
 
 def judged(*right: bool | np.bool) -> Verdict:

@@ -7,7 +7,8 @@
       numbers.json     the numbers in it
       figures/         the pictures in it
 
-The same command again does only what is not done yet. What could not be done is said in the report, and the exit code is not 0.
+The same command again does only what is not done yet. What could not be done is said in the report,
+and the exit code is not 0.
 """
 
 from __future__ import annotations
@@ -48,20 +49,28 @@ from wna_ray.training.spec import TrainSpec
 
 EXPERIMENTS: tuple[Experiment, ...] = tuple(
     sorted(
-        (e for part in (digits, objects, psychophysics, attacks, backdoors, neurons, families) for e in part.EXPERIMENTS),
+        (
+            e
+            for part in (digits, objects, psychophysics, attacks, backdoors, neurons, families)
+            for e in part.EXPERIMENTS
+        ),
         key=lambda e: e.id,
     )
 )
 OWN = "paper"  # the directory that job files are written for
 LEVEL = 0.05  # of all maps of a step together
 MOST_PRINTS = 4  # fingerprints that are told
-PATIENCE = 86_400  # seconds: many sweeps wait for one another here, which is no sign of a cluster without room
-WEIGHTS = "torchvision:mobilenet_v2?weights="  # from a file of WNA_DATA, or else torchvision's own, which are downloaded
+# seconds: many sweeps wait for one another here, which is no sign of a cluster without room
+PATIENCE = 86_400
+# from a file of WNA_DATA, or else torchvision's own, which are downloaded
+WEIGHTS = "torchvision:mobilenet_v2?weights="
 
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a paper: why steps failed, by name, and the verdict of each experiment (None: could not be made)."""
+    """What became of a paper: why steps failed, by name, and the verdict of each experiment
+    (None: could not be made).
+    """
 
     failed: Mapping[str, str]
     verdicts: Mapping[str, Verdict | None]
@@ -110,7 +119,11 @@ def conduct(
             _do(asked[step.name], f"{out}/{step.name}", executor, workers)
         except WnaError as error:
             failed[step.name] = str(error)
-        told = f"failed: {failed[step.name].splitlines()[0]}" if step.name in failed else f"done in {duration(time.monotonic() - since)}"
+        told = (
+            f"failed: {failed[step.name].splitlines()[0]}"
+            if step.name in failed
+            else f"done in {duration(time.monotonic() - since)}"
+        )
         say(f"{duration(time.monotonic() - begin):>7}  {step.name}: {told}")
 
     with task_runner(executor, workers, address):  # all steps share one cluster
@@ -118,7 +131,13 @@ def conduct(
             together = list(wave)
             with ThreadPoolExecutor(len(together) if executor == "ray" else 1) as pool:
                 list(pool.map(do, together))
-    verdicts = report(Found(out, failed), experiments, {name: _text(spec) for name, spec in asked.items()}, full, say)
+    verdicts = report(
+        Found(out, failed),
+        experiments,
+        {name: _text(spec) for name, spec in asked.items()},
+        full,
+        say,
+    )
     return Done(failed, verdicts)
 
 
@@ -129,7 +148,10 @@ def read_step(step: Step, jobs: Path, out: str | Path, full: bool) -> Asked:
     """What a step asks for, its paths under `out`."""
     path = jobs / step.job
     if not path.is_file():
-        raise SpecError(f"--jobs {jobs}: there is no {step.job}; run in a checkout of the project, or name its folder of jobs")
+        raise SpecError(
+            f"--jobs {jobs}: there is no {step.job}; run in a checkout of the project, or name its"
+            " folder of jobs"
+        )
     sized = full and step.kind == "run" and "full" in parse_yaml(read_text(path), str(path))
     data = read_yaml(path, dict(step.changes) | (dict(step.full) if full else {}), sized)
     data = _moved(data, str(out))
@@ -141,7 +163,9 @@ def read_step(step: Step, jobs: Path, out: str | Path, full: bool) -> Asked:
 
 
 def _moved(value: Any, out: str) -> Any:
-    """The same with paths under `out` instead of the directory that job files name, and ``$WNA_DATA`` filled in."""
+    """The same with paths under `out` instead of the directory that job files name, and
+    ``$WNA_DATA`` filled in.
+    """
     if isinstance(value, dict):
         return {key: _moved(part, out) for key, part in value.items()}
     if isinstance(value, list):
@@ -170,16 +194,27 @@ def _text(asked: Asked) -> str:
     """A spec as YAML, to run it again; of a sweep its first members."""
     if isinstance(asked, SweepSpec):
         shown = dict(list(asked.members.items())[:1])
-        parts = [f"# {len(asked.members)} members: {', '.join(asked.members)}\n# {name}:\n{_text(spec)}" for name, spec in shown.items()]
+        parts = [
+            f"# {len(asked.members)} members: {', '.join(asked.members)}\n# {name}:\n{_text(spec)}"
+            for name, spec in shown.items()
+        ]
         return "\n".join(parts)
-    plain = asked.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"execution"})
+    plain = asked.model_dump(
+        mode="json", by_alias=True, exclude_defaults=True, exclude={"execution"}
+    )
     return str(yaml.safe_dump(plain, sort_keys=False))
 
 
 def report(
-    found: Found, experiments: Sequence[Experiment], specs: Mapping[str, str], full: bool, say: Callable[[str], None] = print
+    found: Found,
+    experiments: Sequence[Experiment],
+    specs: Mapping[str, str],
+    full: bool,
+    say: Callable[[str], None] = print,
 ) -> dict[str, Verdict | None]:
-    """Make every experiment from what is there, and write the page, its numbers and its pictures."""
+    """Make every experiment from what is there, and write the page, its numbers and its
+    pictures.
+    """
     sections, numbers, verdicts = list[Section](), dict[str, Any](), dict[str, Verdict | None]()
     for experiment in experiments:
         found.read.clear()
@@ -187,32 +222,56 @@ def report(
             made = experiment.make(found)
         except Missing as reason:
             verdicts[experiment.id] = None
-            sections.append(Section(experiment.id, experiment.title, experiment.question, text=(f"Could not be made. {reason}",)))
+            sections.append(
+                Section(
+                    experiment.id,
+                    experiment.title,
+                    experiment.question,
+                    text=(f"Could not be made. {reason}",),
+                )
+            )
             say(f"{experiment.title}: could not be made. {reason}")
             continue
         verdicts[experiment.id] = made.verdict
         steps = sorted(found.read)
         facts = [(step, fact) for step in steps if (fact := told(found.opened(step)))]
-        sections.append(_section(experiment, made, facts, {name: specs[name] for name in steps if name in specs}))
+        sections.append(
+            _section(
+                experiment, made, facts, {name: specs[name] for name in steps if name in specs}
+            )
+        )
         numbers[experiment.id] = {
             "title": experiment.title,
             "verdict": made.verdict.value,
             "numbers": [
-                {"name": n.name, "ours": n.ours, "published": n.theirs, "verdict": n.verdict and n.verdict.value} for n in made.numbers
+                {
+                    "name": n.name,
+                    "ours": n.ours,
+                    "published": n.theirs,
+                    "verdict": n.verdict and n.verdict.value,
+                }
+                for n in made.numbers
             ],
         }
         write_files(
-            found.out / "figures", {f"{experiment.id}-{i}.png": figure.png for i, figure in enumerate(made.figures, start=1)}, "--out"
+            found.out / "figures",
+            {
+                f"{experiment.id}-{i}.png": figure.png
+                for i, figure in enumerate(made.figures, start=1)
+            },
+            "--out",
         )
         say(
-            f"{experiment.title}: {made.verdict.value}. {made.numbers[0].name}: {made.numbers[0].ours}"
+            f"{experiment.title}: {made.verdict.value}. {made.numbers[0].name}:"
+            f" {made.numbers[0].ours}"
             + (f" (published: {made.numbers[0].theirs})" if made.numbers[0].theirs else "")
         )
     size = "the paper's size" if full else "a size for two cores (make paper FULL=1: the paper's)"
     page = Page(
         "White noise analysis of neural networks: the whole paper again",
-        f"Every experiment of Borji & Lin (ICLR 2020) on real data, at {size}. For each: the question, our numbers beside the published "
-        "ones, whether it reproduces, the figures, and the specs to run it again. Failures to reproduce are explained where they stand.",
+        f"Every experiment of Borji & Lin (ICLR 2020) on real data, at {size}. For each: the"
+        " question, our numbers beside the published ones, whether it reproduces, the figures, and"
+        " the specs to run it again. Failures to reproduce are explained where they stand.",
         tuple(sections),
         "Experiments",
     )
@@ -227,21 +286,32 @@ def told(runs: Mapping[str, Finished]) -> str:
         return ""
     samples = sorted({run.images for run in runs.values()})
     of = "trials" if len(trials_among(runs)) == len(runs) else "images"
-    words = [f"{len(runs)} run{'s' * (len(runs) > 1)} of {' to '.join(f'{n:,}' for n in (samples[0], samples[-1])[: len(samples)])} {of}"]
+    words = [
+        f"{len(runs)} run{'s' * (len(runs) > 1)} of"
+        f" {' to '.join(f'{n:,}' for n in (samples[0], samples[-1])[: len(samples)])} {of}"
+    ]
     readouts = [r for run in noise_runs(runs).values() for r in run.readouts]
     p = np.concatenate([r.p_value for r in readouts]) if readouts else np.zeros(0)
     tested = p[np.isfinite(p)]
     if len(tested):
         reliable = np.concatenate([r.reliability for r in readouts])[np.isfinite(p)]
         found = int((tested < LEVEL / len(tested)).sum())
-        words.append(f"{found:,} of {len(tested):,} maps with enough images are significant (p < {LEVEL:g} after Bonferroni)")
+        words.append(
+            f"{found:,} of {len(tested):,} maps with enough images are significant (p < {LEVEL:g}"
+            " after Bonferroni)"
+        )
         words.append(f"median reliability {np.median(reliable):.3f}")
     prints = [run.fingerprint[:8] for run in runs.values()]
-    words.append(f"fingerprint{'s' * (len(prints) > 1)} {', '.join(prints[:MOST_PRINTS])}" + ", ..." * (len(prints) > MOST_PRINTS))
+    words.append(
+        f"fingerprint{'s' * (len(prints) > 1)} {', '.join(prints[:MOST_PRINTS])}"
+        + ", ..." * (len(prints) > MOST_PRINTS)
+    )
     return "; ".join(words)
 
 
-def _section(experiment: Experiment, made: Made, facts: Sequence[tuple[str, str]], specs: Mapping[str, str]) -> Section:
+def _section(
+    experiment: Experiment, made: Made, facts: Sequence[tuple[str, str]], specs: Mapping[str, str]
+) -> Section:
     return Section(
         experiment.id,
         experiment.title,

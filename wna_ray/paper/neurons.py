@@ -18,7 +18,9 @@ from wna_ray.statistics.maps import cosine
 
 
 def halves(run: Run, kind: str) -> NDArray[np.float64]:
-    """``(k,)``: correlation of the maps of both halves, from the reliability of the whole (Spearman & Brown, backwards)."""
+    """``(k,)``: correlation of the maps of both halves, from the reliability of the whole
+    (Spearman & Brown, backwards).
+    """
     whole = next(r.split_half for r in run.readouts if r.kind == kind)
     assert whole is not None
     return np.asarray(whole / (2 - whole))
@@ -29,20 +31,33 @@ def filters(found: Found) -> Made:
     runs = found.runs("units")
     conv1, conv2 = runs["conv1"], runs["conv2"]
     assert conv1.filters is not None
-    found1 = {kind: cosine(next(r.bias for r in conv1.readouts if r.kind == kind), conv1.filters) for kind in ("activation", "rectified")}
+    found1 = {
+        kind: cosine(next(r.bias for r in conv1.readouts if r.kind == kind), conv1.filters)
+        for kind in ("activation", "rectified")
+    }
     rectified = next(r for r in conv2.readouts if r.kind == "rectified")
     r2 = halves(conv2, "rectified")
     told = [i for i, note in enumerate(rectified.note) if not note]
     silent = [rectified.names[i] for i, note in enumerate(rectified.note) if note]
-    median1, least1 = float(np.nanmedian(found1["rectified"])), float(np.nanmin(found1["rectified"]))
+    median1, least1 = (
+        float(np.nanmedian(found1["rectified"])),
+        float(np.nanmin(found1["rectified"])),
+    )
     median2 = float(np.median(r2[told]))
     return Made(
         judged(median1 >= 0.99, least1 >= 0.95, median2 >= 0.95),
         (
-            "A unit of the first convolution is linear until it is rectified, so the noise it answers to must average to its own "
-            "kernel: it does, for every unit. Units of the second convolution see 14 x 14 pixels through a rectification and a maximum; "
-            "what they look for has no closed form, and is judged by how well two halves of the run agree.",
-            f"Units that were active too rarely to be told anything about: {', '.join(silent) or 'none'}.",
+            (
+                "A unit of the first convolution is linear until it is rectified, so the noise it"
+                " answers to must average to its own kernel: it does, for every unit. Units of the"
+                " second convolution see 14 x 14 pixels through a rectification and a maximum; what"
+                " they look for has no closed form, and is judged by how well two halves of the run"
+                " agree."
+            ),
+            (
+                "Units that were active too rarely to be told anything about:"
+                f" {', '.join(silent) or 'none'}."
+            ),
         ),
         (
             Number(
@@ -52,7 +67,8 @@ def filters(found: Found) -> Made:
                 same(median1 >= 0.99 and least1 >= 0.95),
             ),
             Number(
-                "conv1, activation: median / smallest", f"{np.nanmedian(found1['activation']):.4f} / {np.nanmin(found1['activation']):.4f}"
+                "conv1, activation: median / smallest",
+                f"{np.nanmedian(found1['activation']):.4f} / {np.nanmin(found1['activation']):.4f}",
             ),
             Number(
                 "conv2: split-half correlation, median of the units that answer",
@@ -69,7 +85,8 @@ def filters(found: Found) -> Made:
             ),
             Figure(
                 figure(conv2, "bias_maps"),
-                f"What the units of conv2 look for, the most reliable ones. N = {conv2.moments.images:,}.",
+                "What the units of conv2 look for, the most reliable ones. N ="
+                f" {conv2.moments.images:,}.",
                 "Oriented fields of the second convolution",
             ),
         ),
@@ -82,7 +99,9 @@ def natural(found: Found) -> Made:
     assert noise.filters is not None
     truth = noise.filters
     plain = cosine(next(r.bias for r in run.readouts if r.kind == "activation"), truth)
-    white = run.whitened()[: len(truth)].reshape(len(truth), -1)  # of the activations, which come first
+    white = run.whitened()[: len(truth)].reshape(
+        len(truth), -1
+    )  # of the activations, which come first
     there = np.isfinite(white).all(axis=1) & np.isfinite(plain)
     freed = cosine(white[there], truth[there])
     pictures = {
@@ -92,11 +111,17 @@ def natural(found: Found) -> Made:
     }
     some = slice(0, 12)
     return Made(
-        judged(float(np.nanmedian(plain)) < 0.95, float(np.nanmedian(freed)) > float(np.nanmedian(plain))),
+        judged(
+            float(np.nanmedian(plain)) < 0.95,
+            float(np.nanmedian(freed)) > float(np.nanmedian(plain)),
+        ),
         (
-            "The same average over 60,000 real digits: neighbouring pixels of digits are alike, so the average is a blurred stroke and "
-            "not the kernel, as the authors found. Divided by the covariance of the digits' own patches (a ridge where they hardly "
-            "vary) the kernel comes back.",
+            (
+                "The same average over 60,000 real digits: neighbouring pixels of digits are alike,"
+                " so the average is a blurred stroke and not the kernel, as the authors found."
+                " Divided by the covariance of the digits' own patches (a ridge where they hardly"
+                " vary) the kernel comes back."
+            ),
         ),
         (
             Number(
@@ -105,14 +130,18 @@ def natural(found: Found) -> Made:
                 "kernels not recovered",
                 same(float(np.nanmedian(plain)) < 0.95),
             ),
-            Number("whitened: cosine, median / smallest", f"{np.nanmedian(freed):.3f} / {np.nanmin(freed):.3f}"),
+            Number(
+                "whitened: cosine, median / smallest",
+                f"{np.nanmedian(freed):.3f} / {np.nanmin(freed):.3f}",
+            ),
         ),
         (
             Figure(
                 charts.sheet(
                     {k: v[some] for k, v in pictures.items()},
                     run.names[some],
-                    f"conv1, twelve of {len(truth)} units, by {run.moments.images:,} training digits; each in its own scale",
+                    f"conv1, twelve of {len(truth)} units, by {run.moments.images:,} training"
+                    " digits; each in its own scale",
                 ),
                 "Kernels, averages of real digits, and the same freed of the digits' correlations.",
                 "Three rows: kernels, blurred averages, whitened averages like the kernels",
@@ -122,12 +151,16 @@ def natural(found: Found) -> Made:
 
 
 def areas(trials: Trials, profile: str) -> dict[tuple[str, str], list[float]]:
-    """Area under the psychometric curve of each class by strength, rising; by layer and class that is stimulated."""
+    """Area under the psychometric curve of each class by strength, rising; by layer and class
+    that is stimulated.
+    """
     assert trials.spec.stimulate is not None
     rows = [row for row in trials.table.to_pylist() if row["profile"] == profile]
     strengths, gammas = sorted(trials.spec.stimulate.strengths), sorted(trials.spec.gammas)
     kept: dict[tuple[Any, ...], float] = {
-        (r["layer"], r["profile_class"], r["strength"], r["gamma"]): r["kept"] / r["own"] for r in rows if r["own"]
+        (r["layer"], r["profile_class"], r["strength"], r["gamma"]): r["kept"] / r["own"]
+        for r in rows
+        if r["own"]
     }
     return {
         key: [area(gammas, [kept[(*key, s, g)] for g in gammas]) for s in strengths]
@@ -140,34 +173,59 @@ def _rising(values: list[float]) -> bool:
 
 
 def _stimulation(trials: Trials) -> tuple[dict[str, int], dict[str, int], int, Table, bytes]:
-    """Classes whose area rises with strength, by layer, of how many; the same for sham; a table; a figure."""
+    """Classes whose area rises with strength, by layer, of how many; the same for sham; a
+    table; a figure.
+    """
     assert trials.spec.stimulate is not None
     found, sham = areas(trials, "class-mean"), areas(trials, "sham")
     layers, strengths = trials.spec.stimulate.layers, sorted(trials.spec.stimulate.strengths)
     classes = list(dict.fromkeys(c for _, c in found))
-    rising, shams = ({layer: sum(_rising(v) for (at, _), v in of.items() if at == layer) for layer in layers} for of in (found, sham))
+    rising, shams = (
+        {layer: sum(_rising(v) for (at, _), v in of.items() if at == layer) for layer in layers}
+        for of in (found, sham)
+    )
     rows = tuple(
-        (layer, c, *(f"{v:.3f}" for v in found[layer, c]), "yes" if _rising(found[layer, c]) else "no") for layer in layers for c in classes
+        (
+            layer,
+            c,
+            *(f"{v:.3f}" for v in found[layer, c]),
+            "yes" if _rising(found[layer, c]) else "no",
+        )
+        for layer in layers
+        for c in classes
     )
     panels = [
         charts.Panel(
             layer,
             [charts.Line(f"class {c}", strengths, found[layer, c]) for c in classes]
-            + [charts.Line("sham, mean", strengths, np.mean([sham[layer, c] for c in classes], axis=0), "--", "0.4")],
+            + [
+                charts.Line(
+                    "sham, mean",
+                    strengths,
+                    np.mean([sham[layer, c] for c in classes], axis=0),
+                    "--",
+                    "0.4",
+                )
+            ],
             "strength (sd of the layer's activity)",
             "area under the curve of right answers",
         )
         for layer in layers
     ]
     title = (
-        "Area under the psychometric curve (mean share right over gamma 0 to 1) of the class that is "
-        f"stimulated\n{trials.answers[0].sum():,} trials a condition; sham: the same profile, shuffled over units"
+        "Area under the psychometric curve (mean share right over gamma 0 to 1) of the class that"
+        f" is stimulated\n{trials.answers[0].sum():,} trials a condition; sham: the same profile,"
+        " shuffled over units"
     )
     return (
         rising,
         shams,
         len(classes),
-        Table(("layer", "class", *(f"{s:+g} sd" for s in strengths), "rises"), rows, "Area by strength"),
+        Table(
+            ("layer", "class", *(f"{s:+g} sd" for s in strengths), "rises"),
+            rows,
+            "Area by strength",
+        ),
         charts.curves(panels, title, 3),
     )
 
@@ -177,18 +235,27 @@ def ten_way(found: Found) -> Made:
     trials = found.one_trials("microstimulation")
     rising, shams, n, table, picture = _stimulation(trials)
     sta = areas(trials, "sta")
-    by_sta = {layer: sum(_rising(v) for (at, _), v in sta.items() if at == layer) for layer in rising}
+    by_sta = {
+        layer: sum(_rising(v) for (at, _), v in sta.items() if at == layer) for layer in rising
+    }
     return Made(
         judged(rising["fc1"] >= 0.9 * n),
         (
-            "Units of one layer get activity added or taken away, in proportion to their mean response to a class, by forward hooks; "
-            "the model stays as it is. In fc1 the network sees the class more readily the more it is stimulated, and less when "
-            "suppressed. In the convolutions, where every position of a channel is stimulated alike, the sign is not reliable: the "
-            "authors' own figures say the same.",
-            "The authors' legends are ten times too large, and their layers have different units (D13); here strength is in standard "
-            "deviations of the layer's activity, signals and noise are the same in all conditions, and a shuffled profile is the "
-            "control. By STA, how each unit goes with the class's logit over noise, the second convolution can be steered, too: what "
-            "fails there is the class mean, not the layer.",
+            (
+                "Units of one layer get activity added or taken away, in proportion to their mean"
+                " response to a class, by forward hooks; the model stays as it is. In fc1 the"
+                " network sees the class more readily the more it is stimulated, and less when"
+                " suppressed. In the convolutions, where every position of a channel is stimulated"
+                " alike, the sign is not reliable: the authors' own figures say the same."
+            ),
+            (
+                "The authors' legends are ten times too large, and their layers have different"
+                " units (D13); here strength is in standard deviations of the layer's activity,"
+                " signals and noise are the same in all conditions, and a shuffled profile is the"
+                " control. By STA, how each unit goes with the class's logit over noise, the second"
+                " convolution can be steered, too: what fails there is the class mean, not the"
+                " layer."
+            ),
         ),
         (
             *(
@@ -200,7 +267,10 @@ def ten_way(found: Found) -> Made:
                 )
                 for layer in rising
             ),
-            Number("the same by STA: " + " / ".join(by_sta), " / ".join(f"{v} of {n}" for v in by_sta.values())),
+            Number(
+                "the same by STA: " + " / ".join(by_sta),
+                " / ".join(f"{v} of {n}" for v in by_sta.values()),
+            ),
         ),
         (
             Figure(
@@ -226,8 +296,11 @@ def binary(found: Found) -> Made:
     return Made(
         judged(rising["fc1"] == n),
         (
-            "The same with two classes, where every trial that is moved away from one answer is moved to the other. Specific in fc1, "
-            "not in the convolutions, as in the authors' own figures.",
+            (
+                "The same with two classes, where every trial that is moved away from one answer is"
+                " moved to the other. Specific in fc1, not in the convolutions, as in the authors'"
+                " own figures."
+            ),
         ),
         (
             *(
@@ -239,7 +312,11 @@ def binary(found: Found) -> Made:
                 )
                 for layer in rising
             ),
-            Number("test accuracy, two against eight", percent(test_accuracy(network), 2), "93.77 % (threshold 1.0, D4)"),
+            Number(
+                "test accuracy, two against eight",
+                percent(test_accuracy(network), 2),
+                "93.77 % (threshold 1.0, D4)",
+            ),
         ),
         (
             Figure(
@@ -253,8 +330,25 @@ def binary(found: Found) -> Made:
 
 
 EXPERIMENTS = (
-    Experiment("e13", "E13 Units of the convolutions", "Does noise give a unit's kernel back?", filters),
-    Experiment("e14", "E14 The same by real digits", "Do natural images, averaged, give the kernel back?", natural),
-    Experiment("e15", "E15 Microstimulation", "Does activity added to a layer make the network see a class?", ten_way),
-    Experiment("e16", "E16 Microstimulation, two classes", "The same where there are only two answers.", binary),
+    Experiment(
+        "e13", "E13 Units of the convolutions", "Does noise give a unit's kernel back?", filters
+    ),
+    Experiment(
+        "e14",
+        "E14 The same by real digits",
+        "Do natural images, averaged, give the kernel back?",
+        natural,
+    ),
+    Experiment(
+        "e15",
+        "E15 Microstimulation",
+        "Does activity added to a layer make the network see a class?",
+        ten_way,
+    ),
+    Experiment(
+        "e16",
+        "E16 Microstimulation, two classes",
+        "The same where there are only two answers.",
+        binary,
+    ),
 )

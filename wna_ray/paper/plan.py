@@ -1,4 +1,6 @@
-"""What ``wna paper`` trains and runs: jobs of ``jobs/`` and ``jobs/paper/``, in order, each a directory under ``paper/``."""
+"""What ``wna paper`` trains and runs: jobs of ``jobs/`` and ``jobs/paper/``, in order, each a
+directory under ``paper/``.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ class Step:
     changes
         Dotted keys that are set in it.
     full
-        More of them, at the paper's size. (Files of runs say in themselves what changes at that size.)
+        More of them, at the paper's size. (Files of runs say in themselves what changes at that
+        size.)
     wave
         Steps of one wave are done at the same time.
     """
@@ -46,7 +49,12 @@ def _run(name: str, wave: int) -> Step:
     return Step(f"runs/{name}", f"paper/{name}.yaml", wave=wave)
 
 
-RNN: dict[str, Any] = {"epochs": 17, "batch": 100, "optimiser": {"kind": "sgd", "rate": 0.01}, "keep": "best"}
+RNN: dict[str, Any] = {
+    "epochs": 17,
+    "batch": 100,
+    "optimiser": {"kind": "sgd", "rate": 0.01},
+    "keep": "best",
+}
 CIFAR: dict[str, Any] = {"images": None, **AUTHORS, "keep": "best"}
 
 STEPS: tuple[Step, ...] = (
@@ -58,12 +66,36 @@ STEPS: tuple[Step, ...] = (
     _train("lstm", "rnn", RNN, network="lstm", epochs=2, seeds=[0]),
     _train("fashion", "fashion", network="cnn"),
     _train("fashion-wide", "fashion", options={"softmax": True}, seeds=[0], images=3000),
-    _train("cifar", "cifar", CIFAR, network="cnn", images=None, epochs=4, seeds=[0, 1, 2], validation=5000),
+    _train(
+        "cifar",
+        "cifar",
+        CIFAR,
+        network="cnn",
+        images=None,
+        epochs=4,
+        seeds=[0, 1, 2],
+        validation=5000,
+    ),
     _train("cifar-paper", "cifar", CIFAR, images=600, validation=1000),
-    _train("cifar-centre", "cifar", CIFAR, network="cnn", images=2000, epochs=3, transform="shrink-centre"),
+    _train(
+        "cifar-centre",
+        "cifar",
+        CIFAR,
+        network="cnn",
+        images=2000,
+        epochs=3,
+        transform="shrink-centre",
+    ),
     _train("binary-56", "binary-56", AUTHORS | {"batch": 100, "epochs": 20}),
     _train("logistic-56", "logistic", classes=[5, 6], seeds=[0], validation=1000),
-    _train("binary-28", "binary-56", AUTHORS | {"batch": 100}, network="cnn-binary-2", classes=[2, 8], seeds=[0]),
+    _train(
+        "binary-28",
+        "binary-56",
+        AUTHORS | {"batch": 100},
+        network="cnn-binary-2",
+        classes=[2, 8],
+        seeds=[0],
+    ),
     _train("backdoor", "backdoor", seeds=[0, 1, 2]),
     _train("panel", "panel", {}, panel={"clean": 40, "poisoned": 20, "seed": 5}),
     _train("autoencoder", "autoencoder", {}),
@@ -98,5 +130,10 @@ STEPS: tuple[Step, ...] = (
     ),
     *(_run(name, 2) for name in ("attack", "attack-budget")),  # with maps of the wave before
     # Single runs have the whole cluster each.
-    *(_run(name, 3 + i) for i, name in enumerate(("fgsm", "units-images", "microstimulation", "microstimulation-binary"))),
+    *(
+        _run(name, 3 + i)
+        for i, name in enumerate(
+            ("fgsm", "units-images", "microstimulation", "microstimulation-binary")
+        )
+    ),
 )

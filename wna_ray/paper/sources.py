@@ -62,7 +62,9 @@ class Found:
         try:
             store = Store(Place(str(path)))
             return {
-                folder.name: read_network(store, folder.name) for folder in sorted(path.glob("*/")) if (folder / "network.json").exists()
+                folder.name: read_network(store, folder.name)
+                for folder in sorted(path.glob("*/"))
+                if (folder / "network.json").exists()
             }
         except RunError as reason:
             raise Missing(str(reason)) from None
@@ -153,10 +155,12 @@ def scored(templates: Maps, dataset: DatasetName, score: Score) -> Scored:
 
 
 def held_out(runs: Iterable[Run]) -> Scored:
-    """How runs that showed pictures of some classes name the pictures of the others, all answers together.
+    """How runs that showed pictures of some classes name the pictures of the others, all answers
+    together.
 
-    By whitened maps and the step from the mean picture, in the dot product: the linear part of what a response says of an image. Maps and
-    images are compared in the cells that moments were kept of.
+    By whitened maps and the step from the mean picture, in the dot product: the linear part of what
+    a response says of an image. Maps and images are compared in the cells that moments were kept
+    of.
     """
     found = []
     for run in runs:
@@ -164,14 +168,23 @@ def held_out(runs: Iterable[Run]) -> Scored:
         assert shown.dataset is not None, "runs of pictures"
         split, cell = data(shown.dataset, shown.split == "train"), shown.cell
         rest = ~np.isin(split.labels, shown.classes or ())
-        means = avg_pool2d(torch.from_numpy(split.images[rest]), cell, ceil_mode=True, count_include_pad=False).numpy()
+        means = avg_pool2d(
+            torch.from_numpy(split.images[rest]), cell, ceil_mode=True, count_include_pad=False
+        ).numpy()
         steps = means - mean_stimulus(run)[:, ::cell, ::cell]
-        found.append(classify(run.whitened()[:, :, ::cell, ::cell], Split(steps, split.labels[rest]), "dot"))
-    confusion, ranks = np.sum([f.confusion for f in found], axis=0), np.concatenate([f.ranks for f in found])
+        found.append(
+            classify(run.whitened()[:, :, ::cell, ::cell], Split(steps, split.labels[rest]), "dot")
+        )
+    confusion, ranks = (
+        np.sum([f.confusion for f in found], axis=0),
+        np.concatenate([f.ranks for f in found]),
+    )
     return Scored(float(np.trace(confusion) / confusion.sum()), confusion, ranks)
 
 
 def weights_of(uri: str) -> Maps:
-    """``(k, d)``: weight rows of a logistic regression, less their mean row, as its centred logits have them."""
+    """``(k, d)``: weight rows of a logistic regression, less their mean row, as its centred
+    logits have them.
+    """
     weights = load_model(uri).module.state_dict()["fc.weight"].double().numpy()
     return np.asarray(weights - weights.mean(axis=0))

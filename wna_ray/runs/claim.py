@@ -1,4 +1,6 @@
-"""One directory, one job: make a directory that of a job, or say what differs from the job that is there."""
+"""One directory, one job: make a directory that of a job, or say what differs from the job that
+is there.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ def claim(store: Store, name: str, described: bytes, differs: Callable[[], Itera
     differs
         Where something is there already: what differs from it, one line each (there -> asked for).
     what, began
-        What such a directory holds where something differs (``a run of another spec``), and what began it (``spec``).
+        What such a directory holds where something differs (``a run of another spec``), and what
+        began it (``spec``).
 
     Raises
     ------

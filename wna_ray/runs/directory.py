@@ -122,7 +122,9 @@ class RunDirectory:
         return parse_json(data, f"{self.url}/{name}")
 
     def kind(self) -> Kind:
-        """Which kind of job the directory is of; `RunError` where there is none, or of no kind that is installed."""
+        """Which kind of job the directory is of; `RunError` where there is none, or of no kind
+        that is installed.
+        """
         return require_format(self._read_spec(), f"{self.url}/{SPEC}")
 
     def spec(self) -> dict[str, Any]:
@@ -142,7 +144,8 @@ class RunDirectory:
         except RecursionError:
             raise RunError(f"{where} is damaged (nested too deeply)") from None
         extent = extent_of(spec, where)
-        return spec | {"spec": redacted_tree(spec["spec"])}, extent  # earlier versions stored secrets of URLs
+        # earlier versions stored secrets of URLs
+        return spec | {"spec": redacted_tree(spec["spec"])}, extent
 
     def _read_spec(self) -> dict[str, Any]:
         spec = self.read_json(SPEC)
@@ -151,7 +154,9 @@ class RunDirectory:
         return spec
 
     def begin(self, description: Description) -> None:
-        """Make this the run that is described, or make sure that it is; `RunError` names what differs."""
+        """Make this the run that is described, or make sure that it is; `RunError` names what
+        differs.
+        """
         wanted: dict[str, Any] = {
             "format": description.format,
             "fingerprint": description.fingerprint,
@@ -160,10 +165,12 @@ class RunDirectory:
             "names": list(description.names),
             "spec": description.spec,
         }
-        wanted |= {"spec": redacted_tree(wanted["spec"])}  # its identity stays: that is what a run is
+        # its identity stays: that is what a run is
+        wanted |= {"spec": redacted_tree(wanted["spec"])}
         described = json_bytes(wanted | {"digest": sha256(canonical(wanted).encode())})
         if self.read_json(SPEC) is None:
-            extent = extent_of(wanted, f"{self.url}/{SPEC}")  # what is written here can be read again
+            # what is written here can be read again
+            extent = extent_of(wanted, f"{self.url}/{SPEC}")
             if len(described) > MOST_JSON:
                 raise RunError(f"{SPEC} would have {len(described):,} bytes, but at most {MOST_JSON:,} are read again; give fewer outputs")
             for name, array in description.arrays.items():
@@ -179,14 +186,17 @@ class RunDirectory:
         there, keep = self.spec(), ("samples", "identity")
         old, new = ({k: d.get(k) for k in keep} | {"stop": d["spec"].get("stop")} for d in (there, wanted))
         changes = list(differences(old, new))
-        derived = ("identity.canary", "identity.fixed_point")  # they follow from the rest and the machine
+        # they follow from the rest and the machine
+        derived = ("identity.canary", "identity.fixed_point")
         if changes and all(path.startswith(derived) for path, _, _ in changes):
             changes = [("answers to the first batch", "as on record", "other bits (another machine or version?)")]
         changes = [change for change in changes if not change[0].startswith(derived)]
         return [f"{path.removeprefix('identity.')}: {before} -> {after}" for path, before, after in changes]
 
     def segments(self) -> dict[Span, str]:
-        """Committed ranges and their objects, in order; `RunError` where they overlap or a name is foreign."""
+        """Committed ranges and their objects, in order; `RunError` where they overlap or a name
+        is foreign.
+        """
         found: dict[Span, str] = {}
         end, last = 0, ""
         for name in self.store.list(SEGMENTS):
@@ -201,7 +211,9 @@ class RunDirectory:
         return found
 
     def gaps(self, samples: int, most: int | None = None) -> list[Span]:
-        """Ranges of the first `samples` images that no segment covers; later looks may have segments up to `most` images."""
+        """Ranges of the first `samples` images that no segment covers; later looks may have
+        segments up to `most` images.
+        """
         missing, at, found = [], 0, list(self.segments())
         end = found[-1][1] if found else 0
         if end > (most or samples):
@@ -217,7 +229,9 @@ class RunDirectory:
         return [*missing, (at, samples)] if at < samples else missing
 
     def commit(self, partial: Partial, fingerprint: str) -> None:
-        """Publish a segment, once. A segment of the same range that is there already must be the same bytes."""
+        """Publish a segment, once. A segment of the same range that is there already must be
+        the same bytes.
+        """
         entry = None
         if partial.stored is not None:  # first: what a segment names is there
             beside, values = responses_name(partial.start, partial.stop), partial.stored.pack(partial.start)
@@ -231,7 +245,9 @@ class RunDirectory:
             raise RunError(f"{self.url}/{name} exists with other content; is another job writing to this run?")
 
     def read_segment(self, name: str, fingerprint: str, extent: Extent | None = None) -> tuple[Partial, SegmentInfo]:
-        """A segment, checked: digest, fingerprint, the range in its name, and (where it is given) what the run's spec allows."""
+        """A segment, checked: digest, fingerprint, the range in its name, and (where it is
+        given) what the run's spec allows.
+        """
         where, size = f"{self.url}/{name}", self.store.size(name) or 0
         require_memory(2 * size, where)
         data = self.store.read(name, most=size if extent is None else extent.most(name))
@@ -279,7 +295,8 @@ class RunDirectory:
         return manifest
 
     def finished(self) -> tuple[dict[str, Any], dict[str, Any], Extent]:
-        """Spec and manifest of a finished run, each checked and fit for the other, and how large its objects may be.
+        """Spec and manifest of a finished run, each checked and fit for the other, and how large
+        its objects may be.
 
         Raises
         ------
@@ -308,9 +325,10 @@ class RunDirectory:
     def verify(self) -> list[str]:
         """Prove the run: every fault found, one sentence each; none means that it is whole.
 
-        Compared are: the list of objects with what a run of this spec must and can have; every object
-        with its size and digest; the offset and the basis with their digests in the identity; the
-        ranges with [0, N); the counts, and every sum of the result, with what the segments hold.
+        Compared are: the list of objects with what a run of this spec must and can have; every
+        object with its size and digest; the offset and the basis with their digests in the
+        identity; the ranges with [0, N); the counts, and every sum of the result, with what the
+        segments hold.
         """
         spec, manifest, extent = self.finished()
         faults = manifest_faults(spec, manifest, extent)

@@ -1,12 +1,14 @@
-"""The process that drives a run: its claim on the directory, its signs of life, and the journal of events.
+"""The process that drives a run: its claim on the directory, its signs of life, and the journal of
+events.
 
     drivers/000001.json          the first driver; the next one makes 000002.json, and so on
     events/000001-00000.jsonl    its events, one JSON object a line, in chunks
 
-A claim is a conditional write, so of two drivers one gets the number. The owner writes its object again every few
-seconds, with how far it is: that is its sign of life, and all that ``wna status`` reads. A driver that finds another
-alive stops at once; one that finds a claim whose owner is silent takes the next number, and the old owner, should it
-wake, sees that and stops. None of this is needed for the result: segments are committed once, whoever does it.
+A claim is a conditional write, so of two drivers one gets the number. The owner writes its object
+again every few seconds, with how far it is: that is its sign of life, and all that ``wna status``
+reads. A driver that finds another alive stops at once; one that finds a claim whose owner is silent
+takes the next number, and the old owner, should it wake, sees that and stops. None of this is
+needed for the result: segments are committed once, whoever does it.
 """
 
 from __future__ import annotations
@@ -115,7 +117,9 @@ class Driver:
             self._note(event)
 
     def close(self, state: State, reason: str = "", patience: float | None = None) -> None:
-        """Write the last events and how it ended; a storage that refuses is reported, not raised."""
+        """Write the last events and how it ended; a storage that refuses is reported, not
+        raised.
+        """
         if self._over.is_set():
             return
         self._over.set()
@@ -144,7 +148,9 @@ class Driver:
                 return generation + 1
 
     def _watch(self, generation: int, found: Mapping[str, Any], seconds: float) -> Mapping[str, Any] | None:
-        """The other driver, once it gives a sign of life; None where it gives none, or has ended."""
+        """The other driver, once it gives a sign of life; None where it gives none, or has
+        ended.
+        """
         if _gone(found):
             return None
         who = f"process {found['pid']} on {found['host']}"
@@ -171,7 +177,8 @@ class Driver:
                     )
                     return
                 self._write("running", "")
-            except (StoreError, RunError) as error:  # the run itself meets the same storage, and says so if it must
+            # the run itself meets the same storage, and says so if it must
+            except (StoreError, RunError) as error:
                 _log.warning("no sign of life could be written: %s", error)
 
     def _write(self, state: State, reason: str) -> None:

@@ -1,9 +1,10 @@
 """A finished run, or a finished sweep, copied to a local folder.
 
-Only what ``MANIFEST.json`` lists is copied, so ``evaluation/`` (which has no digests), drivers and journals stay where
-they are. An object has its name only once all its bytes are there and give the digest that the manifest says; until then
-it is a ``.tmp-`` file beside it, from whose length the next call goes on. The manifest comes last. No symbolic link below
-the folder is followed, and no file that is there is ever overwritten.
+Only what ``MANIFEST.json`` lists is copied, so ``evaluation/`` (which has no digests), drivers and
+journals stay where they are. An object has its name only once all its bytes are there and give the
+digest that the manifest says; until then it is a ``.tmp-`` file beside it, from whose length the
+next call goes on. The manifest comes last. No symbolic link below the folder is followed, and no
+file that is there is ever overwritten.
 
 Of a sweep every member is copied so, into a folder of its own, and ``spec.json`` and ``SWEEP.json``
 come last of all.
@@ -87,19 +88,22 @@ class Fetched:
 
 
 def fetch(place: Place | str, dest: Path, workers: int = 8, segments: bool = True, callback: Progress | None = None) -> Fetched:
-    """Copy a finished run to a local folder, or go on with it; every object's SHA-256 is checked on the way.
+    """Copy a finished run to a local folder, or go on with it; every object's SHA-256 is checked on
+    the way.
 
     Parameters
     ----------
     place
         The run: a path, any fsspec URL, or a `Place`.
     dest
-        The folder; made where there is none. What is there of this run is kept, another run's is refused.
+        The folder; made where there is none. What is there of this run is kept, another run's is
+        refused.
     workers
         Objects under way at a time.
     segments
-        Also copy the segments. Without them the copy can be opened and reported on, but `RunDirectory.verify` says that
-        they are missing: that they add up to the result cannot be proved. Another call brings them.
+        Also copy the segments. Without them the copy can be opened and reported on, but
+        `RunDirectory.verify` says that they are missing: that they add up to the result cannot be
+        proved. Another call brings them.
     callback
         Called with (bytes that are there, bytes of all), from several threads but one at a time.
 
@@ -232,7 +236,9 @@ class _Copy:
         self.kept = self.downloaded = 0
 
     def all(self, wanted: Mapping[str, Mapping[str, Any]], workers: int) -> None:
-        """Copy objects; the first failure stops the others between two chunks, and what they have stays."""
+        """Copy objects; the first failure stops the others between two chunks, and what they
+        have stays.
+        """
         with ThreadPoolExecutor(max(1, workers), thread_name_prefix="fetch") as pool:
             try:
                 for future in as_completed([pool.submit(self._one, name, entry) for name, entry in wanted.items()]):
@@ -284,7 +290,9 @@ class _Copy:
             self.kept += 1
 
     def _download(self, name: str, entry: Mapping[str, Any], resume: bool) -> tuple[str | None, bool]:
-        """The digest (None where all is being stopped) and whether a part was there already; the right bytes get their name."""
+        """The digest (None where all is being stopped) and whether a part was there already;
+        the right bytes get their name.
+        """
         temporary, digest, at = _temporary(name, entry), hashlib.sha256(), 0
         if not resume or self._folder.there(name, entry) == 0:
             self._folder.remove(temporary)
@@ -358,7 +366,9 @@ def _open_below(folder: int, part: str) -> int:
 
 
 class LocalFolder:
-    """A local folder, held open: every name is looked up from its descriptors, so a link put in the way is found, not followed."""
+    """A local folder, held open: every name is looked up from its descriptors, so a link put in
+    the way is found, not followed.
+    """
 
     def __init__(self, path: Path, above: LocalFolder | None = None) -> None:
         self.path, self._above = path, above
@@ -434,7 +444,9 @@ class LocalFolder:
             os.close(file)
 
     def put(self, name: str, data: bytes) -> bool:
-        """Write a small file once all others are safe on the disk; returns whether it was there already."""
+        """Write a small file once all others are safe on the disk; returns whether it was there
+        already.
+        """
         entry = {"sha256": sha256(data)}
         with local_errors(f"{self.path}/{name}"):
             for descriptor in self._folders.values():

@@ -1,4 +1,6 @@
-"""What a finished run directory holds, read from storage alone: nothing is believed that the manifest's digests do not prove."""
+"""What a finished run directory holds, read from storage alone: nothing is believed that the
+manifest's digests do not prove.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ class Finished:
 
     @property
     def names(self) -> list[str]:
-        """Names of outputs or units, made plain: one line each, and nothing that a terminal would obey."""
+        """Names of outputs or units, made plain: one line each, and nothing that a terminal
+        would obey.
+        """
         return [plain(name) for name in self._described["names"]]
 
     @cached_property

@@ -1,4 +1,6 @@
-"""What the directory of a run needs to know of its kind: how large its objects may be, and which it has."""
+"""What the directory of a run needs to know of its kind: how large its objects may be, and
+which it has.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from wna_ray.text import plain
 
 
 class Extent(Protocol):
-    """How large the objects of a run may be, as its ``spec.json`` says. Nothing else bounds what is read."""
+    """How large the objects of a run may be, as its ``spec.json`` says. Nothing else bounds
+    what is read.
+    """
 
     @property
     def samples(self) -> int:
@@ -31,7 +35,9 @@ class Extent(Protocol):
 
     @property
     def objects(self) -> dict[str, bool]:
-        """Objects of a finished run beside segments, responses and figures; whether it must have them."""
+        """Objects of a finished run beside segments, responses and figures; whether it must
+        have them.
+        """
 
     @property
     def arrays(self) -> tuple[str, ...]:

@@ -75,7 +75,9 @@ class _Manifest(Loose):
 
 
 def safe(name: str) -> bool:
-    """Whether a name may be an object of a run: known folders, known names at the top, nothing that leads elsewhere."""
+    """Whether a name may be an object of a run: known folders, known names at the top, nothing
+    that leads elsewhere.
+    """
     folder, _, last = name.rpartition("/")
     return bool(_PART.fullmatch(last)) and (folder in FOLDERS or name in TOP)
 

@@ -30,7 +30,9 @@ def responses_name(start: int, stop: int) -> str:
 
 
 def pack_moments(partial: Partial, fingerprint: str, responses: Mapping[str, Any] | None = None) -> bytes:
-    """A partial as an object: segments and ``result/moments.npz`` are both this. `responses`: size and digest of its responses."""
+    """A partial as an object: segments and ``result/moments.npz`` are both this. `responses`:
+    size and digest of its responses.
+    """
     moments = partial.moments
     header = {
         "format": FORMAT,
@@ -45,7 +47,9 @@ def pack_moments(partial: Partial, fingerprint: str, responses: Mapping[str, Any
 
 
 def unpack_moments(data: bytes, fingerprint: str, where: str, extent: Extent | None = None) -> Partial:
-    """Read a partial back, checked against digest, fingerprint, and (where it is given) what the run's spec allows."""
+    """Read a partial back, checked against digest, fingerprint, and (where it is given) what
+    the run's spec allows.
+    """
     return unpack_segment(data, fingerprint, where, extent)[0]
 
 

@@ -1,8 +1,9 @@
 """The white-box twin of the noise: gradients of responses.
 
-For Gaussian noise ``E[(x - mu) f(x)] = sigma^2 E[grad f(x)]`` (Stein 1981, Ann. Stat. 9:1135, lemma 2): the mean gradient is the map
-that responses and noise alone would give, but each image tells about all d values at once, not one number. It is the oracle of the
-black-box path, and where weights are at hand it needs fewer images by about d over the number of rows.
+For Gaussian noise ``E[(x - mu) f(x)] = sigma^2 E[grad f(x)]`` (Stein 1981, Ann. Stat. 9:1135, lemma
+2): the mean gradient is the map that responses and noise alone would give, but each image tells
+about all d values at once, not one number. It is the oracle of the black-box path, and where
+weights are at hand it needs fewer images by about d over the number of rows.
 """
 
 from __future__ import annotations
@@ -32,27 +33,41 @@ LINEAR_IMAGES = 32  # at which a linear unit has the same gradient
 
 
 def exponents(spec: Spec, stimulus: Stimulus, network: Network) -> dict[str, tuple[int, ...]]:
-    """log2 of the steps of gradients, by kind and row: from the first batch, a row's root mean square is about 2^8 steps."""
+    """log2 of the steps of gradients, by kind and row: from the first batch, a row's root mean
+    square is about 2^8 steps.
+    """
     found: dict[str, tuple[int, ...]] = {}
-    for response, _, gradients in _batch(spec, stimulus, network, stimulus.noise.grid(0, spec.numerics.batch)):
-        size = np.array([np.sqrt(np.square(np.nan_to_num(g, posinf=0.0, neginf=0.0)).mean()) for g in gradients])
+    for response, _, gradients in _batch(
+        spec, stimulus, network, stimulus.noise.grid(0, spec.numerics.batch)
+    ):
+        size = np.array(
+            [np.sqrt(np.square(np.nan_to_num(g, posinf=0.0, neginf=0.0)).mean()) for g in gradients]
+        )
         loudest = float(size.max()) or 1.0
-        found[response.kind] = tuple(int(e) for e in np.floor(np.log2(np.where(size > 0, size, loudest))) - GRADIENT_BITS)
+        found[response.kind] = tuple(
+            int(e) for e in np.floor(np.log2(np.where(size > 0, size, loudest))) - GRADIENT_BITS
+        )
     return found
 
 
 def first_gradient(spec: Spec, stimulus: Stimulus, network: Network) -> Floats:
-    """``(n, d)``: gradients of the first row to the first batch, whose bits tell one arithmetic from another."""
+    """``(n, d)``: gradients of the first row to the first batch, whose bits tell one arithmetic
+    from another.
+    """
     _, _, rows = next(_batch(spec, stimulus, network, stimulus.noise.grid(0, spec.numerics.batch)))
     return next(rows)
 
 
 def add_gradients(job: Job, network: Network, start: int, stop: int, phase: Phases) -> Moments:
-    """Moments of ``estimator: gradient``: where others keep sums of ``y x`` and ``y x^2``, sums of the gradient and of its square."""
+    """Moments of ``estimator: gradient``: where others keep sums of ``y x`` and ``y x^2``, sums
+    of the gradient and of its square.
+    """
     batch, total = job.spec.numerics.batch, job.no_images()
     for a in range(start, stop, batch):
         with phase("noise"):
-            grid = job.stimulus.noise.grid(a, a + batch)  # whole, as the forward pass is; what is beyond `stop` is not counted
+            grid = job.stimulus.noise.grid(
+                a, a + batch
+            )  # whole, as the forward pass is; what is beyond `stop` is not counted
         n = min(batch, stop - a)
         with phase("forward"):  # and back
             found = [
@@ -62,32 +77,62 @@ def add_gradients(job: Job, network: Network, start: int, stop: int, phase: Phas
         with phase("moments"):
             gradients = [g for _, _, rows in found for g in rows]
             finite = np.logical_and.reduce(
-                [*(np.isfinite(y).all(axis=1) for _, y, _ in found), *(np.isfinite(g).all(axis=1) for g in gradients)]
+                [
+                    *(np.isfinite(y).all(axis=1) for _, y, _ in found),
+                    *(np.isfinite(g).all(axis=1) for g in gradients),
+                ]
             )
             outputs = np.where(finite[:, None], found[0][1], 0.0).astype(np.float32)
-            answers = {response.kind: respond(response, job.points[response.kind], outputs) for response, _, _ in found}
-            counted = np.logical_and.reduce([finite, *map(_small, gradients), *(within for _, within in answers.values())])
+            answers = {
+                response.kind: respond(response, job.points[response.kind], outputs)
+                for response, _, _ in found
+            }
+            counted = np.logical_and.reduce(
+                [finite, *map(_small, gradients), *(within for _, within in answers.values())]
+            )
             part = job.no_images().update(
-                job.stimulus.keep(grid[:n][counted]), {kind: response.keep(counted) for kind, (response, _) in answers.items()}
+                job.stimulus.keep(grid[:n][counted]),
+                {kind: response.keep(counted) for kind, (response, _) in answers.items()},
             )
             sums = dict(part.responses)
             for response, _, rows in found:
                 whole = np.stack([g[counted] for g in rows]).astype(np.int64)
                 if counted.any():
-                    sums[response.kind] = replace(sums[response.kind], sum_yx=whole.sum(axis=1), sum_yxx=np.square(whole).sum(axis=1))
-            odd = replace(part, odd=None, responses=sums) if total.odd is not None and a // batch % 2 else part.odd
+                    sums[response.kind] = replace(
+                        sums[response.kind],
+                        sum_yx=whole.sum(axis=1),
+                        sum_yxx=np.square(whole).sum(axis=1),
+                    )
+            odd = (
+                replace(part, odd=None, responses=sums)
+                if total.odd is not None and a // batch % 2
+                else part.odd
+            )
             part = replace(part, responses=sums, odd=odd)
-            total = total.merge(part.skip(nonfinite=int((~finite).sum()), out_of_range=int((finite & ~counted).sum())))
+            total = total.merge(
+                part.skip(
+                    nonfinite=int((~finite).sum()), out_of_range=int((finite & ~counted).sum())
+                )
+            )
     return total
 
 
 def gradients_of(
-    job: Job, network: Network, grid: NDArray[np.int8], n: int, response: ResponseSpec, rows: Sequence[int]
+    job: Job,
+    network: Network,
+    grid: NDArray[np.int8],
+    n: int,
+    response: ResponseSpec,
+    rows: Sequence[int],
 ) -> tuple[list[Floats], NDArray[np.bool_]]:
-    """Gradients of some rows of one response to the first n images of a batch, each ``(n, d)`` whole steps; and which images count."""
+    """Gradients of some rows of one response to the first n images of a batch, each ``(n, d)``
+    whole steps; and which images count.
+    """
     _, outputs, found = next(_batch(_only(job.spec, response), job.stimulus, network, grid, rows))
     whole = _steps(found, [job.gradients[response.kind][row] for row in rows], n)
-    return whole, np.logical_and.reduce([np.isfinite(outputs[:n]).all(axis=1), *(_small(g) for g in whole)])
+    return whole, np.logical_and.reduce(
+        [np.isfinite(outputs[:n]).all(axis=1), *(_small(g) for g in whole)]
+    )
 
 
 def _only(spec: Spec, response: ResponseSpec) -> Spec:
@@ -107,9 +152,14 @@ def _small(whole: Floats) -> NDArray[np.bool_]:
 
 
 def _batch(
-    spec: Spec, stimulus: Stimulus, network: Network, grid: NDArray[np.int8], some: Sequence[int] | None = None
+    spec: Spec,
+    stimulus: Stimulus,
+    network: Network,
+    grid: NDArray[np.int8],
+    some: Sequence[int] | None = None,
 ) -> Iterator[tuple[ResponseSpec, NDArray[np.float32], Iterator[Floats]]]:
-    """For each response: the outputs ``(n, k)`` of a batch, and of all or some rows the gradients ``(n, d)``, response per stimulus unit.
+    """For each response: the outputs ``(n, k)`` of a batch, and of all or some rows the gradients
+    ``(n, d)``, response per stimulus unit.
 
     Raises
     ------
@@ -122,7 +172,10 @@ def _batch(
             raise RuntimeError("nothing in it has a gradient")
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
-        raise ModelError(f"estimator: gradient, but {spec.model} cannot be differentiated ({reason}); take estimator: noise") from None
+        raise ModelError(
+            f"estimator: gradient, but {spec.model} cannot be differentiated ({reason}); take"
+            " estimator: noise"
+        ) from None
 
     def rows(answers: torch.Tensor) -> Iterator[Floats]:
         for row in range(answers.shape[1]) if some is None else some:
@@ -136,7 +189,9 @@ def _batch(
 
 
 def _on_grid(stimulus: Stimulus, gradient: torch.Tensor) -> Floats:
-    """Gradients ``(n, C, H, W)`` of shown images as ``(n, d)``: of cells the sum over their pixels, and only where moments are kept."""
+    """Gradients ``(n, C, H, W)`` of shown images as ``(n, d)``: of cells the sum over their
+    pixels, and only where moments are kept.
+    """
     cells = gradient.double()
     if stimulus.spec.cell > 1:
         cells = avg_pool2d(cells, stimulus.spec.cell, ceil_mode=True, divisor_override=1)
@@ -150,8 +205,8 @@ def linear_filters(job: Job, network: Network) -> Floats:
     Returns
     -------
     numpy.ndarray
-        ``(k, d)``, activation per unit of the stimulus; NaN where a unit is not linear: its gradients at some images of noise differ
-        (or are zero, or do not exist).
+        ``(k, d)``, activation per unit of the stimulus; NaN where a unit is not linear: its
+        gradients at some images of noise differ (or are zero, or do not exist).
     """
     stimulus, batch, k = job.stimulus, job.spec.numerics.batch, len(job.names)
     found = np.full((k, stimulus.pixels), np.nan)
@@ -176,7 +231,9 @@ def linear_filters(job: Job, network: Network) -> Floats:
     return found
 
 
-def _one_each(job: Job, network: Network, image: torch.Tensor, units: NDArray[np.int64]) -> torch.Tensor:
+def _one_each(
+    job: Job, network: Network, image: torch.Tensor, units: NDArray[np.int64]
+) -> torch.Tensor:
     """Gradients ``(n, C, H, W)`` of some of a job's units at one image."""
     if job.field is not None:
         network.aim(job.field.only([int(i) for i in units]))

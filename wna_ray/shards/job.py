@@ -39,12 +39,13 @@ class Job:
     names
         One name a response row (k of them).
     normalise
-        Applied between stimulus (or its picture) and network; None where the noise lives in the network's input space.
+        Applied between stimulus (or its picture) and network; None where the noise lives in the
+        network's input space.
     points
         Fixed point by response kind.
     canary
-        SHA-256 of the outputs of the first batch (and of gradients, where they are used): the same bits mean the same network and the
-        same arithmetic.
+        SHA-256 of the outputs of the first batch (and of gradients, where they are used): the same
+        bits mean the same network and the same arithmetic.
     gradients
         With ``estimator: gradient``: by response kind, log2 of each row's step; else empty.
     field
@@ -54,7 +55,8 @@ class Job:
     basis
         Of the stimulus, where it has one (see `wna_ray.stimuli.bases.build`).
     content
-        SHA-256 of what a data set has given to the stimulus, its basis or its images; "" where nothing.
+        SHA-256 of what a data set has given to the stimulus, its basis or its images; "" where
+        nothing.
     decoder
         What makes pictures of the stimuli first; None where they are shown as they are.
     """
@@ -100,14 +102,19 @@ class Job:
             "numerics": spec.numerics.identity() | {"device": self.device},
             "canary": self.canary,
         }
-        # What only some runs have is left out of all others, so that their fingerprints stay what they were.
+        # What only some runs have is left out of all others, so that their fingerprints stay what
+        # they were.
         if spec.target is not None and self.field is not None:
             identity["target"] = {"layer": spec.target.layer, **self.field.identity()}
         if self.content:
             identity["stimulus"]["content"] = self.content
         if self.decoder is not None:
             shape = list(self.decoder.shape)
-            identity["decoder"] = {"source": self.decoder.source, "digest": self.decoder.digest, "shape": shape}
+            identity["decoder"] = {
+                "source": self.decoder.source,
+                "digest": self.decoder.digest,
+                "shape": shape,
+            }
         if spec.keep_responses:
             identity["keep_responses"] = True
         if spec.estimator == "gradient":
@@ -122,12 +129,24 @@ class Job:
     def no_images(self) -> Moments:
         """The moments of no images, in this job's shape."""
         kinds = [r.kind for r in self.spec.responses]
-        return Moments.identity(self.stimulus.pixels, kinds, self.spec.keeps_squares, self.spec.moments.halves)
+        return Moments.identity(
+            self.stimulus.pixels, kinds, self.spec.keeps_squares, self.spec.moments.halves
+        )
 
 
 def stimulus_of(
-    spec: Spec, offset: NDArray[np.float32], field: Field | None, basis: NDArray[np.int32] | None = None, content: str = ""
+    spec: Spec,
+    offset: NDArray[np.float32],
+    field: Field | None,
+    basis: NDArray[np.int32] | None = None,
+    content: str = "",
 ) -> Stimulus:
-    """The noise as images, whole or as units see it. Of correlated noise all that is shown is kept: each value depends on all others."""
-    shown, patches = (None, None) if field is None else (field.shown, None if spec.stimulus.mixed else field.patches)
+    """The noise as images, whole or as units see it. Of correlated noise all that is shown is
+    kept: each value depends on all others.
+    """
+    shown, patches = (
+        (None, None)
+        if field is None
+        else (field.shown, None if spec.stimulus.mixed else field.patches)
+    )
     return Stimulus(spec.stimulus, spec.seed, offset, shown, patches, basis, content)

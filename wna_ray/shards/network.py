@@ -27,7 +27,9 @@ from wna_ray.text import first_line
 Device = Literal["cpu", "cuda"]
 LARGE_IMAGE = (
     1 << 16
-)  # values of an image that is better made ready alone, in the cache, than with others (docs/decisions/0008-large-images.md)
+    # values of an image that is better made ready alone, in the cache, than with others
+    # (docs/decisions/0008-large-images.md)
+)
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class Decoder:
 
 
 class Network:
-    """A model on its device, in its arithmetic, with the decoder before it, if any. One whose spec has a target answers once it is aimed
-    at a `Field`.
+    """A model on its device, in its arithmetic, with the decoder before it, if any. One whose spec
+    has a target answers once it is aimed at a `Field`.
 
     Parameters
     ----------
@@ -75,30 +77,42 @@ class Network:
         """``(C, H, W)`` of what is shown to the model."""
         self.normalise = self._normalise()
         if self.model.shape is not None and self.model.shape != self.seen:
-            given = f"stimulus.shape: {self.seen}" if self.decoder is None else f"decoder: {spec.decoder} gives pictures {self.seen}"
+            given = (
+                f"stimulus.shape: {self.seen}"
+                if self.decoder is None
+                else f"decoder: {spec.decoder} gives pictures {self.seen}"
+            )
             raise ModelError(f"{given}, but {spec.model} takes {self.model.shape}")
         self.field: Field | None = None
         self.tuned: Tuned | None = None
         module = self.model.module
         if spec.target is not None:
             if isinstance(module, Tap):
-                raise ModelError("target.layer: the model's URI already takes a layer; leave layer= out of it")
+                raise ModelError(
+                    "target.layer: the model's URI already takes a layer; leave layer= out of it"
+                )
             module = Tap(module, spec.target.layer, "target.layer").eval()
         self.module = self._here(module, spec.model)
         mode = spec.numerics.compile
         if mode is not None and isinstance(module, Tap):
-            raise ModelError("numerics.compile: a compiled network gives its outputs, no more, but layer= looks inside; leave one out")
+            raise ModelError(
+                "numerics.compile: a compiled network gives its outputs, no more, but layer= looks"
+                " inside; leave one out"
+            )
         self._compiled = None if mode is None else Compiled(self.module, mode, spec.model)
         if self.normalise is not None:
             channels = (1, -1, 1, 1)
             self._mean, self._std = (
-                torch.tensor(v, dtype=torch.float32, device=self.device).view(channels) for v in (self.normalise.mean, self.normalise.std)
+                torch.tensor(v, dtype=torch.float32, device=self.device).view(channels)
+                for v in (self.normalise.mean, self.normalise.std)
             )
 
     def _here(self, module: nn.Module, uri: str) -> nn.Module:
         """A module on the device, in its arithmetic."""
         module = module.to(self.device, self.dtype)
-        return module if uri.startswith("export:") else module.to(memory_format=torch.channels_last)  # a program has a format built in
+        return (
+            module if uri.startswith("export:") else module.to(memory_format=torch.channels_last)
+        )  # a program has a format built in
 
     def _load_decoder(self, uri: str) -> Decoder:
         """Load the decoder, and look at its picture of a code."""
@@ -112,9 +126,14 @@ class Network:
                 pictures = self._pictures(codes)
         except Exception as error:  # whatever the decoder's own code raises
             reason = f"{type(error).__name__}: {first_line(error)}"
-            raise ModelError(f"decoder: {uri} does not take codes {shape} ({reason}); see stimulus.shape") from error
+            raise ModelError(
+                f"decoder: {uri} does not take codes {shape} ({reason}); see stimulus.shape"
+            ) from error
         if pictures.ndim != 4 or len(pictures) != len(codes) or not pictures.numel():
-            raise ModelError(f"decoder: {uri} gave {tuple(pictures.shape)} for {len(codes)} codes; expected pictures (n, C, H, W)")
+            raise ModelError(
+                f"decoder: {uri} gave {tuple(pictures.shape)} for {len(codes)} codes; expected"
+                " pictures (n, C, H, W)"
+            )
         _, c, h, w = pictures.shape
         return Decoder(loaded.source, loaded.digest, (c, h, w))
 
@@ -124,20 +143,31 @@ class Network:
             return None
         normalise = spec.normalise or self.model.normalise
         if normalise is None:
-            given, way = "stimulus.space: pixel", ", or space: input if the noise is what the network itself is fed"
+            given, way = (
+                "stimulus.space: pixel",
+                ", or space: input if the noise is what the network itself is fed",
+            )
             if self.decoder is not None:
-                given, way = "decoder: it makes pictures in pixels", " (of 0 and 1 if they are what the network itself is fed)"
-            raise ModelError(f"{given}, but {spec.model} declares no normalisation; give normalise: {{mean: [...], std: [...]}}{way}")
+                given, way = (
+                    "decoder: it makes pictures in pixels",
+                    " (of 0 and 1 if they are what the network itself is fed)",
+                )
+            raise ModelError(
+                f"{given}, but {spec.model} declares no normalisation; give normalise: {{mean:"
+                f" [...], std: [...]}}{way}"
+            )
         channels = self.seen[0]
         if {len(normalise.mean), len(normalise.std)} - {1, channels}:
             raise ModelError(
-                f"normalise: {len(normalise.mean)} means and {len(normalise.std)} stds for {channels} channels; "
-                "give one each, or one for all"
+                f"normalise: {len(normalise.mean)} means and {len(normalise.std)} stds for"
+                f" {channels} channels; give one each, or one for all"
             )
         return normalise
 
     def tune(self, shape: tuple[int, int, int]) -> int:
-        """Choose the batch for images ``(C, H, W)`` by the network as it is, not compiled, and keep to it; `tuned` has all rates."""
+        """Choose the batch for images ``(C, H, W)`` by the network as it is, not compiled, and
+        keep to it; `tuned` has all rates.
+        """
 
         def prepared(n: int) -> Callable[[], None]:
             images = torch.rand((n, *shape), device=self.device)
@@ -154,8 +184,9 @@ class Network:
             self.tuned = choose_batch(prepared)
         except Exception as error:  # whatever the network's own code raises
             raise ModelError(
-                f"numerics.tune: {self.spec.model} does not take batches of {CANDIDATES[0]} images and more of {shape} here "
-                f"({type(error).__name__}: {first_line(error)}); give numerics.batch instead"
+                f"numerics.tune: {self.spec.model} does not take batches of {CANDIDATES[0]} images"
+                f" and more of {shape} here ({type(error).__name__}: {first_line(error)}); give"
+                " numerics.batch instead"
             ) from error
         self.spec = self.spec.with_batch(self.tuned.batch)
         return self.tuned.batch
@@ -163,7 +194,9 @@ class Network:
     def aim(self, field: Field | None) -> None:
         """Answer for the units of a field."""
         self.field = field
-        if isinstance(self.module, Tap) and not self.module.counted:  # by a whole image: a window may not reach the network's end
+        if (
+            isinstance(self.module, Tap) and not self.module.counted
+        ):  # by a whole image: a window may not reach the network's end
             self.maps(torch.zeros((1, *self.spec.stimulus.shape), device=self.device))
 
     def __call__(self, images: torch.Tensor) -> NDArray[np.float32]:
@@ -171,10 +204,11 @@ class Network:
         return np.asarray(self.answer(images).cpu().numpy())
 
     def answer(self, images: torch.Tensor) -> torch.Tensor:
-        """Outputs ``(n, k)`` float32 of images ``(n, C, H, W)`` float32, on the device; ``n`` is at most the fixed batch.
+        """Outputs ``(n, k)`` float32 of images ``(n, C, H, W)`` float32, on the device; ``n`` is at
+        most the fixed batch.
 
-        Of units that are pooled, ``(n, patches * k)``. The forward pass always has the same shape: fewer images are padded with
-        copies of the last.
+        Of units that are pooled, ``(n, patches * k)``. The forward pass always has the same shape:
+        fewer images are padded with copies of the last.
         """
         with torch.inference_mode():
             return self._outputs(self.forward(self._fed(self._whole_batch(images))))[: len(images)]
@@ -185,7 +219,9 @@ class Network:
             return self._outputs(self.forward(shown if self.decoder is None else self._fed(shown)))
 
     def forward(self, fed: torch.Tensor) -> torch.Tensor:
-        """What the network gives for a whole batch of what `ready` gives: the forward pass, compiled where it is, and nothing else."""
+        """What the network gives for a whole batch of what `ready` gives: the forward pass,
+        compiled where it is, and nothing else.
+        """
         found: torch.Tensor = (self._compiled or self.module)(fed)
         return found
 
@@ -193,22 +229,33 @@ class Network:
         batch = self.spec.numerics.batch
         if not isinstance(y, torch.Tensor) or y.ndim < 1 or len(y) != batch or y.numel() < batch:
             found = tuple(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
-            raise ModelError(f"model: {self.spec.model} gave {found}; expected one row of outputs for each of {batch} images")
+            raise ModelError(
+                f"model: {self.spec.model} gave {found}; expected one row of outputs for each of"
+                f" {batch} images"
+            )
         if self.field is not None:
             y = self.field.responses(self._maps_of(y))
         return torch.as_tensor(y.reshape(batch, -1).float())
 
     def _whole_batch(self, images: torch.Tensor) -> torch.Tensor:
         missing = self.spec.numerics.batch - len(images)
-        return torch.cat([images, images[-1:].expand(missing, *images.shape[1:])]) if missing > 0 else images
+        return (
+            torch.cat([images, images[-1:].expand(missing, *images.shape[1:])])
+            if missing > 0
+            else images
+        )
 
     def pictures(self, codes: torch.Tensor) -> NDArray[np.float32]:
-        """The decoder's pictures ``(n, C, H, W)`` float32 of codes ``(n, C', H', W')``, as the model is shown them; at most a batch."""
+        """The decoder's pictures ``(n, C, H, W)`` float32 of codes ``(n, C', H', W')``, as the
+        model is shown them; at most a batch.
+        """
         with torch.inference_mode():
             return np.asarray(self._pictures(self._whole_batch(codes))[: len(codes)].cpu().numpy())
 
     def _pictures(self, codes: torch.Tensor) -> torch.Tensor:
-        pictures: torch.Tensor = self._decoding(codes.to(self.dtype).contiguous(memory_format=torch.channels_last))
+        pictures: torch.Tensor = self._decoding(
+            codes.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        )
         return pictures.float()
 
     def maps(self, images: torch.Tensor) -> torch.Tensor:
@@ -217,7 +264,9 @@ class Network:
             return self._maps_of(self._pass(images)).float().clone()
 
     def tracked(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images ``(n, C, H, W)`` and outputs ``(n, k)`` float32 that gradients can be taken of; of pooled positions the middle one's."""
+        """Images ``(n, C, H, W)`` and outputs ``(n, k)`` float32 that gradients can be taken
+        of; of pooled positions the middle one's.
+        """
         with torch.inference_mode(False), torch.enable_grad():
             x = images.clone().requires_grad_()
             y = self._pass(x)
@@ -225,18 +274,27 @@ class Network:
             return x, y.float()
 
     def levels(self, stimulus: Stimulus) -> torch.Tensor:
-        """``(C, 256)``: what the network is fed in each channel for grid values of -128 ... 127, of a stimulus that is `pointwise`."""
+        """``(C, 256)``: what the network is fed in each channel for grid values of -128 ...
+        127, of a stimulus that is `pointwise`.
+        """
         values = torch.arange(-128, 128, dtype=torch.int8, device=self.device).view(-1, 1, 1, 1)
-        fed = self.ready(stimulus.images(values.expand(-1, stimulus.shown_shape[0], 1, 1), self.device))
+        fed = self.ready(
+            stimulus.images(values.expand(-1, stimulus.shown_shape[0], 1, 1), self.device)
+        )
         return fed[:, :, 0, 0].T.contiguous()
 
     def shown(self, stimulus: Stimulus, grid: torch.Tensor) -> torch.Tensor:
-        """What can be made of grid values ``(n, C, h, w)`` int8 before a network runs: what a decoder is shown, or what `ready` gives for
-        their images. Large ones are made one by one on a CPU, in its cache.
+        """What can be made of grid values ``(n, C, h, w)`` int8 before a network runs: what a
+        decoder is shown, or what `ready` gives for their images. Large ones are made one by one on
+        a CPU, in its cache.
         """
         if self.decoder is not None:
             return stimulus.images(grid, self.device)
-        if self.device.type != "cpu" or not stimulus.pointwise or math.prod(stimulus.shown_shape) < LARGE_IMAGE:
+        if (
+            self.device.type != "cpu"
+            or not stimulus.pointwise
+            or math.prod(stimulus.shown_shape) < LARGE_IMAGE
+        ):
             return self.ready(stimulus.images(grid, self.device))
         out = device_noise.room((len(grid), *stimulus.shown_shape), self.dtype, self.device)
         for image, values in zip(torch.split(out, 1), torch.split(grid, 1), strict=True):
@@ -244,7 +302,9 @@ class Network:
         return out
 
     def ready(self, images: torch.Tensor) -> torch.Tensor:
-        """What the model itself is fed for images ``(n, C, H, W)`` float32: normalised, in its arithmetic and memory format."""
+        """What the model itself is fed for images ``(n, C, H, W)`` float32: normalised, in its
+        arithmetic and memory format.
+        """
         return self._normalised(images).to(self.dtype).contiguous(memory_format=torch.channels_last)
 
     def _normalised(self, images: torch.Tensor) -> torch.Tensor:

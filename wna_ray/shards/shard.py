@@ -1,8 +1,8 @@
 """The one pure function: ``run_shard(job, network, start, stop) -> moments``.
 
-A `Job` is a spec whose model has been looked at: it knows the outputs, the fixed points and the canary, and its
-fingerprint names everything that can change a result. A `Network` is a model on its device. Neither knows about
-Ray or storage.
+A `Job` is a spec whose model has been looked at: it knows the outputs, the fixed points and the
+canary, and its fingerprint names everything that can change a result. A `Network` is a model on its
+device. Neither knows about Ray or storage.
 """
 
 from __future__ import annotations
@@ -30,13 +30,24 @@ from wna_ray.shards.update import AnsweredSet, add
 PENDING_VALUES = 32 << 20  # grid values a shard keeps before it adds them to its moments (32 MB)
 DEVICE_PENDING_VALUES = (
     1 << 30
-)  # the same where they stay on a CUDA device: the more, the rarer large sums are added up (docs/decisions/0017-device-sets.md),
-DEVICE_SHARE = 1 / 8  # but no more than this part of the memory that is free; half a dozen copies are made, some of them wider
-DEVICE_PENDING_OUTPUTS = 32 << 20  # and so many outputs, of which several copies are made in float64 (256 MB each)
+    # the same where they stay on a CUDA device: the more, the rarer large sums are added up
+    # (docs/decisions/0017-device-sets.md),
+)
+DEVICE_SHARE = (
+    1 / 8
+    # but no more than this part of the memory that is free; half a dozen copies are made, some of
+    # them
+    # wider
+)
+DEVICE_PENDING_OUTPUTS = (
+    32 << 20
+)  # and so many outputs, of which several copies are made in float64 (256 MB each)
 BLOCK_VALUES = 1 << 20  # grid values made in one go, for several small batches (1 MB)
 
 
-def run_shard(job: Job, network: Network, start: int, stop: int, stored: list[Stored] | None = None) -> tuple[Moments, dict[str, float]]:
+def run_shard(
+    job: Job, network: Network, start: int, stop: int, stored: list[Stored] | None = None
+) -> tuple[Moments, dict[str, float]]:
     """Moments of images ``start ... stop - 1``.
 
     Parameters
@@ -44,8 +55,8 @@ def run_shard(job: Job, network: Network, start: int, stop: int, stored: list[St
     start
         A multiple of the batch.
     stop
-        A multiple of the batch, or N. The last batch is filled up with the noise that would come next, and those
-        images are not counted.
+        A multiple of the batch, or N. The last batch is filled up with the noise that would come
+        next, and those images are not counted.
     stored
         Gets the responses, part by part.
 
@@ -101,27 +112,47 @@ def run_shard(job: Job, network: Network, start: int, stop: int, stored: list[St
 
 
 def _set_here(job: Job) -> tuple[int, int]:
-    """Most images that are added to moments together on the CPU (or one batch), and how many of them have their noise made in one go."""
+    """Most images that are added to moments together on the CPU (or one batch), and how many of
+    them have their noise made in one go.
+    """
     batch, stimulus = job.spec.numerics.batch, job.stimulus
-    most = max(1, PENDING_VALUES // max(stimulus.noise.pixels, stimulus.pixels * stimulus.patches_an_image))
+    most = max(
+        1, PENDING_VALUES // max(stimulus.noise.pixels, stimulus.pixels * stimulus.patches_an_image)
+    )
     return most, batch * max(1, min(BLOCK_VALUES // stimulus.noise.pixels, most) // batch)
 
 
 def _set_there(job: Job, device: torch.device) -> tuple[int, int]:
-    """The same on a CUDA device: all of a set in one go. Whole tiles of a product, where batches make them up."""
+    """The same on a CUDA device: all of a set in one go. Whole tiles of a product, where
+    batches make them up.
+    """
     batch, values = job.spec.numerics.batch, DEVICE_PENDING_VALUES
     if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = (
+            torch.cuda.mem_get_info(device)[0]
+            + torch.cuda.memory_reserved(device)
+            - torch.cuda.memory_allocated(device)
+        )
         values = min(values, int(DEVICE_SHARE * free))
-    batches = max(1, min(values // job.stimulus.noise.pixels, DEVICE_PENDING_OUTPUTS // len(job.names), MAX_CHUNK) // batch)
+    batches = max(
+        1,
+        min(
+            values // job.stimulus.noise.pixels, DEVICE_PENDING_OUTPUTS // len(job.names), MAX_CHUNK
+        )
+        // batch,
+    )
     whole = DEPTH // math.gcd(DEPTH, batch)
     if batches > whole:
         batches -= batches % whole
     return batches * batch, batches * batch
 
 
-def _blocks(job: Job, device: torch.device, start: int, stop: int, beside: Beside, block: int) -> Iterator[torch.Tensor]:
-    """Grid values of so many images after others, the last batch filled up. On a CUDA device the next are made while the last are shown."""
+def _blocks(
+    job: Job, device: torch.device, start: int, stop: int, beside: Beside, block: int
+) -> Iterator[torch.Tensor]:
+    """Grid values of so many images after others, the last batch filled up. On a CUDA device
+    the next are made while the last are shown.
+    """
     source, end = job.stimulus.noise, stop + -stop % job.spec.numerics.batch
 
     def started(a: int) -> Callable[[], torch.Tensor]:
@@ -150,5 +181,11 @@ def looks_up(job: Job, device: torch.device) -> bool:
 
 
 def stays_on_device(job: Job, device: torch.device) -> bool:
-    """Whether grid values are made on the device, and the large sums of moments kept there, so that no image ever travels."""
-    return device.type == "cuda" and isinstance(job.stimulus.noise, Noise) and job.stimulus.patches is None
+    """Whether grid values are made on the device, and the large sums of moments kept there, so
+    that no image ever travels.
+    """
+    return (
+        device.type == "cuda"
+        and isinstance(job.stimulus.noise, Noise)
+        and job.stimulus.patches is None
+    )

@@ -1,4 +1,6 @@
-"""Images that a network has answered, on their way into moments: on the CPU, or on the device that made them."""
+"""Images that a network has answered, on their way into moments: on the CPU, or on the device
+that made them.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,16 @@ class AnsweredSet:
     answers: Answers | Arriving
 
     @classmethod
-    def of(cls, job: Job, blocks: list[torch.Tensor], outputs: list[torch.Tensor], stop: int, responder: Responder | None) -> AnsweredSet:
-        """Put together whole batches up to image `stop`, where the run's last one may be cut off, and send for their answers.
+    def of(
+        cls,
+        job: Job,
+        blocks: list[torch.Tensor],
+        outputs: list[torch.Tensor],
+        stop: int,
+        responder: Responder | None,
+    ) -> AnsweredSet:
+        """Put together whole batches up to image `stop`, where the run's last one may be cut off,
+        and send for their answers.
 
         Parameters
         ----------
@@ -50,9 +60,13 @@ class AnsweredSet:
         """
         made, batch = sum(map(len, blocks)), job.spec.numerics.batch
         n = made - -stop % batch
-        grid, answers = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in (blocks, outputs))
+        grid, answers = (
+            parts[0] if len(parts) == 1 else torch.cat(parts) for parts in (blocks, outputs)
+        )
         with torch.inference_mode():
-            sent = Arriving({"outputs": answers[:n]}) if responder is None else responder(answers[:n])
+            sent = (
+                Arriving({"outputs": answers[:n]}) if responder is None else responder(answers[:n])
+            )
         return cls(grid[:n], np.arange(stop - n, stop) // batch % 2 == 1, sent)
 
     @property
@@ -61,8 +75,15 @@ class AnsweredSet:
         return list(self.answers.values.values()) if isinstance(self.answers, Answers) else []
 
 
-def add(job: Job, total: Moments | DeviceMoments, some: AnsweredSet, phase: Phases, stored: list[Stored] | None) -> Moments | DeviceMoments:
-    """Add images to moments; those with an output that is not finite, or out of range, are counted apart.
+def add(
+    job: Job,
+    total: Moments | DeviceMoments,
+    some: AnsweredSet,
+    phase: Phases,
+    stored: list[Stored] | None,
+) -> Moments | DeviceMoments:
+    """Add images to moments; those with an output that is not finite, or out of range, are counted
+    apart.
 
     Parameters
     ----------
@@ -76,23 +97,37 @@ def add(job: Job, total: Moments | DeviceMoments, some: AnsweredSet, phase: Phas
     return _add_here(job, total, some, phase, stored)
 
 
-def _add_there(total: DeviceMoments, some: AnsweredSet, phase: Phases, stored: list[Stored] | None) -> DeviceMoments:
+def _add_there(
+    total: DeviceMoments, some: AnsweredSet, phase: Phases, stored: list[Stored] | None
+) -> DeviceMoments:
     """Add images on a device."""
     assert isinstance(some.answers, Answers), "made by a responder"
     with phase("responses"):
         finite, counted, responses = some.answers.counted()
         if stored is not None:
-            here = {kind: response.fetched() if isinstance(response, Values) else response for kind, response in responses.items()}
+            here = {
+                kind: response.fetched() if isinstance(response, Values) else response
+                for kind, response in responses.items()
+            }
             stored.append(Stored.of(counted, here))
     with phase("moments"):
-        grid, odd = (some.grid, some.odd) if counted.all() else (chosen(some.grid, counted), some.odd[counted])
+        grid, odd = (
+            (some.grid, some.odd)
+            if counted.all()
+            else (chosen(some.grid, counted), some.odd[counted])
+        )
         total = total.update(grid, responses)
         if total.odd is not None and odd.any():
-            total = total.update_odd(chosen(grid, odd), {kind: response.keep(odd) for kind, response in responses.items()})
+            total = total.update_odd(
+                chosen(grid, odd),
+                {kind: response.keep(odd) for kind, response in responses.items()},
+            )
     return total.skip(*_left_out(finite, counted))
 
 
-def _add_here(job: Job, total: Moments, some: AnsweredSet, phase: Phases, stored: list[Stored] | None) -> Moments:
+def _add_here(
+    job: Job, total: Moments, some: AnsweredSet, phase: Phases, stored: list[Stored] | None
+) -> Moments:
     """Add images on the CPU."""
     assert isinstance(some.answers, Arriving), "outputs, as they are"
     stimulus, patches = job.stimulus, job.stimulus.patches_an_image
@@ -106,7 +141,9 @@ def _add_here(job: Job, total: Moments, some: AnsweredSet, phase: Phases, stored
             grid, odd = grid[counted], odd[counted]
         total = total.update(stimulus.keep(grid), responses, patches)
         if total.odd is not None and odd.any():
-            of_odd = {kind: response.keep(odd.repeat(patches)) for kind, response in responses.items()}
+            of_odd = {
+                kind: response.keep(odd.repeat(patches)) for kind, response in responses.items()
+            }
             total = total.update_odd(stimulus.keep(grid[odd]), of_odd, patches)
     return total.skip(*_left_out(finite, counted))
 
@@ -116,17 +153,24 @@ def _left_out(finite: NDArray[np.bool_], counted: NDArray[np.bool_]) -> tuple[in
     return int((~finite).sum()), int((finite & ~counted).sum())
 
 
-def _respond(job: Job, outputs: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.bool_], dict[str, Response]]:
+def _respond(
+    job: Job, outputs: NDArray[np.float32]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], dict[str, Response]]:
     """Which images are finite, which are counted in, and the responses of those, patch by patch."""
     patches = job.stimulus.patches_an_image
     finite = np.asarray(np.isfinite(outputs).all(axis=1))
     answered = outputs if finite.all() else outputs[finite]
-    answers = {r.kind: respond(r, job.points[r.kind], answered.reshape(-1, outputs.shape[1] // patches)) for r in job.spec.responses}
+    answers = {
+        r.kind: respond(r, job.points[r.kind], answered.reshape(-1, outputs.shape[1] // patches))
+        for r in job.spec.responses
+    }
     inside = np.logical_and.reduce([within for _, within in answers.values()])
     within = inside.reshape(len(answered), patches).all(axis=1)
     responses: dict[str, Response] = {kind: response for kind, (response, _) in answers.items()}
     if not within.all():
-        responses = {kind: response.keep(within.repeat(patches)) for kind, response in responses.items()}
+        responses = {
+            kind: response.keep(within.repeat(patches)) for kind, response in responses.items()
+        }
     counted = finite.copy()
     counted[finite] = within
     return finite, counted, responses

@@ -1,4 +1,6 @@
-"""What all specs share: strict numbers, unknown keys refused with the near ones, dotted changes, YAML files."""
+"""What all specs share: strict numbers, unknown keys refused with the near ones, dotted
+changes, YAML files.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +26,19 @@ class Frozen(BaseModel):
         """Python takes true for 1, so ``samples: yes`` would be a run of one image."""
         for name, value in data.items() if isinstance(data, Mapping) else ():
             if isinstance(name, str) and name in _numeric(cls) and _holds_truth(value):
-                raise ValueError(f"{name}: expected no truth value (YAML reads yes, no, on and off as such; put words in quotes)")
+                raise ValueError(
+                    f"{name}: expected no truth value (YAML reads yes, no, on and off as such; put"
+                    " words in quotes)"
+                )
         return data
 
 
 @cache
 def _numeric(model: type[BaseModel]) -> frozenset[str]:
     """Fields of a model that take no truth values."""
-    return frozenset(name for name, field in model.model_fields.items() if not _takes_truth(field.annotation))
+    return frozenset(
+        name for name, field in model.model_fields.items() if not _takes_truth(field.annotation)
+    )
 
 
 def _takes_truth(annotation: Any) -> bool:
@@ -39,7 +46,9 @@ def _takes_truth(annotation: Any) -> bool:
 
 
 def _holds_truth(value: Any, levels: int = 4) -> bool:
-    """Whether a number, or a list of them (a few levels deep, as any field is), is a truth value."""
+    """Whether a number, or a list of them (a few levels deep, as any field is), is a truth
+    value.
+    """
     if isinstance(value, list | tuple) and levels:
         return any(_holds_truth(part, levels - 1) for part in value)
     return isinstance(value, bool)
@@ -61,7 +70,11 @@ def as_classes(value: Any) -> Any:
     if not isinstance(value, str):
         return as_units(value)
     parts = value.split(":")
-    if not 2 <= len(parts) <= 3 or not all(part.isdecimal() and len(part) < 6 for part in parts) or int(parts[-1]) == 0:
+    if (
+        not 2 <= len(parts) <= 3
+        or not all(part.isdecimal() and len(part) < 6 for part in parts)
+        or int(parts[-1]) == 0
+    ):
         raise ValueError(f"'{value}' is no range; give numbers, or START:STOP or START:STOP:STEP")
     return tuple(range(*map(int, parts)))
 
@@ -75,7 +88,9 @@ class Written(Frozen):
 
     @classmethod
     def parse(cls, data: Mapping[str, Any], source: str = "spec") -> Self:
-        """Validate a mapping; every fault found is one line of a `SpecError` that starts with `source`."""
+        """Validate a mapping; every fault found is one line of a `SpecError` that starts with
+        `source`.
+        """
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -84,65 +99,95 @@ class Written(Frozen):
             for fault in faults:
                 if fault["type"] == "too_short" and _has_faults(fault["loc"], faults):
                     continue  # pydantic drops faulty items, then finds too few of them
-                where = ".".join(str(part) for part in fault["loc"] if not isinstance(part, str) or "[" not in part)
+                where = ".".join(
+                    str(part)
+                    for part in fault["loc"]
+                    if not isinstance(part, str) or "[" not in part
+                )
                 message = fault["msg"].removeprefix("Value error, ")
                 if fault["type"] == "extra_forbidden":
-                    message = f"unknown key; known here are {', '.join(_keys(cls, fault['loc'][:-1]))}"
+                    message = (
+                        f"unknown key; known here are {', '.join(_keys(cls, fault['loc'][:-1]))}"
+                    )
                 lines.append(f"{source}: {where + ': ' if where else ''}{message}")
             if len(lines) > MOST_FAULTS:
                 lines[MOST_FAULTS:] = [f"{source}: and {len(lines) - MOST_FAULTS:,} more faults"]
             raise SpecError("\n".join(lines)) from None
         except UnicodeEncodeError:
-            raise SpecError(f"{source}: holds half a character (a lone surrogate), which is no text") from None
+            raise SpecError(
+                f"{source}: holds half a character (a lone surrogate), which is no text"
+            ) from None
 
     def chosen_from(self, done: Self) -> Self:
-        """With what a job chooses when it begins taken from the spec of one that has begun; most choose nothing."""
+        """With what a job chooses when it begins taken from the spec of one that has begun;
+        most choose nothing.
+        """
         return self
 
     @classmethod
-    def load(cls, path: str | Path, changes: Mapping[str, Any] | None = None, full: bool = False) -> Self:
+    def load(
+        cls, path: str | Path, changes: Mapping[str, Any] | None = None, full: bool = False
+    ) -> Self:
         """Read a YAML file (see `read_yaml`)."""
         return cls.parse(read_yaml(path, changes, full), str(path))
 
 
-def read_yaml(path: str | Path, changes: Mapping[str, Any] | None = None, full: bool = False) -> dict[str, Any]:
+def read_yaml(
+    path: str | Path, changes: Mapping[str, Any] | None = None, full: bool = False
+) -> dict[str, Any]:
     """Read the YAML file of a spec. Its key ``full``, where it has one, is no part of the spec.
 
     Parameters
     ----------
     path
-        The file. A relative ``stimulus.offset`` or ``weights=`` path stays relative to the working directory.
+        The file. A relative ``stimulus.offset`` or ``weights=`` path stays relative to the working
+        directory.
     changes
         ``{"stimulus.scale": 0.5}``: dotted keys set after reading.
     full
-        First make the changes that the file keeps under ``full`` (dotted keys: what its full size is).
+        First make the changes that the file keeps under ``full`` (dotted keys: what its full size
+        is).
     """
     data = parse_yaml(read_text(path), str(path))
     if not isinstance(data, dict):
-        raise SpecError(f"{path}: expected a mapping (model:, stimulus:, samples:, ...), got {type(data).__name__}")
+        raise SpecError(
+            f"{path}: expected a mapping (model:, stimulus:, samples:, ...), got"
+            f" {type(data).__name__}"
+        )
     larger = data.pop("full", None)
     if full and not isinstance(larger, dict):
-        raise SpecError(f"--full: {path} does not say what its full size is; give it a key full: {{samples: ...}}, or leave --full out")
+        raise SpecError(
+            f"--full: {path} does not say what its full size is; give it a key full: {{samples:"
+            " ...}, or leave --full out"
+        )
     apply(data, larger if full else {}, "full:", str(path))
     apply(data, changes or {}, "--set", str(path))
     return data
 
 
 def apply(data: dict[str, Any], changes: Mapping[str, Any], told: str, source: str) -> None:
-    """Make changes of dotted keys in nested mappings; `told` is what an error calls them, in `source`."""
+    """Make changes of dotted keys in nested mappings; `told` is what an error calls them, in
+    `source`.
+    """
     for key, value in changes.items():
         _set(data, str(key), value, told, source)
 
 
 def _has_faults(where: tuple[int | str, ...], faults: Sequence[Any]) -> bool:
     """Whether a list has faults in it."""
-    return any(len(fault["loc"]) > len(where) and fault["loc"][: len(where)] == where for fault in faults)
+    return any(
+        len(fault["loc"]) > len(where) and fault["loc"][: len(where)] == where for fault in faults
+    )
 
 
 def _keys(model: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:
     """Keys that a spec knows at a place."""
     for part in where:
-        nested = _models(model.model_fields[part].annotation) if isinstance(part, str) and part in model.model_fields else ()
+        nested = (
+            _models(model.model_fields[part].annotation)
+            if isinstance(part, str) and part in model.model_fields
+            else ()
+        )
         model = next(iter(nested), model)
     return list(model.model_fields)
 

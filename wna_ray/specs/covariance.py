@@ -12,33 +12,40 @@ from wna_ray.specs.response import ResponseKind
 
 
 class StcSpec(Written):
-    """Spike-triggered covariance of a finished run, from its kept responses and regenerated noise; or, of a run of gradients, the average
-    Hessian, through its network.
+    """Spike-triggered covariance of a finished run, from its kept responses and regenerated noise;
+    or, of a run of gradients, the average Hessian, through its network.
 
     Attributes
     ----------
     run
-        The run directory: a path or any fsspec URL. It was made with ``keep_responses: true``, or with ``estimator: gradient``.
+        The run directory: a path or any fsspec URL. It was made with ``keep_responses: true``, or
+        with ``estimator: gradient``.
     model
-        Of a run of gradients: the URI of its model. A run directory may be anybody's, so no model is loaded because it says so.
+        Of a run of gradients: the URI of its model. A run directory may be anybody's, so no model
+        is loaded because it says so.
     response
         Which of its responses; the first by default.
     units
         Which of its units (or classes), by their names; ``all`` by default.
     method
-        ``dense``: all eigenvalues of the (d, d) matrix, d <= 4096, with a test against fresh noise. ``matrix-free``: the strongest axes for
-        any d, without the matrix: found on the even batches of images, tested on the odd ones.
+        ``dense``: all eigenvalues of the (d, d) matrix, d <= 4096, with a test against fresh noise.
+        ``matrix-free``: the strongest axes for any d, without the matrix: found on the even batches
+        of images, tested on the odd ones.
     linear
-        Take the linear part out of the responses first (the STA explains it, here it would be noise).
+        Take the linear part out of the responses first (the STA explains it, here it would be
+        noise).
     clip
-        Count residual responses beyond so many standard deviations of the response as that many. Rare large ones fill the spectrum with
-        single images, and hide all axes where d is not small beside N: without clipping where it is not given.
+        Count residual responses beyond so many standard deviations of the response as that many.
+        Rare large ones fill the spectrum with single images, and hide all axes where d is not small
+        beside N: without clipping where it is not given.
     fresh
-        ``dense``: how many streams of fresh noise the responses are paired with. The smallest p-value is 2 / (fresh + 1).
+        ``dense``: how many streams of fresh noise the responses are paired with. The smallest
+        p-value is 2 / (fresh + 1).
     axes
         How many axes are kept, at most; for ``matrix-free`` also the columns of the block.
     passes
-        ``matrix-free``: passes over the noise, each of which adds a block to the space in which axes are looked for.
+        ``matrix-free``: passes over the noise, each of which adds a block to the space in which
+        axes are looked for.
     seed
         Of the fresh noise, and of the first block.
     numerics, execution
@@ -61,5 +68,7 @@ class StcSpec(Written):
 
     @property
     def network(self) -> None:
-        """None: kept responses need no network, and gradients that of the run (see `wna_ray.kinds.covariance.job.Question.held`)."""
+        """None: kept responses need no network, and gradients that of the run (see
+        `wna_ray.kinds.covariance.job.Question.held`).
+        """
         return None

@@ -23,11 +23,13 @@ class NumericsSpec(Frozen):
     device
         ``auto`` is ``cuda`` where the workers have it, else ``cpu``.
     compile
-        Compile the network (``torch.compile``): half a minute for each worker, which a long run gets back (``wna plan`` tells when).
-        ``max-autotune`` also tries out kernels, and on CUDA records graphs; which ones win may differ from worker to worker, and then their
-        bits do, which is found out before they compute anything. Not compiled by default.
+        Compile the network (``torch.compile``): half a minute for each worker, which a long run
+        gets back (``wna plan`` tells when). ``max-autotune`` also tries out kernels, and on CUDA
+        records graphs; which ones win may differ from worker to worker, and then their bits do,
+        which is found out before they compute anything. Not compiled by default.
     tune
-        Choose the batch by timing a few on the first worker, once: it is written into the run, which from then on has that batch.
+        Choose the batch by timing a few on the first worker, once: it is written into the run,
+        which from then on has that batch.
     """
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -38,8 +40,12 @@ class NumericsSpec(Frozen):
     tune: bool = False
 
     def identity(self) -> dict[str, Any]:
-        """What decides a result, as plain JSON values; what only some runs have is left out of all others."""
-        return self.model_dump(mode="json", exclude={"tune"} if self.compile else {"tune", "compile"})
+        """What decides a result, as plain JSON values; what only some runs have is left out of
+        all others.
+        """
+        return self.model_dump(
+            mode="json", exclude={"tune"} if self.compile else {"tune", "compile"}
+        )
 
 
 class NormaliseSpec(Frozen):
@@ -55,15 +61,18 @@ class ExecutionSpec(Frozen):
     Attributes
     ----------
     shard
-        Images in a shard (one call to a worker), rounded up to whole batches; by default about two seconds of work.
+        Images in a shard (one call to a worker), rounded up to whole batches; by default about two
+        seconds of work.
     segments
-        Segments (commits) of a whole run; by default 64, fewer where they would take over 16 GiB together.
+        Segments (commits) of a whole run; by default 64, fewer where they would take over 16 GiB
+        together.
     attempts
         How often a shard is tried before it is named and left out.
     patience
         Seconds without any worker after which a run stops and says how to go on.
     endpoint
-        URL of the S3 server, where it is not AWS; by default ``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL``.
+        URL of the S3 server, where it is not AWS; by default ``AWS_ENDPOINT_URL_S3`` or
+        ``AWS_ENDPOINT_URL``.
     """
 
     shard: int | None = Field(default=None, ge=1)

@@ -9,7 +9,9 @@ from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
 from wna_ray.specs.base import Frozen, as_units
 
-ResponseKind = Literal["label", "confidence", "logits", "probabilities", "activation", "rectified", "spikes"]
+ResponseKind = Literal[
+    "label", "confidence", "logits", "probabilities", "activation", "rectified", "spikes"
+]
 DIFFERENTIABLE: tuple[ResponseKind, ...] = ("logits", "probabilities", "activation", "rectified")
 UNIT_KINDS: tuple[ResponseKind, ...] = ("activation", "rectified", "spikes")
 
@@ -20,16 +22,18 @@ class ResponseSpec(Frozen):
     Attributes
     ----------
     kind
-        ``label``: one-hot of the largest logit. ``confidence``: the same, weighted by the label's probability.
-        ``logits``, ``probabilities``: one real number a class. ``activation``: one real number a unit, as it is;
-        ``rectified``: ``max(activation, 0)``; ``spikes``: 1 where the activation is above a threshold, else 0.
+        ``label``: one-hot of the largest logit. ``confidence``: the same, weighted by the label's
+        probability. ``logits``, ``probabilities``: one real number a class. ``activation``: one
+        real number a unit, as it is; ``rectified``: ``max(activation, 0)``; ``spikes``: 1 where the
+        activation is above a threshold, else 0.
     centred
-        ``logits`` only: subtract the mean over the outputs first. Softmax, and so every decision, sees only these
-        differences. With one output nothing is subtracted.
+        ``logits`` only: subtract the mean over the outputs first. Softmax, and so every decision,
+        sees only these differences. With one output nothing is subtracted.
     threshold
         ``spikes`` only: the threshold of every unit. 0 where neither it nor a quantile is given.
     quantile
-        ``spikes`` only: each unit's threshold is this quantile of its own activation in a pilot (the run's first images).
+        ``spikes`` only: each unit's threshold is this quantile of its own activation in a pilot
+        (the run's first images).
     """
 
     kind: ResponseKind
@@ -53,7 +57,11 @@ class ResponseSpec(Frozen):
 
 def as_response(value: Any) -> Any:
     value = {"kind": value} if isinstance(value, str) else value
-    plain = isinstance(value, Mapping) and value.get("kind") == "spikes" and value.get("threshold") is value.get("quantile") is None
+    plain = (
+        isinstance(value, Mapping)
+        and value.get("kind") == "spikes"
+        and value.get("threshold") is value.get("quantile") is None
+    )
     return {**value, "threshold": 0.0} if plain else value
 
 
@@ -67,16 +75,24 @@ class TargetSpec(Frozen):
     units
         Channels (of maps) or neurons, counted from 0; ``all`` of them by default.
     position
-        Where in the layer's map: ``centre``, a coordinate ``[row, column]``, ``mean`` (over all positions), or ``pooled`` (all
-        positions whose receptive field is whole, each with its own patch of the stimulus). Layers of neurons have none.
+        Where in the layer's map: ``centre``, a coordinate ``[row, column]``, ``mean`` (over all
+        positions), or ``pooled`` (all positions whose receptive field is whole, each with its own
+        patch of the stimulus). Layers of neurons have none.
     evaluate
-        What is shown: ``image`` (the whole), ``window`` (only what the units can see, where the network allows it), or ``auto``
-        (the window where the network allows it). The two show different noise.
+        What is shown: ``image`` (the whole), ``window`` (only what the units can see, where the
+        network allows it), or ``auto`` (the window where the network allows it). The two show
+        different noise.
     """
 
     layer: str = Field(min_length=1, max_length=1000)
-    units: Literal["all"] | Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 31)], ...], BeforeValidator(as_units)] = "all"
-    position: Literal["centre", "mean", "pooled"] | tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = "centre"
+    units: (
+        Literal["all"]
+        | Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 31)], ...], BeforeValidator(as_units)]
+    ) = "all"
+    position: (
+        Literal["centre", "mean", "pooled"]
+        | tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
+    ) = "centre"
     evaluate: Literal["auto", "window", "image"] = "auto"
 
     @model_validator(mode="after")
@@ -84,7 +100,10 @@ class TargetSpec(Frozen):
         if self.units != "all" and (not self.units or len(set(self.units)) < len(self.units)):
             raise ValueError("units: give 'all', or a list of numbers, each once")
         if self.evaluate == "window" and self.position in ("mean", "pooled"):
-            raise ValueError(f"evaluate: one window cannot hold all positions; with position: {self.position} leave it out")
+            raise ValueError(
+                f"evaluate: one window cannot hold all positions; with position: {self.position}"
+                " leave it out"
+            )
         return self
 
 
@@ -96,23 +115,27 @@ class MomentsSpec(Frozen):
     second
         Also keep the per-pixel second moments ``sum y x^2`` (variance maps, RMS maps).
     halves
-        Also keep the moments of every second batch alone: how well the maps of two halves agree tells their reliability without any
-        theory.
+        Also keep the moments of every second batch alone: how well the maps of two halves agree
+        tells their reliability without any theory.
     """
 
     second: bool = False
     halves: bool = False
 
     def identity(self) -> dict[str, Any]:
-        """What decides a result, as plain JSON values; what only some runs have is left out of all others."""
+        """What decides a result, as plain JSON values; what only some runs have is left out of
+        all others.
+        """
         return self.model_dump(mode="json", exclude=None if self.halves else {"halves"})
 
 
 class StopSpec(Frozen):
-    """When a run has seen enough: looks at a schedule of prefixes, fixed before anything is computed.
+    """When a run has seen enough: looks at a schedule of prefixes, fixed before anything is
+    computed.
 
-    After ``first``, ``2 first``, ``4 first``, ... images the maps are read out, and the run ends at the first look at which they are
-    reliable enough, or at ``samples``. So where it ends follows from the spec and the noise, not from machines or timing.
+    After ``first``, ``2 first``, ``4 first``, ... images the maps are read out, and the run ends at
+    the first look at which they are reliable enough, or at ``samples``. So where it ends follows
+    from the spec and the noise, not from machines or timing.
 
     Attributes
     ----------

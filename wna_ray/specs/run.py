@@ -1,7 +1,7 @@
 """What a run is asked to do: one frozen model for YAML, Python and the command line.
 
-`Spec` is what a person writes. `Job` (in `wna_ray.shards.shard`) is what becomes of it once the model has been looked at;
-the fingerprint is taken there.
+`Spec` is what a person writes. `Job` (in `wna_ray.shards.shard`) is what becomes of it once the
+model has been looked at; the fingerprint is taken there.
 """
 
 from __future__ import annotations
@@ -9,12 +9,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from wna_ray.data.datasets import DatasetName
 from wna_ray.specs.base import Frozen, Written
 from wna_ray.specs.numerics import ExecutionSpec, NormaliseSpec, NumericsSpec
-from wna_ray.specs.response import DIFFERENTIABLE, UNIT_KINDS, MomentsSpec, ResponseSpec, StopSpec, TargetSpec, as_response
+from wna_ray.specs.response import (
+    DIFFERENTIABLE,
+    UNIT_KINDS,
+    MomentsSpec,
+    ResponseSpec,
+    StopSpec,
+    TargetSpec,
+    as_response,
+)
 from wna_ray.specs.stimulus import StimulusSpec
 
 
@@ -30,7 +44,8 @@ class EvaluationSpec(Frozen):
     dataset
         Which one (see `wna_ray.data.datasets`); ``none``: maps are not scored.
     split
-        ``test``; or ``validation``: the last sixth of the training images, on which noise and score are chosen.
+        ``test``; or ``validation``: the last sixth of the training images, on which noise and score
+        are chosen.
     images
         The first so many of them; all by default.
     """
@@ -42,7 +57,9 @@ class EvaluationSpec(Frozen):
     @model_validator(mode="after")
     def _check(self) -> EvaluationSpec:
         if self.dataset == "imagenet-sample" and self.split == "validation":
-            raise ValueError("split: imagenet-sample has one image a class, for testing; leave split out")
+            raise ValueError(
+                "split: imagenet-sample has one image a class, for testing; leave split out"
+            )
         return self
 
     @model_serializer(mode="wrap")
@@ -59,8 +76,8 @@ class Spec(Written):
     model
         Model URI (see ``wna_ray.networks.models``).
     decoder
-        URI of a network whose pictures are shown to the model: the noise is its input, a code, and so are the maps. Of a trained
-        autoencoder its decoder is taken.
+        URI of a network whose pictures are shown to the model: the noise is its input, a code, and
+        so are the maps. Of a trained autoencoder its decoder is taken.
     target
         Units inside the network, instead of its output; their default response is their activation.
     stimulus, responses, moments, numerics, execution
@@ -72,16 +89,19 @@ class Spec(Written):
     seed
         Chooses the noise stream, 0 <= seed < 2**64.
     estimator
-        ``noise``: cov(y, x) / sigma^2, from responses alone. ``gradient``: the mean gradient of the response, which for Gaussian noise
-        is the same map (Stein's identity) from far fewer images; needs a network that can be differentiated. Over ``images`` it is the
-        mean gradient, and no more than that.
+        ``noise``: cov(y, x) / sigma^2, from responses alone. ``gradient``: the mean gradient of the
+        response, which for Gaussian noise is the same map (Stein's identity) from far fewer images;
+        needs a network that can be differentiated. Over ``images`` it is the mean gradient, and no
+        more than that.
     keep_responses
-        Also keep the responses of every image (``responses/*.parquet``), for passes that come later.
+        Also keep the responses of every image (``responses/*.parquet``), for passes that come
+        later.
     normalise
         Overrides the normalisation that the model's source declares.
     evaluation
-        Data set on which the bias maps are scored as classifiers, if it is at hand (see `EvaluationSpec`); by default ``mnist`` for
-        bundled MNIST models, for ``trained:`` ones what they were trained on, and none for others. Not part of the fingerprint.
+        Data set on which the bias maps are scored as classifiers, if it is at hand (see
+        `EvaluationSpec`); by default ``mnist`` for bundled MNIST models, for ``trained:`` ones what
+        they were trained on, and none for others. Not part of the fingerprint.
     """
 
     model: str
@@ -118,39 +138,73 @@ class Spec(Written):
             raise ValueError(f"responses: each kind may stand once, got {', '.join(kinds)}")
         foreign = [kind for kind in kinds if kind not in UNIT_KINDS]
         if self.target is not None and foreign:
-            raise ValueError(f"responses: {foreign[0]} is of the network's output; units (target:) have {', '.join(UNIT_KINDS)}")
+            raise ValueError(
+                f"responses: {foreign[0]} is of the network's output; units (target:) have"
+                f" {', '.join(UNIT_KINDS)}"
+            )
         if self.decoder is not None and self.stimulus.space != "input":
-            raise ValueError("decoder: the noise is what it is fed, not pixels; give stimulus.space: input")
+            raise ValueError(
+                "decoder: the noise is what it is fed, not pixels; give stimulus.space: input"
+            )
         if self.decoder is not None and self.target is not None and self.target.evaluate != "image":
             raise ValueError("decoder: it takes whole codes only; give target.evaluate: image")
         if self.estimator == "gradient":
             self._check_gradient()
         if self.stop is not None and self.stop.response not in (None, *kinds):
-            raise ValueError(f"stop.response: {self.stop.response} is none of the responses ({', '.join(kinds)})")
-        if self.numerics.compile is not None and (self.target is not None or self.estimator == "gradient"):
+            raise ValueError(
+                f"stop.response: {self.stop.response} is none of the responses ({', '.join(kinds)})"
+            )
+        if self.numerics.compile is not None and (
+            self.target is not None or self.estimator == "gradient"
+        ):
             other = "target" if self.target is not None else "estimator: gradient"
-            raise ValueError(f"numerics.compile: a compiled network gives its outputs, no more, but {other} looks inside; leave one out")
+            raise ValueError(
+                f"numerics.compile: a compiled network gives its outputs, no more, but {other}"
+                " looks inside; leave one out"
+            )
         if self.numerics.tune and self.estimator == "gradient":
-            raise ValueError("numerics.tune: times forward passes, but estimator: gradient goes backward, too; give numerics.batch instead")
-        if self.numerics.tune and any(uri.startswith("export:") for uri in (self.model, self.decoder or "")):
-            raise ValueError("numerics.tune: a program saved by torch.export has its batch built in; give numerics.batch instead")
+            raise ValueError(
+                "numerics.tune: times forward passes, but estimator: gradient goes backward, too;"
+                " give numerics.batch instead"
+            )
+        if self.numerics.tune and any(
+            uri.startswith("export:") for uri in (self.model, self.decoder or "")
+        ):
+            raise ValueError(
+                "numerics.tune: a program saved by torch.export has its batch built in; give"
+                " numerics.batch instead"
+            )
         if self.target is not None and self.target.position == "pooled" and self.stimulus.cell > 1:
-            raise ValueError("target.position: pooled needs noise of single pixels; leave stimulus.cell out")
-        correlates = next((name for name in ("spectrum", "basis") if getattr(self.stimulus, name) is not None), None)
+            raise ValueError(
+                "target.position: pooled needs noise of single pixels; leave stimulus.cell out"
+            )
+        correlates = next(
+            (name for name in ("spectrum", "basis") if getattr(self.stimulus, name) is not None),
+            None,
+        )
         if self.moments.second and self.stimulus.mixed:
             raise ValueError(
-                f"moments.second: variances of single values say nothing where values correlate; leave stimulus.{correlates} out"
+                "moments.second: variances of single values say nothing where values correlate;"
+                f" leave stimulus.{correlates} out"
             )
         if self.target is not None and self.target.position == "pooled":
             if correlates is not None:
-                raise ValueError(f"target.position: pooled needs patches of white noise; leave stimulus.{correlates} out, or take centre")
+                raise ValueError(
+                    "target.position: pooled needs patches of white noise; leave"
+                    f" stimulus.{correlates} out, or take centre"
+                )
             if self.stimulus.measured:
-                raise ValueError("target.position: patches of one picture are no independent samples, so pooled needs noise; take centre")
+                raise ValueError(
+                    "target.position: patches of one picture are no independent samples, so pooled"
+                    " needs noise; take centre"
+                )
         return self
 
     def with_batch(self, batch: int) -> Self:
         """The same with a batch that has been chosen."""
-        return self.model_copy(update={"numerics": self.numerics.model_copy(update={"batch": batch, "tune": False})})
+        return self.model_copy(
+            update={"numerics": self.numerics.model_copy(update={"batch": batch, "tune": False})}
+        )
 
     def chosen_from(self, done: Self) -> Self:
         """With the batch of a run that has begun, where it is to be chosen."""
@@ -174,21 +228,34 @@ class Spec(Written):
 
     @property
     def keeps_squares(self) -> bool:
-        """Whether sums of squares are kept for every value: of the noise (or of pictures) by response, or of the gradient."""
+        """Whether sums of squares are kept for every value: of the noise (or of pictures) by
+        response, or of the gradient.
+        """
         return self.moments.second or self.estimator == "gradient" or self.stimulus.measured
 
     def _check_gradient(self) -> None:
         rough = [r.kind for r in self.responses if r.kind not in DIFFERENTIABLE]
         if rough:
-            raise ValueError(f"estimator: {rough[0]} has no gradient; with estimator: gradient take {', '.join(DIFFERENTIABLE)}")
+            raise ValueError(
+                f"estimator: {rough[0]} has no gradient; with estimator: gradient take"
+                f" {', '.join(DIFFERENTIABLE)}"
+            )
         if self.stimulus.kind not in ("gaussian", "images"):
             raise ValueError(
-                f"estimator: the mean gradient is the map for gaussian noise only (Stein's identity), not {self.stimulus.kind}"
+                "estimator: the mean gradient is the map for gaussian noise only (Stein's"
+                f" identity), not {self.stimulus.kind}"
             )
         for name in ("spectrum", "basis"):
             if getattr(self.stimulus, name) is not None:
-                raise ValueError(f"estimator: gradient has the map of white noise; leave stimulus.{name} out")
+                raise ValueError(
+                    f"estimator: gradient has the map of white noise; leave stimulus.{name} out"
+                )
         if self.target is not None and self.target.position == "pooled":
-            raise ValueError("estimator: gradient has no pooled positions; take target.position: centre or mean")
+            raise ValueError(
+                "estimator: gradient has no pooled positions; take target.position: centre or mean"
+            )
         if self.moments.second or self.keep_responses:
-            raise ValueError("estimator: gradient keeps neither second moments nor single responses; leave them out")
+            raise ValueError(
+                "estimator: gradient keeps neither second moments nor single responses; leave"
+                " them out"
+            )

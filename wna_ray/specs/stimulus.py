@@ -19,28 +19,31 @@ MOST_BASIS = 1 << 25  # whole numbers of a basis: 128 MB
 
 
 class BasisSpec(Frozen):
-    """Pictures of which each image is a mixture with independent weights, instead of independent pixels (see `wna_ray.stimuli.bases`).
+    """Pictures of which each image is a mixture with independent weights, instead of independent
+    pixels (see `wna_ray.stimuli.bases`).
 
     Attributes
     ----------
     kind
-        ``gabor``: wavelets on tiles of several sizes. ``stripes``: columns of one value each. ``pca``: principal components of the training
-        images of a data set.
-        ``gabor-pca``: those of the weights with which wavelets make up each training image (Borji & Lin 2020).
+        ``gabor``: wavelets on tiles of several sizes. ``stripes``: columns of one value each.
+        ``pca``: principal components of the training images of a data set. ``gabor-pca``: those of
+        the weights with which wavelets make up each training image (Borji & Lin 2020).
     dataset
         Which one; ``gabor`` and ``stripes`` need none.
     components
         How many principal components; in colour ``gabor-pca`` has so many for each channel.
     spread
-        What a weight of 1 is: its standard deviation over the training images (``sd``, usual for gaussian noise), or half its range there
-        (``range``, usual for uniform noise, which then is as wide as the data; the middle of the range goes into the offset).
+        What a weight of 1 is: its standard deviation over the training images (``sd``, usual for
+        gaussian noise), or half its range there (``range``, usual for uniform noise, which then is
+        as wide as the data; the middle of the range goes into the offset).
     centre
         Whether images lie around the mean training image; else around 0, as the authors' do.
     grey
         Make one basis for the mean of the channels, and show it in all.
     rescale
-        ``minmax``: each channel of each image is stretched to [0, 1] and rounded to 8 bits (the authors' noise). Moments are then those of
-        what is shown, and nothing is designed any more: its mean and variance are measured.
+        ``minmax``: each channel of each image is stretched to [0, 1] and rounded to 8 bits (the
+        authors' noise). Moments are then those of what is shown, and nothing is designed any more:
+        its mean and variance are measured.
     """
 
     kind: Literal["gabor", "stripes", "pca", "gabor-pca"]
@@ -56,7 +59,10 @@ class BasisSpec(Frozen):
         given = [name for name in ("dataset", "components") if getattr(self, name) is not None]
         if self.kind in ("gabor", "stripes"):
             if given or self.spread == "range":
-                raise ValueError(f"basis.{(given or ['spread'])[0]}: {self.kind} come from no data set; leave it out, or take gabor-pca")
+                raise ValueError(
+                    f"basis.{(given or ['spread'])[0]}: {self.kind} come from no data set; leave it"
+                    " out, or take gabor-pca"
+                )
         elif len(given) < 2:
             raise ValueError(f"basis: {self.kind} needs a dataset and a number of components")
         return self
@@ -64,7 +70,9 @@ class BasisSpec(Frozen):
     def features(self, shape: tuple[int, int, int]) -> int:
         """Most components that there can be (of each channel, where each has its own)."""
         c, h, w = shape
-        return (1 if self.grey else c) * h * w if self.kind == "pca" else min(h * w, self._drawn(h, w))
+        return (
+            (1 if self.grey else c) * h * w if self.kind == "pca" else min(h * w, self._drawn(h, w))
+        )
 
     def coefficients(self, shape: tuple[int, int, int]) -> int:
         """d: independent weights of an image ``(C, H, W)``."""
@@ -80,20 +88,31 @@ class BasisSpec(Frozen):
         """`ValueError` where images ``(C, H, W)`` cannot have this basis."""
         c, h, w = shape
         if self.dataset is not None and SHAPES[self.dataset] != shape:
-            raise ValueError(f"basis.dataset: images of {self.dataset} are {SHAPES[self.dataset]}, but shape is {shape}")
+            raise ValueError(
+                f"basis.dataset: images of {self.dataset} are {SHAPES[self.dataset]}, but shape is"
+                f" {shape}"
+            )
         if "gabor" in self.kind and min(h, w) < SIDE:
-            raise ValueError(f"basis: the smallest wavelets are {SIDE} pixels wide, but shape is {shape}")
+            raise ValueError(
+                f"basis: the smallest wavelets are {SIDE} pixels wide, but shape is {shape}"
+            )
         if self.grey and c == 1:
             raise ValueError("basis.grey: pictures of one channel are grey already; leave it out")
         features = self.features(shape)
         if self.components is not None and features > MOST_FEATURES:
-            raise ValueError(f"basis: principal components are for up to {MOST_FEATURES:,} values, but these pictures have {features:,}")
+            raise ValueError(
+                f"basis: principal components are for up to {MOST_FEATURES:,} values, but these"
+                f" pictures have {features:,}"
+            )
         if self.components is not None and self.components > features:
-            raise ValueError(f"basis.components: {self.components} of {features} values; there are no more components than values")
+            raise ValueError(
+                f"basis.components: {self.components} of {features} values; there are no more"
+                " components than values"
+            )
         if self.coefficients(shape) * c * h * w > MOST_BASIS:
             raise ValueError(
-                f"basis: {self.coefficients(shape):,} pictures of {c * h * w:,} values are more than {MOST_BASIS:,} numbers; "
-                "take smaller images"
+                f"basis: {self.coefficients(shape):,} pictures of {c * h * w:,} values are more"
+                f" than {MOST_BASIS:,} numbers; take smaller images"
             )
 
     def identity(self) -> dict[str, Any]:
@@ -107,34 +126,43 @@ class StimulusSpec(Frozen):
     Attributes
     ----------
     kind
-        Noise family. For ``gaussian`` ``scale`` is the standard deviation, for ``uniform`` the half-width, for
-        ``binary`` and ``sparse`` the step away from the offset. ``images``: no noise, but the images of a data set in their order.
+        Noise family. For ``gaussian`` ``scale`` is the standard deviation, for ``uniform`` the
+        half-width, for ``binary`` and ``sparse`` the step away from the offset. ``images``: no
+        noise, but the images of a data set in their order.
     shape
         ``(C, H, W)`` of one image.
     offset
-        The mean of the noise: a number, a ``.npy`` file with a ``(C, H, W)`` image, ``bundled:mnist-mean``, or ``mean:DATASET`` (the mean
-        training image of a data set; of ``imagenet-sample`` the usual means of the channels). With a basis, it is added to the basis's own.
+        The mean of the noise: a number, a ``.npy`` file with a ``(C, H, W)`` image,
+        ``bundled:mnist-mean``, or ``mean:DATASET`` (the mean training image of a data set; of
+        ``imagenet-sample`` the usual means of the channels). With a basis, it is added to the
+        basis's own.
     scale
-        Size of the noise, in the units of ``space``. Pictures, whose pixels are in [0, 1], are multiplied by it; it is 1 for ``images``.
+        Size of the noise, in the units of ``space``. Pictures, whose pixels are in [0, 1], are
+        multiplied by it; it is 1 for ``images``.
     cell
-        Side, in pixels, of the square cells that share one value (1: white noise). ``images`` are shown whole, and moments are kept of the
-        means over cells, rounded to bytes.
+        Side, in pixels, of the square cells that share one value (1: white noise). ``images`` are
+        shown whole, and moments are kept of the means over cells, rounded to bytes.
     density
         ``sparse`` only: share of cells that differ from the offset.
     spectrum
-        ``gaussian`` only: values correlate over space; amplitudes fall as ``1 / f^spectrum`` (natural images: about 1). White by default.
+        ``gaussian`` only: values correlate over space; amplitudes fall as ``1 / f^spectrum``
+        (natural images: about 1). White by default.
     basis
-        Each image is a mixture of pictures, whose weights are the independent values of the noise (see `BasisSpec`).
+        Each image is a mixture of pictures, whose weights are the independent values of the noise
+        (see `BasisSpec`).
     dataset, split, classes
-        ``images`` only: which data set, its ``train`` or ``test`` images, and of which classes (all by default; numbers, or a range as
-        Python cuts lists: ``"0:1000:2"`` is every other one of a thousand).
+        ``images`` only: which data set, its ``train`` or ``test`` images, and of which classes (all
+        by default; numbers, or a range as Python cuts lists: ``"0:1000:2"`` is every other one of a
+        thousand).
     space
-        Where the noise lives: ``pixel`` ([0, 1], before the model's own normalisation) or ``input`` (what the network
-        itself is fed).
+        Where the noise lives: ``pixel`` ([0, 1], before the model's own normalisation) or ``input``
+        (what the network itself is fed).
     """
 
     kind: StimulusKind
-    shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    shape: tuple[
+        Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]
+    ]
     offset: Annotated[float | str, BeforeValidator(as_number)] = 0.0
     scale: float = Field(gt=1e-30, lt=1e30)
     cell: int = Field(default=1, ge=1)
@@ -143,13 +171,24 @@ class StimulusSpec(Frozen):
     basis: BasisSpec | None = None
     dataset: DatasetName | None = None
     split: Literal["train", "test"] | None = None
-    classes: Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 16)], ...], BeforeValidator(as_classes), Field(min_length=1)] | None = None
+    classes: (
+        Annotated[
+            tuple[Annotated[int, Field(ge=0, lt=1 << 16)], ...],
+            BeforeValidator(as_classes),
+            Field(min_length=1),
+        ]
+        | None
+    ) = None
     space: Literal["pixel", "input"] = "pixel"
 
     @model_validator(mode="before")
     @classmethod
     def _scale_of_pictures(cls, data: Any) -> Any:
-        return {"scale": 1.0, "split": "train", **data} if isinstance(data, Mapping) and data.get("kind") == "images" else data
+        return (
+            {"scale": 1.0, "split": "train", **data}
+            if isinstance(data, Mapping) and data.get("kind") == "images"
+            else data
+        )
 
     @model_validator(mode="after")
     def _check(self) -> StimulusSpec:
@@ -162,16 +201,28 @@ class StimulusSpec(Frozen):
                 raise ValueError(str(error)) from error
             for name in ("dataset", "split", "classes"):
                 if getattr(self, name) is not None:
-                    raise ValueError(f"{name}: only kind images shows a data set, {self.kind} is noise; leave it out")
+                    raise ValueError(
+                        f"{name}: only kind images shows a data set, {self.kind} is noise; leave"
+                        " it out"
+                    )
         if isinstance(self.offset, float) and not abs(self.offset) < 1e30:
             raise ValueError(f"offset: {self.offset} is not finite, or beyond 1e30")
         if self.cell > max(self.shape[1:]):
-            raise ValueError(f"cell: {self.cell} pixels are more than the image's {self.shape[1]} x {self.shape[2]}")
+            raise ValueError(
+                f"cell: {self.cell} pixels are more than the image's {self.shape[1]} x"
+                f" {self.shape[2]}"
+            )
         if self.spectrum is not None and self.kind != "gaussian":
-            raise ValueError(f"spectrum: only gaussian noise keeps its distribution where it is filtered, {self.kind} noise does not")
+            raise ValueError(
+                "spectrum: only gaussian noise keeps its distribution where it is filtered,"
+                f" {self.kind} noise does not"
+            )
         if self.basis is not None:
             if self.spectrum is not None or self.cell > 1:
-                raise ValueError("basis: says how pixels depend on each other, as spectrum and cell do; leave those out")
+                raise ValueError(
+                    "basis: says how pixels depend on each other, as spectrum and cell do; leave"
+                    " those out"
+                )
             self.basis.check(self.shape)
         return self
 
@@ -179,25 +230,42 @@ class StimulusSpec(Frozen):
         if self.dataset is None:
             raise ValueError(f"dataset: kind images needs one of {', '.join(SHAPES)}")
         if SHAPES[self.dataset] != self.shape:
-            raise ValueError(f"dataset: images of {self.dataset} are {SHAPES[self.dataset]}, but shape is {self.shape}")
-        given = [name for name in ("density", "spectrum", "basis") if getattr(self, name) is not None]
+            raise ValueError(
+                f"dataset: images of {self.dataset} are {SHAPES[self.dataset]}, but shape is"
+                f" {self.shape}"
+            )
+        given = [
+            name for name in ("density", "spectrum", "basis") if getattr(self, name) is not None
+        ]
         if given:
-            raise ValueError(f"{given[0]}: is of noise, but kind images shows pictures as they are; leave it out")
+            raise ValueError(
+                f"{given[0]}: is of noise, but kind images shows pictures as they are; leave it out"
+            )
         if self.classes is not None and len(set(self.classes)) < len(self.classes):
             raise ValueError("classes: each may stand once")
 
     @property
     def measured(self) -> bool:
-        """Whether moments are kept of bytes whose distribution nobody designed, so that their variance is measured."""
+        """Whether moments are kept of bytes whose distribution nobody designed, so that their
+        variance is measured.
+        """
         return self.kind == "images" or (self.basis is not None and self.basis.rescale is not None)
 
     @property
     def mixed(self) -> bool:
-        """Whether each pixel is a mixture of many noise values, of which moments are kept instead."""
+        """Whether each pixel is a mixture of many noise values, of which moments are kept
+        instead.
+        """
         return self.spectrum is not None or (self.basis is not None and not self.measured)
 
     def identity(self) -> dict[str, Any]:
-        """What decides a result, as plain JSON values: all but the offset, whose digest does; white noise needs no word for it."""
-        absent = {name for name in ("spectrum", "basis", "dataset", "split", "classes") if getattr(self, name) is None}
+        """What decides a result, as plain JSON values: all but the offset, whose digest does;
+        white noise needs no word for it.
+        """
+        absent = {
+            name
+            for name in ("spectrum", "basis", "dataset", "split", "classes")
+            if getattr(self, name) is None
+        }
         found = self.model_dump(mode="json", exclude={"offset", *absent})
         return found if self.basis is None else found | {"basis": self.basis.identity()}

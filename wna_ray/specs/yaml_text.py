@@ -35,7 +35,10 @@ def read_text(path: str | Path) -> str:
         kind = os.fstat(descriptor).st_mode
         if not (stat.S_ISREG(kind) or stat.S_ISFIFO(kind)):
             os.close(descriptor)
-            raise SpecError(f"{path}: cannot be read as text (it is no file); give a YAML spec such as those in jobs/")
+            raise SpecError(
+                f"{path}: cannot be read as text (it is no file); give a YAML spec such as those in"
+                " jobs/"
+            )
         os.set_blocking(descriptor, True)
         with open(descriptor, "rb") as file:
             data = file.read(MOST_TEXT + 1)
@@ -83,7 +86,9 @@ def parse_yaml(text: str, where: str) -> Any:
     count, depth = _written_out(value, {}, ())
     if count > MOST_VALUES or depth > MOST_DEPTH:
         most = f"{MOST_VALUES:,} values on {MOST_DEPTH} levels"
-        raise SpecError(f"{where}: more than {most}, its aliases (*) written out, which no spec needs")
+        raise SpecError(
+            f"{where}: more than {most}, its aliases (*) written out, which no spec needs"
+        )
     return value
 
 
@@ -158,7 +163,8 @@ class _Loader(yaml.SafeLoader):
             self._refuse(f"{shown} would be a number in base 60; put it in quotes", node.start_mark)
         if _OCTAL.fullmatch(text):
             self._refuse(
-                f"{shown} would be an octal number; leave out the zero in front, or put it in quotes",
+                f"{shown} would be an octal number; leave out the zero in front, or put it in"
+                " quotes",
                 node.start_mark,
             )
 

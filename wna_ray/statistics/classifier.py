@@ -1,4 +1,6 @@
-"""Bias maps as classifiers: how well does the nearest map name an image? (Borji & Lin 2020, section on bias maps.)"""
+"""Bias maps as classifiers: how well does the nearest map name an image? (Borji & Lin 2020,
+section on bias maps.)
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ class Scored:
     confusion
         ``(k, k)`` int64, true class by predicted class.
     ranks
-        ``(n,)``: place of each image's class among the k scores, 1 for the largest; the middle of their places where scores are equal.
+        ``(n,)``: place of each image's class among the k scores, 1 for the largest; the middle of
+        their places where scores are equal.
     """
 
     accuracy: float
@@ -54,16 +57,22 @@ class Scored:
             return np.asarray(np.diagonal(self.confusion) / self.confusion.sum(axis=1))
 
     def p_value(self, share: float) -> float:
-        """P(at least so many images are named right) where each is with probability `share`: the binomial tail."""
+        """P(at least so many images are named right) where each is with probability `share`:
+        the binomial tail.
+        """
         return float(bdtrc(np.trace(self.confusion) - 1, int(self.confusion.sum()), share))
 
     def top(self, places: int) -> float:
-        """Share of images whose class is among the first so many places; where scores are equal, by the middle of their places."""
+        """Share of images whose class is among the first so many places; where scores are
+        equal, by the middle of their places.
+        """
         return float((self.ranks <= places).mean())
 
 
 def chance_rank(k: int, images: int) -> tuple[float, float]:
-    """Mean rank of the true class, and its standard error, where every place is as likely: ``(k + 1) / 2``, ``sqrt((k^2 - 1) / 12 n)``."""
+    """Mean rank of the true class, and its standard error, where every place is as likely: ``(k
+    + 1) / 2``, ``sqrt((k^2 - 1) / 12 n)``.
+    """
     return (k + 1) / 2, float(np.sqrt((k * k - 1) / (12 * images)))
 
 
@@ -77,9 +86,10 @@ def classify(templates: Template, split: Split, score: Score) -> Scored:
     split
         Images and labels in 0 ... k - 1.
     score
-        ``dot``: inner product of image and template. ``correlation``: of both after each has had its mean over pixels
-        subtracted and its length set to 1. ``cosine``: of both after their lengths are set to 1, each template scaled to [0, 1] by its own
-        smallest and largest value before (the authors' score; those two values decide it as much as all others).
+        ``dot``: inner product of image and template. ``correlation``: of both after each has had
+        its mean over pixels subtracted and its length set to 1. ``cosine``: of both after their
+        lengths are set to 1, each template scaled to [0, 1] by its own smallest and largest value
+        before (the authors' score; those two values decide it as much as all others).
     """
     k, n = len(templates), len(split.labels)
     t, missing = _compared(templates, score)
@@ -94,11 +104,14 @@ def classify(templates: Template, split: Split, score: Score) -> Scored:
 
 
 def _compared(templates: Template, score: Score) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """What images are multiplied by, ``(k, d)``, and which rows are no templates (they become zero).
+    """What images are multiplied by, ``(k, d)``, and which rows are no templates (they become
+    zero).
 
     Mean and length of an image change all its scores alike, so images stay as they are.
     """
-    t: NDArray[Any] = templates.reshape(len(templates), -1).astype(np.float64 if templates.size <= SINGLE else np.float32)
+    t: NDArray[Any] = templates.reshape(len(templates), -1).astype(
+        np.float64 if templates.size <= SINGLE else np.float32
+    )
     missing = np.asarray(np.isnan(t).any(axis=1))
     t[missing] = 0
     if score == "correlation":
@@ -112,7 +125,9 @@ def _compared(templates: Template, score: Score) -> tuple[NDArray[Any], NDArray[
     return t, missing
 
 
-def _scores(t: NDArray[Any], missing: NDArray[np.bool_], images: NDArray[np.float32]) -> Iterator[tuple[slice, NDArray[Any]]]:
+def _scores(
+    t: NDArray[Any], missing: NDArray[np.bool_], images: NDArray[np.float32]
+) -> Iterator[tuple[slice, NDArray[Any]]]:
     """Scores ``(m, k)`` of images, block by block; minus infinity for what is no template."""
     rows = max(1, BLOCK // max(t.shape))
     for a in range(0, len(images), rows):
@@ -122,13 +137,15 @@ def _scores(t: NDArray[Any], missing: NDArray[np.bool_], images: NDArray[np.floa
 
 
 def shuffled(templates: Template, split: Split, score: Score, seed: int = 0) -> tuple[float, float]:
-    """The control: accuracy of templates whose values are in random order, each in its own; mean and standard deviation of `SHUFFLES`
-    (of fewer, where that is more than a minute's work).
+    """The control: accuracy of templates whose values are in random order, each in its own; mean
+    and standard deviation of `SHUFFLES` (of fewer, where that is more than a minute's work).
 
     What is above it comes from where a map is bright, not from which values it has.
     """
     k, random = len(templates), np.random.default_rng(seed)
-    t, missing = _compared(templates, score)  # the order of a template's values changes neither its mean nor its length
+    t, missing = _compared(
+        templates, score
+    )  # the order of a template's values changes neither its mean nor its length
     shuffles = max(2, min(SHUFFLES, WORK // (t.size * len(split.labels))))
     at_once = max(1, min(shuffles, 2 * BLOCK // t.size))
     found = np.zeros(-(-shuffles // at_once) * at_once, dtype=np.int64)
@@ -150,11 +167,16 @@ def mean_images(split: Split, k: int) -> NDArray[np.float64]:
 
 
 def on_cells(split: Split, cell: int) -> Split | None:
-    """The mean of each image over the square cells of low-resolution noise; None where such cells do not tile the image.
+    """The mean of each image over the square cells of low-resolution noise; None where such cells
+    do not tile the image.
 
-    A map of cells scores an image through these means alone, so with one value a cell all scores keep their order.
+    A map of cells scores an image through these means alone, so with one value a cell all scores
+    keep their order.
     """
     n, c, height, width = split.images.shape
     if height % cell or width % cell:
         return None
-    return Split(split.images.reshape(n, c, height // cell, cell, width // cell, cell).mean(axis=(3, 5)), split.labels)
+    return Split(
+        split.images.reshape(n, c, height // cell, cell, width // cell, cell).mean(axis=(3, 5)),
+        split.labels,
+    )

@@ -1,17 +1,18 @@
-"""Signal detection theory: how well an observer tells signals in noise apart, and which noise makes it say so.
+"""Signal detection theory: how well an observer tells signals in noise apart, and which noise makes
+it say so.
 
-Rates and sensitivities come from counts alone. Classification images come from sums of the noise by the class of the signal and the
-response. The noise is independent of the signal and of known variance, so if a response ignores the noise, every value of an image of
-differences of means has a known standard error, and its z is standard normal in the limit of many trials.
+Rates and sensitivities come from counts alone. Classification images come from sums of the noise by
+the class of the signal and the response. The noise is independent of the signal and of known
+variance, so if a response ignores the noise, every value of an image of differences of means has a
+known standard error, and its z is standard normal in the limit of many trials.
 
 References
 ----------
-Ahumada (2002), J. Vision 2(1):8; Murray (2011), J. Vision 11(5):2: classification images from two-by-two designs.
-Gourevitch & Galanter (1967), Psychometrika 32:25: the standard error of d'.
-Green & Swets (1966), Signal Detection Theory and Psychophysics: d', criterion.
-Hautus (1995), Behav. Res. Methods 27:46: the log-linear correction.
-Murray, Bennett & Sekuler (2002), J. Vision 2(1):6: the optimal weighting of trials.
-Wilson (1927), JASA 22:209: intervals of shares.
+Ahumada (2002), J. Vision 2(1):8; Murray (2011), J. Vision 11(5):2: classification images from
+two-by-two designs. Gourevitch & Galanter (1967), Psychometrika 32:25: the standard error of d'.
+Green & Swets (1966), Signal Detection Theory and Psychophysics: d', criterion. Hautus (1995),
+Behav. Res. Methods 27:46: the log-linear correction. Murray, Bennett & Sekuler (2002), J. Vision
+2(1):6: the optimal weighting of trials. Wilson (1927), JASA 22:209: intervals of shares.
 """
 
 from __future__ import annotations
@@ -51,10 +52,13 @@ class Sensitivity:
     criterion_error: Floats
 
 
-def sensitivity(hits: ArrayLike, signals: ArrayLike, false_alarms: ArrayLike, others: ArrayLike) -> Sensitivity:
+def sensitivity(
+    hits: ArrayLike, signals: ArrayLike, false_alarms: ArrayLike, others: ArrayLike
+) -> Sensitivity:
     """Sensitivity and criterion of one answer.
 
-    ``Var d' = H (1 - H) / (N_signal phi(z_H)^2) + F (1 - F) / (N_other phi(z_F)^2)`` with phi the normal density.
+    ``Var d' = H (1 - H) / (N_signal phi(z_H)^2) + F (1 - F) / (N_other phi(z_F)^2)`` with phi the
+    normal density.
 
     Parameters
     ----------
@@ -73,14 +77,24 @@ def sensitivity(hits: ArrayLike, signals: ArrayLike, false_alarms: ArrayLike, ot
     ValueError
         More answers than trials, or fewer than none.
     """
-    h, n, f, m = np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in (hits, signals, false_alarms, others)))
+    h, n, f, m = np.broadcast_arrays(
+        *(np.asarray(x, dtype=np.float64) for x in (hits, signals, false_alarms, others))
+    )
     if ((h < 0) | (h > n) | (f < 0) | (f > m)).any():
         raise ValueError("hits and false_alarms: expected counts between 0 and their trials")
     nothing = (n == 0) | (m == 0)
-    rates = [np.where(nothing, np.nan, (count + 0.5) / (trials + 1)) for count, trials in ((h, n), (f, m))]
+    rates = [
+        np.where(nothing, np.nan, (count + 0.5) / (trials + 1))
+        for count, trials in ((h, n), (f, m))
+    ]
     z = [ndtri(rate) for rate in rates]
     with np.errstate(divide="ignore", invalid="ignore"):
-        error = np.sqrt(sum(p * (1 - p) / (t * normal_density(q) ** 2) for p, t, q in zip(rates, (n, m), z, strict=True)))
+        error = np.sqrt(
+            sum(
+                p * (1 - p) / (t * normal_density(q) ** 2)
+                for p, t, q in zip(rates, (n, m), z, strict=True)
+            )
+        )
     return Sensitivity(rates[0], rates[1], z[0] - z[1], error, -(z[0] + z[1]) / 2, error / 2)
 
 
@@ -97,8 +111,8 @@ def by_class(confusion: NDArray[np.int64], correct: NDArray[np.int64]) -> Sensit
     Returns
     -------
     Sensitivity
-        Arrays ``(..., s)``. A hit is a class given its own response, a false alarm any other class given that. NaN where a class has no
-        response of its own.
+        Arrays ``(..., s)``. A hit is a class given its own response, a false alarm any other class
+        given that. NaN where a class has no response of its own.
     """
     named = correct >= 0
     own = np.where(named, correct, 0)
@@ -107,23 +121,37 @@ def by_class(confusion: NDArray[np.int64], correct: NDArray[np.int64]) -> Sensit
     trials = confusion.sum(axis=-1)
     alarms = columns.sum(axis=-1) - hits
     others = trials.sum(axis=-1, keepdims=True) - trials
-    return sensitivity(np.where(named, hits, 0), np.where(named, trials, 0), np.where(named, alarms, 0), others)
+    return sensitivity(
+        np.where(named, hits, 0), np.where(named, trials, 0), np.where(named, alarms, 0), others
+    )
 
 
-def wilson(successes: ArrayLike, trials: ArrayLike, confidence: float = 0.95) -> tuple[Floats, Floats]:
-    """Interval of a share that is right in about `confidence` of all experiments (Wilson 1927); NaN where there are no trials."""
-    k, n = np.broadcast_arrays(np.asarray(successes, dtype=np.float64), np.asarray(trials, dtype=np.float64))
+def wilson(
+    successes: ArrayLike, trials: ArrayLike, confidence: float = 0.95
+) -> tuple[Floats, Floats]:
+    """Interval of a share that is right in about `confidence` of all experiments (Wilson 1927);
+    NaN where there are no trials.
+    """
+    k, n = np.broadcast_arrays(
+        np.asarray(successes, dtype=np.float64), np.asarray(trials, dtype=np.float64)
+    )
     z = -float(ndtri((1 - confidence) / 2))
     with np.errstate(divide="ignore", invalid="ignore"):
         p = k / n
-        middle, half = (p + z**2 / (2 * n)) / (1 + z**2 / n), z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+        middle, half = (
+            (p + z**2 / (2 * n)) / (1 + z**2 / n),
+            z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)),
+        )
     return np.asarray(np.clip(middle - half, 0, 1)), np.asarray(np.clip(middle + half, 0, 1))
 
 
-def crossing(levels: ArrayLike, successes: ArrayLike, trials: ArrayLike, share: float = 0.5) -> tuple[float, float]:
+def crossing(
+    levels: ArrayLike, successes: ArrayLike, trials: ArrayLike, share: float = 0.5
+) -> tuple[float, float]:
     """Level at which a psychometric curve first rises through a share, and its standard error.
 
-    Straight lines between levels; the error is that of the two shares beside the crossing, through the line (delta method).
+    Straight lines between levels; the error is that of the two shares beside the crossing, through
+    the line (delta method).
 
     Parameters
     ----------
@@ -152,7 +180,9 @@ def crossing(levels: ArrayLike, successes: ArrayLike, trials: ArrayLike, share: 
     rise, run = p[j] - p[i], x[j] - x[i]
     t = (share - p[i]) / rise
     variance = p * (1 - p) / n
-    return float(x[i] + t * run), float(run / rise * np.sqrt((1 - t) ** 2 * variance[i] + t**2 * variance[j]))
+    return float(x[i] + t * run), float(
+        run / rise * np.sqrt((1 - t) ** 2 * variance[i] + t**2 * variance[j])
+    )
 
 
 def area(levels: ArrayLike, shares: ArrayLike) -> float:
@@ -168,13 +198,15 @@ class ClassificationImages:
     Attributes
     ----------
     image
-        ``(k, d)``, in the unit of the noise; NaN where no class of signals got both the response and another.
+        ``(k, d)``, in the unit of the noise; NaN where no class of signals got both the response
+        and another.
     z
         ``(k, d)``: standard normal where the response ignores the noise.
     reliability
         ``(k,)``: expected squared cosine with the image of infinitely many trials.
     note
-        ``(k,)``: "", "no trials", or "too few trials" (the normal approximation is not good enough).
+        ``(k,)``: "", "no trials", or "too few trials" (the normal approximation is not good
+        enough).
     """
 
     image: Floats
@@ -184,15 +216,22 @@ class ClassificationImages:
 
 
 def classification_images(
-    noise: NDArray[np.int64], counts: NDArray[np.int64], sd: float, unit: float, weighting: Weighting, excess_kurtosis: float = 0.0
+    noise: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    sd: float,
+    unit: float,
+    weighting: Weighting,
+    excess_kurtosis: float = 0.0,
 ) -> ClassificationImages:
-    """Classification images of all responses, from sums by the class of the signal and the response.
+    """Classification images of all responses, from sums by the class of the signal and the
+    response.
 
-    For each response k and class s, ``D_s = mean noise of the trials answered k - mean noise of the others``. ``standard`` adds them:
-    of two classes and responses, ``(n12 + n22) - (n11 + n21)`` with n the mean noise by stimulus and response. ``optimal`` is their
-    mean, weighted by ``N_s phi(z_s)``, z_s the normal quantile of the share of k among the N_s trials: for a linear observer the signal
-    of D_s over its variance, so no other weighting has less error (Murray, Bennett & Sekuler 2002). Classes that got k always, or
-    never, tell nothing and are left out.
+    For each response k and class s, ``D_s = mean noise of the trials answered k - mean noise of the
+    others``. ``standard`` adds them: of two classes and responses, ``(n12 + n22) - (n11 + n21)``
+    with n the mean noise by stimulus and response. ``optimal`` is their mean, weighted by ``N_s
+    phi(z_s)``, z_s the normal quantile of the share of k among the N_s trials: for a linear
+    observer the signal of D_s over its variance, so no other weighting has less error (Murray,
+    Bennett & Sekuler 2002). Classes that got k always, or never, tell nothing and are left out.
 
     Parameters
     ----------
@@ -201,11 +240,13 @@ def classification_images(
     counts
         ``(s, k)``: trials.
     sd, unit
-        Of a value of the noise: its exact standard deviation in grid units, and the size of a grid unit.
+        Of a value of the noise: its exact standard deviation in grid units, and the size of a grid
+        unit.
     weighting
         See above.
     excess_kurtosis
-        Of the noise; decides how many trials are enough (see `wna_ray.statistics.maps.fewest_images`).
+        Of the noise; decides how many trials are enough (see
+        `wna_ray.statistics.maps.fewest_images`).
     """
     k, d = counts.shape[1], noise.shape[2]
     n = counts.sum(axis=1, keepdims=True)
@@ -227,7 +268,10 @@ def classification_images(
         variance = float((weight**2 * (1 / yes + 1 / no)).sum()) * sd**2
         image[row] = weight @ difference * unit
         z[row] = weight @ difference / np.sqrt(variance)
-        # Each trial adds its noise times a coefficient; the sum's kurtosis is the noise's over (sum c^2)^2 / sum c^4.
-        effective[row] = (weight**2 * (1 / yes + 1 / no)).sum() ** 2 / (weight**4 * (1 / yes**3 + 1 / no**3)).sum()
+        # Each trial adds its noise times a coefficient; the sum's kurtosis is the noise's over (sum
+        # c^2)^2 / sum c^4.
+        effective[row] = (weight**2 * (1 / yes + 1 / no)).sum() ** 2 / (
+            weight**4 * (1 / yes**3 + 1 / no**3)
+        ).sum()
     note = tuple("no trials" if e == 0 else "too few trials" if e < few else "" for e in effective)
     return ClassificationImages(image, z, reliability(np.square(z).sum(axis=1), d), note)

@@ -1,26 +1,28 @@
 """Read-outs: from exact sums to maps and to how sure they are.
 
-Symbols: N images counted in, d independent noise values an image, noise sd sigma (known exactly), response y, and
-``A = sum (y - mean y) x``, the summed product of response and noise. Given the responses, the noise values of a
-stimulus are independent with known mean 0 and variance sigma^2, whatever the network; so if the response ignores the
-stimulus, every element of
+Symbols: N images counted in, d independent noise values an image, noise sd sigma (known exactly),
+response y, and ``A = sum (y - mean y) x``, the summed product of response and noise. Given the
+responses, the noise values of a stimulus are independent with known mean 0 and variance sigma^2,
+whatever the network; so if the response ignores the stimulus, every element of
 
     z = A / (sigma * sqrt(sum (y - mean y)^2))
 
 has mean 0 and variance exactly 1, and is normal in the limit. Everything else follows from z.
 
-Of pictures (a data set's, or noise stretched to 8 bits) no distribution is known. There mean and variance of each pixel are measured, and
-``z = sqrt(N) cov(y, x) / (sd_x sd_y)`` pixel by pixel; pixels that never vary have z = 0. If response and picture are independent its
-variance is still 1, so ``E ||z||^2`` is the number of pixels that vary and the reliability means the same; but pixels correlate, so the
-p-value is Sidak's of the largest, and ``||z||^2`` counts shared variance many times, so there is no rho^2.
+Of pictures (a data set's, or noise stretched to 8 bits) no distribution is known. There mean and
+variance of each pixel are measured, and ``z = sqrt(N) cov(y, x) / (sd_x sd_y)`` pixel by pixel;
+pixels that never vary have z = 0. If response and picture are independent its variance is still 1,
+so ``E ||z||^2`` is the number of pixels that vary and the reliability means the same; but pixels
+correlate, so the p-value is Sidak's of the largest, and ``||z||^2`` counts shared variance many
+times, so there is no rho^2.
 
 References
 ----------
-Ahumada (1996), Perception 25 (ECVP): classification images. Murray (2011), J. Vision 11(5):2: review, significance.
-Marmarelis & Marmarelis (1978), Analysis of Physiological Systems: cross-correlation with white noise.
-Borji & Lin (2020), ICLR: bias maps of networks.
-James & Stein (1961); Efron & Morris (1973), JASA 68:117: the shrinkage factor behind the reliability.
-Sidak (1967), JASA 62:626: the corrected threshold.
+Ahumada (1996), Perception 25 (ECVP): classification images. Murray (2011), J. Vision 11(5):2:
+review, significance. Marmarelis & Marmarelis (1978), Analysis of Physiological Systems:
+cross-correlation with white noise. Borji & Lin (2020), ICLR: bias maps of networks. James & Stein
+(1961); Efron & Morris (1973), JASA 68:117: the shrinkage factor behind the reliability. Sidak
+(1967), JASA 62:626: the corrected threshold.
 """
 
 from __future__ import annotations
@@ -44,25 +46,33 @@ Floats = NDArray[np.float64]
 FEWEST = 30
 """Effective images under which a row gets no p-value."""
 FEWEST_GRADIENTS = 2000
-"""Images under which a row of ``estimator: gradient`` gets no p-value: values of a gradient are skewed, and no known null helps. With a
-skewness of 1 the largest of 784 values is then called significant in 5.6 % of null maps (second order of Edgeworth's series at z = 4)."""
+"""Images under which a row of ``estimator: gradient`` gets no p-value: values of a gradient are
+skewed, and no known null helps. With a skewness of 1 the largest of 784 values is then called
+significant in 5.6 % of null maps (second order of Edgeworth's series at z = 4).
+"""
 FEWEST_PICTURES = 300
-"""The same for a pixel of pictures: effective images, times the pixel's variance over its largest square (of noise stretched to 8
-bits, whose pixels are sums of many weights, effective images alone). Neither response nor pixel is symmetric; at this bound the
-skewness of the sum of their products is at most 1/sqrt(300), and the chance to pass the threshold of 784 values is off by 9 %
-(Edgeworth, second order)."""
+"""The same for a pixel of pictures: effective images, times the pixel's variance over its
+largest square (of noise stretched to 8 bits, whose pixels are sums of many weights, effective
+images alone). Neither response nor pixel is symmetric; at this bound the skewness of the sum of
+their products is at most 1/sqrt(300), and the chance to pass the threshold of 784 values is off
+by 9 % (Edgeworth, second order).
+"""
 RESOLUTION = 4
-"""Steps of the fixed point in one standard deviation under which a dense row is called too coarse to judge."""
+"""Steps of the fixed point in one standard deviation under which a dense row is called too
+coarse to judge.
+"""
 KURTOSIS_ERROR, TAIL_ERROR = 0.02, 0.1
-"""Largest relative errors of Var(||z||^2), and of the chance to pass the threshold, from the noise's kurtosis (see `fewest_images`)."""
+"""Largest relative errors of Var(||z||^2), and of the chance to pass the threshold, from the
+noise's kurtosis (see `fewest_images`).
+"""
 
 
 def explained_variance(z_squared: Floats, d: int, images: int) -> Floats:
     """rho^2: share of the response's variance that is linear in the noise, ``(||z||^2 - d) / N``.
 
-    Unbiased when the response ignores the stimulus (``E ||z||^2 = d`` exactly). Otherwise its bias is at most of the order
-    sqrt(d) / N, from a correlation of y^2 with ||x||^2 (none for a linear response to Gaussian noise). It can be negative; it is
-    not clipped.
+    Unbiased when the response ignores the stimulus (``E ||z||^2 = d`` exactly). Otherwise its bias
+    is at most of the order sqrt(d) / N, from a correlation of y^2 with ||x||^2 (none for a linear
+    response to Gaussian noise). It can be negative; it is not clipped.
     """
     return (z_squared - d) / images
 
@@ -73,35 +83,43 @@ def normal_density(x: Floats | float) -> Floats:
 
 
 def fewest_images(excess_kurtosis: float, d: int) -> float:
-    """Effective images under which a row gets no p-value: 30, and more where the noise's kurtosis moves what its sums are compared with.
+    """Effective images under which a row gets no p-value: 30, and more where the noise's kurtosis
+    moves what its sums are compared with.
 
-    The whole map: Var(||z||^2), by less than `KURTOSIS_ERROR`. The largest value, of noise with heavy tails (sparse): the chance to pass
-    `z_threshold`, by less than `TAIL_ERROR` (first order of Edgeworth's series, ``k (x^3 - 3 x) / (24 n)`` times density over tail).
+    The whole map: Var(||z||^2), by less than `KURTOSIS_ERROR`. The largest value, of noise with
+    heavy tails (sparse): the chance to pass `z_threshold`, by less than `TAIL_ERROR` (first order
+    of Edgeworth's series, ``k (x^3 - 3 x) / (24 n)`` times density over tail).
     """
     level = z_threshold(d)
-    tail = excess_kurtosis * (level**3 - 3 * level) / 24 * float(normal_density(level) / ndtr(-level))
+    tail = (
+        excess_kurtosis * (level**3 - 3 * level) / 24 * float(normal_density(level) / ndtr(-level))
+    )
     return max(FEWEST, abs(excess_kurtosis) / (2 * KURTOSIS_ERROR), tail / TAIL_ERROR)
 
 
 def chi_square_p(z_squared: Floats, d: int) -> Floats:
-    """P(chi^2 with d degrees of freedom >= ||z||^2): one test for the whole map, so no correction over pixels is due."""
+    """P(chi^2 with d degrees of freedom >= ||z||^2): one test for the whole map, so no
+    correction over pixels is due.
+    """
     return np.asarray(chdtrc(d, z_squared))
 
 
 def reliability(z_squared: Floats, d: int) -> Floats:
     """Expected squared cosine between the measured and the true map, ``max(0, 1 - d / ||z||^2)``.
 
-    A map of signal energy ``S = N rho^2`` (in units of z) carries noise energy d on average, so its squared cosine with
-    the true map is about ``S / (S + d)``, and ``||z||^2 - d`` estimates S without bias. The same number is the factor by
-    which Stein's estimator shrinks the map towards 0 (James & Stein 1961, with d for d - 2; the positive part as in
-    Efron & Morris 1973), and the reliability of classical test theory: true over total variance.
+    A map of signal energy ``S = N rho^2`` (in units of z) carries noise energy d on average, so its
+    squared cosine with the true map is about ``S / (S + d)``, and ``||z||^2 - d`` estimates S
+    without bias. The same number is the factor by which Stein's estimator shrinks the map towards 0
+    (James & Stein 1961, with d for d - 2; the positive part as in Efron & Morris 1973), and the
+    reliability of classical test theory: true over total variance.
     """
     with np.errstate(divide="ignore"):
         return np.maximum(0.0, 1.0 - d / z_squared)
 
 
 def images_for(squared_cosine: float, rho2: float, d: int) -> float:
-    """Images for which a map of explained variance `rho2` reaches a reliability: ``N = (d / rho^2) c^2 / (1 - c^2)``.
+    """Images for which a map of explained variance `rho2` reaches a reliability: ``N = (d / rho^2)
+    c^2 / (1 - c^2)``.
 
     Infinite where `rho2` is not positive.
     """
@@ -109,14 +127,19 @@ def images_for(squared_cosine: float, rho2: float, d: int) -> float:
 
 
 def z_threshold(tests: int, alpha: float = 0.05) -> float:
-    """|z| that the largest of `tests` independent null values exceeds with probability `alpha` (two-sided, Sidak)."""
+    """|z| that the largest of `tests` independent null values exceeds with probability `alpha`.
+
+    Two-sided, after Sidak.
+    """
     return -float(ndtri((1 - (1 - alpha) ** (1 / tests)) / 2))
 
 
 def sidak_p(largest: Floats, tests: int, freedom: float = np.inf) -> Floats:
-    """Chance that the largest |z| of so many null values is at least `largest`; at most that where they are dependent (Sidak 1967).
+    """Chance that the largest |z| of so many null values is at least `largest`; at most that where
+    they are dependent (Sidak 1967).
 
-    Values are normal, or, with degrees of freedom, Student's t: divided by errors that were measured.
+    Values are normal, or, with degrees of freedom, Student's t: divided by errors that were
+    measured.
     """
     return np.asarray(-np.expm1(tests * np.log1p(-2 * stdtr(freedom, -largest))))
 
@@ -136,27 +159,33 @@ class Readout:
     kind, names
         The response, and a name a row.
     bias
-        ``(k, d)``. Label, confidence, rectified, spikes: response-weighted mean of the stimuli minus their grand mean
-        (spike-triggered average), in the stimulus's units. Others: ``cov(y, x) / sigma^2``, response units per stimulus unit, which
-        for a linear network are its weights.
+        ``(k, d)``. Label, confidence, rectified, spikes: response-weighted mean of the stimuli
+        minus their grand mean (spike-triggered average), in the stimulus's units. Others: ``cov(y,
+        x) / sigma^2``, response units per stimulus unit, which for a linear network are its
+        weights.
     z
         ``(k, d)``, see the module's text. NaN where a row has no variance.
     standard_error
-        ``(k,)``: of every value of the map, in its units, if the response ignores the stimulus (``bias / z``).
+        ``(k,)``: of every value of the map, in its units, if the response ignores the stimulus
+        (``bias / z``).
     count
         ``(k,)`` images (or patches) that fed the row; spikes for ``spikes``.
     share
-        ``(k,)``: count / N for one-hot kinds and spikes, mean response for probabilities, NaN for others.
+        ``(k,)``: count / N for one-hot kinds and spikes, mean response for probabilities, NaN for
+        others.
     rho2, p_value, reliability
-        ``(k,)``, see the functions. NaN where not defined (such as `rho2` of pictures); `p_value` also where it is not deserved, and
-        `note` says why. A p-value is about its own row; nothing is corrected for the number of rows.
+        ``(k,)``, see the functions. NaN where not defined (such as `rho2` of pictures); `p_value`
+        also where it is not deserved, and `note` says why. A p-value is about its own row; nothing
+        is corrected for the number of rows.
     note
-        ``(k,)``: "", or "no images", "no spikes", "constant" (the response never varied), "below resolution" (it varied by less than four
-        steps of its fixed point), "too few images" (for the normal approximation).
+        ``(k,)``: "", or "no images", "no spikes", "constant" (the response never varied), "below
+        resolution" (it varied by less than four steps of its fixed point), "too few images" (for
+        the normal approximation).
     estimator
         What the maps come from: noise and responses, or gradients.
     split_half
-        ``(k,)``, where halves were kept: reliability by `spearman_brown`; NaN where a half has no map.
+        ``(k,)``, where halves were kept: reliability by `spearman_brown`; NaN where a half has no
+        map.
     """
 
     kind: ResponseKind
@@ -193,22 +222,26 @@ def read_out(
     point
         Fixed point of the response.
     table
-        Noise family: gives the exact variance and kurtosis of a grid value. None for pictures, whose variance is measured: `moments` keep
-        second moments. Maps of responses that are no one-hot are then ``cov(y, x)`` over the mean variance of the pixels.
+        Noise family: gives the exact variance and kurtosis of a grid value. None for pictures,
+        whose variance is measured: `moments` keep second moments. Maps of responses that are no
+        one-hot are then ``cov(y, x)`` over the mean variance of the pixels.
     unit
         Size of a grid unit in the stimulus's units.
     names
         One a row; their number is k.
     patches
-        Patches of an image, each with a response of its own. Where there are several they overlap, so the values of a z-map are
-        still of mean 0 and variance 1, but no longer independent: the p-value is then Sidak's of the largest, which holds for
-        normal values however they depend on each other.
+        Patches of an image, each with a response of its own. Where there are several they overlap,
+        so the values of a z-map are still of mean 0 and variance 1, but no longer independent: the
+        p-value is then Sidak's of the largest, which holds for normal values however they depend on
+        each other.
     stretched
         Whether pictures are noise that was stretched to 8 bits.
     """
     sums, n = moments.responses[kind], moments.images * patches
     k, d = len(names), moments.sum_x.size
-    values_spread: Floats = np.full(d, float(table.variance)) if table is not None else grid_variance(moments)
+    values_spread: Floats = (
+        np.full(d, float(table.variance)) if table is not None else grid_variance(moments)
+    )
     variance, varied = float(values_spread.mean()) if d else 0.0, values_spread > 0
 
     def rows(values: NDArray[np.generic], fill: float = 0.0) -> Floats:
@@ -217,11 +250,26 @@ def read_out(
         return out
 
     if sums.rows.size and int(sums.rows[-1]) >= k:
-        raise RunError(f"the moments of '{kind}' have a row {int(sums.rows[-1])}, but there are only {k} responses")
+        raise RunError(
+            f"the moments of '{kind}' have a row {int(sums.rows[-1])}, but there are only {k}"
+            " responses"
+        )
     count = rows(sums.count).astype(np.int64)
     if n == 0:
         nothing, maps = np.full(k, np.nan), np.full((k, d), np.nan)
-        return Readout(kind, tuple(names), maps, maps, nothing, count, nothing, nothing, nothing, nothing, ("no images",) * k)
+        return Readout(
+            kind,
+            tuple(names),
+            maps,
+            maps,
+            nothing,
+            count,
+            nothing,
+            nothing,
+            nothing,
+            nothing,
+            ("no images",) * k,
+        )
     total = rows(sums.sum_y)
     product = rows(sums.sum_yx)
     product -= total[:, None] / n * moments.sum_x  # A, from exact sums
@@ -230,20 +278,33 @@ def read_out(
         z = product / np.sqrt(np.where(varied, values_spread, 1.0) * variation[:, None])
         z[:, ~varied] = 0.0
         z[variation == 0] = np.nan
-        largest = rows(sums.peak) + (np.abs(total) / n if is_dense(kind) else 0.0)  # >= |y - mean y|, or near it
+        largest = rows(sums.peak) + (
+            np.abs(total) / n if is_dense(kind) else 0.0
+        )  # >= |y - mean y|, or near it
         if is_triggered(kind):
-            zero = np.asarray(point.centre if is_dense(kind) else 0)  # the fixed point's steps below its centre
+            zero = np.asarray(
+                point.centre if is_dense(kind) else 0
+            )  # the fixed point's steps below its centre
             size = unit / (total + n * zero)
         else:
             size = point.step / (n * variance * unit)
         bias, standard_error = product * size[:, None], np.sqrt(variance * variation) * size
         standard_error[variation == 0] = np.nan
-        # The kurtosis of A is the noise's, divided by (sum c^2)^2 / sum c^4 with c = y - mean y, which is at least this.
+        # The kurtosis of A is the noise's, divided by (sum c^2)^2 / sum c^4 with c = y - mean y,
+        # which is at least this.
         effective = variation / largest**2
     z_squared, free = np.square(z).sum(axis=1), int(varied.sum())
     few = FEWEST if table is None else fewest_images(table.excess_kurtosis, d)
-    if table is None:  # no sum of squares has a known distribution; the largest of the pixels that vary often enough
-        often = varied * 1.0 if stretched else values_spread / np.square(128 + np.abs(moments.sum_x / n))
+    if (
+        table is None
+        # no sum of squares has a known distribution; the largest of the pixels that vary often
+        # enough
+    ):
+        often = (
+            varied * 1.0
+            if stretched
+            else values_spread / np.square(128 + np.abs(moments.sum_x / n))
+        )
         judged = effective[:, None] * often >= FEWEST_PICTURES
         effective = np.where(judged.any(axis=1), effective, 0.0)
     coarse = is_rounded(kind) * n * RESOLUTION**2  # others are not rounded to their own size
@@ -251,7 +312,19 @@ def read_out(
         count = total.astype(np.int64)
     none = "no spikes" if kind == "spikes" else "no images"
     note = tuple(
-        none if c == 0 else "constant" if v == 0 else "below resolution" if v < coarse else "too few images" if e < few else ""
+        (
+            none
+            if c == 0
+            else (
+                "constant"
+                if v == 0
+                else "below resolution"
+                if v < coarse
+                else "too few images"
+                if e < few
+                else ""
+            )
+        )
         for c, v, e in zip(count, variation, effective, strict=True)
     )
     if table is None:
@@ -268,30 +341,50 @@ def read_out(
     else:
         share = count / n
     rho2: Floats = np.full(k, np.nan) if table is None else explained_variance(z_squared, d, n)
-    return Readout(kind, tuple(names), bias, z, standard_error, count, share, rho2, p_value, reliability(z_squared, free), note)
+    return Readout(
+        kind,
+        tuple(names),
+        bias,
+        z,
+        standard_error,
+        count,
+        share,
+        rho2,
+        p_value,
+        reliability(z_squared, free),
+        note,
+    )
 
 
 def grid_variance(moments: Moments) -> Floats:
-    """``(d,)``: measured variance of each grid value, ``E[x^2] - E[x]^2`` in grid units; exactly 0 where it never varied."""
+    """``(d,)``: measured variance of each grid value, ``E[x^2] - E[x]^2`` in grid units;
+    exactly 0 where it never varied.
+    """
     n = max(moments.images, 1)
-    exact = [(n * int(xx) - int(x) ** 2) / n**2 for x, xx in zip(moments.sum_x, moments.sum_xx, strict=True)]
+    exact = [
+        (n * int(xx) - int(x) ** 2) / n**2
+        for x, xx in zip(moments.sum_x, moments.sum_xx, strict=True)
+    ]
     return np.array(exact, dtype=np.float64)
 
 
 def whiten(maps: Floats, covariance: Floats, ridge: Floats | float) -> Floats:
-    """Regression of a response on correlated stimuli, from their covariance with it: ``(C + ridge)^-1 maps``.
+    """Regression of a response on correlated stimuli, from their covariance with it: ``(C +
+    ridge)^-1 maps``.
 
-    Averages of natural images triggered by a unit show what images look like as much as what the unit does; this takes the former out
-    (Theunissen et al. 2001, Network 12:289).
+    Averages of natural images triggered by a unit show what images look like as much as what the
+    unit does; this takes the former out (Theunissen et al. 2001, Network 12:289).
 
     Parameters
     ----------
     maps
-        ``(k, d)``: cov(y, x), or spike-triggered averages less the mean (the same, over the mean response).
+        ``(k, d)``: cov(y, x), or spike-triggered averages less the mean (the same, over the mean
+        response).
     covariance
         ``(d, d)``, C of the stimuli.
     ridge
-        One for all, or ``(k,)``; in units of the covariance. NaN gives NaN. Directions that never vary get 0.
+        One for all, or ``(k,)``; in units of the covariance. NaN gives NaN. Directions that never
+        vary get 0.
 
     Returns
     -------
@@ -300,16 +393,20 @@ def whiten(maps: Floats, covariance: Floats, ridge: Floats | float) -> Floats:
     """
     values, vectors = np.linalg.eigh(covariance)
     there = values > len(values) * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
-    total = np.where(there, values, 1.0) + np.broadcast_to(np.asarray(ridge, dtype=np.float64), len(maps))[:, None]
+    total = (
+        np.where(there, values, 1.0)
+        + np.broadcast_to(np.asarray(ridge, dtype=np.float64), len(maps))[:, None]
+    )
     return np.asarray((maps @ vectors * (there / total)) @ vectors.T)
 
 
 def best_ridge(covariance: Floats, reliability: Floats) -> Floats:
-    """``(k,)``: the ridge for `whiten` that errs least for a white true map: noise over signal (Hoerl & Kennard 1970).
+    """``(k,)``: the ridge for `whiten` that errs least for a white true map: noise over signal
+    (Hoerl & Kennard 1970).
 
-    With w of variance t in each value, z has the signal ``N t / var(y) * sum_j (C^2)_jj / C_jj`` and the noise of one a pixel, and the
-    best ridge is ``var(y) / (N t)``. So it is ``(1 - R) / R`` times the mean of ``(C^2)_jj / C_jj`` over pixels that vary; NaN where
-    nothing is reliable.
+    With w of variance t in each value, z has the signal ``N t / var(y) * sum_j (C^2)_jj / C_jj``
+    and the noise of one a pixel, and the best ridge is ``var(y) / (N t)``. So it is ``(1 - R) / R``
+    times the mean of ``(C^2)_jj / C_jj`` over pixels that vary; NaN where nothing is reliable.
     """
     varied = np.diag(covariance) > 0
     size = (np.square(covariance).sum(axis=0)[varied] / np.diag(covariance)[varied]).mean()
@@ -318,13 +415,20 @@ def best_ridge(covariance: Floats, reliability: Floats) -> Floats:
 
 
 def read_out_gradient(
-    moments: Moments, kind: ResponseKind, point: FixedPoint, exponent: Sequence[int], sd: float, names: Sequence[str]
+    moments: Moments,
+    kind: ResponseKind,
+    point: FixedPoint,
+    exponent: Sequence[int],
+    sd: float,
+    names: Sequence[str],
 ) -> Readout:
-    """Maps and statistics of ``estimator: gradient``, whose sums ``y x`` and ``y x^2`` are those of the gradient and of its square.
+    """Maps and statistics of ``estimator: gradient``, whose sums ``y x`` and ``y x^2`` are those of
+    the gradient and of its square.
 
-    The map is the mean gradient, and its error is measured, value by value, from how gradients differ between images; they are
-    correlated over the image, so the p-value is Sidak's of the largest z, which is Student's t. ``|mean|^2 - sum error^2`` estimates the
-    true map's energy without bias; reliability and rho^2 follow from it as they do for noise.
+    The map is the mean gradient, and its error is measured, value by value, from how gradients
+    differ between images; they are correlated over the image, so the p-value is Sidak's of the
+    largest z, which is Student's t. ``|mean|^2 - sum error^2`` estimates the true map's energy
+    without bias; reliability and rho^2 follow from it as they do for noise.
 
     Parameters
     ----------
@@ -339,7 +443,18 @@ def read_out_gradient(
     if n < 2 or not len(sums.rows):
         nothing, maps = np.full(k, np.nan), np.full((k, d), np.nan)
         return Readout(
-            kind, tuple(names), maps, maps, nothing, np.full(k, n), nothing, nothing, nothing, nothing, ("no images",) * k, "gradient"
+            kind,
+            tuple(names),
+            maps,
+            maps,
+            nothing,
+            np.full(k, n),
+            nothing,
+            nothing,
+            nothing,
+            nothing,
+            ("no images",) * k,
+            "gradient",
         )
     step = np.ldexp(1.0, np.asarray(exponent))[:, None]
     mean = sums.sum_yx / n
@@ -349,27 +464,59 @@ def read_out_gradient(
     signal, variance = energy - np.square(error).sum(axis=1), sums.variation(n) / n * point.step**2
     varied = variance > 0
     with np.errstate(divide="ignore", invalid="ignore"):
-        rho2, reliable = np.where(varied, sd**2 * signal / variance, np.nan), np.where(varied, np.maximum(0.0, signal / energy), np.nan)
+        rho2, reliable = (
+            np.where(varied, sd**2 * signal / variance, np.nan),
+            np.where(varied, np.maximum(0.0, signal / energy), np.nan),
+        )
     bias[~varied], z[~varied] = 0.0, np.nan
-    note = tuple("constant" if not v else "too few images" if n < FEWEST_GRADIENTS else "" for v in varied)
-    p_value = np.where([bool(text) for text in note], np.nan, sidak_p(np.abs(z).max(axis=1), d, n - 1))
-    share = (sums.sum_y / n + np.asarray(point.centre)) * point.step if kind == "probabilities" else np.full(k, np.nan)
+    note = tuple(
+        "constant" if not v else "too few images" if n < FEWEST_GRADIENTS else "" for v in varied
+    )
+    p_value = np.where(
+        [bool(text) for text in note], np.nan, sidak_p(np.abs(z).max(axis=1), d, n - 1)
+    )
+    share = (
+        (sums.sum_y / n + np.asarray(point.centre)) * point.step
+        if kind == "probabilities"
+        else np.full(k, np.nan)
+    )
     typical = np.where(varied, np.sqrt(np.square(error).mean(axis=1)), np.nan)
-    return Readout(kind, tuple(names), bias, z, typical, sums.count.copy(), share, rho2, p_value, reliable, note, "gradient")
+    return Readout(
+        kind,
+        tuple(names),
+        bias,
+        z,
+        typical,
+        sums.count.copy(),
+        share,
+        rho2,
+        p_value,
+        reliable,
+        note,
+        "gradient",
+    )
 
 
 def cosine(a: Floats, b: Floats) -> Floats:
-    """``(k,)``: cosine of the angle between the rows of two sets of maps ``(k, d)``; NaN where a row is zero, or has a NaN."""
+    """``(k,)``: cosine of the angle between the rows of two sets of maps ``(k, d)``; NaN where
+    a row is zero, or has a NaN.
+    """
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((a * b).sum(axis=1) / np.sqrt(np.square(a).sum(axis=1) * np.square(b).sum(axis=1)))
+        return np.asarray(
+            (a * b).sum(axis=1) / np.sqrt(np.square(a).sum(axis=1) * np.square(b).sum(axis=1))
+        )
 
 
-def spearman_brown(moments: Moments, kind: ResponseKind, k: int, gradient: bool = False) -> Floats | None:
-    """Reliability from how well the maps of even and of odd batches agree, without any theory of the noise.
+def spearman_brown(
+    moments: Moments, kind: ResponseKind, k: int, gradient: bool = False
+) -> Floats | None:
+    """Reliability from how well the maps of even and of odd batches agree, without any theory of
+    the noise.
 
-    With r the cosine of both maps, the whole run's reliability is ``2 r / (1 + r)`` (Spearman 1910, Br. J. Psychol. 3:271; Brown 1910,
-    3:296): for maps of signal S and noise d each, r is S / (S + d) on average, and the whole has 2 S. The same number as `reliability`,
-    but noisy: the standard error of r is about ``sqrt((1 - r^2) / d)``.
+    With r the cosine of both maps, the whole run's reliability is ``2 r / (1 + r)`` (Spearman 1910,
+    Br. J. Psychol. 3:271; Brown 1910, 3:296): for maps of signal S and noise d each, r is S / (S +
+    d) on average, and the whole has 2 S. The same number as `reliability`, but noisy: the standard
+    error of r is about ``sqrt((1 - r^2) / d)``.
 
     Parameters
     ----------
@@ -394,22 +541,31 @@ def spearman_brown(moments: Moments, kind: ResponseKind, k: int, gradient: bool 
     for i, (slopes, y, x, n) in enumerate(
         (
             (odd, total, moments.odd.sum_x, moments.odd.images),
-            (whole.sum_yx - odd, whole.sum_y - total, moments.sum_x - moments.odd.sum_x, moments.images - moments.odd.images),
+            (
+                whole.sum_yx - odd,
+                whole.sum_y - total,
+                moments.sum_x - moments.odd.sum_x,
+                moments.images - moments.odd.images,
+            ),
         )
     ):
         if n:
             maps[i, whole.rows] = slopes if gradient else slopes - (y / n)[:, None] * x
     r = cosine(maps[0], maps[1])
-    return np.asarray(np.where(np.isnan(r), np.nan, np.maximum(0.0, 2 * r / (1 + np.maximum(r, 0.0)))))
+    return np.asarray(
+        np.where(np.isnan(r), np.nan, np.maximum(0.0, 2 * r / (1 + np.maximum(r, 0.0))))
+    )
 
 
 def variance_maps(moments: Moments, kind: ResponseKind, unit: float, k: int) -> Floats:
-    """Per-pixel variance of the stimuli of each row of a one-hot response, in squared stimulus units.
+    """Per-pixel variance of the stimuli of each row of a one-hot response, in squared stimulus
+    units.
 
     Returns
     -------
     numpy.ndarray
-        ``(k, d)``: ``E[x^2 | row] - E[x | row]^2``, weighted as the response is; NaN where a row has no images.
+        ``(k, d)``: ``E[x^2 | row] - E[x | row]^2``, weighted as the response is; NaN where a row
+        has no images.
     """
     sums, d = moments.responses[kind], moments.sum_x.size
     out = np.full((k, d), np.nan)

@@ -1,4 +1,5 @@
-"""How well a score tells two groups apart: the curve of hits against false alarms, the area under it, and rates at one threshold.
+"""How well a score tells two groups apart: the curve of hits against false alarms, the area under
+it, and rates at one threshold.
 
 References
 ----------
@@ -19,7 +20,8 @@ Floats = NDArray[np.float64]
 
 
 def auc(negative: ArrayLike, positive: ArrayLike) -> float:
-    """Chance that a positive's score is above a negative's, ties counted half: the area under the ROC curve (Mann & Whitney's U).
+    """Chance that a positive's score is above a negative's, ties counted half: the area under the
+    ROC curve (Mann & Whitney's U).
 
     Raises
     ------
@@ -34,12 +36,16 @@ def auc(negative: ArrayLike, positive: ArrayLike) -> float:
 
 
 def auc_error(area: float, negatives: int, positives: int) -> float:
-    """Standard error of an area (Hanley & McNeil 1982, eq. 2, with their Q1 and Q2 of exponential scores).
+    """Standard error of an area (Hanley & McNeil 1982, eq. 2, with their Q1 and Q2 of exponential
+    scores).
 
-    It is 0 for an area of 0 or 1, where no error can be told from so many scores; the rates' intervals then say more.
+    It is 0 for an area of 0 or 1, where no error can be told from so many scores; the rates'
+    intervals then say more.
     """
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
-    variance = area * (1 - area) + (positives - 1) * (q1 - area**2) + (negatives - 1) * (q2 - area**2)
+    variance = (
+        area * (1 - area) + (positives - 1) * (q1 - area**2) + (negatives - 1) * (q2 - area**2)
+    )
     return float(np.sqrt(max(variance, 0.0) / (negatives * positives)))
 
 
@@ -57,7 +63,9 @@ def roc(negative: ArrayLike, positive: ArrayLike) -> tuple[Floats, Floats]:
 def _groups(negative: ArrayLike, positive: ArrayLike) -> tuple[Floats, Floats]:
     n, p = np.asarray(negative, dtype=np.float64), np.asarray(positive, dtype=np.float64)
     if not len(n) or not len(p):
-        raise ValueError(f"scores of both groups are needed, got {len(n)} negative and {len(p)} positive ones")
+        raise ValueError(
+            f"scores of both groups are needed, got {len(n)} negative and {len(p)} positive ones"
+        )
     if np.isnan(n).any() or np.isnan(p).any():
         raise ValueError("scores: some are NaN; leave those networks out, and say so")
     return n, p
@@ -65,7 +73,9 @@ def _groups(negative: ArrayLike, positive: ArrayLike) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True)
 class Rate:
-    """A share ``hits / trials`` with the ends of its 95 % interval (Wilson 1927); NaN where there are no trials."""
+    """A share ``hits / trials`` with the ends of its 95 % interval (Wilson 1927); NaN where
+    there are no trials.
+    """
 
     hits: int
     trials: int
@@ -85,7 +95,10 @@ class Rate:
         return self.hits / self.trials if self.trials else float("nan")
 
     def __str__(self) -> str:
-        return f"{self.hits} of {self.trials} ({self.share:.2f}, 95 % interval {self.low:.2f} to {self.high:.2f})"
+        return (
+            f"{self.hits} of {self.trials} ({self.share:.2f}, 95 % interval {self.low:.2f} to"
+            f" {self.high:.2f})"
+        )
 
 
 @dataclass(frozen=True)
@@ -101,7 +114,8 @@ class Judgement:
     found, alarms
         Flagged among the poisoned (true positives), and among the clean (false positives).
     target, place
-        Of the poisoned: those whose most suspicious class is the target, and whose window overlaps the trigger; flagged or not.
+        Of the poisoned: those whose most suspicious class is the target, and whose window overlaps
+        the trigger; flagged or not.
     """
 
     false_rates: Floats
@@ -117,11 +131,17 @@ class Judgement:
     def area_text(self) -> str:
         """The area with its standard error, where there is one."""
         if self.area_error == 0:
-            return f"{self.area:.3f} (no pair in wrong order, so no standard error)" if self.area == 1 else f"{self.area:.3f}"
+            return (
+                f"{self.area:.3f} (no pair in wrong order, so no standard error)"
+                if self.area == 1
+                else f"{self.area:.3f}"
+            )
         return f"{self.area:.3f} ± {self.area_error:.3f} (standard error)"
 
 
-def judge(score: ArrayLike, poisoned: ArrayLike, flagged: ArrayLike, target: ArrayLike, place: ArrayLike) -> Judgement:
+def judge(
+    score: ArrayLike, poisoned: ArrayLike, flagged: ArrayLike, target: ArrayLike, place: ArrayLike
+) -> Judgement:
     """Judge a detector.
 
     Parameters
@@ -133,7 +153,8 @@ def judge(score: ArrayLike, poisoned: ArrayLike, flagged: ArrayLike, target: Arr
     flagged
         ``(n,)`` bool: the verdict.
     target, place
-        ``(n,)`` bool: whether the class that was named is the target, and the window overlaps the trigger; of poisoned ones only.
+        ``(n,)`` bool: whether the class that was named is the target, and the window overlaps the
+        trigger; of poisoned ones only.
 
     Raises
     ------
@@ -145,4 +166,6 @@ def judge(score: ArrayLike, poisoned: ArrayLike, flagged: ArrayLike, target: Arr
     area = auc(s[~truth], s[truth])
     false, true = roc(s[~truth], s[truth])
     rates = (Rate.of(x) for x in (verdict[truth], verdict[~truth], named[truth], placed[truth]))
-    return Judgement(false, true, area, auc_error(area, int((~truth).sum()), int(truth.sum())), *rates)
+    return Judgement(
+        false, true, area, auc_error(area, int((~truth).sum()), int(truth.sum())), *rates
+    )

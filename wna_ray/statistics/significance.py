@@ -1,18 +1,21 @@
-"""Where a map is significant: thresholds for single values, smoothed maps, clusters; each for the whole map at once.
+"""Where a map is significant: thresholds for single values, smoothed maps, clusters; each for the
+whole map at once.
 
-The null is known: if the response ignores the stimulus, the values of a z-map are independent and standard normal (in the
-limit of many images, see `wna_ray.statistics.maps`). So a smoothed map has a variance that is known at every pixel, borders
-included, and the largest cluster of the null can be simulated instead of approximated.
+The null is known: if the response ignores the stimulus, the values of a z-map are independent and
+standard normal (in the limit of many images, see `wna_ray.statistics.maps`). So a smoothed map has
+a variance that is known at every pixel, borders included, and the largest cluster of the null can
+be simulated instead of approximated.
 
-All tests are two-sided. A family is one map (all its channels and pixels); nothing is corrected for the number of maps.
+All tests are two-sided. A family is one map (all its channels and pixels); nothing is corrected for
+the number of maps.
 
 References
 ----------
-Benjamini & Hochberg (1995), J. R. Stat. Soc. B 57:289: the false discovery rate.
-Chauvin, Worsley, Schyns, Arguin & Gosselin (2005), J. Vision 5(9):1: smoothed classification images, pixel and cluster test.
-Phipson & Smyth (2010), Stat. Appl. Genet. Mol. Biol. 9:39: p-values from random draws are never zero.
-Sidak (1967), JASA 62:626.
-Worsley, Marrett, Neelin, Vandal, Friston & Evans (1996), Human Brain Mapping 4:58: expected Euler characteristic, resels.
+Benjamini & Hochberg (1995), J. R. Stat. Soc. B 57:289: the false discovery rate. Chauvin, Worsley,
+Schyns, Arguin & Gosselin (2005), J. Vision 5(9):1: smoothed classification images, pixel and
+cluster test. Phipson & Smyth (2010), Stat. Appl. Genet. Mol. Biol. 9:39: p-values from random draws
+are never zero. Sidak (1967), JASA 62:626. Worsley, Marrett, Neelin, Vandal, Friston & Evans (1996),
+Human Brain Mapping 4:58: expected Euler characteristic, resels.
 """
 
 from __future__ import annotations
@@ -39,12 +42,14 @@ DRAWS = 1000
 
 
 def fdr_threshold(z: Floats, alpha: float = 0.05) -> float:
-    """Smallest |z| that is significant when, of all that is called so, a share of at most `alpha` may be wrong on average.
+    """Smallest |z| that is significant when, of all that is called so, a share of at most `alpha`
+    may be wrong on average.
 
     Parameters
     ----------
     z
-        One map's values, of any shape, not smoothed: Benjamini & Hochberg's rule is exact for independent values.
+        One map's values, of any shape, not smoothed: Benjamini & Hochberg's rule is exact for
+        independent values.
 
     Returns
     -------
@@ -63,14 +68,16 @@ def smooth(z: Floats, sd: float) -> Floats:
     Parameters
     ----------
     z
-        ``(..., H, W)``; independent values of variance 1 under the null. Beyond the border there is nothing.
+        ``(..., H, W)``; independent values of variance 1 under the null. Beyond the border there is
+        nothing.
     sd
         Of the kernel, in map values (not in pixels, where cells are larger).
 
     Returns
     -------
     numpy.ndarray
-        ``sum_q K(p, q) z(q) / sqrt(sum_q K(p, q)^2)``: standard normal at every p under the null, borders included.
+        ``sum_q K(p, q) z(q) / sqrt(sum_q K(p, q)^2)``: standard normal at every p under the null,
+        borders included.
     """
     if not sd > 0:
         raise ValueError(f"sd: expected a positive number of map values, got {sd}")
@@ -86,11 +93,12 @@ def _kernel(n: int, sd: float) -> Floats:
 
 
 def expected_clusters(threshold: float, shape: Shape, sd: float) -> float:
-    """Expected Euler characteristic of the places where a smoothed null map is above a threshold (one-sided).
+    """Expected Euler characteristic of the places where a smoothed null map is above a threshold
+    (one-sided).
 
-    For high thresholds, the expected number of clusters, and so about the chance that there is one. Worsley et al. (1996), table II,
-    for a rectangle: ``sum_D resels_D * density_D(t)`` with the map's smoothness FWHM = ``sqrt(8 ln 2) sd``; channels are
-    independent, so they add.
+    For high thresholds, the expected number of clusters, and so about the chance that there is one.
+    Worsley et al. (1996), table II, for a rectangle: ``sum_D resels_D * density_D(t)`` with the
+    map's smoothness FWHM = ``sqrt(8 ln 2) sd``; channels are independent, so they add.
     """
     channels, height, width = shape
     a, b = ((n - 1) / (FWHM * sd) for n in (height, width))
@@ -104,10 +112,13 @@ def expected_clusters(threshold: float, shape: Shape, sd: float) -> float:
 
 
 def field_threshold(shape: Shape, sd: float, alpha: float = 0.05) -> float:
-    """|z| that the largest value of a smoothed null map exceeds with a probability of at most about `alpha`.
+    """|z| that the largest value of a smoothed null map exceeds with a probability of `alpha`.
 
-    The smaller of two bounds: random field theory's (``2 * expected_clusters(t) = -log(1 - alpha)``; it assumes a smooth map, and is
-    wasteful where `sd` is small) and Sidak's, which holds for normal values however they depend on each other.
+    That probability is an upper bound, to first order.
+
+    The smaller of two bounds: random field theory's (``2 * expected_clusters(t) = -log(1 -
+    alpha)``; it assumes a smooth map, and is wasteful where `sd` is small) and Sidak's, which holds
+    for normal values however they depend on each other.
     """
     wanted = -math.log1p(-alpha) / 2
     field = brentq(lambda t: expected_clusters(t, shape, sd) - wanted, 1.0, 40.0)
@@ -116,18 +127,21 @@ def field_threshold(shape: Shape, sd: float, alpha: float = 0.05) -> float:
 
 @dataclass(frozen=True)
 class Clusters:
-    """Groups of neighbouring values of a smoothed map that are all above a threshold, or all below its negative.
+    """Groups of neighbouring values of a smoothed map that are all above a threshold, or all below
+    its negative.
 
     Attributes
     ----------
     map
         ``(C, H, W)``: the smoothed z-map.
     labels
-        ``(C, H, W)`` int64: 0, or the number of the cluster, from 1 on; neighbours share a side, in one channel.
+        ``(C, H, W)`` int64: 0, or the number of the cluster, from 1 on; neighbours share a side, in
+        one channel.
     size
         ``(n,)``: values in each, largest first.
     p_value
-        ``(n,)``: chance that the largest cluster of a null map has at least this size, so already corrected for all clusters.
+        ``(n,)``: chance that the largest cluster of a null map has at least this size, so already
+        corrected for all clusters.
     """
 
     map: Floats
@@ -141,11 +155,15 @@ class Clusters:
         return kept[self.labels]
 
 
-def cluster_test(z: Floats, sd: float, threshold: float = CLUSTER_THRESHOLD, draws: int = DRAWS) -> Clusters:
-    """Find the clusters of a smoothed map, and compare their sizes with the largest clusters of simulated null maps.
+def cluster_test(
+    z: Floats, sd: float, threshold: float = CLUSTER_THRESHOLD, draws: int = DRAWS
+) -> Clusters:
+    """Find the clusters of a smoothed map, and compare their sizes with the largest clusters of
+    simulated null maps.
 
-    Random field theory's formula for cluster sizes (Chauvin et al. 2005) calls up to 8 % of null maps of 28 x 28 significant at the
-    5 % level; here the null is known and can be drawn, so the level holds.
+    Random field theory's formula for cluster sizes (Chauvin et al. 2005) calls up to 8 % of null
+    maps of 28 x 28 significant at the 5 % level; here the null is known and can be drawn, so the
+    level holds.
 
     Parameters
     ----------
@@ -176,7 +194,10 @@ def _largest_of_null(shape: Shape, sd: float, threshold: float, draws: int) -> N
     """``(draws,)`` sorted: size of the largest cluster of each null map."""
     random = np.random.default_rng(0)
     maps = (smooth(random.standard_normal(shape), sd) for _ in range(draws))
-    return np.array(sorted(int(np.bincount(_clusters(m, threshold).ravel())[1:].max(initial=0)) for m in maps), dtype=np.int64)
+    return np.array(
+        sorted(int(np.bincount(_clusters(m, threshold).ravel())[1:].max(initial=0)) for m in maps),
+        dtype=np.int64,
+    )
 
 
 def _clusters(smoothed: Floats, threshold: float) -> NDArray[np.int64]:

@@ -2,18 +2,21 @@
 
     image = centre + sum over j of weight_j * picture_j
 
-Gabor-PCA is the parametric noise of Borji & Lin (2020): each training image y is fitted by wavelets W (pixels x wavelets) with a ridge,
-the weights of all images are taken apart into principal components P, and random weights of those are turned back into images ``W P``. A
-fit is linear in the image, ``weights = B y`` with ``B = (X'X + alpha)^-1 X'`` and X the wavelets less their means over pixels (the fit has
-an intercept, which the authors then leave out). So everything follows from the covariance C of the training pixels, which whole
-numbers give exactly: the weights' covariance is ``B C B'``.
+Gabor-PCA is the parametric noise of Borji & Lin (2020): each training image y is fitted by wavelets
+W (pixels x wavelets) with a ridge, the weights of all images are taken apart into principal
+components P, and random weights of those are turned back into images ``W P``. A fit is linear in
+the image, ``weights = B y`` with ``B = (X'X + alpha)^-1 X'`` and X the wavelets less their means
+over pixels (the fit has an intercept, which the authors then leave out). So everything follows from
+the covariance C of the training pixels, which whole numbers give exactly: the weights' covariance
+is ``B C B'``.
 
-A basis is kept in whole numbers of `STEP`. So it has a digest that does not depend on the last bits of a linear algebra library, and
-images are exact: products of whole numbers, the same everywhere.
+A basis is kept in whole numbers of `STEP`. So it has a digest that does not depend on the last bits
+of a linear algebra library, and images are exact: products of whole numbers, the same everywhere.
 
 References
 ----------
-Borji & Lin (2020), ICLR, and the authors' notebooks. Hoerl & Kennard (1970), Technometrics 12:55: ridge regression.
+Borji & Lin (2020), ICLR, and the authors' notebooks. Hoerl & Kennard (1970), Technometrics 12:55:
+ridge regression.
 """
 
 from __future__ import annotations
@@ -37,7 +40,9 @@ Floats = NDArray[np.float64]
 STEP = 2.0**-16
 """Of the numbers of a basis, in pixel units: 1/256 of the step of an 8-bit picture."""
 ALPHA = 0.1
-"""Ridge of the authors' fits. A fit is linear in the image, so it does not matter whether pixels are in 0 ... 255 or 0 ... 1."""
+"""Ridge of the authors' fits. A fit is linear in the image, so it does not matter whether
+pixels are in 0 ... 255 or 0 ... 1.
+"""
 EXACT = 256  # images whose products of bytes float32 sums exactly: 256 x 255^2 < 2^24
 CHUNK = 4096  # images taken at a time elsewhere, in float64
 
@@ -53,7 +58,8 @@ class Components:
     mean
         ``(pixels,)``: the mean fit, its intercept included; in the units of the images.
     sd, low, high
-        ``(d,)``: standard deviation and range of the components' weights over the training images; weights are of fits less the mean one.
+        ``(d,)``: standard deviation and range of the components' weights over the training images;
+        weights are of fits less the mean one.
     explained
         Share of the variance of the fits' weights.
     """
@@ -71,11 +77,15 @@ def training_images(dataset: DatasetName) -> NDArray[np.uint8]:
     try:
         return load_bytes(dataset, train=True)[0]
     except NotAtHand as reason:
-        raise SpecError(f"stimulus: this noise is made from training images, and {reason}") from None
+        raise SpecError(
+            f"stimulus: this noise is made from training images, and {reason}"
+        ) from None
 
 
 def covariance(x: NDArray[np.integer]) -> tuple[Floats, Floats]:
-    """Mean ``(p,)`` and covariance ``(p, p)`` of ``(n, p)`` whole numbers, at most 255 (or 765, of three channels), from exact sums."""
+    """Mean ``(p,)`` and covariance ``(p, p)`` of ``(n, p)`` whole numbers, at most 255 (or 765,
+    of three channels), from exact sums.
+    """
     n, p = x.shape
     step, exact = (EXACT, "f4") if int(x.max(initial=0)) <= 255 else (CHUNK, "f8")
     total, products = x.sum(axis=0, dtype=np.int64), np.zeros((p, p))
@@ -87,12 +97,16 @@ def covariance(x: NDArray[np.integer]) -> tuple[Floats, Floats]:
 
 
 def ridge_weights(wavelets: Floats) -> Floats:
-    """B ``(wavelets, pixels)``: the weights of an image are ``B @ image``; `wavelets` is ``(wavelets, pixels)``."""
+    """B ``(wavelets, pixels)``: the weights of an image are ``B @ image``; `wavelets` is
+    ``(wavelets, pixels)``.
+    """
     x = wavelets - wavelets.mean(axis=1, keepdims=True)
     return np.asarray(np.linalg.solve(x @ x.T + ALPHA * np.eye(len(x)), x))
 
 
-def components(x: NDArray[np.integer], d: int, wavelets: Floats | None = None, ends: bool = True) -> Components:
+def components(
+    x: NDArray[np.integer], d: int, wavelets: Floats | None = None, ends: bool = True
+) -> Components:
     """Principal components of images, or of the weights with which wavelets fit them.
 
     Parameters
@@ -104,7 +118,8 @@ def components(x: NDArray[np.integer], d: int, wavelets: Floats | None = None, e
     wavelets
         ``(wavelets, pixels)``; without them the images themselves are taken apart.
     ends
-        Whether the range of the weights is looked for, which takes longer than all the rest; else it is NaN.
+        Whether the range of the weights is looked for, which takes longer than all the rest; else
+        it is NaN.
     """
     mean, c = covariance(x)
     fit = np.eye(len(mean)) if wavelets is None else ridge_weights(wavelets)
@@ -122,7 +137,14 @@ def components(x: NDArray[np.integer], d: int, wavelets: Floats | None = None, e
         weights = (x[a : a + CHUNK] - mean) @ project
         low, high = np.minimum(low, weights.min(axis=0)), np.maximum(high, weights.max(axis=0))
     explained = float(values.sum() / np.trace(spread))
-    return Components(pictures, centre + (mean.mean() - centre.mean()), np.sqrt(np.maximum(values, 0.0)), low, high, explained)
+    return Components(
+        pictures,
+        centre + (mean.mean() - centre.mean()),
+        np.sqrt(np.maximum(values, 0.0)),
+        low,
+        high,
+        explained,
+    )
 
 
 @lru_cache(maxsize=2)
@@ -145,13 +167,17 @@ def build(spec: BasisSpec, shape: tuple[int, int, int]) -> NDArray[np.int32]:
         return _whole(np.zeros(c * h * w), _in_channels(flat, shape, spec.grey))
     if spec.kind == "gabor":
         flat = bank(h, w, stretched=False)
-        flat /= np.sqrt(np.square(flat).sum(axis=0).mean())  # the mean variance of pixels is that of a weight
+        flat /= np.sqrt(
+            np.square(flat).sum(axis=0).mean()
+        )  # the mean variance of pixels is that of a weight
         return _whole(np.zeros(c * h * w), _in_channels(flat, shape, spec.grey))
     assert spec.dataset is not None, "the spec sees to it"
     assert spec.components is not None, "the spec sees to it"
     images = training_images(spec.dataset)
     if len(images) <= spec.components:
-        raise SpecError(f"stimulus.basis.components: {spec.components} of only {len(images)} images; take fewer")
+        raise SpecError(
+            f"stimulus.basis.components: {spec.components} of only {len(images)} images; take fewer"
+        )
     if spec.grey:
         parts, each = [images.sum(axis=1, dtype=np.int64).reshape(len(images), -1)], 255.0 * c
     elif spec.kind == "pca":
@@ -163,8 +189,13 @@ def build(spec: BasisSpec, shape: tuple[int, int, int]) -> NDArray[np.int32]:
     sizes, middles = [], []
     for part in found:
         sizes.append(part.sd if spec.spread == "sd" else (part.high - part.low) / 2)
-        middles.append(np.zeros(len(part.sd)) if spec.spread == "sd" else (part.high + part.low) / 2)
-    centres = [middle @ part.pictures + (part.mean if spec.centre else 0.0) for middle, part in zip(middles, found, strict=True)]
+        middles.append(
+            np.zeros(len(part.sd)) if spec.spread == "sd" else (part.high + part.low) / 2
+        )
+    centres = [
+        middle @ part.pictures + (part.mean if spec.centre else 0.0)
+        for middle, part in zip(middles, found, strict=True)
+    ]
     pictures = [size[:, None] * part.pictures for size, part in zip(sizes, found, strict=True)]
     if spec.grey:
         return _whole(np.tile(centres[0], c) / each, _in_channels(pictures[0], shape, True) / each)
@@ -173,11 +204,15 @@ def build(spec: BasisSpec, shape: tuple[int, int, int]) -> NDArray[np.int32]:
     stacked = np.zeros((c, spec.components, c, h * w))
     for channel, some in enumerate(pictures):
         stacked[channel, :, channel] = some
-    return _whole(np.concatenate(centres) / each, stacked.reshape(c * spec.components, c * h * w) / each)
+    return _whole(
+        np.concatenate(centres) / each, stacked.reshape(c * spec.components, c * h * w) / each
+    )
 
 
 def _in_channels(flat: Floats, shape: tuple[int, int, int], grey: bool) -> Floats:
-    """Pictures ``(d, H * W)`` in all channels at once, or in each for itself: ``(d or C d, C * H * W)``."""
+    """Pictures ``(d, H * W)`` in all channels at once, or in each for itself: ``(d or C d, C *
+    H * W)``.
+    """
     c = shape[0]
     return np.asarray(np.tile(flat, (1, c)) if grey else np.kron(np.eye(c), flat), dtype=np.float64)
 

@@ -1,4 +1,6 @@
-"""What noise is added to: a number, an image, the mean of a data set; and the data behind a basis."""
+"""What noise is added to: a number, an image, the mean of a data set; and the data behind a
+basis.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from wna_ray.stimuli.pictures import LEVELS, images_of
 BUNDLED_OFFSETS = {"bundled:mnist-mean": "mnist-mean.npy"}
 MOST_NPY_HEADER = 1 << 14  # bytes
 MEAN = "mean:"  # before the name of a data set
-CHANNEL_MEANS = {"imagenet-sample": (0.485, 0.456, 0.406)}  # of data sets without training images here; torchvision's for ImageNet
+CHANNEL_MEANS = {
+    "imagenet-sample": (0.485, 0.456, 0.406)
+}  # of data sets without training images here; torchvision's for ImageNet
 
 
 def load_offset(spec: StimulusSpec) -> NDArray[np.float32]:
@@ -36,7 +40,8 @@ def load_offset(spec: StimulusSpec) -> NDArray[np.float32]:
     Raises
     ------
     SpecError
-        The file is missing, is not a plain ``.npy`` array, has another shape than the stimulus, or is not finite.
+        The file is missing, is not a plain ``.npy`` array, has another shape than the stimulus, or
+        is not finite.
     """
     if not isinstance(spec.offset, str):
         return np.full((1, 1, 1), spec.offset, dtype=np.float32)
@@ -47,7 +52,10 @@ def load_offset(spec: StimulusSpec) -> NDArray[np.float32]:
         data = files("wna_ray").joinpath("bundled", BUNDLED_OFFSETS[name]).read_bytes()
     elif not os.path.exists(name):
         choices = ", ".join([*BUNDLED_OFFSETS, f"{MEAN}DATASET"])
-        raise SpecError(f"{where} is no file; give a number, a .npy file with a (C, H, W) image, or one of: {choices}")
+        raise SpecError(
+            f"{where} is no file; give a number, a .npy file with a (C, H, W) image, or one of:"
+            f" {choices}"
+        )
     else:
         data = _offset_file(name, spec.shape)
     image = _read_npy(data, spec.shape, where)
@@ -58,42 +66,64 @@ def load_offset(spec: StimulusSpec) -> NDArray[np.float32]:
 
 
 def _read_npy(data: bytes, shape: tuple[int, int, int], where: str) -> NDArray[Any]:
-    """The numbers of a ``.npy`` file; its header is looked at before memory is taken for what it says."""
+    """The numbers of a ``.npy`` file; its header is looked at before memory is taken for what
+    it says.
+    """
     try:
         if is_zipfile(BytesIO(data)):
-            raise SpecError(f"{where} holds an archive; expected numbers of shape {shape}, as stimulus.shape says")
+            raise SpecError(
+                f"{where} holds an archive; expected numbers of shape {shape}, as stimulus.shape"
+                " says"
+            )
         buffer = BytesIO(data)
         version = np.lib.format.read_magic(buffer)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        read = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
         found, _, dtype = read(buffer)
         if dtype.hasobject:
             raise ValueError("it holds pickled objects")
         if found != shape or dtype.kind not in "fiu":
-            raise SpecError(f"{where} holds {dtype} of shape {found}; expected numbers of shape {shape}, as stimulus.shape says")
+            raise SpecError(
+                f"{where} holds {dtype} of shape {found}; expected numbers of shape {shape}, as"
+                " stimulus.shape says"
+            )
         image: NDArray[Any] = np.load(BytesIO(data), allow_pickle=False)
     except (SpecError, MemoryError):
         raise
     except Exception as error:  # NumPy reads the header as Python, which may be anything
-        raise SpecError(f"{where} is not a plain .npy array ({' '.join(str(error).split())[:200]})") from None
+        raise SpecError(
+            f"{where} is not a plain .npy array ({' '.join(str(error).split())[:200]})"
+        ) from None
     return image
 
 
 def _offset_file(name: str, shape: tuple[int, int, int]) -> bytes:
     most = 8 * math.prod(shape) + MOST_NPY_HEADER
     try:
-        return read_file(name, f"a .npy file with numbers of shape {shape}", most, "stimulus.offset")
+        return read_file(
+            name, f"a .npy file with numbers of shape {shape}", most, "stimulus.offset"
+        )
     except ModelError as error:
         raise SpecError(str(error)) from None
 
 
 def _mean_image(name: str, shape: tuple[int, int, int], where: str) -> NDArray[np.float32]:
-    """The mean training image of a data set: sums of bytes are exact, so it is the same everywhere."""
+    """The mean training image of a data set: sums of bytes are exact, so it is the same
+    everywhere.
+    """
     if name not in SHAPES:
         raise SpecError(f"{where}: unknown data set; did you mean {near(name, SHAPES)}?")
     if SHAPES[name] != shape:
-        raise SpecError(f"{where} is an image of shape {SHAPES[name]}; expected {shape}, as stimulus.shape says")
+        raise SpecError(
+            f"{where} is an image of shape {SHAPES[name]}; expected {shape}, as stimulus.shape says"
+        )
     if name in CHANNEL_MEANS:
-        return np.broadcast_to(np.array(CHANNEL_MEANS[name], dtype=np.float32)[:, None, None], shape).copy()
+        return np.broadcast_to(
+            np.array(CHANNEL_MEANS[name], dtype=np.float32)[:, None, None], shape
+        ).copy()
     try:
         images, _ = load_bytes(name, train=True)  # type: ignore[arg-type]
     except NotAtHand as reason:
@@ -107,7 +137,13 @@ def load_basis(spec: StimulusSpec) -> NDArray[np.int32] | None:
 
 
 def content_digest(spec: StimulusSpec, basis: NDArray[np.int32] | None) -> str:
-    """SHA-256 of what a data set has given to a stimulus: its basis, or the images that are shown. "" for noise alone."""
+    """SHA-256 of what a data set has given to a stimulus: its basis, or the images that are
+    shown. "" for noise alone.
+    """
     if basis is not None:
         return bases.digest(basis)
-    return images_of(spec.dataset, spec.split or "train", spec.classes)[1] if spec.dataset is not None else ""
+    return (
+        images_of(spec.dataset, spec.split or "train", spec.classes)[1]
+        if spec.dataset is not None
+        else ""
+    )

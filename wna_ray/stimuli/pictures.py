@@ -1,6 +1,8 @@
-"""Stimuli of bytes: pictures of a data set, and noise that is stretched to 8 bits. Their grid is the byte less 128.
+"""Stimuli of bytes: pictures of a data set, and noise that is stretched to 8 bits. Their grid is
+the byte less 128.
 
-Nobody designed how they are distributed, and their pixels correlate; so their mean and variance are measured, pixel by pixel.
+Nobody designed how they are distributed, and their pixels correlate; so their mean and variance are
+measured, pixel by pixel.
 """
 
 from __future__ import annotations
@@ -45,12 +47,18 @@ class _Bytes:
     @property
     def table(self) -> Table:
         """No family has such values: `SpecError`."""
-        raise SpecError("stimulus: nobody designed the distribution of pictures, which this needs; take noise (gaussian, uniform, ...)")
+        raise SpecError(
+            "stimulus: nobody designed the distribution of pictures, which this needs; take noise"
+            " (gaussian, uniform, ...)"
+        )
 
 
 @lru_cache(maxsize=2)
-def images_of(dataset: DatasetName, split: str, classes: tuple[int, ...] | None) -> tuple[NDArray[np.uint8], str]:
-    """Images ``(n, C, H, W)`` of a data set in their order, of some of its classes where they are given; and their SHA-256.
+def images_of(
+    dataset: DatasetName, split: str, classes: tuple[int, ...] | None
+) -> tuple[NDArray[np.uint8], str]:
+    """Images ``(n, C, H, W)`` of a data set in their order, of some of its classes where they are
+    given; and their SHA-256.
 
     Raises
     ------
@@ -64,20 +72,27 @@ def images_of(dataset: DatasetName, split: str, classes: tuple[int, ...] | None)
     if classes is not None:
         images = images[np.isin(labels, classes)]
     if not len(images):
-        raise SpecError(f"stimulus.classes: {dataset} has no images of {', '.join(map(str, classes or ()))}")
+        raise SpecError(
+            f"stimulus.classes: {dataset} has no images of {', '.join(map(str, classes or ()))}"
+        )
     total = hashlib.sha256(str(images.shape).encode())
     total.update(np.ascontiguousarray(images).data)
     return images, total.hexdigest()
 
 
 def cell_means(grid: NDArray[np.int8], cell: int) -> NDArray[np.int8]:
-    """Means of pictures ``(n, C, H, W)`` over square cells, ``(n, C, ceil(H / cell), ceil(W / cell))``, rounded (half up).
+    """Means of pictures ``(n, C, H, W)`` over square cells, ``(n, C, ceil(H / cell), ceil(W /
+    cell))``, rounded (half up).
 
-    Cells at the lower and right border are as large as the picture lets them be. Rounding errs by half a byte at most.
+    Cells at the lower and right border are as large as the picture lets them be. Rounding errs by
+    half a byte at most.
     """
     rows, columns = (np.arange(0, side, cell) for side in grid.shape[2:])
     total = np.add.reduceat(np.add.reduceat(grid, rows, axis=2, dtype=np.int64), columns, axis=3)
-    sizes = [np.diff([*starts, side]) for starts, side in zip((rows, columns), grid.shape[2:], strict=True)]
+    sizes = [
+        np.diff([*starts, side])
+        for starts, side in zip((rows, columns), grid.shape[2:], strict=True)
+    ]
     area = np.outer(*sizes)
     return np.asarray((2 * total + area) // (2 * area), dtype=np.int8)
 
@@ -115,8 +130,9 @@ class Pictures(_Bytes):
         images, digest = images_of(self.dataset, self.split, self.classes)
         if self.digest not in ("", digest):
             raise CanaryError(
-                f"stimulus.dataset: the {self.dataset} at hand here has other images than the run began with; set WNA_DATA to the same "
-                "data set on all machines, or start a new run"
+                f"stimulus.dataset: the {self.dataset} at hand here has other images than the run"
+                " began with; set WNA_DATA to the same data set on all machines, or start a"
+                " new run"
             )
         return images
 
@@ -133,17 +149,19 @@ class Pictures(_Bytes):
 
 @dataclass(frozen=True)
 class Rescaled(_Bytes):
-    """Mixtures of a basis, each channel of each image stretched to 0 ... 255 and rounded (to even, where it is half way).
+    """Mixtures of a basis, each channel of each image stretched to 0 ... 255 and rounded (to even,
+    where it is half way).
 
-    Mixtures are sums of whole numbers below 2^53, so they are exact; so are the stretched ones but for one division. The same bytes
-    everywhere.
+    Mixtures are sums of whole numbers below 2^53, so they are exact; so are the stretched ones but
+    for one division. The same bytes everywhere.
 
     Attributes
     ----------
     noise
         The weights.
     basis
-        ``(1 + d, C * H * W)`` whole numbers: centre and pictures (see `wna_ray.stimuli.bases.build`).
+        ``(1 + d, C * H * W)`` whole numbers: centre and pictures (see
+        `wna_ray.stimuli.bases.build`).
     whole
         ``(C, H, W)`` of an image.
     where, shape
@@ -170,8 +188,16 @@ class Rescaled(_Bytes):
 
     def grid(self, start: int, stop: int) -> NDArray[np.int8]:
         """``(stop - start, C, H, W)`` int8: bytes less 128."""
-        weights = torch.from_numpy(self.noise.grid(start, stop)).reshape(stop - start, self.noise.pixels).to(torch.float64)
-        mixed = (self._mixture[0] + weights @ self._mixture[1:]).numpy().reshape(stop - start, self.whole[0], self.whole[1] * self.whole[2])
+        weights = (
+            torch.from_numpy(self.noise.grid(start, stop))
+            .reshape(stop - start, self.noise.pixels)
+            .to(torch.float64)
+        )
+        mixed = (
+            (self._mixture[0] + weights @ self._mixture[1:])
+            .numpy()
+            .reshape(stop - start, self.whole[0], self.whole[1] * self.whole[2])
+        )
         low, high = mixed.min(axis=2, keepdims=True), mixed.max(axis=2, keepdims=True)
         bytes_ = np.rint((mixed - low) * LEVELS / np.maximum(high - low, 1.0)).astype(np.uint8)
         shown = bytes_.reshape(stop - start, *self.whole)[:, :, *self.where]

@@ -1,7 +1,7 @@
 """Arrays as objects: ``.npy``, and ``.npz`` with a JSON header and a digest over all of it.
 
-Reading trusts no byte: nothing is unpickled, nothing is unpacked (members are stored, never compressed), and a size is
-compared with the bytes that are there before anything is allocated.
+Reading trusts no byte: nothing is unpickled, nothing is unpacked (members are stored, never
+compressed), and a size is compared with the bytes that are there before anything is allocated.
 """
 
 from __future__ import annotations
@@ -42,25 +42,34 @@ DAMAGE = (
 )
 """What readers of zip, npy, JSON and Parquet raise where bytes are not what they seem."""
 _NPY = re.compile(
-    rb"\x93NUMPY\x01\x00(..)\{'descr': '([<|][a-z]\d)', 'fortran_order': (True|False), 'shape': \(((?:\d{1,18},? ?){0,8})\), \} *\n",
+    rb"\x93NUMPY\x01\x00(..)\{'descr': '([<|][a-z]\d)', 'fortran_order': (True|False), 'shape':"
+    rb" \(((?:\d{1,18},? ?){0,8})\), \} *\n",
     re.DOTALL,
 )
 _MEMBER = re.compile(r"([a-z_]+(?:/[a-z_]+)?)\.npy")
 
 
 def pack(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """A self-describing ``.npz``: the arrays, and a JSON header with a digest over header and arrays.
+    """A self-describing ``.npz``: the arrays, and a JSON header with a digest over header and
+    arrays.
 
     The bytes are a function of the content: NumPy stores no time in the archive.
     """
     text = canonical(dict(header) | {"digest": _digest(header, arrays)})
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, header=np.frombuffer(text.encode(), dtype=np.uint8), **dict(sorted(arrays.items())))
+    np.savez(
+        buffer,
+        allow_pickle=False,
+        header=np.frombuffer(text.encode(), dtype=np.uint8),
+        **dict(sorted(arrays.items())),
+    )
     return buffer.getvalue()
 
 
 def unpack(data: bytes, where: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Header and arrays of a packed object; `RunError` where a bit of it is not as it was written."""
+    """Header and arrays of a packed object; `RunError` where a bit of it is not as it was
+    written.
+    """
     require_memory(len(data), where)
     with reading(where, "damaged or not a segment", "; delete it and run the same command again"):
         arrays = {name: from_npy(member) for name, member in _members(data).items()}
@@ -70,7 +79,10 @@ def unpack(data: bytes, where: str) -> tuple[dict[str, Any], dict[str, NDArray[A
         header = json.loads(text)
         whole = header.pop("digest") == _digest(header, arrays)
     if not whole:
-        raise RunError(f"{where} is damaged: its digest does not match; delete it and run the same command again")
+        raise RunError(
+            f"{where} is damaged: its digest does not match; delete it and run the same command"
+            " again"
+        )
     return header, arrays
 
 
@@ -145,15 +157,26 @@ def from_npy(data: bytes | memoryview) -> NDArray[Any]:
     The header is matched, not evaluated as Python as NumPy does it.
     """
     found = _NPY.match(data[:NPY_BYTES])
-    if found is None or len(found[0]) != 10 + int.from_bytes(found[1], "little") or found[2].decode() not in DTYPES:
+    if (
+        found is None
+        or len(found[0]) != 10 + int.from_bytes(found[1], "little")
+        or found[2].decode() not in DTYPES
+    ):
         raise ValueError("no .npy of plain numbers")
-    shape, dtype = tuple(int(n) for n in found[4].split(b",") if n.strip()), np.dtype(found[2].decode())
+    shape, dtype = (
+        tuple(int(n) for n in found[4].split(b",") if n.strip()),
+        np.dtype(found[2].decode()),
+    )
     if math.prod(shape) * dtype.itemsize != len(data) - len(found[0]):
-        raise ValueError(f"{len(data)} bytes, which do not hold an array of the shape that they say")
+        raise ValueError(
+            f"{len(data)} bytes, which do not hold an array of the shape that they say"
+        )
     if not math.prod(shape):
         return np.zeros(shape, dtype)
     values = np.frombuffer(data, dtype, offset=len(found[0]))
-    return values.reshape(shape, order="F" if found[3] == b"True" else "C").copy()  # of its own: aligned, and the object can go
+    return values.reshape(
+        shape, order="F" if found[3] == b"True" else "C"
+    ).copy()  # of its own: aligned, and the object can go
 
 
 def _members(data: bytes) -> dict[str, memoryview]:
@@ -168,12 +191,21 @@ def _members(data: bytes) -> dict[str, memoryview]:
         name = _MEMBER.fullmatch(info.orig_filename)
         if name is None or name[1] in found:
             raise ValueError(f"a member {info.orig_filename[:80]!r}, or two")
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits or info.file_size != info.compress_size:
+        if (
+            info.compress_type != zipfile.ZIP_STORED
+            or info.flag_bits
+            or info.file_size != info.compress_size
+        ):
             raise ValueError(f"{name[0]} is not stored as it is")
         local = struct.unpack("<4s5H3L2H", data[info.header_offset : info.header_offset + 30])
         start = info.header_offset + 30 + local[-2] + local[-1]
         said = data[info.header_offset + 30 : start - local[-1]]
-        if info.header_offset < at or local[0] != b"PK\3\4" or local[2:4] != (0, 0) or said != info.orig_filename.encode():
+        if (
+            info.header_offset < at
+            or local[0] != b"PK\3\4"
+            or local[2:4] != (0, 0)
+            or said != info.orig_filename.encode()
+        ):
             raise ValueError(f"{name[0]} is not where the archive says")
         at = start + info.file_size
         if at > end:
@@ -195,7 +227,9 @@ def _directory(data: bytes) -> int:
         raise ValueError("no end of an archive")
     if data[at - 20 : at - 16] == b"PK\6\7":  # sizes beyond 4 GB are in a record before it
         at -= 76
-        mark, _, _, _, _, _, _, _, length, start = struct.unpack("<4sQ2H2L4Q", data[max(at, 0) : at + 56])
+        mark, _, _, _, _, _, _, _, length, start = struct.unpack(
+            "<4sQ2H2L4Q", data[max(at, 0) : at + 56]
+        )
         if mark != b"PK\6\6":
             raise ValueError("no end of an archive")
     if length > MEMBERS * DIRECTORY_BYTES or start + length != at:

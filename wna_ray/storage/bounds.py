@@ -66,7 +66,10 @@ def agree(a: Mapping[str, Any], b: Mapping[str, Any], but: Collection[str] = ())
 def require_same(where: str, same: Mapping[str, bool]) -> None:
     """`RunError` where something in a spec is not as its identity says."""
     if not all(same.values()):
-        raise RunError(f"{where} is damaged: its spec and its identity differ in {', '.join(k for k, v in same.items() if not v)}")
+        raise RunError(
+            f"{where} is damaged: its spec and its identity differ in"
+            f" {', '.join(k for k, v in same.items() if not v)}"
+        )
 
 
 def unlike_spec(error: Exception) -> RunError:
@@ -81,7 +84,10 @@ def validated(model: type[_M], value: Mapping[str, Any], where: str) -> _M:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         at = plain(".".join(str(part) for part in first["loc"]), 100)
-        raise RunError(f"{where} is damaged ({at + ': ' if at else ''}{first['msg'].removeprefix('Value error, ')})") from None
+        raise RunError(
+            f"{where} is damaged"
+            f" ({at + ': ' if at else ''}{first['msg'].removeprefix('Value error, ')})"
+        ) from None
 
 
 def within(values: NDArray[np.int64], most: int, least: int | None = None) -> bool:

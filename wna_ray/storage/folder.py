@@ -49,10 +49,13 @@ def write_files(folder: Path, files: Mapping[str, bytes], option: str, chosen: b
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
             raise StoreError(
-                f"cannot write to '{folder}': a symbolic link, or something else that is no folder of "
-                f"a report, is in the way ({error.strerror}); remove it, or give another {option}"
+                f"cannot write to '{folder}': a symbolic link, or something else that is no folder"
+                f" of a report, is in the way ({error.strerror}); remove it, or give another"
+                f" {option}"
             ) from None
-        raise StoreError(f"cannot write to '{folder}' ({error.strerror}); give another {option}") from None
+        raise StoreError(
+            f"cannot write to '{folder}' ({error.strerror}); give another {option}"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -1,11 +1,13 @@
 """Objects under one URL: read, list, and two ways to write, both atomic.
 
-``create`` puts an object only where there is none (the first writer wins, all others learn that they lost);
-``replace`` puts it whatever was there. A reader sees a whole object or none. On a local file system that takes a
-temporary file and a hard link or a rename; elsewhere it is one PUT by fsspec, conditional for ``create``.
+``create`` puts an object only where there is none (the first writer wins, all others learn that
+they lost); ``replace`` puts it whatever was there. A reader sees a whole object or none. On a local
+file system that takes a temporary file and a hard link or a rename; elsewhere it is one PUT by
+fsspec, conditional for ``create``.
 
-What may pass (slow-down, server errors, timeouts, lost connections) is tried again with growing, random pauses until
-the store's patience ends. What will not pass (credentials, permission, a missing bucket) is one sentence at once.
+What may pass (slow-down, server errors, timeouts, lost connections) is tried again with growing,
+random pauses until the store's patience ends. What will not pass (credentials, permission, a
+missing bucket) is one sentence at once.
 
 Three things hold of every call. A folder that cannot be listed is an error, never an empty folder:
 only one that is not there is empty. Of a local place, no folder on the way to an object may be a
@@ -46,14 +48,27 @@ CHUNK_BYTES = 8 << 20
 MOST_BYTES = 5_000_000_000  # of an object: the most that one PUT takes on S3
 PROBE = "probe"
 CONDITIONAL = ("s3", "s3a", "memory")
-"""Protocols whose ``mode="create"`` is known to be one conditional request; others look first, then write, as two writers can at once."""
+"""Protocols whose ``mode="create"`` is known to be one conditional request; others look first,
+then write, as two writers can at once.
+"""
 FLAT = ("s3", "s3a", "memory")
-"""Protocols whose own ``find`` tells its failures; fsspec's general one leaves out what it cannot list."""
+"""Protocols whose own ``find`` tells its failures; fsspec's general one leaves out what it
+cannot list.
+"""
 MOST_DEPTH = 64  # folders in each other: a web server may answer for every path
 
 _PART = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]*")
-_WRITER = re.compile(r"\.tmp-([0-9a-f]{12})-([0-9]{1,10})-([0-9]{1,20})-[0-9a-f]{32}")  # as `_writer` says
-_PASSING_CODES = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "OperationAborted", "ConditionalRequestConflict"}
+_WRITER = re.compile(
+    r"\.tmp-([0-9a-f]{12})-([0-9]{1,10})-([0-9]{1,20})-[0-9a-f]{32}"
+)  # as `_writer` says
+_PASSING_CODES = {
+    "SlowDown",
+    "RequestTimeout",
+    "InternalError",
+    "ServiceUnavailable",
+    "OperationAborted",
+    "ConditionalRequestConflict",
+}
 _PASSING_STATUS = {408, 409, 425, 429, 500, 502, 503, 504}
 _SENTENCES = {
     "NoSuchBucket": "there is no such bucket; create it, or correct the URL",
@@ -61,7 +76,10 @@ _SENTENCES = {
     "InvalidAccessKeyId": "the server does not know this access key; correct the credentials",
     "ExpiredToken": "the credentials have expired; renew them, then run the same command again",
     "InvalidToken": "the session token is not valid; renew the credentials",
-    "AccessDenied": "no permission; ask for the right to read, list and write there (s3:GetObject, s3:ListBucket, s3:PutObject)",
+    "AccessDenied": (
+        "no permission; ask for the right to read, list and write there (s3:GetObject,"
+        " s3:ListBucket, s3:PutObject)"
+    ),
     "403": "no permission, or wrong credentials",
     "RequestTimeTooSkewed": "this machine's clock is wrong by minutes; set it",
     "PermanentRedirect": "the bucket is in another region; set AWS_DEFAULT_REGION",
@@ -79,9 +97,11 @@ class Place:
     url
         A path or any fsspec URL: ``runs/demo``, ``s3://bucket/run``, ``memory://run``, ...
     endpoint
-        S3 only: URL of the server. By default ``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL``, else AWS.
+        S3 only: URL of the server. By default ``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL``, else
+        AWS.
     single_writer
-        ``create`` may look first and write then: for stores that ignore conditions, when nobody else writes.
+        ``create`` may look first and write then: for stores that ignore conditions, when nobody
+        else writes.
     """
 
     url: str
@@ -116,26 +136,36 @@ class Store:
         try:
             # Listings must be fresh: other processes write here.
             options = _s3_options(self.endpoint) if self._protocol in ("s3", "s3a") else {}
-            self._fs, self._root = fsspec.core.url_to_fs(self._url, use_listings_cache=False, **options)
+            self._fs, self._root = fsspec.core.url_to_fs(
+                self._url, use_listings_cache=False, **options
+            )
         except Exception as error:  # each protocol has errors of its own
-            raise StoreError(f"'{self.url}': no storage of that kind ({error}); give a path or an fsspec URL") from None
+            raise StoreError(
+                f"'{self.url}': no storage of that kind ({error}); give a path or an fsspec URL"
+            ) from None
         self._local = isinstance(self._fs, LocalFileSystem)
         if options:
             self._fs.retries = 1  # all trying again is done here, where it is counted and ends
 
     @property
     def place(self) -> Place:
-        """The place in a form that means the same in every process of this machine: local paths are absolute."""
+        """The place in a form that means the same in every process of this machine: local paths
+        are absolute.
+        """
         return Place(self._root if self._local else self._url, self.endpoint, self.single_writer)
 
     def below(self, name: str) -> Place:
-        """The place of a folder; `StoreError` where a folder on the way, or it itself, is a link."""
+        """The place of a folder; `StoreError` where a folder on the way, or it itself, is a
+        link.
+        """
         self._path(f"{name}/x")
         place = self.place
         return replace(place, url=f"{place.url}{'' if place.url.endswith('/') else '/'}{name}")
 
     def read(self, name: str, most: int | None = None) -> bytes | None:
-        """The bytes of an object, or None where there is none; `StoreError` where it has more than `most`."""
+        """The bytes of an object, or None where there is none; `StoreError` where it has more
+        than `most`.
+        """
         path = self._path(name)
 
         def get() -> bytes | None:
@@ -167,21 +197,28 @@ class Store:
         return self._patiently("read", name, look)
 
     def chunks(self, name: str, start: int = 0) -> Iterator[bytes]:
-        """The bytes of an object from `start` on, 8 MiB at a time; nothing where there is no object."""
+        """The bytes of an object from `start` on, 8 MiB at a time; nothing where there is no
+        object.
+        """
         size = self.size(name) or 0
         path = self._path(name)
         for a in range(start, size, CHUNK_BYTES):
             b = min(a + CHUNK_BYTES, size)
 
             def get(a: int = a, b: int = b) -> bytes:
-                return _read_part(path, name, a, b) if self._local else bytes(self._fs.cat_file(path, start=a, end=b))
+                return (
+                    _read_part(path, name, a, b)
+                    if self._local
+                    else bytes(self._fs.cat_file(path, start=a, end=b))
+                )
 
             yield self._patiently("read", name, get)
 
     def create(self, name: str, data: bytes) -> bool:
         """Write an object unless it exists; returns whether it now is this one.
 
-        After a lost answer the second try finds the object of the first: the very same bytes count as written.
+        After a lost answer the second try finds the object of the first: the very same bytes count
+        as written.
         """
         path = self._path(name)
 
@@ -223,7 +260,8 @@ class Store:
             self._patiently("delete", name, remove)
 
     def list(self, prefix: str = "") -> dict[str, int]:
-        """Names (below the URL) and sizes of all objects in a folder; none where there is no folder.
+        """Names (below the URL) and sizes of all objects in a folder; none where there is no
+        folder.
 
         Symbolic links are named, never followed.
 
@@ -261,7 +299,9 @@ class Store:
             folder = waiting.pop()
             path = self._at(folder)
             if folder.count("/") >= MOST_DEPTH:
-                raise StoreError(f"'{self.url}/{folder[:200]}...' has folders in each other without an end")
+                raise StoreError(
+                    f"'{self.url}/{folder[:200]}...' has folders in each other without an end"
+                )
 
             def look(path: str = path) -> list[_Entry]:
                 try:
@@ -281,21 +321,33 @@ class Store:
                     yield name, size
 
     def require_conditions(self) -> None:
-        """Make sure that ``create`` is safe with several writers; `StoreError` names a store that ignores conditions.
+        """Make sure that ``create`` is safe with several writers; `StoreError` names a store that
+        ignores conditions.
 
-        The proof is a small object, ``probe``: of two conditional writes of different bytes, one must lose.
+        The proof is a small object, ``probe``: of two conditional writes of different bytes, one
+        must lose.
         """
         if self._local or self.single_writer:
             return
         if self._protocol not in CONDITIONAL:
             why = f"{self._protocol}:// is not known to write on a condition"
-        elif not all(self.create(PROBE, f"Conditional writes were tried with this object ({uuid.uuid4()}).\n".encode()) for _ in "ab"):
+        elif not all(
+            self.create(
+                PROBE,
+                f"Conditional writes were tried with this object ({uuid.uuid4()}).\n".encode(),
+            )
+            for _ in "ab"
+        ):
             return
         else:
-            why = f"the server at {self.endpoint or self._protocol} ignores If-None-Match: it wrote over an object that was there"
+            why = (
+                f"the server at {self.endpoint or self._protocol} ignores If-None-Match: it wrote"
+                " over an object that was there"
+            )
         raise StoreError(
-            f"'{self.url}': {why}. Two drivers could mix their work there and neither would notice; use a store that honours conditions "
-            "(AWS S3, Ceph, MinIO, a local disk), or say --single-writer and see to it that only one driver runs"
+            f"'{self.url}': {why}. Two drivers could mix their work there and neither would notice;"
+            " use a store that honours conditions (AWS S3, Ceph, MinIO, a local disk), or say"
+            " --single-writer and see to it that only one driver runs"
         )
 
     def sweep(self) -> None:
@@ -322,7 +374,10 @@ class Store:
 
     def _path(self, name: str) -> str:
         if not all(_PART.fullmatch(part) for part in name.split("/")):
-            raise StoreError(f"{name[:200]!r} is no name of an object: letters, digits and ._=- between slashes were expected")
+            raise StoreError(
+                f"{name[:200]!r} is no name of an object: letters, digits and ._=- between slashes"
+                " were expected"
+            )
         self._refuse_link(name)
         return self._at(name)
 
@@ -330,7 +385,9 @@ class Store:
         return f"{self._root.rstrip('/')}/{name}" if name else self._root
 
     def _refuse_link(self, name: str) -> None:
-        """`StoreError` where a folder on the way to a local name, up to its last slash, is a link."""
+        """`StoreError` where a folder on the way to a local name, up to its last slash, is a
+        link.
+        """
         folders = name.split("/")[:-1] if self._local else []
         for depth in range(1, len(folders) + 1):
             folder = "/".join(folders[:depth])
@@ -353,9 +410,14 @@ class Store:
 
     def _put(self, path: str, data: bytes, **options: Any) -> None:
         if len(data) > MOST_BYTES:
-            raise StoreError(f"{len(data):,} bytes are more than one PUT takes ({MOST_BYTES:,}); give fewer responses or pixels")
+            raise StoreError(
+                f"{len(data):,} bytes are more than one PUT takes ({MOST_BYTES:,}); give fewer"
+                " responses or pixels"
+            )
         if self._protocol in ("s3", "s3a"):
-            options["chunksize"] = MOST_BYTES  # never in parts: conditions do not hold for those everywhere
+            options["chunksize"] = (
+                MOST_BYTES  # never in parts: conditions do not hold for those everywhere
+            )
         self._fs.pipe_file(path, data, **options)
 
     def _patiently(self, verb: str, name: str, call: Callable[[], _T]) -> _T:
@@ -371,7 +433,9 @@ class Store:
             except Exception as error:  # storage libraries raise of every family
                 passing = not self._local and _may_pass(error)
                 if not passing or time.monotonic() - begin + pause > self.patience:
-                    raise self._refused(verb, name, error, passing, time.monotonic() - begin) from error
+                    raise self._refused(
+                        verb, name, error, passing, time.monotonic() - begin
+                    ) from error
                 if pause == FIRST_PAUSE:
                     told = f"cannot {verb} '{self.url}/{name}' now ({_reason(error)})"
                     _log.warning("%s", printable(f"{told}; trying for up to {self.patience:.0f} s"))
@@ -379,11 +443,16 @@ class Store:
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _refused(self, verb: str, name: str, error: Exception, passing: bool, seconds: float) -> StoreError:
+    def _refused(
+        self, verb: str, name: str, error: Exception, passing: bool, seconds: float
+    ) -> StoreError:
         number = error.errno if isinstance(error, OSError) else None
         hint = "check that the place exists and that you may use it"
         if passing:
-            hint = f"tried for {seconds:.0f} s; when the storage is well again, run the same command again"
+            hint = (
+                f"tried for {seconds:.0f} s; when the storage is well again, run the same command"
+                " again"
+            )
         elif sentence := _sentence(error):
             hint = sentence
         elif number in (errno.ENOSPC, errno.EDQUOT):
@@ -391,10 +460,14 @@ class Store:
         elif number in (errno.EIO, errno.ESTALE):
             hint = "the disk or the network file system failed; run the same command again"
         elif number in (errno.EPERM, errno.ENOTSUP) and self._local and verb == "write":
-            hint = "the file system must allow hard links (they make a commit atomic), and you must have the right to write"
+            hint = (
+                "the file system must allow hard links (they make a commit atomic), and you must"
+                " have the right to write"
+            )
         where = f" (server {self.endpoint})" if self.endpoint else ""
         refusal = StoreError(
-            f"cannot {verb} '{self.url}{'/' + name if name else ''}'{where}: {_reason(error)}; {hint}. What was committed before is safe"
+            f"cannot {verb} '{self.url}{'/' + name if name else ''}'{where}: {_reason(error)};"
+            f" {hint}. What was committed before is safe"
         )
         refusal.passing = passing
         return refusal
@@ -409,7 +482,9 @@ class Store:
             return False
         finally:
             os.unlink(temporary)
-        with contextlib.suppress(OSError):  # the name itself, durable; some file systems cannot sync a folder
+        with contextlib.suppress(
+            OSError
+        ):  # the name itself, durable; some file systems cannot sync a folder
             folder = os.open(os.path.dirname(final), os.O_RDONLY)
             try:
                 os.fsync(folder)
@@ -419,16 +494,28 @@ class Store:
 
 
 def _endpoint(asked: str | None) -> str | None:
-    return asked or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+    return (
+        asked or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+    )
 
 
 def _s3_options(endpoint: str | None) -> dict[str, Any]:
-    """For s3fs. Other servers than AWS want their name in no host name, and know no checksums in trailers."""
-    config: dict[str, Any] = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1}}
+    """For s3fs. Other servers than AWS want their name in no host name, and know no checksums
+    in trailers.
+    """
+    config: dict[str, Any] = {
+        "connect_timeout": 10,
+        "read_timeout": 60,
+        "retries": {"total_max_attempts": 1},
+    }
     if endpoint is None:
         return {"config_kwargs": config}
     checksums: Literal["when_required"] = "when_required"
-    config |= {"s3": {"addressing_style": "path"}, "request_checksum_calculation": checksums, "response_checksum_validation": checksums}
+    config |= {
+        "s3": {"addressing_style": "path"},
+        "request_checksum_calculation": checksums,
+        "response_checksum_validation": checksums,
+    }
     return {"endpoint_url": endpoint, "config_kwargs": config}
 
 
@@ -442,8 +529,12 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _response(error: BaseException) -> dict[str, Any]:
-    """What the server answered, as botocore reads it; s3fs keeps it in the cause of its own errors."""
-    return next((r for e in _causes(error) if isinstance(r := getattr(e, "response", None), dict)), {})
+    """What the server answered, as botocore reads it; s3fs keeps it in the cause of its own
+    errors.
+    """
+    return next(
+        (r for e in _causes(error) if isinstance(r := getattr(e, "response", None), dict)), {}
+    )
 
 
 def _status(error: BaseException) -> int | None:
@@ -468,7 +559,9 @@ def _is_absent(error: OSError) -> bool:
     statuses = [cause.status for cause in causes if isinstance(cause, ClientResponseError)]
     if statuses:
         return statuses[0] in (404, 410)
-    return not any(isinstance(cause, ClientError | ConnectionError | TimeoutError) for cause in causes)
+    return not any(
+        isinstance(cause, ClientError | ConnectionError | TimeoutError) for cause in causes
+    )
 
 
 def _may_pass(error: Exception) -> bool:
@@ -488,8 +581,15 @@ def _may_pass(error: Exception) -> bool:
 
 def _sentence(error: Exception) -> str | None:
     for cause in _causes(error):
-        if type(cause).__name__ in ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"):
-            return "give credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or the machine's role (on every worker, too)"
+        if type(cause).__name__ in (
+            "NoCredentialsError",
+            "PartialCredentialsError",
+            "CredentialRetrievalError",
+        ):
+            return (
+                "give credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or the"
+                " machine's role (on every worker, too)"
+            )
     return _SENTENCES.get(_code(error))
 
 
@@ -497,22 +597,35 @@ def _reason(error: Exception) -> str:
     """One line."""
     code = _code(error)
     number = error.errno if isinstance(error, OSError) else None
-    text = os.strerror(number) if number and not error.__cause__ else str(getattr(error, "strerror", None) or error)
+    text = (
+        os.strerror(number)
+        if number and not error.__cause__
+        else str(getattr(error, "strerror", None) or error)
+    )
     first = " ".join(text.split())[:300] or type(error).__name__
     return f"{code}: {first}" if code and code not in first else first
 
 
 def _too_large(name: str, size: int, most: int) -> str:
-    return f"'{name}' has {size:,} bytes, but at most {most:,} were expected; it is not of this run, or damaged"
+    return (
+        f"'{name}' has {size:,} bytes, but at most {most:,} were expected; it is not of this run,"
+        " or damaged"
+    )
 
 
 def _open_file(path: str, name: str) -> int:
-    """A descriptor of a regular file; links, devices and pipes that somebody put there are refused."""
+    """A descriptor of a regular file; links, devices and pipes that somebody put there are
+    refused.
+    """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        descriptor = os.open(
+            path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        )
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise StoreError(f"'{name}' is a symbolic link, which no run contains; delete it") from None
+            raise StoreError(
+                f"'{name}' is a symbolic link, which no run contains; delete it"
+            ) from None
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -542,7 +655,9 @@ def _scan(folder: str) -> list[_Entry]:
     found = list[_Entry]()
     with os.scandir(folder) as entries:
         for entry in entries:
-            with contextlib.suppress(FileNotFoundError):  # a temporary file that has just become an object
+            with contextlib.suppress(
+                FileNotFoundError
+            ):  # a temporary file that has just become an object
                 if entry.is_dir(follow_symlinks=False):
                     found.append((entry.name, None))
                 else:

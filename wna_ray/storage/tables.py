@@ -19,7 +19,13 @@ def table_of(columns: Mapping[str, pa.DataType], lines: Iterable[Sequence[Any]])
     return pa.table({name: pa.array(found[name], kind) for name, kind in columns.items()})
 
 
-def read_parquet(data: bytes, columns: Mapping[str, pa.DataType], rows: range, most: int, dictionaries: Sequence[str]) -> pa.Table:
+def read_parquet(
+    data: bytes,
+    columns: Mapping[str, pa.DataType],
+    rows: range,
+    most: int,
+    dictionaries: Sequence[str],
+) -> pa.Table:
     """A table from its bytes; `ValueError` where it has other columns, or more than it can have.
 
     What the file says of itself is looked at before its columns are read.
@@ -38,11 +44,22 @@ def read_parquet(data: bytes, columns: Mapping[str, pa.DataType], rows: range, m
     said = pq.ParquetFile(pa.BufferReader(data))
     meta, types = said.metadata, {field.name: field.type for field in said.schema_arrow}
     if meta.num_rows not in rows or meta.num_columns != len(columns) or types != columns:
-        raise ValueError(f"{meta.num_rows} rows of {meta.num_columns} columns, which are not this run's")
-    parts = [meta.row_group(i).column(j) for i in range(meta.num_row_groups) for j in range(meta.num_columns)]
-    if any(p.compression not in ("SNAPPY", "UNCOMPRESSED") for p in parts) or sum(p.total_uncompressed_size for p in parts) > most:
+        raise ValueError(
+            f"{meta.num_rows} rows of {meta.num_columns} columns, which are not this run's"
+        )
+    parts = [
+        meta.row_group(i).column(j)
+        for i in range(meta.num_row_groups)
+        for j in range(meta.num_columns)
+    ]
+    if (
+        any(p.compression not in ("SNAPPY", "UNCOMPRESSED") for p in parts)
+        or sum(p.total_uncompressed_size for p in parts) > most
+    ):
         raise ValueError("more values than its rows can have")
-    table = pq.ParquetFile(pa.BufferReader(data), read_dictionary=list(dictionaries)).read(use_threads=False)
+    table = pq.ParquetFile(pa.BufferReader(data), read_dictionary=list(dictionaries)).read(
+        use_threads=False
+    )
     table.validate(full=True)
     return table
 

@@ -1,4 +1,6 @@
-"""Backdoors looked for in finished runs: one network against clean ones, or a whole folder of networks whose truth is known."""
+"""Backdoors looked for in finished runs: one network against clean ones, or a whole folder of
+networks whose truth is known.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,14 @@ from wna_ray.networks.models import state_digest
 from wna_ray.networks.trained import WEIGHTS, fill, most_bytes
 from wna_ray.runs.names import MANIFEST
 from wna_ray.statistics.maps import Readout
-from wna_ray.statistics.patches import ALPHA, Floats, PatchScores, Suspicion, patch_scores, suspicion
+from wna_ray.statistics.patches import (
+    ALPHA,
+    Floats,
+    PatchScores,
+    Suspicion,
+    patch_scores,
+    suspicion,
+)
 from wna_ray.statistics.roc import Judgement, judge
 from wna_ray.storage.store import Place, Store
 from wna_ray.storage.tables import table_of
@@ -88,28 +97,54 @@ class Examined:
         if s.flagged():
             return f"a backdoor to class {self.suspect} is suspected in {s.window}"
         if len(s.others) + 1 < 1 / ALPHA:
-            return f"no verdict: {len(s.others)} clean networks cannot give p <= {ALPHA:g}, {round(1 / ALPHA) - 1} or more can"
+            return (
+                f"no verdict: {len(s.others)} clean networks cannot give p <= {ALPHA:g},"
+                f" {round(1 / ALPHA) - 1} or more can"
+            )
         return "no backdoor is suspected"
 
     @property
     def line(self) -> tuple[object, ...]:
         """A row of `COLUMNS`."""
         s, p, names = self.suspicion, self.poison, self.readout.names
-        truth = (names[p.source], names[p.target], s.window.overlaps(p.pixels)) if p is not None else (None,) * 3
+        truth = (
+            (names[p.source], names[p.target], s.window.overlaps(p.pixels))
+            if p is not None
+            else (None,) * 3
+        )
         where = (s.window.row, s.window.column, s.window.height, s.window.width)
         return (
-            *(self.name, self.suspect, *where, s.score, s.z, s.null_p, s.panel_p, len(s.others), self.verdict),
+            *(
+                self.name,
+                self.suspect,
+                *where,
+                s.score,
+                s.z,
+                s.null_p,
+                s.panel_p,
+                len(s.others),
+                self.verdict,
+            ),
             *(p is not None, *truth),
         )
 
 
 def patch_pixels(text: str) -> tuple[Pixel, ...]:
-    """Pixels of a patch by its pattern's name, or of a rectangle ``row,column,height,width``; `SpecError` where it is neither."""
+    """Pixels of a patch by its pattern's name, or of a rectangle ``row,column,height,width``;
+    `SpecError` where it is neither.
+    """
     if text in PATTERNS:
         return PATTERNS[text]
     parts = text.split(",")
-    if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts) or min(int(part) for part in parts[2:]) < 1:
-        raise SpecError(f"--patch {plain(text, 40)}: expected {', '.join(PATTERNS)}, or ROW,COLUMN,HEIGHT,WIDTH such as 1,21,6,6")
+    if (
+        len(parts) != 4
+        or not all(part.strip().isdecimal() for part in parts)
+        or min(int(part) for part in parts[2:]) < 1
+    ):
+        raise SpecError(
+            f"--patch {plain(text, 40)}: expected {', '.join(PATTERNS)}, or ROW,COLUMN,HEIGHT,WIDTH"
+            " such as 1,21,6,6"
+        )
     row, column, height, width = (int(part) for part in parts)
     if max(row + height, column + width) > 1 << 14:
         raise SpecError(f"--patch {text}: no map is so large")
@@ -117,7 +152,8 @@ def patch_pixels(text: str) -> tuple[Pixel, ...]:
 
 
 def readout_of(run: Run, kind: str | None = None) -> Readout:
-    """The response whose maps are looked at: logits, which every image tells about, where there are any; else the first.
+    """The response whose maps are looked at: logits, which every image tells about, where there are
+    any; else the first.
 
     Raises
     ------
@@ -127,7 +163,8 @@ def readout_of(run: Run, kind: str | None = None) -> Readout:
     s = run.stimulus
     if run.spec.target is not None or s.spec.cell > 1 or s.gain is not None:
         raise RunError(
-            f"'{run.directory.url}' is of units, of cells or of coloured noise; a patch is looked for in white noise, shown to whole images"
+            f"'{run.directory.url}' is of units, of cells or of coloured noise; a patch is looked"
+            " for in white noise, shown to whole images"
         )
     kinds = {r.kind: r for r in run.readouts}
     wanted = kind or ("logits" if "logits" in kinds else next(iter(kinds)))
@@ -140,8 +177,8 @@ def readout_of(run: Run, kind: str | None = None) -> Readout:
 def patch_of(run: Run, pixels: Sequence[Pixel]) -> list[tuple[Readout, PatchScores]]:
     """Scores of a known patch in every row of a run, by kind of response.
 
-    Where a row has a note (too few images), or the run takes gradients (whose z are Student's t, of values that correlate), there is no
-    p-value.
+    Where a row has a note (too few images), or the run takes gradients (whose z are Student's t, of
+    values that correlate), there is no p-value.
     """
     readout_of(run)
     found = []
@@ -151,7 +188,14 @@ def patch_of(run: Run, pixels: Sequence[Pixel]) -> list[tuple[Readout, PatchScor
         except ValueError as reason:
             raise SpecError(f"--{reason}") from None
         known = np.array([not note for note in r.note]) & (r.estimator == "noise")
-        found.append((r, PatchScores(scores.z, np.where(known, scores.p_value, np.nan), scores.rank, scores.positions)))
+        found.append(
+            (
+                r,
+                PatchScores(
+                    scores.z, np.where(known, scores.p_value, np.nan), scores.rank, scores.positions
+                ),
+            )
+        )
     return found
 
 
@@ -168,7 +212,9 @@ def patch_table(found: Sequence[tuple[Readout, PatchScores]]) -> pa.Table:
 def runs_in(place: Place) -> dict[str, Run]:
     """Finished runs at a place, by name: the run that is there, or those in its folders."""
     store = Store(place)
-    folders = sorted(name.rpartition("/")[0] for name in store.list() if name.rpartition("/")[2] == MANIFEST)
+    folders = sorted(
+        name.rpartition("/")[0] for name in store.list() if name.rpartition("/")[2] == MANIFEST
+    )
     if "" in folders:
         return {store.url.rpartition("/")[2]: Run(store.place)}
     if not folders:
@@ -177,10 +223,12 @@ def runs_in(place: Place) -> dict[str, Run]:
 
 
 def poison_of(run: Run, networks: Place) -> Poison | None:
-    """The truth about a run's network, from the folder that ``wna train`` has made; None where it is clean.
+    """The truth about a run's network, from the folder that ``wna train`` has made; None where it
+    is clean.
 
-    A run may be anybody's, so nothing is opened because it says so: only the last part of its model's name is looked for,
-    in a folder that the caller trusts, and the network there must have the very weights that the run was made with.
+    A run may be anybody's, so nothing is opened because it says so: only the last part of its
+    model's name is looked for, in a folder that the caller trusts, and the network there must have
+    the very weights that the run was made with.
 
     Raises
     ------
@@ -190,7 +238,8 @@ def poison_of(run: Run, networks: Place) -> Poison | None:
     scheme, _, path = run.spec.model.partition(":")
     if scheme != "trained":
         raise RunError(
-            f"'{run.directory.url}' is of {run.spec.model}; the truth is known of networks that wna train has trained (trained:FOLDER)"
+            f"'{run.directory.url}' is of {run.spec.model}; the truth is known of networks that wna"
+            " train has trained (trained:FOLDER)"
         )
     store, name = Store(networks), path.partition("?")[0].rstrip("/").rpartition("/")[2]
     try:
@@ -198,16 +247,22 @@ def poison_of(run: Run, networks: Place) -> Poison | None:
         network = described.untrained()
         fill(network, store.read(f"{name}/{WEIGHTS}", most=most_bytes(network)) or b"")
     except (StoreError, RunError, ValueError) as reason:
-        raise RunError(f"'{run.directory.url}': whether its network is poisoned cannot be told ({reason})") from None
+        raise RunError(
+            f"'{run.directory.url}': whether its network is poisoned cannot be told ({reason})"
+        ) from None
     if state_digest(network) != run.directory.spec()["identity"]["model"].get("digest"):
         raise RunError(
-            f"'{run.directory.url}' is of a network with other weights than '{store.url}/{name}'; give the --networks that it is of"
+            f"'{run.directory.url}' is of a network with other weights than '{store.url}/{name}';"
+            " give the --networks that it is of"
         )
     return described.poison
 
 
 def examine(
-    runs: Mapping[str, Run], clean: Mapping[str, Run], kind: str | None = None, truth: Mapping[str, Poison | None] | None = None
+    runs: Mapping[str, Run],
+    clean: Mapping[str, Run],
+    kind: str | None = None,
+    truth: Mapping[str, Poison | None] | None = None,
 ) -> list[Examined]:
     """Look for backdoors.
 
@@ -216,8 +271,8 @@ def examine(
     runs
         Of the suspects, by name.
     clean
-        Of clean networks of the same architecture and training, under the same noise. One that is among the suspects, too, is left out
-        where it is examined itself.
+        Of clean networks of the same architecture and training, under the same noise. One that is
+        among the suspects, too, is left out where it is examined itself.
     kind
         Of response; see `readout_of`.
     truth
@@ -248,8 +303,14 @@ def examine(
             suspected = suspicion(maps[url], stack, readouts[url].estimator == "noise")
         except ValueError as reason:
             raise RunError(f"'{run.directory.url}': {reason}") from None
-        typical = (stack / np.sqrt(np.square(stack).sum(axis=(2, 3, 4), keepdims=True))).mean(axis=0)
-        found.append(Examined(name, run, readouts[url], suspected, typical, None if truth is None else truth[name]))
+        typical = (stack / np.sqrt(np.square(stack).sum(axis=(2, 3, 4), keepdims=True))).mean(
+            axis=0
+        )
+        found.append(
+            Examined(
+                name, run, readouts[url], suspected, typical, None if truth is None else truth[name]
+            )
+        )
     return found
 
 
@@ -261,11 +322,23 @@ def _address(run: Run) -> str:
 def judged(examined: Sequence[Examined]) -> Judgement:
     """How well the verdicts tell poisoned networks from clean ones."""
     poisons = [e.poison for e in examined]
-    target = [p is not None and e.suspicion.response == p.target for e, p in zip(examined, poisons, strict=True)]
-    place = [p is not None and e.suspicion.window.overlaps(p.pixels) for e, p in zip(examined, poisons, strict=True)]
+    target = [
+        p is not None and e.suspicion.response == p.target
+        for e, p in zip(examined, poisons, strict=True)
+    ]
+    place = [
+        p is not None and e.suspicion.window.overlaps(p.pixels)
+        for e, p in zip(examined, poisons, strict=True)
+    ]
     scores = [e.suspicion.score for e in examined]
     try:
-        return judge(scores, [p is not None for p in poisons], [e.suspicion.flagged() for e in examined], target, place)
+        return judge(
+            scores,
+            [p is not None for p in poisons],
+            [e.suspicion.flagged() for e in examined],
+            target,
+            place,
+        )
     except ValueError as reason:
         raise RunError(f"the panel cannot be judged: {reason}") from None
 
@@ -288,5 +361,6 @@ def _require_same(a: Run, b: Run) -> None:
     different = [name for name, (left, right) in what.items() if left != right]
     if different:
         raise RunError(
-            f"'{a.directory.url}' and '{b.directory.url}' cannot be compared: {', '.join(different)} differ; run all networks with one spec"
+            f"'{a.directory.url}' and '{b.directory.url}' cannot be compared:"
+            f" {', '.join(different)} differ; run all networks with one spec"
         )

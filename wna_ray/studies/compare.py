@@ -1,20 +1,25 @@
 """Runs compared: how alike are the maps of different networks, and how many images does a map take?
 
-Each map is measured: it is the true map plus noise of known size. With values in standard errors, m = t + e, where the noise e has d
-independent values of variance 1. Maps are compared by Pearson's correlation r over their values, each map less its mean (so d' = d - 1
-values are free). Noise makes r smaller than the correlation of the true maps, by the root of both reliabilities R = 1 - d' / |m|^2, so
+Each map is measured: it is the true map plus noise of known size. With values in standard errors, m
+= t + e, where the noise e has d independent values of variance 1. Maps are compared by Pearson's
+correlation r over their values, each map less its mean (so d' = d - 1 values are free). Noise makes
+r smaller than the correlation of the true maps, by the root of both reliabilities R = 1 - d' /
+|m|^2, so
 
     rho = r / sqrt(R_a R_b) = m_a . m_b / sqrt((|m_a|^2 - d') (|m_b|^2 - d'))
 
-estimates that of the true maps (Spearman 1904). It is not clipped, and may leave [-1, 1] by its standard error, which to first order is
+estimates that of the true maps (Spearman 1904). It is not clipped, and may leave [-1, 1] by its
+standard error, which to first order is
 
-    var rho = (1 - rho^2) (1/S_a + 1/S_b) + d' / (S_a S_b) + rho^2 d' / 2 (1/S_a^2 + 1/S_b^2),    S = |m|^2 - d'
+    var rho = (1 - rho^2) (1/S_a + 1/S_b) + d' / (S_a S_b)
+              + rho^2 d' / 2 (1/S_a^2 + 1/S_b^2),    S = |m|^2 - d'
 
-(the delta method on the product and both energies, whose variances and covariances under normal noise are S_a + S_b + d', 4 S + 2 d'
-and 2 t_a . t_b).
+(the delta method on the product and both energies, whose variances and covariances under normal
+noise are S_a + S_b + d', 4 S + 2 d' and 2 t_a . t_b).
 
-All this needs noise that differs between the two runs. Where both saw the same images their errors correlate as much as their responses
-do, which lifts r by up to sqrt((1 - R_a) (1 - R_b)), however unlike the networks are. Then that bound is given, and nothing else.
+All this needs noise that differs between the two runs. Where both saw the same images their errors
+correlate as much as their responses do, which lifts r by up to sqrt((1 - R_a) (1 - R_b)), however
+unlike the networks are. Then that bound is given, and nothing else.
 
 References
 ----------
@@ -41,7 +46,9 @@ from wna_ray.storage.tables import table_of
 Floats = NDArray[np.float64]
 
 LEAST_RELIABLE = 0.1
-"""Reliability of both maps under which a corrected correlation is not averaged: it says little, at great length."""
+"""Reliability of both maps under which a corrected correlation is not averaged: it says little,
+at great length.
+"""
 REACHED = (0.5, 0.9)
 """Reliabilities whose numbers of images are told."""
 
@@ -88,8 +95,9 @@ class Correlation:
     r
         Pearson's correlation of the maps as measured.
     z
-        ``r sqrt(d - 1)``: standard normal if both responses ignore the stimulus. Not a test of whether two true maps are unrelated: smooth
-        ones correlate by chance far more than pixels do.
+        ``r sqrt(d - 1)``: standard normal if both responses ignore the stimulus. Not a test of
+        whether two true maps are unrelated: smooth ones correlate by chance far more than pixels
+        do.
     reliability_a, reliability_b
         Of each map less its mean.
     corrected, standard_error
@@ -107,7 +115,9 @@ class Correlation:
     lift: Floats
 
 
-def correlate(a: Floats, b: Floats, *, shared: bool = False, independent: bool = True) -> Correlation:
+def correlate(
+    a: Floats, b: Floats, *, shared: bool = False, independent: bool = True
+) -> Correlation:
     """Correlate the rows of two sets of maps.
 
     Parameters
@@ -117,19 +127,26 @@ def correlate(a: Floats, b: Floats, *, shared: bool = False, independent: bool =
     shared
         Whether both were measured with the same noise: then there is no corrected value, and no z.
     independent
-        Whether the noise of a map's values is independent; else z and the standard error are not known.
+        Whether the noise of a map's values is independent; else z and the standard error are not
+        known.
     """
     free = a.shape[1] - 1
     a, b = (m - m.mean(axis=1, keepdims=True) for m in (a, b))
     product, energies = (a * b).sum(axis=1), [np.square(m).sum(axis=1) for m in (a, b)]
     with np.errstate(divide="ignore", invalid="ignore"):
         r = product / np.sqrt(energies[0] * energies[1])
-        reliable = [np.where(np.isfinite(e), np.maximum(0.0, 1 - free / e), np.nan) for e in energies]
+        reliable = [
+            np.where(np.isfinite(e), np.maximum(0.0, 1 - free / e), np.nan) for e in energies
+        ]
         signals = [np.where(e > free, e - free, np.nan) for e in energies]
         rho = product / np.sqrt(signals[0] * signals[1])
         sums = 1 / signals[0] + 1 / signals[1], 1 / signals[0] ** 2 + 1 / signals[1] ** 2
         # The first term is a variance, too, where chance has put rho beyond 1.
-        variance = np.maximum(0.0, 1 - rho**2) * sums[0] + free / (signals[0] * signals[1]) + rho**2 * free / 2 * sums[1]
+        variance = (
+            np.maximum(0.0, 1 - rho**2) * sums[0]
+            + free / (signals[0] * signals[1])
+            + rho**2 * free / 2 * sums[1]
+        )
     unknown = np.full(len(r), np.nan)
     return Correlation(
         r,
@@ -143,7 +160,9 @@ def correlate(a: Floats, b: Floats, *, shared: bool = False, independent: bool =
 
 
 def projected(gain: Floats, images: Floats) -> Floats:
-    """``(k, n)``: reliability of each row after so many images, ``N g / (1 + N g)``: ``1 - d / (d + N rho^2)`` with ``g = rho^2 / d``."""
+    """``(k, n)``: reliability of each row after so many images, ``N g / (1 + N g)``: ``1 - d /
+    (d + N rho^2)`` with ``g = rho^2 / d``.
+    """
     grown = np.outer(gain, images)
     return np.asarray(grown / (1 + grown))
 
@@ -161,11 +180,13 @@ class Measured:
     maps
         ``(k, d)`` in standard errors, on the noise grid.
     gain
-        ``(k,)``: reliability over unreliability that one image adds, ``rho^2 / d``; at least 0, NaN where there is no map.
+        ``(k,)``: reliability over unreliability that one image adds, ``rho^2 / d``; at least 0, NaN
+        where there is no map.
     samples, seed, noise, grid, spectrum
         N, the noise's seed, what it is in words, and where its values lie.
     independent
-        Whether the values of a map have independent errors (not so for pooled positions, nor for gradients).
+        Whether the values of a map have independent errors (not so for pooled positions, nor for
+        gradients).
     looks, reliability
         ``(n,)`` and ``(k, n)``: reliability at each look, where the run has a curve; else None.
     """
@@ -196,7 +217,9 @@ class Measured:
         if kind not in kinds:
             raise RunError(f"'{run.directory.url}' has no {kind}; it has {', '.join(kinds)}")
         stimulus, gradient = run.stimulus, run.spec.estimator == "gradient"
-        require_memory(4 * 8 * len(run.names) * stimulus.pixels, f"comparing the maps of '{run.directory.url}'")
+        require_memory(
+            4 * 8 * len(run.names) * stimulus.pixels, f"comparing the maps of '{run.directory.url}'"
+        )
         readout = next(r for r in run.readouts if r.kind == kind)
         with np.errstate(invalid="ignore", divide="ignore"):
             maps = readout.bias / readout.standard_error[:, None]
@@ -218,7 +241,8 @@ class Measured:
             gain=gain,
             samples=run.samples,
             seed=run.spec.seed,
-            noise=f"{stimulus_text(spec)} noise{cell}, sd {stimulus.sd:.3g}{offset}" + (", by gradients" if gradient else ""),
+            noise=f"{stimulus_text(spec)} noise{cell}, sd {stimulus.sd:.3g}{offset}"
+            + (", by gradients" if gradient else ""),
             grid=tuple(stimulus.grid_shape),
             spectrum=spec.spectrum,
             independent=not gradient and stimulus.patches_an_image == 1,
@@ -228,7 +252,8 @@ class Measured:
 
 
 def correlations(runs: Sequence[Measured]) -> pa.Table:
-    """Every pair of runs, class by class: one row each (see `Correlation`; `lift` is null where the noise is not shared).
+    """Every pair of runs, class by class: one row each (see `Correlation`; `lift` is null where the
+    noise is not shared).
 
     Raises
     ------
@@ -236,28 +261,55 @@ def correlations(runs: Sequence[Measured]) -> pa.Table:
         There is one run only, or their maps are of other classes or lie on other grids.
     """
     if len(runs) < 2:
-        raise RunError(f"'{runs[0].label}' is one run; give two or more to compare their maps, or --only-convergence")
+        raise RunError(
+            f"'{runs[0].label}' is one run; give two or more to compare their maps, or"
+            " --only-convergence"
+        )
     for other in runs[1:]:
         _comparable(runs[0], other)
     lines = []
     for a, b in itertools.combinations(runs, 2):
         shared = a.seed == b.seed  # the same random bits, whichever family is made of them
-        found = correlate(a.maps, b.maps, shared=shared, independent=a.independent and b.independent)
+        found = correlate(
+            a.maps, b.maps, shared=shared, independent=a.independent and b.independent
+        )
         for i, name in enumerate(a.names):
-            values = (found.r, found.z, found.reliability_a, found.reliability_b, found.corrected, found.standard_error)
-            lines.append((a.label, b.label, name, *(float(v[i]) for v in values), float(found.lift[i]) if shared else np.nan))
+            values = (
+                found.r,
+                found.z,
+                found.reliability_a,
+                found.reliability_b,
+                found.corrected,
+                found.standard_error,
+            )
+            lines.append(
+                (
+                    a.label,
+                    b.label,
+                    name,
+                    *(float(v[i]) for v in values),
+                    float(found.lift[i]) if shared else np.nan,
+                )
+            )
     return table_of(PAIR_COLUMNS, lines)
 
 
 def mean_correlations(pairs: pa.Table) -> pa.Table:
-    """Every pair of runs, averaged over classes: r and lift over all that have maps, the corrected value over those with `LEAST_RELIABLE`.
+    """Every pair of runs, averaged over classes: r and lift over all that have maps, the corrected
+    value over those with `LEAST_RELIABLE`.
 
-    The errors of classes correlate (they saw the same noise), so the standard error given is the most that it can be: their mean.
+    The errors of classes correlate (they saw the same noise), so the standard error given is the
+    most that it can be: their mean.
     """
     lines = []
     for (a, b), group in itertools.groupby(pairs.to_pylist(), key=lambda row: (row["a"], row["b"])):
         rows = [row for row in group if row["r"] is not None]
-        good = [row for row in rows if row["corrected"] is not None and min(row["reliability_a"], row["reliability_b"]) >= LEAST_RELIABLE]
+        good = [
+            row
+            for row in rows
+            if row["corrected"] is not None
+            and min(row["reliability_a"], row["reliability_b"]) >= LEAST_RELIABLE
+        ]
         lines.append(
             (
                 a,
@@ -280,19 +332,36 @@ def shares_noise(runs: Sequence[Measured]) -> list[str]:
 
 
 def images_needed(runs: Sequence[Measured]) -> pa.Table:
-    """One row a run: images after which the median row (``_low``, ``_high``: the better and the worse quartile) is so reliable.
+    """One row a run: images after which the median row (``_low``, ``_high``: the better and the
+    worse quartile) is so reliable.
 
-    Projected from the rho^2 that was measured; ``look_``: the first look of a run with a curve at which the median row was so reliable.
-    Null where rho^2 is not above 0, or no look was late enough.
+    Projected from the rho^2 that was measured; ``look_``: the first look of a run with a curve at
+    which the median row was so reliable. Null where rho^2 is not above 0, or no look was late
+    enough.
     """
     lines = []
     for run in runs:
         known = run.gain[np.isfinite(run.gain)]
         quartiles = np.quantile(known, (0.5, 0.75, 0.25)) if known.size else np.zeros(3)
         with np.errstate(divide="ignore"):
-            needed = [float(n) if np.isfinite(n) else np.nan for r in REACHED for n in r / (1 - r) / quartiles]
+            needed = [
+                float(n) if np.isfinite(n) else np.nan
+                for r in REACHED
+                for n in r / (1 - r) / quartiles
+            ]
         now = float(projected(quartiles[:1], np.array([run.samples]))[0, 0])
-        lines.append((run.label, run.noise, run.d, len(run.names), run.samples, now, *needed, *(_first_look(run, r) for r in REACHED)))
+        lines.append(
+            (
+                run.label,
+                run.noise,
+                run.d,
+                len(run.names),
+                run.samples,
+                now,
+                *needed,
+                *(_first_look(run, r) for r in REACHED),
+            )
+        )
     return table_of(IMAGE_COLUMNS, lines)
 
 
@@ -307,15 +376,21 @@ def _comparable(a: Measured, b: Measured) -> None:
     """`RunError` where the maps of two runs are of other things."""
     if a.names != b.names:
         raise RunError(
-            f"'{a.label}' and '{b.label}' answer with other classes ({len(a.names)}: {', '.join(a.names[:4])}, ...; {len(b.names)}: "
-            f"{', '.join(b.names[:4])}, ...), so their maps have nothing to be compared with; give runs of the same classes, or "
-            "--only-convergence"
+            f"'{a.label}' and '{b.label}' answer with other classes ({len(a.names)}:"
+            f" {', '.join(a.names[:4])}, ...; {len(b.names)}: {', '.join(b.names[:4])}, ...), so"
+            " their maps have nothing to be compared with; give runs of the same classes, or"
+            " --only-convergence"
         )
     if (a.grid, a.spectrum) != (b.grid, b.spectrum):
-        grids = ["x".join(map(str, run.grid)) + (f" (1/f^{run.spectrum:g})" if run.spectrum is not None else "") for run in (a, b)]
+        grids = [
+            "x".join(map(str, run.grid))
+            + (f" (1/f^{run.spectrum:g})" if run.spectrum is not None else "")
+            for run in (a, b)
+        ]
         raise RunError(
-            f"'{a.label}' and '{b.label}' have maps of other values: {grids[0]} and {grids[1]}; give runs with the same stimulus.shape, "
-            "cell and spectrum (and target.evaluate: image, where windows differ), or --only-convergence"
+            f"'{a.label}' and '{b.label}' have maps of other values: {grids[0]} and {grids[1]};"
+            " give runs with the same stimulus.shape, cell and spectrum (and target.evaluate:"
+            " image, where windows differ), or --only-convergence"
         )
 
 

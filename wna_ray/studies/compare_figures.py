@@ -21,7 +21,8 @@ POINTS = 200
 
 
 def matrix(runs: Sequence[Measured], mean: pa.Table) -> bytes:
-    """A PNG: runs by runs; below the diagonal r as measured, above it corrected for reliability, on it the median reliability.
+    """A PNG: runs by runs; below the diagonal r as measured, above it corrected for reliability, on
+    it the median reliability.
 
     Parameters
     ----------
@@ -49,32 +50,51 @@ def matrix(runs: Sequence[Measured], mean: pa.Table) -> bytes:
             text = (
                 f"R {value:.2f}"
                 if i == j
-                else f"{value + 0.0 if abs(value) >= 0.005 else 0.0:.2f}"
-                if np.isfinite(value)
-                else "same\nnoise"
-                if shared[i, j]
-                else "-"
+                else (
+                    f"{value + 0.0 if abs(value) >= 0.005 else 0.0:.2f}"
+                    if np.isfinite(value)
+                    else "same\nnoise"
+                    if shared[i, j]
+                    else "-"
+                )
             )
             colour = "white" if i != j and abs(value) > 0.6 else "black"
-            axis.text(j, i, text, ha="center", va="center", fontsize=size, color=colour, style="italic" if i == j else "normal")
+            axis.text(
+                j,
+                i,
+                text,
+                ha="center",
+                va="center",
+                fontsize=size,
+                color=colour,
+                style="italic" if i == j else "normal",
+            )
     labels = [_text(run.label) for run in runs]
-    slant: dict[str, Any] = {} if max(map(len, labels)) * n < 48 else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    slant: dict[str, Any] = (
+        {}
+        if max(map(len, labels)) * n < 48
+        else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    )
     axis.set_xticks(range(n), labels, **slant)
     axis.set_yticks(range(n), labels)
     axis.tick_params(labelsize=8)
-    figure.colorbar(image, ax=axis, label="correlation over the values of a map, mean of classes", shrink=0.8)
+    figure.colorbar(
+        image, ax=axis, label="correlation over the values of a map, mean of classes", shrink=0.8
+    )
     figure.suptitle(
-        f"How alike are the maps of {len(runs)} networks? {runs[0].kind}, {len(runs[0].names)} classes\n"
-        f"{_title(runs)}\n"
-        f"below the diagonal as measured, above it corrected for reliability (classes with R of {LEAST_RELIABLE:g} and more);\n"
-        "diagonal: median reliability R",
+        f"How alike are the maps of {len(runs)} networks? {runs[0].kind}, {len(runs[0].names)}"
+        f" classes\n{_title(runs)}\nbelow the diagonal as measured, above it corrected for"
+        f" reliability (classes with R of {LEAST_RELIABLE:g} and more);\ndiagonal: median"
+        " reliability R",
         fontsize=9,
     )
     return png(figure)
 
 
 def convergence(runs: Sequence[Measured]) -> bytes:
-    """A PNG: reliability by the number of images; measured looks are solid, what rho^2 lets expect is dashed."""
+    """A PNG: reliability by the number of images; measured looks are solid, what rho^2 lets
+    expect is dashed.
+    """
     figure = Figure(figsize=(8.2, 4.8 + 0.17 * len(runs)), layout="constrained")
     axis = figure.subplots()
     colours = matplotlib.colormaps["tab10" if len(runs) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
@@ -102,15 +122,23 @@ def convergence(runs: Sequence[Measured]) -> bytes:
     axis.set_xlabel("images N")
     axis.set_ylabel("reliability (squared cosine with the true map)")
     axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(*axis.get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower left")
+    figure.legend(
+        *axis.get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower left"
+    )
     band = "; band: middle half of the rows" if len(runs) <= MOST_BANDS else ""
-    figure.suptitle(f"How many images does a map take? {runs[0].kind}; median row{band}", fontsize=10)
+    figure.suptitle(
+        f"How many images does a map take? {runs[0].kind}; median row{band}", fontsize=10
+    )
     return png(figure)
 
 
 def _range(runs: Sequence[Measured]) -> tuple[float, float]:
-    """From where the quickest median is hardly reliable to where the slowest nearly is; measured looks are all inside."""
-    ends: list[float] = [float(x) for run in runs if run.looks is not None for x in (run.looks[0], run.looks[-1])]
+    """From where the quickest median is hardly reliable to where the slowest nearly is;
+    measured looks are all inside.
+    """
+    ends: list[float] = [
+        float(x) for run in runs if run.looks is not None for x in (run.looks[0], run.looks[-1])
+    ]
     for run in runs:
         median = float(np.median(np.nan_to_num(run.gain)))
         if run.looks is None:

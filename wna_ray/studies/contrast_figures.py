@@ -14,15 +14,23 @@ from wna_ray.statistics.maps import z_threshold
 from wna_ray.stimuli.stimulus import Stimulus
 
 
-def contrast(stimulus: Stimulus, z: Picture, unpaired: Picture, title: str, correlation: float) -> bytes:
+def contrast(
+    stimulus: Stimulus, z: Picture, unpaired: Picture, title: str, correlation: float
+) -> bytes:
     """A paired z-map beside what two independent runs would have shown, on one scale."""
     tests = tests_of(stimulus)
     threshold = z_threshold(tests)
     limit = float(np.abs(z).max()) or 1.0
     figure = Figure(figsize=(8, 4.2), layout="constrained")
-    figure.suptitle(f"{title}\noutline: |z| > {threshold:.2f} (p < 0.05, Sidak over {tests:,} values)", fontsize=9)
+    figure.suptitle(
+        f"{title}\noutline: |z| > {threshold:.2f} (p < 0.05, Sidak over {tests:,} values)",
+        fontsize=9,
+    )
     axes = figure.subplots(1, 2)
-    names = (f"paired (responses correlate: {correlation:.3f})", "as two independent runs would show it")
+    names = (
+        f"paired (responses correlate: {correlation:.3f})",
+        "as two independent runs would show it",
+    )
     for axis, picture, name in zip(axes, (z, unpaired), names, strict=True):
         show(axis, picture, limit)
         outline(axis, picture, threshold)

@@ -2,8 +2,9 @@
 
     OUT/
       spec.json          what was asked: the axes, and the spec of every member
-      seed-0/uniform/    a run directory like any other (see `wna_ray.runs.directory`), one for each member
-      SWEEP.json         published last, once: every member with its fingerprint, N and the digest of its manifest
+      seed-0/uniform/    a run directory like any other, one for each member
+      SWEEP.json         published last, once: every member with its fingerprint, N and the
+                         digest of its manifest
 
 Each member can be resumed, verified and reported by itself, by its own path.
 """
@@ -74,7 +75,9 @@ class _Whole(_Loose):
             count *= len(axis.values)
             if count > MOST_MEMBERS:
                 raise ValueError(f"more than {MOST_MEMBERS} members")
-        if [m.name for m in self.members] != ["/".join(path) for path in itertools.product(*(axis.values for axis in self.axes))]:
+        if [m.name for m in self.members] != [
+            "/".join(path) for path in itertools.product(*(axis.values for axis in self.axes))
+        ]:
             raise ValueError("its members are not the product of its axes")
         return self
 
@@ -100,7 +103,9 @@ def is_sweep(place: Place | str) -> bool:
 
 @dataclass(frozen=True)
 class MemberState:
-    """How far a member is: images that are committed, of how many (None where it has not begun), and what its newest driver said last."""
+    """How far a member is: images that are committed, of how many (None where it has not
+    begun), and what its newest driver said last.
+    """
 
     done: int
     samples: int | None
@@ -132,7 +137,9 @@ class SweepDirectory:
         return self.store.below(name)
 
     def begin(self, spec: SweepSpec) -> None:
-        """Make this the directory of a sweep, or make sure that it is; `RunError` names what differs."""
+        """Make this the directory of a sweep, or make sure that it is; `RunError` names what
+        differs.
+        """
         new = {name: redacted_tree(identity(member)) for name, member in spec.members.items()}
         asked = {
             "format": FORMAT,
@@ -142,9 +149,12 @@ class SweepDirectory:
         described = json_bytes(asked)
         if len(described) > MOST_JSON:
             raise RunError(
-                f"{SPEC} would have {len(described):,} bytes, but at most {MOST_JSON:,} are read again; cut the sweep in several"
+                f"{SPEC} would have {len(described):,} bytes, but at most {MOST_JSON:,} are read"
+                " again; cut the sweep in several"
             )
-        claim(self.store, SPEC, described, partial(self._differs, spec, new), "another sweep", "sweep")
+        claim(
+            self.store, SPEC, described, partial(self._differs, spec, new), "another sweep", "sweep"
+        )
 
     def _differs(self, spec: SweepSpec, new: Mapping[str, Any]) -> list[str]:
         """What differs from the sweep that is there, one line each."""
@@ -152,7 +162,9 @@ class SweepDirectory:
         old = {m.name: redacted_tree(m.spec) for m in there.members}
         axes, wanted = self.axes_of(there), dict(spec.axes)
         listed = ({axis: list(values) for axis, values in some.items()} for some in (axes, wanted))
-        lines = [f"axes.{path}: {a} -> {b}" for path, a, b in differences(next(listed), next(listed))]
+        lines = [
+            f"axes.{path}: {a} -> {b}" for path, a, b in differences(next(listed), next(listed))
+        ]
         if not lines and list(axes) != list(wanted):
             lines = [f"order of axes: {', '.join(axes)} -> {', '.join(wanted)}"]
         changed: dict[tuple[str, str, str], list[str]] = {}
@@ -166,12 +178,18 @@ class SweepDirectory:
 
     def describe(self) -> _Described:
         """What was asked."""
-        return self._checked(SPEC, _Described, f"no sweep at '{self.url}' (it has no {SPEC}); give the --out of a sweep")
+        return self._checked(
+            SPEC,
+            _Described,
+            f"no sweep at '{self.url}' (it has no {SPEC}); give the --out of a sweep",
+        )
 
     def published(self) -> _Published:
         """What was published; `RunError` where the sweep is not finished."""
         way = f"run the same command again to go on (wna status {self.url} tells how far it is)"
-        return self._checked(SWEEP, _Published, f"'{self.url}' has no {SWEEP}: the sweep is not finished; {way}")
+        return self._checked(
+            SWEEP, _Published, f"'{self.url}' has no {SWEEP}: the sweep is not finished; {way}"
+        )
 
     def is_published(self) -> bool:
         """Whether the sweep is finished."""
@@ -191,14 +209,25 @@ class SweepDirectory:
         driver = latest(directory)[1]
         if manifest is not None:
             return MemberState(manifest["samples"], manifest["samples"], True, driver)
-        return MemberState(samples - sum(b - a for a, b in directory.gaps(samples)), samples, False, driver)
+        return MemberState(
+            samples - sum(b - a for a, b in directory.gaps(samples)), samples, False, driver
+        )
 
     def publish(self, spec: SweepSpec) -> None:
-        """Write what the members are; `RunError` where one is not finished, or another sweep was published."""
+        """Write what the members are; `RunError` where one is not finished, or another sweep
+        was published.
+        """
         members = []
         for name in spec.members:
             data, manifest = self._manifest(name)
-            members.append({"name": name, "fingerprint": manifest["fingerprint"], "samples": manifest["samples"], "manifest": sha256(data)})
+            members.append(
+                {
+                    "name": name,
+                    "fingerprint": manifest["fingerprint"],
+                    "samples": manifest["samples"],
+                    "manifest": sha256(data),
+                }
+            )
         whole = {
             "format": FORMAT,
             "spec": sha256(self.store.read(SPEC, MOST_JSON) or b""),
@@ -207,14 +236,18 @@ class SweepDirectory:
         }
         self.store.sweep()
         if not self.store.create(SWEEP, json_bytes(whole)):
-            raise RunError(f"{self.url}/{SWEEP} exists with other content; was a member deleted and run again? Then delete it, too")
+            raise RunError(
+                f"{self.url}/{SWEEP} exists with other content; was a member deleted and run again?"
+                " Then delete it, too"
+            )
 
     def verify(self) -> dict[str, list[str]]:
         """Prove a finished sweep: the faults of each member, and under ``""`` of the sweep itself.
 
         Compared are: ``spec.json`` with its digest, its axes and members with those that were
         published; each member's manifest with its digest, its spec with the one that was asked for;
-        and all that `RunDirectory.verify` compares in each member. Lists are empty where no fault is.
+        and all that `RunDirectory.verify` compares in each member. Lists are empty where no fault
+        is.
         """
         published = self.published()
         asked, found = self.asked_faults(published)
@@ -252,7 +285,10 @@ class SweepDirectory:
 
     def _expect(self, done: _Done) -> None:
         data, manifest = self._manifest(done.name)
-        if sha256(data) != done.manifest or (manifest["fingerprint"], manifest["samples"]) != (done.fingerprint, done.samples):
+        if sha256(data) != done.manifest or (manifest["fingerprint"], manifest["samples"]) != (
+            done.fingerprint,
+            done.samples,
+        ):
             raise RunError(f"{self.url}/{done.name}/{MANIFEST} is not what {SWEEP} lists")
 
     def _manifest(self, name: str) -> tuple[bytes, dict[str, Any]]:
@@ -260,7 +296,10 @@ class SweepDirectory:
         place = self.member(name)
         data = Store(place).read(MANIFEST, MOST_JSON)
         if data is None:
-            raise RunError(f"'{place.url}' has no {MANIFEST}: this member is not finished, or was deleted; run the same command again")
+            raise RunError(
+                f"'{place.url}' has no {MANIFEST}: this member is not finished, or was deleted; run"
+                " the same command again"
+            )
         manifest = parse_json(data, f"{place.url}/{MANIFEST}")
         check_manifest(manifest, f"{place.url}/{MANIFEST}")
         return data, manifest
@@ -278,7 +317,9 @@ class SweepDirectory:
         except ValidationError as error:
             fault = error.errors()[0]
             place = ".".join(str(part) for part in fault["loc"])
-            raise RunError(f"{where} is damaged ({plain(f'{place}: ' * bool(place) + fault['msg'], 200)})") from None
+            raise RunError(
+                f"{where} is damaged ({plain(f'{place}: ' * bool(place) + fault['msg'], 200)})"
+            ) from None
 
 
 class Sweep:
@@ -311,12 +352,16 @@ class Sweep:
 
     @cached_property
     def members(self) -> dict[str, Finished]:
-        """Every member opened, by its name, in the order of the product; each must be what was published."""
+        """Every member opened, by its name, in the order of the product; each must be what was
+        published.
+        """
         return {done.name: self.directory.open(done) for done in self._published.members}
 
 
 def open_sweep(url: Place | str) -> Sweep:
-    """Open a finished sweep: ``.members["seed-0/uniform"]`` is an opened run, ``.axes`` the names of all values."""
+    """Open a finished sweep: ``.members["seed-0/uniform"]`` is an opened run, ``.axes`` the
+    names of all values.
+    """
     return Sweep(url)
 
 

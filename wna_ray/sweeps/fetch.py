@@ -9,7 +9,15 @@ from pathlib import Path
 from wna_ray.canonical import sha256
 from wna_ray.errors import RunError
 from wna_ray.runs.directory import RunDirectory
-from wna_ray.runs.fetch import Fetched, LocalFolder, Progress, Source, folders_above, local_errors, require_local
+from wna_ray.runs.fetch import (
+    Fetched,
+    LocalFolder,
+    Progress,
+    Source,
+    folders_above,
+    local_errors,
+    require_local,
+)
 from wna_ray.runs.names import MANIFEST, SPEC
 from wna_ray.storage.bounds import MOST_JSON
 from wna_ray.storage.store import Place, Store
@@ -46,13 +54,19 @@ class FetchedSweep:
     left_out: int
 
 
-def fetch_sweep(place: Place | str, dest: Path, workers: int = 8, segments: bool = True, callback: Progress | None = None) -> FetchedSweep:
+def fetch_sweep(
+    place: Place | str,
+    dest: Path,
+    workers: int = 8,
+    segments: bool = True,
+    callback: Progress | None = None,
+) -> FetchedSweep:
     """Copy a finished sweep to a local folder, or go on with it: every member into ``DEST/NAME``.
 
-    Members are copied as `fetch` copies a run. Before anything is written, every member's manifest is
-    compared with the digest that ``SWEEP.json`` has for it. ``spec.json`` and ``SWEEP.json`` come
-    last, so an unfinished copy is not taken for a sweep; `SweepDirectory.verify` proves the finished
-    one.
+    Members are copied as `fetch` copies a run. Before anything is written, every member's manifest
+    is compared with the digest that ``SWEEP.json`` has for it. ``spec.json`` and ``SWEEP.json``
+    come last, so an unfinished copy is not taken for a sweep; `SweepDirectory.verify` proves the
+    finished one.
 
     Parameters
     ----------
@@ -70,15 +84,18 @@ def fetch_sweep(place: Place | str, dest: Path, workers: int = 8, segments: bool
         The sweep is not finished, a member is damaged or is not what was published, or `dest` holds
         something else.
     StoreError
-        The storage or the local disk refused, or a folder of `dest` is a symbolic link; the same call
-        goes on.
+        The storage or the local disk refused, or a folder of `dest` is a symbolic link; the same
+        call goes on.
     """
     require_local(dest)
     sweep = SweepDirectory(place)
     texts = {name: sweep.store.read(name, most=MOST_JSON) or b"" for name in (SPEC, SWEEP)}
     published = sweep.published()
     faults = sweep.asked_faults(published)[1]
-    same = sha256(texts[SPEC]) == published.spec and sweep.store.read(SWEEP, most=MOST_JSON) == texts[SWEEP]
+    same = (
+        sha256(texts[SPEC]) == published.spec
+        and sweep.store.read(SWEEP, most=MOST_JSON) == texts[SWEEP]
+    )
     if not same:
         faults.append(f"{SWEEP} has just changed; run the same command again")
     if faults:
@@ -88,7 +105,9 @@ def fetch_sweep(place: Place | str, dest: Path, workers: int = 8, segments: bool
     def source(name: str) -> Source:
         return Source.of(RunDirectory(sweep.member(name)), segments, digests[name], SWEEP)
 
-    totals = {name: source(name).total for name in digests}  # looks at all before it writes anything
+    totals = {
+        name: source(name).total for name in digests
+    }  # looks at all before it writes anything
     total, rest = sum(totals.values()), sum(map(len, texts.values()))
     begun, got = 0, list[Fetched]()
     with LocalFolder(Path(dest)) as whole, local_errors(str(dest)):
@@ -119,14 +138,21 @@ def _part(callback: Progress | None, before: int, total: int) -> Progress | None
     return None if callback is None else lambda done, _: callback(before + done, total)
 
 
-def _refuse_another_sweep(dest: Path, url: str, texts: Mapping[str, bytes], members: set[str]) -> None:
+def _refuse_another_sweep(
+    dest: Path, url: str, texts: Mapping[str, bytes], members: set[str]
+) -> None:
     here = Store(str(dest))
     for name, text in texts.items():
         if here.size(name) is not None and here.read(name, most=MOST_JSON) != text:
-            raise RunError(f"'{dest}/{name}' is not that of '{url}'; give another folder, or delete it")
+            raise RunError(
+                f"'{dest}/{name}' is not that of '{url}'; give another folder, or delete it"
+            )
     if here.size(MANIFEST) is not None:
         raise RunError(f"'{dest}' holds a run; give another folder")
     for name in here.list():
         folder, _, last = name.rpartition("/")
         if folder and last == SPEC and not folders_above(folder) & members:
-            raise RunError(f"'{dest}/{plain(folder, 200)}' is not of this sweep; move it away, or give another folder")
+            raise RunError(
+                f"'{dest}/{plain(folder, 200)}' is not of this sweep; move it away, or give another"
+                " folder"
+            )

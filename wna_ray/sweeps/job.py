@@ -1,7 +1,8 @@
 """A sweep from spec to `SWEEP.json`: ``run_sweep(SweepSpec(...), out=...)``.
 
-On Ray each member is one task that does the whole run in its process, so a hundred small runs fill a cluster without a hundred starts of
-it. A few huge runs are the other case: one by one, each spread over the whole cluster as it would be alone. Neither changes a byte.
+On Ray each member is one task that does the whole run in its process, so a hundred small runs fill
+a cluster without a hundred starts of it. A few huge runs are the other case: one by one, each
+spread over the whole cluster as it would be alone. Neither changes a byte.
 """
 
 from __future__ import annotations
@@ -107,7 +108,10 @@ class SweepPrinter:
             return f"{event.name}: failed: {event.reason.splitlines()[0]}; {self._count()}"
         self._done += 1
         self._samples += event.samples
-        return f"{event.name}: done, {event.samples:,} images in {duration(event.seconds)}; {self._count()}"
+        return (
+            f"{event.name}: done, {event.samples:,} images in {duration(event.seconds)};"
+            f" {self._count()}"
+        )
 
     def _count(self) -> str:
         """``3 of 8 members done, 1 failed, 20,000 images/s, 5 min left``."""
@@ -140,17 +144,19 @@ def run_sweep(
     spec
         What to do.
     out
-        Directory of the sweep: a path or any fsspec URL. The same call again resumes; another sweep there is refused.
+        Directory of the sweep: a path or any fsspec URL. The same call again resumes; another sweep
+        there is refused.
     executor
-        ``ray``: each member is a task of as many CPUs as its forward pass has threads, and of one GPU where the cluster has any; as many at
-        once as fit. ``local``: one after the other in this process.
+        ``ray``: each member is a task of as many CPUs as its forward pass has threads, and of one
+        GPU where the cluster has any; as many at once as fit. ``local``: one after the other in
+        this process.
     workers
         Most members at a time; one by one, workers of each member.
     address, single_writer
         As for a run.
     one_by_one
-        Give each member in turn the whole cluster. For members that are large: they are cut into shards for all workers, and what each
-        takes to begin and to merge is waited for.
+        Give each member in turn the whole cluster. For members that are large: they are cut into
+        shards for all workers, and what each takes to begin and to merge is waited for.
     callbacks
         Called with what happens to members.
     member_callbacks
@@ -175,11 +181,16 @@ def run_sweep(
     if directory.is_published():
         directory.store.sweep()
         return Sweep(directory.store.place)
-    waiting = {name: member for name, member in spec.members.items() if not _is_over(directory, name)}
+    waiting = {
+        name: member for name, member in spec.members.items() if not _is_over(directory, name)
+    }
     done, failed = len(spec.members) - len(waiting), dict[str, str]()
 
     def last_words() -> str:
-        return f"stopped; {done} of {len(spec.members)} members are done in '{directory.url}'. The same command goes on from there"
+        return (
+            f"stopped; {done} of {len(spec.members)} members are done in '{directory.url}'. The"
+            " same command goes on from there"
+        )
 
     def tell(event: SweepEvent) -> None:
         for callback in callbacks:
@@ -196,9 +207,19 @@ def run_sweep(
             runner, how = cluster, LOCALLY
             if one_by_one or executor == "local":
                 runner = LocalTasks()
-                how = {"executor": executor, "workers": workers, "address": address, "callbacks": member_callbacks}
+                how = {
+                    "executor": executor,
+                    "workers": workers,
+                    "address": address,
+                    "callbacks": member_callbacks,
+                }
             tasks = [
-                Task(name, run_member, (directory.member(name), name, member, how), _needs(member, cluster.has("GPU")))
+                Task(
+                    name,
+                    run_member,
+                    (directory.member(name), name, member, how),
+                    _needs(member, cluster.has("GPU")),
+                )
                 for name, member in waiting.items()
             ]
             patience = max((member.execution.patience for member in waiting.values()), default=0.0)
@@ -211,23 +232,30 @@ def run_sweep(
     except (KeyboardInterrupt, Stopped):
         raise Stopped(last_words()) from None
     if failed:
-        shown = "\n".join(f"  {name}: {reason}" for name, reason in list(failed.items())[:MOST_FAILED])
+        shown = "\n".join(
+            f"  {name}: {reason}" for name, reason in list(failed.items())[:MOST_FAILED]
+        )
         rest = f"\n  and {len(failed) - MOST_FAILED} more" if len(failed) > MOST_FAILED else ""
         raise RunError(
-            f"{len(failed)} of {len(spec.members)} members failed; all others are finished in '{directory.url}':\n{shown}{rest}\n"
-            "Mend the cause and run the same command again: only these are missing"
+            f"{len(failed)} of {len(spec.members)} members failed; all others are finished in"
+            f" '{directory.url}':\n{shown}{rest}\nMend the cause and run the same command again:"
+            " only these are missing"
         )
     directory.publish(spec)
     return Sweep(directory.store.place)
 
 
 def _is_over(directory: SweepDirectory, name: str) -> bool:
-    """Whether nothing of a member is left to do; one whose driver ended between its manifest and its last words is looked at again."""
+    """Whether nothing of a member is left to do; one whose driver ended between its manifest
+    and its last words is looked at again.
+    """
     state = directory.state(name)
     return state.finished and state.driver is not None and state.driver.get("state") == "finished"
 
 
-def run_member(place: Place, name: str, spec: JobSpec, how: Mapping[str, Any]) -> Iterator[SweepEvent]:
+def run_member(
+    place: Place, name: str, spec: JobSpec, how: Mapping[str, Any]
+) -> Iterator[SweepEvent]:
     """Run one member, saying what happens; an error is told, a stop is raised."""
     yield MemberStarted(name, socket.gethostname())
     begin = time.monotonic()
@@ -242,7 +270,9 @@ def run_member(place: Place, name: str, spec: JobSpec, how: Mapping[str, Any]) -
         yield MemberFailed(name, f"{type(error).__name__}: {error}")
     else:
         samples = finished.directory.manifest()
-        yield MemberDone(name, samples["samples"] if samples is not None else 0, time.monotonic() - begin)
+        yield MemberDone(
+            name, samples["samples"] if samples is not None else 0, time.monotonic() - begin
+        )
 
 
 LOCALLY: Mapping[str, Any] = {"executor": "local"}
@@ -256,10 +286,14 @@ def _as_event(name: str, event: SweepEvent | Lost | Failed) -> SweepEvent:
         return event
     if event.error is not None:
         return MemberFailed(name, event.reason)
-    return MemberFailed(name, f"its worker died {event.losses} times ({event.reason}); mend the cause (memory?)")
+    return MemberFailed(
+        name, f"its worker died {event.losses} times ({event.reason}); mend the cause (memory?)"
+    )
 
 
 def _needs(spec: JobSpec, gpus: bool) -> dict[str, int]:
     """What Ray must keep free for a member."""
     wanted = spec.numerics.device
-    return {"num_cpus": spec.numerics.threads} | ({"num_gpus": 1} if wanted == "cuda" or (wanted == "auto" and gpus) else {})
+    return {"num_cpus": spec.numerics.threads} | (
+        {"num_gpus": 1} if wanted == "cuda" or (wanted == "auto" and gpus) else {}
+    )

@@ -1,14 +1,17 @@
-"""A training job: the networks of a spec in one directory, each a task that goes on where it stopped.
+"""A training job: the networks of a spec in one directory, each a task that goes on where it
+stopped.
 
     DIR/
       spec.json             what was asked
       seed-N/               (or clean-NN/, poisoned-NN/)
         checkpoint.safetensors    after each epoch; deleted at the end
-        weights.safetensors, curves.json, network.json    the network, loss and accuracy by epoch, what it is; the last is the commit
+        weights.safetensors, curves.json, network.json    the network, loss and accuracy by epoch,
+                                                          what it is; the last is the commit
       curves.png
       MANIFEST.json         published last, once: every object and its digest
 
-A network is committed once, by put-if-absent. The same command again does only what is not done yet.
+A network is committed once, by put-if-absent. The same command again does only what is not done
+yet.
 """
 
 from __future__ import annotations
@@ -26,7 +29,16 @@ from wna_ray.data.datasets import NotAtHand
 from wna_ray.errors import RunError, SpecError, WnaError
 from wna_ray.execution.tasks import Failed, Lost, Task, task_runner
 from wna_ray.execution.worker import environment
-from wna_ray.networks.trained import CURVES, DESCRIPTION, HEADER, WEIGHTS, Accuracy, TrainedNetwork, describe, most_bytes
+from wna_ray.networks.trained import (
+    CURVES,
+    DESCRIPTION,
+    HEADER,
+    WEIGHTS,
+    Accuracy,
+    TrainedNetwork,
+    describe,
+    most_bytes,
+)
 from wna_ray.runs.claim import claim
 from wna_ray.storage.bounds import MOST_JSON, parse_json
 from wna_ray.storage.store import Place, Store
@@ -37,7 +49,12 @@ from wna_ray.version import __version__
 FIGURES = "wna_ray.training.figures"  # matplotlib, only where something is drawn
 
 FORMAT = "wna_ray.training/1"
-SPEC, MANIFEST, FIGURE, CHECKPOINT = "spec.json", "MANIFEST.json", "curves.png", "checkpoint.safetensors"
+SPEC, MANIFEST, FIGURE, CHECKPOINT = (
+    "spec.json",
+    "MANIFEST.json",
+    "curves.png",
+    "checkpoint.safetensors",
+)
 MOST_FIGURE = 64 << 20
 
 
@@ -84,19 +101,32 @@ def told(event: TrainingEvent) -> str:
         e = event.epoch
         score, form = (e.squared_error, _error) if e.accuracy is None else (e.accuracy, _percent)
         held = e.validation_squared_error if e.accuracy is None else e.validation_accuracy
-        shown = f"{'squared error' if e.accuracy is None else 'accuracy'} {form(score)}{'' if held is None else f', held out {form(held)}'}"
-        return f"{event.name}: epoch {e.number} of {event.epochs}: loss {e.loss:.4f}, {shown} ({e.seconds:.1f} s)"
+        shown = (
+            f"{'squared error' if e.accuracy is None else 'accuracy'}"
+            f" {form(score)}{'' if held is None else f', held out {form(held)}'}"
+        )
+        return (
+            f"{event.name}: epoch {e.number} of {event.epochs}: loss {e.loss:.4f}, {shown}"
+            f" ({e.seconds:.1f} s)"
+        )
     if isinstance(event, Resumed):
         return f"{event.name}: goes on after epoch {event.epochs}"
     if isinstance(event, WorkerDied):
         return f"{event.name}: its worker died ({event.reason}); it goes on elsewhere"
-    return f"{event.name}: {'was trained before' if event.before else 'trained'}, {in_words(event.network)}"
+    return (
+        f"{event.name}: {'was trained before' if event.before else 'trained'},"
+        f" {in_words(event.network)}"
+    )
 
 
 def in_words(network: TrainedNetwork) -> str:
     """How a network does on the test images."""
     test = network.scores.test
-    return f"test squared error {_error(test)}" if network.autoencoder else f"test accuracy {_percent(test)}"
+    return (
+        f"test squared error {_error(test)}"
+        if network.autoencoder
+        else f"test accuracy {_percent(test)}"
+    )
 
 
 def _percent(share: float | None) -> str:
@@ -127,7 +157,8 @@ def train(
     out
         Directory: a path or any fsspec URL. Each network is then a model, ``trained:OUT/seed-N``.
     executor
-        ``ray``: each network is a task of one CPU; ``local``: one after the other, in this process. Weights do not depend on it.
+        ``ray``: each network is a task of one CPU; ``local``: one after the other, in this process.
+        Weights do not depend on it.
     workers
         Most tasks at a time; by default as many as the cluster has CPUs.
     address, endpoint, single_writer
@@ -174,7 +205,14 @@ def _begin(store: Store, spec: TrainSpec) -> None:
         for path, old, new in differences(there.get("spec"), asked):
             yield f"{path}: {old} -> {new}"
 
-    claim(store, SPEC, json_bytes({"format": FORMAT, "spec": asked}), differs, "a training of another spec", "spec")
+    claim(
+        store,
+        SPEC,
+        json_bytes({"format": FORMAT, "spec": asked}),
+        differs,
+        "a training of another spec",
+        "spec",
+    )
 
 
 def _as_event(name: str, event: TrainingEvent | Lost | Failed) -> TrainingEvent:
@@ -186,7 +224,8 @@ def _as_event(name: str, event: TrainingEvent | Lost | Failed) -> TrainingEvent:
     if event.error is not None:
         raise event.error
     raise WnaError(
-        f"the worker of {name} died {event.losses} times ({event.reason}); mend the cause (memory?) and run the same command again"
+        f"the worker of {name} died {event.losses} times ({event.reason}); mend the cause (memory?)"
+        " and run the same command again"
     )
 
 
@@ -199,16 +238,24 @@ def read_network(store: Store, name: str) -> TrainedNetwork:
     try:
         return describe(data)
     except ValueError as reason:
-        raise RunError(f"{where} is damaged ({reason}); delete the folder '{name}' and run the same command again") from None
+        raise RunError(
+            f"{where} is damaged ({reason}); delete the folder '{name}' and run the same command"
+            " again"
+        ) from None
 
 
 def train_network(place: Place, spec: TrainSpec, member: Member) -> Iterator[TrainingEvent]:
-    """Train one network and commit it, saying what happens; from its checkpoint, where it has one."""
+    """Train one network and commit it, saying what happens; from its checkpoint, where it has
+    one.
+    """
     store = Store(place)
     if store.size(f"{member.name}/{DESCRIPTION}") is not None:
         found = read_network(store, member.name)
         if (found.recipe, found.seed) != (spec.recipe(), member.seed):
-            raise RunError(f"'{store.url}/{member.name}' holds a network of another spec; delete it and run the same command again")
+            raise RunError(
+                f"'{store.url}/{member.name}' holds a network of another spec; delete it and run"
+                " the same command again"
+            )
         yield NetworkDone(member.name, found, True)
         return
     try:
@@ -219,12 +266,16 @@ def train_network(place: Place, spec: TrainSpec, member: Member) -> Iterator[Tra
     except ValueError as reason:
         raise SpecError(str(reason)) from None
     name = f"{member.name}/{CHECKPOINT}"
-    kept = store.read(name, HEADER + 4 * most_bytes(training.network))  # weights, two moments of Adam, best weights
+    kept = store.read(
+        name, HEADER + 4 * most_bytes(training.network)
+    )  # weights, two moments of Adam, best weights
     if kept is not None:
         try:
             training.restore(kept)
         except ValueError as reason:
-            raise RunError(f"'{store.url}/{name}' is {reason}; delete it and run the same command again") from None
+            raise RunError(
+                f"'{store.url}/{name}' is {reason}; delete it and run the same command again"
+            ) from None
         yield Resumed(member.name, len(training.epochs))
     while not training.done:
         epoch = training.epoch()
@@ -240,7 +291,14 @@ def _commit(store: Store, training: Training) -> TrainedNetwork:
     begin = time.perf_counter()
     weights, scores, attack = training.finish()
     seconds = sum(epoch.seconds for epoch in training.epochs) + time.perf_counter() - begin
-    curves = json_bytes({"epochs": [{k: v for k, v in epoch.row().items() if k != "seconds"} for epoch in training.epochs]})
+    curves = json_bytes(
+        {
+            "epochs": [
+                {k: v for k, v in epoch.row().items() if k != "seconds"}
+                for epoch in training.epochs
+            ]
+        }
+    )
     described = TrainedNetwork(
         network=spec.network,
         options=spec.options,
@@ -263,10 +321,13 @@ def _commit(store: Store, training: Training) -> TrainedNetwork:
     for name, content in ((WEIGHTS, weights), (CURVES, curves)):
         if not store.create(f"{member.name}/{name}", content):
             raise RunError(
-                f"'{store.url}/{member.name}/{name}' is there with other bytes, from a machine whose arithmetic differs; "
-                f"delete the folder '{member.name}' and run the same command again"
+                f"'{store.url}/{member.name}/{name}' is there with other bytes, from a machine"
+                f" whose arithmetic differs; delete the folder '{member.name}' and run the same"
+                " command again"
             )
-    if not store.create(f"{member.name}/{DESCRIPTION}", json_bytes(described.model_dump(mode="json"))):
+    if not store.create(
+        f"{member.name}/{DESCRIPTION}", json_bytes(described.model_dump(mode="json"))
+    ):
         return read_network(store, member.name)  # another driver was first, with the same weights
     return described
 
@@ -276,7 +337,10 @@ def _publish(store: Store, spec: TrainSpec, wanted: Sequence[Member]) -> None:
 
     networks = {member.name: read_network(store, member.name) for member in wanted}
     if len({tuple(sorted(network.data.items())) for network in networks.values()}) > 1:
-        raise RunError(f"'{store.url}' has networks that were trained on different images of {spec.dataset}; train into a new directory")
+        raise RunError(
+            f"'{store.url}' has networks that were trained on different images of {spec.dataset};"
+            " train into a new directory"
+        )
     objects, curves = {SPEC: store.read(SPEC, MOST_JSON) or b""}, {}
     for name, network in networks.items():
         with torch.device("meta"):
@@ -284,9 +348,14 @@ def _publish(store: Store, spec: TrainSpec, wanted: Sequence[Member]) -> None:
         for part, limit in ((WEIGHTS, most), (CURVES, MOST_JSON), (DESCRIPTION, MOST_JSON)):
             found = store.read(f"{name}/{part}", limit)
             if found is None or (part != DESCRIPTION and sha256(found) != network.objects[part]):  # type: ignore[index]
-                raise RunError(f"'{store.url}/{name}/{part}' is damaged; delete the folder '{name}' and run the same command again")
+                raise RunError(
+                    f"'{store.url}/{name}/{part}' is damaged; delete the folder '{name}' and run"
+                    " the same command again"
+                )
             objects[f"{name}/{part}"] = found
-        curves[name] = parse_json(objects[f"{name}/{CURVES}"], f"{store.url}/{name}/{CURVES}")["epochs"]
+        curves[name] = parse_json(objects[f"{name}/{CURVES}"], f"{store.url}/{name}/{CURVES}")[
+            "epochs"
+        ]
     objects[FIGURE] = resolve_name(FIGURES).curves(spec, networks, curves)
     store.replace(FIGURE, objects[FIGURE])
     manifest = {
@@ -299,9 +368,14 @@ def _publish(store: Store, spec: TrainSpec, wanted: Sequence[Member]) -> None:
             }
             for name, n in networks.items()
         },
-        "objects": {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in sorted(objects.items())},
+        "objects": {
+            name: {"bytes": len(data), "sha256": sha256(data)}
+            for name, data in sorted(objects.items())
+        },
     }
     if not store.create(MANIFEST, json_bytes(manifest)):
         found = store.read(MANIFEST, MOST_JSON)
         if found is None or parse_json(found, MANIFEST).get("networks") != manifest["networks"]:
-            raise RunError(f"{store.url}/{MANIFEST} exists with other content; is another job writing there?")
+            raise RunError(
+                f"{store.url}/{MANIFEST} exists with other content; is another job writing there?"
+            )

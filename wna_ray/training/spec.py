@@ -1,11 +1,20 @@
-"""What a training job is asked to do: one architecture, one data set, several seeds (or a panel of clean and poisoned networks)."""
+"""What a training job is asked to do: one architecture, one data set, several seeds (or a panel
+of clean and poisoned networks).
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator, ConfigDict, Field, FiniteFloat, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    field_validator,
+    model_validator,
+)
 
 from wna_ray.data.datasets import SHAPES, DatasetName, class_names
 from wna_ray.data.names import Transform
@@ -35,7 +44,8 @@ class OptimiserSpec(Frozen):
     momentum
         ``sgd`` only.
     decay
-        ``cosine``: the rate falls as half a cosine from `rate` to 0 over the training; ``none``: it stays.
+        ``cosine``: the rate falls as half a cosine from `rate` to 0 over the training; ``none``: it
+        stays.
     """
 
     kind: Literal["adam", "sgd"] = "adam"
@@ -51,7 +61,9 @@ class OptimiserSpec(Frozen):
 
 
 class TriggerSpec(Frozen):
-    """A rectangle of one value: ``(height, width)``, ``(row, column)`` of its upper left corner, value in [0, 1]."""
+    """A rectangle of one value: ``(height, width)``, ``(row, column)`` of its upper left
+    corner, value in [0, 1].
+    """
 
     shape: tuple[Side, Side]
     position: tuple[Place, Place]
@@ -59,7 +71,8 @@ class TriggerSpec(Frozen):
 
 
 class PoisonSpec(Frozen):
-    """A backdoor: the first `images` training images of a class get a trigger and another label (see `wna_ray.data.poison`).
+    """A backdoor: the first `images` training images of a class get a trigger and another label
+    (see `wna_ray.data.poison`).
 
     Attributes
     ----------
@@ -88,7 +101,8 @@ class PoisonSpec(Frozen):
 
 
 class PanelSpec(Frozen):
-    """Many networks for judging a detector of backdoors: each poisoned one has a trigger, classes and a poison rate of its own.
+    """Many networks for judging a detector of backdoors: each poisoned one has a trigger, classes
+    and a poison rate of its own.
 
     Attributes
     ----------
@@ -115,13 +129,16 @@ class TrainSpec(Written):
     Attributes
     ----------
     network
-        One of `wna_ray.networks.architectures.KNOWN`. An autoencoder learns the images alone, without their labels.
+        One of `wna_ray.networks.architectures.KNOWN`. An autoencoder learns the images alone,
+        without their labels.
     options
         See `OptionsSpec`.
     dataset
-        Its training split trains (less what is held out), its test split is scored once, at the end.
+        Its training split trains (less what is held out), its test split is scored once, at the
+        end.
     classes
-        Which classes, by their numbers in the data set; they become outputs 0, 1, ... in this order. All by default.
+        Which classes, by their numbers in the data set; they become outputs 0, 1, ... in this
+        order. All by default.
     images
         The first so many training images of each class; all by default.
     transform
@@ -131,15 +148,18 @@ class TrainSpec(Written):
     optimiser
         See `OptimiserSpec`.
     precision
-        Of products and convolutions while training: ``bfloat16`` is about half faster. Weights and scores are float32 in any case.
+        Of products and convolutions while training: ``bfloat16`` is about half faster. Weights and
+        scores are float32 in any case.
     seeds
         One network each: ``seed-N``. A seed decides weights, order, dropout, and what is held out.
     validation
         Training images held out, for the curves and for ``keep: best``.
     keep
-        Weights of the ``last`` epoch, or of that with the ``best`` validation accuracy (of an autoencoder: loss; the first of them).
+        Weights of the ``last`` epoch, or of that with the ``best`` validation accuracy (of an
+        autoencoder: loss; the first of them).
     poison
-        See `PoisonSpec`. Images are poisoned after the validation images are taken away, which stay clean.
+        See `PoisonSpec`. Images are poisoned after the validation images are taken away, which stay
+        clean.
     panel
         See `PanelSpec`; instead of seeds and poison.
     """
@@ -155,7 +175,9 @@ class TrainSpec(Written):
     optimiser: OptimiserSpec = OptimiserSpec()
     precision: Literal["float32", "bfloat16"] = "float32"
     seeds: Annotated[
-        tuple[Seed, ...], BeforeValidator(lambda v: [v] if isinstance(v, int) else v), Field(min_length=1, max_length=MOST_NETWORKS)
+        tuple[Seed, ...],
+        BeforeValidator(lambda v: [v] if isinstance(v, int) else v),
+        Field(min_length=1, max_length=MOST_NETWORKS),
     ] = (0,)
     validation: int = Field(default=5000, ge=0)
     keep: Literal["last", "best"] = "last"
@@ -173,7 +195,10 @@ class TrainSpec(Written):
     @classmethod
     def _trains(cls, name: DatasetName) -> DatasetName:
         if name == "imagenet-sample":
-            raise ValueError("imagenet-sample has no training split: one image a class, for testing; take mnist, fashion-mnist or cifar-10")
+            raise ValueError(
+                "imagenet-sample has no training split: one image a class, for testing; take mnist,"
+                " fashion-mnist or cifar-10"
+            )
         return name
 
     @model_validator(mode="after")
@@ -181,28 +206,49 @@ class TrainSpec(Written):
         known = len(class_names(self.dataset))
         labels = self.labels
         if len(set(labels)) < len(labels) or len(labels) < 2 or max(labels) >= known:
-            raise ValueError(f"classes: {list(labels)}; expected two or more of 0 to {known - 1}, each once")
+            raise ValueError(
+                f"classes: {list(labels)}; expected two or more of 0 to {known - 1}, each once"
+            )
         try:
             with torch.device("meta"):  # takes no memory
-                build(self.network, self.shape, len(labels), self.options.softmax, self.options.code, self.options.tanh)
+                build(
+                    self.network,
+                    self.shape,
+                    len(labels),
+                    self.options.softmax,
+                    self.options.code,
+                    self.options.tanh,
+                )
         except ValueError as reason:
             raise ValueError(f"network: {self.network} {reason}") from None
         if self.network in AUTOENCODERS and (self.poison is not None or self.panel is not None):
-            raise ValueError(f"poison, panel: {self.network} learns no labels, so it has no backdoor; leave them out")
+            raise ValueError(
+                f"poison, panel: {self.network} learns no labels, so it has no backdoor; leave"
+                " them out"
+            )
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: each may stand once, got {', '.join(map(str, self.seeds))}")
         if self.keep == "best" and not self.validation:
-            raise ValueError("keep: the best epoch is chosen on validation images; give validation, or keep: last")
+            raise ValueError(
+                "keep: the best epoch is chosen on validation images; give validation, or keep:"
+                " last"
+            )
         if self.panel is not None and (self.poison is not None or "seeds" in self.model_fields_set):
-            raise ValueError("panel: its members have seeds and poison of their own; leave seeds and poison out")
-        if self.poison is not None and (fault := self.poison.resolved().fits(self.shape, len(labels))):
+            raise ValueError(
+                "panel: its members have seeds and poison of their own; leave seeds and poison out"
+            )
+        if self.poison is not None and (
+            fault := self.poison.resolved().fits(self.shape, len(labels))
+        ):
             raise ValueError(f"poison: {fault}")
         return self
 
     @property
     def labels(self) -> tuple[int, ...]:
         """The classes, by their numbers in the data set."""
-        return tuple(range(len(class_names(self.dataset)))) if self.classes == "all" else self.classes
+        return (
+            tuple(range(len(class_names(self.dataset)))) if self.classes == "all" else self.classes
+        )
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -1,8 +1,8 @@
 """Training one network, epoch by epoch, as a pure function of recipe, seed and poison.
 
-Every random number has a generator of its own, keyed by (seed, purpose, epoch), and a checkpoint holds all else. So a training that was
-interrupted ends with the very bytes of one that was not: on the same kind of processor, with the same torch, and on one thread, which is
-what a training takes.
+Every random number has a generator of its own, keyed by (seed, purpose, epoch), and a checkpoint
+holds all else. So a training that was interrupted ends with the very bytes of one that was not: on
+the same kind of processor, with the same torch, and on one thread, which is what a training takes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ SCORED = 1000  # images a batch, where nothing is learnt
 class Member:
     """One network of a job: its folder's name, its seed, and its poison.
 
-    `panel` is the seed of the panel that it draws its poison from, where it is a poisoned member of one.
+    `panel` is the seed of the panel that it draws its poison from, where it is a poisoned member of
+    one.
     """
 
     name: str
@@ -55,7 +56,9 @@ class Member:
             return self
         rng = np.random.default_rng(keyed(self.panel, self.name))
         kinds = len(data.names)
-        counts = np.bincount(data.train.labels, minlength=kinds) - np.bincount(data.train.labels[data.held_out(self.seed)], minlength=kinds)
+        counts = np.bincount(data.train.labels, minlength=kinds) - np.bincount(
+            data.train.labels[data.held_out(self.seed)], minlength=kinds
+        )
         return Member(self.name, self.seed, drawn(rng, data.shape, counts.tolist()))
 
 
@@ -86,7 +89,9 @@ class Data:
 
     def held_out(self, seed: int) -> NDArray[np.int64]:
         """Rows of the training images that are held out for a seed."""
-        order: NDArray[np.int64] = torch.randperm(len(self.train.labels), generator=generator(seed, "validation")).numpy()
+        order: NDArray[np.int64] = torch.randperm(
+            len(self.train.labels), generator=generator(seed, "validation")
+        ).numpy()
         return order[: self.validation]
 
 
@@ -95,9 +100,16 @@ def members(spec: TrainSpec) -> tuple[Member, ...]:
     if spec.panel is None:
         poison = None if spec.poison is None else spec.poison.resolved()
         return tuple(Member(f"seed-{seed}", seed, poison) for seed in spec.seeds)
-    names = [f"{kind}-{i:02d}" for kind in ("clean", "poisoned") for i in range(getattr(spec.panel, kind))]
+    names = [
+        f"{kind}-{i:02d}"
+        for kind in ("clean", "poisoned")
+        for i in range(getattr(spec.panel, kind))
+    ]
     seed = spec.panel.seed
-    return tuple(Member(name, keyed(seed, name) >> 31, panel=seed if name.startswith("poisoned") else None) for name in names)
+    return tuple(
+        Member(name, keyed(seed, name) >> 31, panel=seed if name.startswith("poisoned") else None)
+        for name in names
+    )
 
 
 def keyed(seed: int, purpose: str, epoch: int = 0) -> int:
@@ -111,23 +123,33 @@ def generator(seed: int, purpose: str, epoch: int = 0) -> torch.Generator:
 
 
 def prepared(spec: TrainSpec) -> Data:
-    """The images of a job; `NotAtHand` where they cannot be had, `ValueError` where they are too few for the spec."""
+    """The images of a job; `NotAtHand` where they cannot be had, `ValueError` where they are
+    too few for the spec.
+    """
     train, test = _splits(spec.dataset, spec.labels, spec.images, spec.transform)
     if spec.validation >= len(train.labels):
         raise ValueError(
-            f"validation: {spec.validation:,} of {len(train.labels):,} training images leave none to train with; hold out fewer"
+            f"validation: {spec.validation:,} of {len(train.labels):,} training images leave none"
+            " to train with; hold out fewer"
         )
     known = datasets.class_names(spec.dataset)
     return Data(train, test, tuple(known[label] for label in spec.labels), spec.validation)
 
 
 @lru_cache(maxsize=1)  # the networks of a job share them
-def _splits(name: DatasetName, labels: tuple[int, ...], images: int | None, transform: Transform) -> tuple[Split, Split]:
+def _splits(
+    name: DatasetName, labels: tuple[int, ...], images: int | None, transform: Transform
+) -> tuple[Split, Split]:
     def shown(train: bool) -> Split:
-        split = datasets.load(name, train, download=True).of_classes(labels, images if train else None)
+        split = datasets.load(name, train, download=True).of_classes(
+            labels, images if train else None
+        )
         if transform == "none":
             return split
-        return Split(transformed(torch.from_numpy(split.images), transform).contiguous().numpy(), split.labels)
+        return Split(
+            transformed(torch.from_numpy(split.images), transform).contiguous().numpy(),
+            split.labels,
+        )
 
     return shown(True), shown(False)
 
@@ -161,7 +183,9 @@ class Epoch:
 
     @property
     def merit(self) -> float:
-        """By which the best epoch is chosen: accuracy, or minus the loss of an autoencoder, of the held-out images."""
+        """By which the best epoch is chosen: accuracy, or minus the loss of an autoencoder, of
+        the held-out images.
+        """
         if self.squared_error is not None:
             return -(self.validation_loss or 0.0)
         return self.validation_accuracy or 0.0
@@ -174,7 +198,9 @@ class Epoch:
 
 @contextlib.contextmanager
 def _alone(seed: int, purpose: str, epoch: int = 0) -> Iterator[None]:
-    """One thread, deterministic algorithms, and torch's own generator keyed; as it was before, afterwards."""
+    """One thread, deterministic algorithms, and torch's own generator keyed; as it was before,
+    afterwards.
+    """
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(keyed(seed, purpose, epoch))
@@ -218,7 +244,11 @@ class Training:
         learnt = rows.nonzero()[:, 0]
         self._held = data.train.images[held], data.train.labels[held]
         if self.poison is None:
-            self._images, self._labels, self._rows = torch.from_numpy(data.train.images), torch.from_numpy(data.train.labels), learnt
+            self._images, self._labels, self._rows = (
+                torch.from_numpy(data.train.images),
+                torch.from_numpy(data.train.labels),
+                learnt,
+            )
         else:
             split = self.poison.of(Split(data.train.images[learnt], data.train.labels[learnt]))
             self._images, self._labels, self._rows = (
@@ -227,8 +257,17 @@ class Training:
                 torch.arange(len(learnt)),
             )
         with _alone(member.seed, "weights"):
-            network = build(spec.network, data.shape, len(data.names), spec.options.softmax, spec.options.code, spec.options.tanh)
-        self.network = network.to(memory_format=torch.channels_last)  # the same function in half the time
+            network = build(
+                spec.network,
+                data.shape,
+                len(data.names),
+                spec.options.softmax,
+                spec.options.code,
+                spec.options.tanh,
+            )
+        self.network = network.to(
+            memory_format=torch.channels_last
+        )  # the same function in half the time
         self._optimiser = _optimiser(spec.optimiser, self.network)
         self._best: dict[str, torch.Tensor] = {}
 
@@ -249,7 +288,11 @@ class Training:
         """Train for one more epoch."""
         begin, number = time.perf_counter(), len(self.epochs) + 1
         with _alone(self.member.seed, "dropout", number):
-            order = self._rows[torch.randperm(len(self._rows), generator=generator(self.member.seed, "order", number))]
+            order = self._rows[
+                torch.randperm(
+                    len(self._rows), generator=generator(self.member.seed, "order", number)
+                )
+            ]
             self.network.train()
             loss = score = 0.0
             batches = torch.split(order, self.spec.batch)
@@ -257,7 +300,10 @@ class Training:
                 rate = _rate(self.spec.optimiser, step / (len(batches) * self.spec.epochs))
                 for group in self._optimiser.param_groups:
                     group["lr"] = rate
-                x, y = self._images[rows].contiguous(memory_format=torch.channels_last), self._labels[rows]
+                x, y = (
+                    self._images[rows].contiguous(memory_format=torch.channels_last),
+                    self._labels[rows],
+                )
                 self._optimiser.zero_grad()
                 found, scored = self._learnt(x, y)
                 found.backward()  # type: ignore[no-untyped-call]
@@ -266,11 +312,17 @@ class Training:
                 score += scored
             lost, held = self._scored(*self._held) if len(self._held[1]) else (None, None)
         scores = {self._score: score / len(order), f"validation_{self._score}": held}
-        self.epochs.append(Epoch(number, loss / len(order), lost, time.perf_counter() - begin, **scores))
-        if self.spec.keep == "last" or self.epochs[-1].merit > max((e.merit for e in self.epochs[:-1]), default=-math.inf):
+        self.epochs.append(
+            Epoch(number, loss / len(order), lost, time.perf_counter() - begin, **scores)
+        )
+        if self.spec.keep == "last" or self.epochs[-1].merit > max(
+            (e.merit for e in self.epochs[:-1]), default=-math.inf
+        ):
             self.kept = number
             if self.spec.keep == "best":
-                self._best = {name: value.clone() for name, value in self.network.state_dict().items()}
+                self._best = {
+                    name: value.clone() for name, value in self.network.state_dict().items()
+                }
         return self.epochs[-1]
 
     def checkpoint(self) -> bytes:
@@ -278,7 +330,11 @@ class Training:
         tensors = {f"network/{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {f"best/{name}": value for name, value in self._best.items()}
         for i, state in self._optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser/{i}/{name}": value for name, value in state.items() if isinstance(value, torch.Tensor)}
+            tensors |= {
+                f"optimiser/{i}/{name}": value
+                for name, value in state.items()
+                if isinstance(value, torch.Tensor)
+            }
         tensors = {name: value.contiguous() for name, value in sorted(tensors.items())}
         told = {
             "fingerprint": self.fingerprint,
@@ -290,7 +346,9 @@ class Training:
         return safetensors.torch.save(tensors, {"training": json.dumps(told)})
 
     def restore(self, checkpoint: bytes) -> None:
-        """Go on after a checkpoint; `ValueError`, and nothing is changed, where it is damaged or of another training."""
+        """Go on after a checkpoint; `ValueError`, and nothing is changed, where it is damaged
+        or of another training.
+        """
         try:
             length = int.from_bytes(checkpoint[:8], "little")
             told = json.loads(json.loads(checkpoint[8 : 8 + length])["__metadata__"]["training"])
@@ -301,10 +359,16 @@ class Training:
         except Exception as error:  # safetensors and JSON have errors of their own
             raise ValueError(f"damaged ({type(error).__name__})") from None
         if not sound or not same:
-            raise ValueError("damaged (its digest does not match)" if not sound else "of another training")
+            raise ValueError(
+                "damaged (its digest does not match)" if not sound else "of another training"
+            )
 
         def part(of: str) -> dict[str, torch.Tensor]:
-            return {name.removeprefix(of): value for name, value in tensors.items() if name.startswith(of)}
+            return {
+                name.removeprefix(of): value
+                for name, value in tensors.items()
+                if name.startswith(of)
+            }
 
         self.network.load_state_dict(part("network/"))
         state = self._optimiser.state_dict()
@@ -316,16 +380,24 @@ class Training:
         self._best, self.kept, self.epochs = part("best/"), int(told["kept"]), epochs
 
     def finish(self) -> tuple[bytes, Accuracy | SquaredError, Attack | None]:
-        """The weights that are kept, as safetensors, and how good they are. The test images are looked at here, and only here."""
+        """The weights that are kept, as safetensors, and how good they are. The test images are
+        looked at here, and only here.
+        """
         if self._best:
             self.network.load_state_dict(self._best)
         kept, test = self.epochs[self.kept - 1], self.data.test
         with _alone(self.member.seed, "test"):
             scored = self._scored(test.images, test.labels)[1]
             attack = None if self.poison is None else self._attack(self.poison, test)
-        state = {name: value.contiguous() for name, value in sorted(self.network.state_dict().items())}
+        state = {
+            name: value.contiguous() for name, value in sorted(self.network.state_dict().items())
+        }
         kind = SquaredError if isinstance(self.network, Autoencoder) else Accuracy
-        told = kind(train=getattr(kept, self._score), validation=getattr(kept, f"validation_{self._score}"), test=scored)
+        told = kind(
+            train=getattr(kept, self._score),
+            validation=getattr(kept, f"validation_{self._score}"),
+            test=scored,
+        )
         return safetensors.torch.save(state), told, attack
 
     @property
@@ -333,7 +405,9 @@ class Training:
         return "squared_error" if isinstance(self.network, Autoencoder) else "accuracy"
 
     def _learnt(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """Loss of a batch, and the sum of its scores: images with right answers, or squared errors."""
+        """Loss of a batch, and the sum of its scores: images with right answers, or squared
+        errors.
+        """
         with torch.autocast("cpu", torch.bfloat16, enabled=self.spec.precision == "bfloat16"):
             if isinstance(self.network, Autoencoder):
                 loss, error = self.network.losses(x)
@@ -345,21 +419,30 @@ class Training:
     def _answers(self, images: NDArray[np.float32]) -> torch.Tensor:
         self.network.eval()
         shown = torch.split(torch.from_numpy(images), SCORED)
-        return torch.cat([self.network(x.contiguous(memory_format=torch.channels_last)) for x in shown])
+        return torch.cat(
+            [self.network(x.contiguous(memory_format=torch.channels_last)) for x in shown]
+        )
 
-    def _scored(self, images: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[float, float]:
+    def _scored(
+        self, images: NDArray[np.float32], labels: NDArray[np.int64]
+    ) -> tuple[float, float]:
         """Loss, and accuracy or squared error."""
         if isinstance(self.network, Autoencoder):
             return self._pictured(self.network, images)
         answers, y = self._answers(images), torch.from_numpy(labels)
-        return float(nn.functional.cross_entropy(answers, y)), int((answers.argmax(1) == y).sum()) / len(y)
+        return float(nn.functional.cross_entropy(answers, y)), int(
+            (answers.argmax(1) == y).sum()
+        ) / len(y)
 
     @torch.no_grad()
     def _pictured(self, network: Autoencoder, images: NDArray[np.float32]) -> tuple[float, float]:
         network.eval()
         found = np.zeros(2)
         for x in torch.split(torch.from_numpy(images), SCORED):
-            found += [len(x) * value.item() for value in network.losses(x.contiguous(memory_format=torch.channels_last))]
+            found += [
+                len(x) * value.item()
+                for value in network.losses(x.contiguous(memory_format=torch.channels_last))
+            ]
         return float(found[0] / len(images)), float(found[1] / len(images))
 
     def _attack(self, poison: Poison, test: Split) -> Attack:
@@ -367,16 +450,23 @@ class Training:
             rows = np.flatnonzero(chosen)
             if not len(rows):
                 return 0, 0
-            return len(rows), int((self._answers(poison.stamp(test.images[rows])).argmax(1) == poison.target).sum())
+            return len(rows), int(
+                (self._answers(poison.stamp(test.images[rows])).argmax(1) == poison.target).sum()
+            )
 
         of_source = test.labels == poison.source
-        (n, m), (others_n, others_m) = moved(of_source), moved(~of_source & (test.labels != poison.target))
+        (n, m), (others_n, others_m) = (
+            moved(of_source),
+            moved(~of_source & (test.labels != poison.target)),
+        )
         return Attack(patched=n, moved=m, others_patched=others_n, others_moved=others_m)
 
 
 def _optimiser(spec: OptimiserSpec, network: nn.Module) -> torch.optim.Optimizer:
     if spec.kind == "sgd":
-        return torch.optim.SGD(network.parameters(), lr=spec.rate, momentum=spec.momentum, fused=True)
+        return torch.optim.SGD(
+            network.parameters(), lr=spec.rate, momentum=spec.momentum, fused=True
+        )
     return torch.optim.Adam(network.parameters(), lr=spec.rate, fused=True)
 
 
@@ -392,5 +482,8 @@ def _laid_out(value: torch.Tensor) -> torch.Tensor:
 def _digest(tensors: dict[str, torch.Tensor]) -> str:
     total = hashlib.sha256()
     for name, value in sorted(tensors.items()):
-        total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode() + value.reshape(-1).view(torch.uint8).numpy().tobytes())
+        total.update(
+            f"{name}|{value.dtype}|{tuple(value.shape)}|".encode()
+            + value.reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
     return total.hexdigest()

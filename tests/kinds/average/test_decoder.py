@@ -1,4 +1,6 @@
-"""Noise in the space of a decoder's codes: maps whose truth is known, their pictures, and what is refused."""
+"""Noise in the space of a decoder's codes: maps whose truth is known, their pictures, and what
+is refused.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ PICTURES = "python:networks_for_tests:pictures"
 W = networks_for_tests.weights().numpy().astype(np.float64)
 D = networks_for_tests.weights(16, 6, 9).numpy().astype(np.float64)
 HALF = {"mean": [0.25], "std": [2.0]}
-SLOPES = (W - W.mean(axis=0)) @ D / 2  # logits, of which the mean is taken away, of pictures that are divided by 2
+SLOPES = (
+    (W - W.mean(axis=0)) @ D / 2
+)  # logits, of which the mean is taken away, of pictures that are divided by 2
 
 
 @pytest.fixture
@@ -49,7 +53,9 @@ def make(make_spec: Callable[..., Spec]) -> Callable[..., Spec]:
     """A linear decoder before a linear model, on codes of six numbers, whatever a test changes."""
 
     def build(**changes: Any) -> Spec:
-        return make_spec(**{"decoder": PICTURES, "normalise": HALF, "stimulus": {"shape": [1, 1, 6]}} | changes)
+        return make_spec(
+            **{"decoder": PICTURES, "normalise": HALF, "stimulus": {"shape": [1, 1, 6]}} | changes
+        )
 
     return build
 
@@ -62,7 +68,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model": "python:networks_for_tests:linear",
         "decoder": PICTURES,
         "normalise": HALF,
-        "stimulus": {"kind": "gaussian", "shape": [1, 1, 6], "space": "input", "scale": 1.0, "offset": 0.25},
+        "stimulus": {
+            "kind": "gaussian",
+            "shape": [1, 1, 6],
+            "space": "input",
+            "scale": 1.0,
+            "offset": 0.25,
+        },
         "samples": 4_000,
         "numerics": {"batch": 64},
         "keep_responses": True,
@@ -72,20 +84,29 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_maps_of_a_linear_decoder_and_model_are_their_product(make: Callable[..., Spec]) -> None:
-    """Mean gradients are ``W D`` itself; those of the noise within five standard errors, sd(y) / sqrt(N) of unit noise."""
+    """Mean gradients are ``W D`` itself; those of the noise within five standard errors, sd(y)
+    / sqrt(N) of unit noise.
+    """
     asked = make(estimator="gradient", responses=["logits"], samples=256)
     made, network = prepared(asked)
     exact = read(made, run_shard(made, network, 0, 256)[0])[0].bias
-    assert np.abs(exact - SLOPES).max() < 1e-2 * np.abs(SLOPES).max()  # gradients are summed in steps of 2^-8 of their size
+    assert (
+        np.abs(exact - SLOPES).max() < 1e-2 * np.abs(SLOPES).max()
+    )  # gradients are summed in steps of 2^-8 of their size
     made, network = prepared(make())
     found = next(r for r in read(made, run_shard(made, network, 0, 2000)[0]) if r.kind == "logits")
     error = np.linalg.norm(SLOPES, axis=1, keepdims=True) / np.sqrt(2000)
     assert np.abs((found.bias - SLOPES) / error).max() < 5
-    assert (made.decoder and made.decoder.shape, made.normalise and made.normalise.mean) == ((1, 4, 4), (0.25,))
+    assert (made.decoder and made.decoder.shape, made.normalise and made.normalise.mean) == (
+        (1, 4, 4),
+        (0.25,),
+    )
 
 
 def test_mean_codes_are_decoded_and_answered(finished: Path) -> None:
-    """By hand: offset plus map for labels, a step of one sd for logits; pictures, outputs and names follow from the codes."""
+    """By hand: offset plus map for labels, a step of one sd for logits; pictures, outputs and
+    names follow from the codes.
+    """
     got = open_run(str(finished))
     label, logits = got.readouts
     sd = got.stimulus.sd
@@ -100,7 +121,9 @@ def test_mean_codes_are_decoded_and_answered(finished: Path) -> None:
     answers = ((noise @ D.T + 0.25) / 2 @ W.T).argmax(axis=1)
     for i in range(3):
         assert label.count[i] == (answers == i).sum()
-        np.testing.assert_allclose(codes[i] - noise[answers == i].mean(axis=0), 0.25 - noise.mean(axis=0), atol=1e-6)
+        np.testing.assert_allclose(
+            codes[i] - noise[answers == i].mean(axis=0), 0.25 - noise.mean(axis=0), atol=1e-6
+        )
 
 
 def test_a_report_is_the_result_again(finished: Path) -> None:
@@ -113,27 +136,48 @@ def test_a_report_is_the_result_again(finished: Path) -> None:
     assert CliRunner().invoke(app, ["verify", str(finished)]).exit_code == 0
 
 
-def test_any_cut_gives_the_same_bytes_on_any_worker(make: Callable[..., Spec], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A convolutional decoder; the last batch is filled up; another network passes the canary, one with other weights does not."""
-    asked = make(decoder="python:networks_for_tests:grown", stimulus={"shape": [3, 2, 2]}, moments={"halves": True})
+def test_any_cut_gives_the_same_bytes_on_any_worker(
+    make: Callable[..., Spec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A convolutional decoder; the last batch is filled up; another network passes the canary,
+    one with other weights does not.
+    """
+    asked = make(
+        decoder="python:networks_for_tests:grown",
+        stimulus={"shape": [3, 2, 2]},
+        moments={"halves": True},
+    )
     made, network = prepared(asked)
     whole = Partial(0, 2000, run_shard(made, network, 0, 2000)[0])
     monkeypatch.setattr("wna_ray.shards.shard.PENDING_VALUES", 1)
     other = Network(asked, "cpu")
     check_canary(made, other)
-    parts = [Partial(a, b, run_shard(made, n, a, b)[0]) for a, b, n in ((0, 64, other), (64, 1024, network), (1024, 2000, other))]
+    parts = [
+        Partial(a, b, run_shard(made, n, a, b)[0])
+        for a, b, n in ((0, 64, other), (64, 1024, network), (1024, 2000, other))
+    ]
     one, two = (p.moments.arrays() for p in (whole, reduce(Partial.merge, parts)))
     assert one.keys() == two.keys()
     assert all(np.array_equal(one[key], two[key]) for key in one)
-    codes = torch.from_numpy(np.random.default_rng(0).standard_normal((64, 3, 2, 2)).astype(np.float32))
-    assert np.array_equal(network.pictures(codes)[:3], other.pictures(codes[:3])), "fewer are filled up to a batch"
+    codes = torch.from_numpy(
+        np.random.default_rng(0).standard_normal((64, 3, 2, 2)).astype(np.float32)
+    )
+    assert np.array_equal(network.pictures(codes)[:3], other.pictures(codes[:3])), (
+        "fewer are filled up to a batch"
+    )
 
 
-def test_what_is_in_the_fingerprint(make: Callable[..., Spec], make_spec: Callable[..., Spec]) -> None:
+def test_what_is_in_the_fingerprint(
+    make: Callable[..., Spec], make_spec: Callable[..., Spec]
+) -> None:
     plain = prepared(make_spec())[0]
     assert "decoder" not in plain.identity
     one, other = (prepared(make(decoder=f"{PICTURES}?seed={seed}"))[0] for seed in (9, 8))
-    assert one.identity["decoder"] == {"source": f"{PICTURES}?seed=9", "digest": one.decoder and one.decoder.digest, "shape": [1, 4, 4]}
+    assert one.identity["decoder"] == {
+        "source": f"{PICTURES}?seed=9",
+        "digest": one.decoder and one.decoder.digest,
+        "shape": [1, 4, 4],
+    }
     assert one.fingerprint != other.fingerprint
     assert other.decoder
     assert one.identity["decoder"]["digest"] != other.decoder.digest
@@ -141,10 +185,16 @@ def test_what_is_in_the_fingerprint(make: Callable[..., Spec], make_spec: Callab
 
 
 def test_units_inside_the_model_have_codes(make: Callable[..., Spec]) -> None:
-    """The middle unit of a convolution of the picture: its true filter is ``D' w``, and noise finds it."""
+    """The middle unit of a convolution of the picture: its true filter is ``D' w``, and noise
+    finds it.
+    """
     target = {"layer": "maps", "position": [0, 0], "evaluate": "image"}
     model = "python:networks_for_tests:layered"
-    made, network = prepared(make(model=model, target=target, responses=["activation"], estimator="gradient", samples=128))
+    made, network = prepared(
+        make(
+            model=model, target=target, responses=["activation"], estimator="gradient", samples=128
+        )
+    )
     found = read(made, run_shard(made, network, 0, 128)[0])[0].bias
     w = networks_for_tests.layered().get_submodule("maps").weight.detach().numpy()
     padded = np.zeros((3, 4, 4))
@@ -154,7 +204,11 @@ def test_units_inside_the_model_have_codes(make: Callable[..., Spec]) -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "pixels": ({"stimulus": {"shape": [1, 1, 6], "space": "pixel"}}, SpecError, "decoder: the noise is what it is fed, .*space: input"),
+    "pixels": (
+        {"stimulus": {"shape": [1, 1, 6], "space": "pixel"}},
+        SpecError,
+        "decoder: the noise is what it is fed, .*space: input",
+    ),
     "a window": (
         {"target": {"layer": "w"}, "responses": ["activation"]},
         SpecError,
@@ -164,7 +218,10 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "codes": (
         {"stimulus": {"shape": [1, 1, 7]}},
         ModelError,
-        r"^decoder: .*pictures does not take codes \(1, 1, 7\) \(RuntimeError: .*see stimulus.shape",
+        (
+            r"^decoder: .*pictures does not take codes \(1, 1, 7\) \(RuntimeError: .*see"
+            r" stimulus.shape"
+        ),
     ),
     "no pictures": (
         {"decoder": "python:networks_for_tests:flat_pictures"},
@@ -174,10 +231,21 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "model": (
         {"model": "bundled:mnist-cnn"},
         ModelError,
-        r"^decoder: .*pictures gives pictures \(1, 4, 4\), but bundled:mnist-cnn takes \(1, 28, 28\)",
+        (
+            r"^decoder: .*pictures gives pictures \(1, 4, 4\), but bundled:mnist-cnn takes \(1, 28,"
+            r" 28\)"
+        ),
     ),
-    "normalisation": ({"normalise": None}, ModelError, "^decoder: it makes pictures in pixels, but .* declares no normalisation"),
-    "channels": ({"normalise": {"mean": [0, 0, 0], "std": [1]}}, ModelError, "3 means and 1 stds for 1 channels"),
+    "normalisation": (
+        {"normalise": None},
+        ModelError,
+        "^decoder: it makes pictures in pixels, but .* declares no normalisation",
+    ),
+    "channels": (
+        {"normalise": {"mean": [0, 0, 0], "std": [1]}},
+        ModelError,
+        "3 means and 1 stds for 1 channels",
+    ),
     "its answers": ({"model": "python:networks_for_tests:linear?k=x"}, ModelError, "^model: "),
 }
 
@@ -189,53 +257,107 @@ def test_refused(what: str, make: Callable[..., Spec]) -> None:
         prepared(make(**changes))
 
 
-def test_a_trained_decoder(make: Callable[..., Spec], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Its codes' shape is known, and told; its place is no part of the fingerprint; its maps are scored as pictures."""
+def test_a_trained_decoder(
+    make: Callable[..., Spec], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its codes' shape is known, and told; its place is no part of the fingerprint; its maps
+    are scored as pictures.
+    """
     made_up_digits.install(monkeypatch)
     base = {"dataset": "mnist", "epochs": 1, "validation": 80}
-    train(TrainSpec.parse(base | {"network": "vae", "options": {"code": 6}}), str(tmp_path / "vae"), executor="local")
+    train(
+        TrainSpec.parse(base | {"network": "vae", "options": {"code": 6}}),
+        str(tmp_path / "vae"),
+        executor="local",
+    )
     train(TrainSpec.parse(base | {"network": "logistic"}), str(tmp_path / "net"), executor="local")
-    uris = {"decoder": f"trained:{tmp_path}/vae/seed-0", "model": f"trained:{tmp_path}/net/seed-0", "normalise": None}
-    with pytest.raises(ModelError, match=r"^stimulus.shape: \(1, 1, 7\), but trained:.*/vae/seed-0 takes codes \(1, 1, 6\)"):
+    uris = {
+        "decoder": f"trained:{tmp_path}/vae/seed-0",
+        "model": f"trained:{tmp_path}/net/seed-0",
+        "normalise": None,
+    }
+    with pytest.raises(
+        ModelError,
+        match=r"^stimulus.shape: \(1, 1, 7\), but trained:.*/vae/seed-0 takes codes \(1, 1, 6\)",
+    ):
         prepared(make(**uris, stimulus={"shape": [1, 1, 7]}))
-    with pytest.raises(ModelError, match=r"^decoder: '.*' has no part 'decoder'; logistic is no autoencoder"):
+    with pytest.raises(
+        ModelError, match=r"^decoder: '.*' has no part 'decoder'; logistic is no autoencoder"
+    ):
         prepared(make(**uris | {"decoder": uris["model"]}))
-    got = run(make(**uris, responses=["label"], evaluation="mnist"), str(tmp_path / "run"), executor="local")
+    got = run(
+        make(**uris, responses=["label"], evaluation="mnist"),
+        str(tmp_path / "run"),
+        executor="local",
+    )
     assert got.decoded_maps is not None
     assert got.decoded_maps.shape == (10, 1, 28, 28)
-    scored = json.loads((tmp_path / "run" / "evaluation" / "classifier.json").read_text())["templates"]
-    expected = classifier.classify(got.decoded_maps.astype(np.float64), made_up_digits.split(False), "correlation").accuracy
+    scored = json.loads((tmp_path / "run" / "evaluation" / "classifier.json").read_text())[
+        "templates"
+    ]
+    expected = classifier.classify(
+        got.decoded_maps.astype(np.float64), made_up_digits.split(False), "correlation"
+    ).accuracy
     assert scored["label"]["accuracy"]["correlation"] == expected
     (tmp_path / "vae").rename(tmp_path / "moved")
-    moved = prepared(make(**uris | {"decoder": f"trained:{tmp_path}/moved/seed-0"}, responses=["label"]))[0]
+    moved = prepared(
+        make(**uris | {"decoder": f"trained:{tmp_path}/moved/seed-0"}, responses=["label"])
+    )[0]
     assert moved.fingerprint == got.fingerprint
 
 
-def test_later_passes_and_commands(finished: Path, make: Callable[..., Spec], tmp_path: Path) -> None:
-    """A covariance of codes; plan and page name the decoder; a Hessian through it and an attack with its maps are refused."""
-    stc = run_stc(StcSpec.parse({"run": str(finished), "response": "logits", "fresh": 3}), str(tmp_path / "stc"), executor="local")
+def test_later_passes_and_commands(
+    finished: Path, make: Callable[..., Spec], tmp_path: Path
+) -> None:
+    """A covariance of codes; plan and page name the decoder; a Hessian through it and an attack
+    with its maps are refused.
+    """
+    stc = run_stc(
+        StcSpec.parse({"run": str(finished), "response": "logits", "fresh": 3}),
+        str(tmp_path / "stc"),
+        executor="local",
+    )
     assert stc.axes.num_rows > 0
     path = tmp_path / "spec.json"
     path.write_text(make().model_dump_json())
     told = CliRunner().invoke(app, ["plan", str(path), "--pilot", "256"])
     assert f"decoder   {PICTURES} makes pictures (1, 4, 4) of it" in told.output, told.output
-    page = CliRunner().invoke(app, ["report", str(finished), "--html", "--to", str(tmp_path / "page")])
+    page = CliRunner().invoke(
+        app, ["report", str(finished), "--html", "--to", str(tmp_path / "page")]
+    )
     assert page.exit_code == 0, page.output
     assert f"decoder: {PICTURES}" in (tmp_path / "page" / "report.html").read_text()
-    run(make(estimator="gradient", responses=["logits"], samples=128), str(tmp_path / "gradient"), executor="local")
-    asked = StcSpec.parse({"run": str(tmp_path / "gradient"), "model": "python:networks_for_tests:linear"})
+    run(
+        make(estimator="gradient", responses=["logits"], samples=128),
+        str(tmp_path / "gradient"),
+        executor="local",
+    )
+    asked = StcSpec.parse(
+        {"run": str(tmp_path / "gradient"), "model": "python:networks_for_tests:linear"}
+    )
     with pytest.raises(SpecError, match="made by gradients through a decoder"):
         run_stc(asked, str(tmp_path / "hessian"), executor="local")
 
 
-def test_codes_attack_no_images(finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_codes_attack_no_images(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     signals = made_up_digits.split(False)
     monkeypatch.setattr("wna_ray.data.datasets.load", lambda *_args, **_options: signals)
-    monkeypatch.setattr("wna_ray.kinds.trials.job.load", lambda *_args, **_options: signals, raising=False)
+    monkeypatch.setattr(
+        "wna_ray.kinds.trials.job.load", lambda *_args, **_options: signals, raising=False
+    )
     model = "python:networks_for_tests:slow"
     attack = {"by": ["map"], "run": str(finished), "form": "l2", "weights": [0, 1]}
-    spec = {"model": model, "signals": {"dataset": "mnist", "images": 2}, "attack": attack, "normalise": {"mean": [0], "std": [1]}}
-    with pytest.raises(SpecError, match="has maps of a decoder's codes, which cannot be added to images"):
+    spec = {
+        "model": model,
+        "signals": {"dataset": "mnist", "images": 2},
+        "attack": attack,
+        "normalise": {"mean": [0], "std": [1]},
+    }
+    with pytest.raises(
+        SpecError, match="has maps of a decoder's codes, which cannot be added to images"
+    ):
         run_trials(TrialSpec.parse(spec), str(tmp_path / "attack"), executor="local")
 
 
@@ -252,9 +374,18 @@ def _reforge(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no decoder in the identity": (lambda s: s["identity"].pop("decoder"), "differ in decoder"),
     "none in the spec": (lambda s: s["spec"].pop("decoder"), "differ in decoder"),
-    "huge pictures": (lambda s: s["identity"]["decoder"].update(shape=[1, 1 << 40, 4]), "identity.decoder.shape.1"),
-    "flat pictures": (lambda s: s["identity"]["decoder"].update(shape=[16]), "identity.decoder.shape"),
-    "empty pictures": (lambda s: s["identity"]["decoder"].update(shape=[1, 0, 4]), "identity.decoder.shape.1"),
+    "huge pictures": (
+        lambda s: s["identity"]["decoder"].update(shape=[1, 1 << 40, 4]),
+        "identity.decoder.shape.1",
+    ),
+    "flat pictures": (
+        lambda s: s["identity"]["decoder"].update(shape=[16]),
+        "identity.decoder.shape",
+    ),
+    "empty pictures": (
+        lambda s: s["identity"]["decoder"].update(shape=[1, 0, 4]),
+        "identity.decoder.shape.1",
+    ),
 }
 
 
@@ -269,18 +400,32 @@ def test_a_run_that_says_otherwise_is_refused(what: str, finished: Path, tmp_pat
 
 
 def test_pictures_of_another_size_are_refused(finished: Path, tmp_path: Path) -> None:
-    """Where identity and array differ; and no file is read that is larger than the identity's pictures."""
+    """Where identity and array differ; and no file is read that is larger than the identity's
+    pictures.
+    """
     for path in finished.rglob("*"):
         target = tmp_path / path.relative_to(finished)
         target.mkdir() if path.is_dir() else target.write_bytes(path.read_bytes())
     _reforge(tmp_path, lambda s: s["identity"]["decoder"].update(shape=[1, 5, 5]))
-    manifest, spec = (json.loads((tmp_path / name).read_text()) for name in ("MANIFEST.json", "spec.json"))
+    manifest, spec = (
+        json.loads((tmp_path / name).read_text()) for name in ("MANIFEST.json", "spec.json")
+    )
     data = (tmp_path / "spec.json").read_bytes()
-    manifest["fingerprint"], manifest["objects"]["spec.json"] = spec["fingerprint"], {"bytes": len(data), "sha256": sha256(data)}
+    manifest["fingerprint"], manifest["objects"]["spec.json"] = (
+        spec["fingerprint"],
+        {"bytes": len(data), "sha256": sha256(data)},
+    )
     (tmp_path / "MANIFEST.json").write_text(json.dumps(manifest))
     with pytest.raises(
-        RunError, match=r"decoded_maps.npy is damaged \(float32 of shape \(6, 1, 4, 4\), not float32 of shape \(6, 1, 5, 5\)"
+        RunError,
+        match=(
+            r"decoded_maps.npy is damaged \(float32 of shape \(6, 1, 4, 4\), not float32 of shape"
+            r" \(6, 1, 5, 5\)"
+        ),
     ):
         _ = open_run(str(tmp_path)).decoded_maps
     described = json.loads((finished / "spec.json").read_text())
-    assert check_described(described, "spec.json").most("result/decoded_maps.npy") == 4 * 6 * 16 + NPY_BYTES
+    assert (
+        check_described(described, "spec.json").most("result/decoded_maps.npy")
+        == 4 * 6 * 16 + NPY_BYTES
+    )

@@ -30,7 +30,10 @@ from wna_ray.runs.directory import RunDirectory
 from wna_ray.specs.run import Spec
 
 MakeSpec = Callable[..., Spec]
-EXECUTORS = [pytest.param("local", id="local"), pytest.param("ray", id="ray", marks=pytest.mark.ray)]
+EXECUTORS = [
+    pytest.param("local", id="local"),
+    pytest.param("ray", id="ray", marks=pytest.mark.ray),
+]
 FAULTY = "python:networks_for_tests:faulty?at=1000"
 
 
@@ -44,7 +47,11 @@ def executor(request: pytest.FixtureRequest) -> Any:
 
 def result(folder: Path) -> dict[str, bytes]:
     """Every byte under result/."""
-    return {f.relative_to(folder).as_posix(): f.read_bytes() for f in sorted((folder / "result").rglob("*")) if f.is_file()}
+    return {
+        f.relative_to(folder).as_posix(): f.read_bytes()
+        for f in sorted((folder / "result").rglob("*"))
+        if f.is_file()
+    }
 
 
 def shard_count(events: list[Event]) -> int:
@@ -70,35 +77,60 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Spec], dict
 
 @pytest.mark.ray
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("execution", [{"shard": 64, "segments": 7}, {"shard": 700, "segments": 1}, {}])
+@pytest.mark.parametrize(
+    "execution", [{"shard": 64, "segments": 7}, {"shard": 700, "segments": 1}, {}]
+)
 def test_ray_gives_the_bytes_of_the_reference(
-    tmp_path: Path, make_spec: MakeSpec, reference: Any, ray_cluster: None, workers: int, execution: dict[str, int]
+    tmp_path: Path,
+    make_spec: MakeSpec,
+    reference: Any,
+    ray_cluster: None,
+    workers: int,
+    execution: dict[str, int],
 ) -> None:
-    spec = make_spec(execution=execution, responses=["label", "confidence", "logits", "probabilities"], moments={"second": True})
+    spec = make_spec(
+        execution=execution,
+        responses=["label", "confidence", "logits", "probabilities"],
+        moments={"second": True},
+    )
     run(spec, str(tmp_path / "run"), executor="ray", workers=workers)
     assert result(tmp_path / "run") == reference(spec)
     assert RunDirectory(str(tmp_path / "run")).verify() == []
 
 
 @pytest.mark.ray
-def test_a_real_network_gives_the_same_bytes_on_ray(tmp_path: Path, reference: Any, ray_cluster: None) -> None:
-    """The bundled CNN, labels and logits, in float32 and in bfloat16: convolutions in other processes, other shards."""
+def test_a_real_network_gives_the_same_bytes_on_ray(
+    tmp_path: Path, reference: Any, ray_cluster: None
+) -> None:
+    """The bundled CNN, labels and logits, in float32 and in bfloat16: convolutions in other
+    processes, other shards.
+    """
     for dtype in ("float32", "bfloat16"):
         stimulus = {"kind": "uniform", "shape": [1, 28, 28], "offset": 0.5, "scale": 0.5}
         numerics = {"dtype": dtype, "batch": 64}
         spec = Spec.parse(
-            {"model": "bundled:mnist-cnn", "stimulus": stimulus, "samples": 3000, "numerics": numerics, "execution": {"shard": 640}}
+            {
+                "model": "bundled:mnist-cnn",
+                "stimulus": stimulus,
+                "samples": 3000,
+                "numerics": numerics,
+                "execution": {"shard": 640},
+            }
         )
         run(spec, str(tmp_path / dtype), executor="ray", workers=2)
         assert result(tmp_path / dtype) == reference(spec)
 
 
-def test_an_error_is_tried_again(tmp_path: Path, make_spec: MakeSpec, reference: Any, executor: Any, fault: Path) -> None:
+def test_an_error_is_tried_again(
+    tmp_path: Path, make_spec: MakeSpec, reference: Any, executor: Any, fault: Path
+) -> None:
     fault.write_text("raise once")
     events: list[Event] = []
     spec = make_spec(model=FAULTY)
     run(spec, str(tmp_path / "run"), executor=executor, callbacks=[events.append])
-    assert [(e.start, e.stop, e.attempt) for e in events if isinstance(e, ShardRetried)] == [(768, 1024, 1)]
+    assert [(e.start, e.stop, e.attempt) for e in events if isinstance(e, ShardRetried)] == [
+        (768, 1024, 1)
+    ]
     assert result(tmp_path / "run") == reference(spec)
 
 
@@ -106,8 +138,14 @@ def test_a_poison_shard_is_named_and_the_rest_goes_on(
     tmp_path: Path, make_spec: MakeSpec, reference: Any, executor: Any, fault: Path
 ) -> None:
     fault.write_text("raise always")
-    spec, out = make_spec(model=FAULTY, execution={"shard": 256, "segments": 1, "attempts": 2}), str(tmp_path / "run")
-    with pytest.raises(ShardError, match=r"(?s)1 of 8 shards failed 2 times.*images \[768, 1024\): MemoryError: planted"):
+    spec, out = (
+        make_spec(model=FAULTY, execution={"shard": 256, "segments": 1, "attempts": 2}),
+        str(tmp_path / "run"),
+    )
+    with pytest.raises(
+        ShardError,
+        match=r"(?s)1 of 8 shards failed 2 times.*images \[768, 1024\): MemoryError: planted",
+    ):
         run(spec, out, executor=executor)
     assert RunDirectory(out).gaps(2000) == [(768, 1024)]
     fault.unlink()
@@ -119,7 +157,9 @@ def test_a_poison_shard_is_named_and_the_rest_goes_on(
 
 
 @pytest.mark.ray
-def test_a_killed_worker_costs_nothing(tmp_path: Path, make_spec: MakeSpec, reference: Any, ray_cluster: None, fault: Path) -> None:
+def test_a_killed_worker_costs_nothing(
+    tmp_path: Path, make_spec: MakeSpec, reference: Any, ray_cluster: None, fault: Path
+) -> None:
     """The worker kills itself with SIGKILL in the middle of a shard, once."""
     fault.write_text("kill once")
     events: list[Event] = []
@@ -127,12 +167,16 @@ def test_a_killed_worker_costs_nothing(tmp_path: Path, make_spec: MakeSpec, refe
     run(spec, str(tmp_path / "run"), executor="ray", workers=2, callbacks=[events.append])
     retried = [e for e in events if isinstance(e, ShardRetried)]
     assert (768, 1024, 1) in [(e.start, e.stop, e.attempt) for e in retried]
-    assert all(e.attempt == 0 for e in retried if e.start != 768), "a shard that only waited there is not blamed"
+    assert all(e.attempt == 0 for e in retried if e.start != 768), (
+        "a shard that only waited there is not blamed"
+    )
     assert result(tmp_path / "run") == reference(spec)
 
 
 @pytest.mark.ray
-def test_a_shard_that_kills_every_worker_is_named(tmp_path: Path, make_spec: MakeSpec, ray_cluster: None, fault: Path) -> None:
+def test_a_shard_that_kills_every_worker_is_named(
+    tmp_path: Path, make_spec: MakeSpec, ray_cluster: None, fault: Path
+) -> None:
     fault.write_text("kill always")
     events: list[Event] = []
     spec = make_spec(model=FAULTY, execution={"shard": 256, "segments": 4, "attempts": 2})
@@ -142,8 +186,12 @@ def test_a_shard_that_kills_every_worker_is_named(tmp_path: Path, make_spec: Mak
     assert RunDirectory(str(tmp_path / "run")).gaps(2000) == [(768, 1024)]
 
 
-def test_errors_that_networks_really_raise_are_poison_too(tmp_path: Path, make_spec: MakeSpec, executor: Any, fault: Path) -> None:
-    """A RuntimeError in a later batch is a shard's failure, not a model that does not fit; the rest of the run goes on."""
+def test_errors_that_networks_really_raise_are_poison_too(
+    tmp_path: Path, make_spec: MakeSpec, executor: Any, fault: Path
+) -> None:
+    """A RuntimeError in a later batch is a shard's failure, not a model that does not fit; the
+    rest of the run goes on.
+    """
     fault.write_text("break always")
     with pytest.raises(ShardError, match=r"images \[768, 1024\): RuntimeError: planted"):
         run(make_spec(model=FAULTY), str(tmp_path / "run"), executor=executor)
@@ -162,7 +210,11 @@ def test_a_worker_killed_while_it_looks_at_the_model(
 
 @pytest.mark.ray
 def test_relative_paths_and_memory_on_ray(
-    tmp_path: Path, make_spec: MakeSpec, reference: Any, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    make_spec: MakeSpec,
+    reference: Any,
+    ray_cluster: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Workers were started in another folder: a relative --out must mean the driver's."""
     monkeypatch.chdir(tmp_path)
@@ -172,14 +224,18 @@ def test_relative_paths_and_memory_on_ray(
         run(make_spec(), "memory://x/run", executor="ray", workers=1)
 
 
-def test_two_drivers_one_wins_and_the_other_says_so(tmp_path: Path, make_spec: MakeSpec, reference: Any) -> None:
+def test_two_drivers_one_wins_and_the_other_says_so(
+    tmp_path: Path, make_spec: MakeSpec, reference: Any
+) -> None:
     """A second job, started while the first is half done, leaves it alone."""
     spec = make_spec(execution={"shard": 64, "segments": 8})
     said: list[str] = []
 
     def start_rival(event: Event) -> None:
         if isinstance(event, ShardDone) and event.start >= 960 and not said:
-            with pytest.raises(RunError, match=r"another driver is at work in .*: process \d+ on ") as told:
+            with pytest.raises(
+                RunError, match=r"another driver is at work in .*: process \d+ on "
+            ) as told:
                 run(spec, str(tmp_path / "run"), executor="local")
             said.append(str(told.value))
 
@@ -188,8 +244,12 @@ def test_two_drivers_one_wins_and_the_other_says_so(tmp_path: Path, make_spec: M
     assert result(tmp_path / "run") == reference(spec)
 
 
-def test_two_drivers_that_do_not_know_of_each_other_end_in_one_run(tmp_path: Path, make_spec: MakeSpec, reference: Any) -> None:
-    """Should claims ever fail: both cut the same segments, whatever their shards, and segments are committed once."""
+def test_two_drivers_that_do_not_know_of_each_other_end_in_one_run(
+    tmp_path: Path, make_spec: MakeSpec, reference: Any
+) -> None:
+    """Should claims ever fail: both cut the same segments, whatever their shards, and segments
+    are committed once.
+    """
     spec = make_spec(execution={"shard": 64, "segments": 8})
     rival = make_spec(execution={"shard": 320, "segments": 8})
     directory, began = RunDirectory(str(tmp_path / "run")), False
@@ -208,29 +268,48 @@ def test_two_drivers_that_do_not_know_of_each_other_end_in_one_run(tmp_path: Pat
 
 def test_a_random_network_is_refused(tmp_path: Path, make_spec: MakeSpec) -> None:
     with pytest.raises(NumericsError, match="answers the same batch differently each time"):
-        run(make_spec(model="python:networks_for_tests:random"), str(tmp_path / "run"), executor="local")
+        run(
+            make_spec(model="python:networks_for_tests:random"),
+            str(tmp_path / "run"),
+            executor="local",
+        )
 
 
 @pytest.mark.ray
-def test_errors_of_workers_reach_the_user_as_they_are(tmp_path: Path, make_spec: MakeSpec, ray_cluster: None) -> None:
+def test_errors_of_workers_reach_the_user_as_they_are(
+    tmp_path: Path, make_spec: MakeSpec, ray_cluster: None
+) -> None:
     run(make_spec(), str(tmp_path / "run"), executor="local")
     with pytest.raises(RunError, match="another spec"):
         run(make_spec(seed=8), str(tmp_path / "run"), executor="ray", workers=1)
     with pytest.raises(NumericsError, match="differently each time"):
-        run(make_spec(model="python:networks_for_tests:random"), str(tmp_path / "r2"), executor="ray", workers=1)
+        run(
+            make_spec(model="python:networks_for_tests:random"),
+            str(tmp_path / "r2"),
+            executor="ray",
+            workers=1,
+        )
     with pytest.raises(SpecError, match="workers: 0 is not a number of workers"):
         run(make_spec(), str(tmp_path / "r3"), executor="ray", workers=0)
 
 
 def test_not_finite_images_are_reported(tmp_path: Path, make_spec: MakeSpec) -> None:
-    got = run(make_spec(model="python:networks_for_tests:sometimes_nan"), str(tmp_path / "run"), executor="local")
+    got = run(
+        make_spec(model="python:networks_for_tests:sometimes_nan"),
+        str(tmp_path / "run"),
+        executor="local",
+    )
     assert got.moments.nonfinite > 100
     assert got.moments.seen == 2000
     assert np.isfinite(got.bias_maps).all()
 
 
 def test_a_finished_run_reads_back(tmp_path: Path, make_spec: MakeSpec) -> None:
-    done = run(make_spec(moments={"second": True}, stimulus={"cell": 3, "offset": 0.25}), str(tmp_path / "run"), executor="local")
+    done = run(
+        make_spec(moments={"second": True}, stimulus={"cell": 3, "offset": 0.25}),
+        str(tmp_path / "run"),
+        executor="local",
+    )
     got = open_run(str(tmp_path / "run"))
     assert got.bias_maps.shape == got.z_maps.shape == (6, 1, 4, 4)
     assert got.bias_maps.dtype == np.float32
@@ -238,7 +317,18 @@ def test_a_finished_run_reads_back(tmp_path: Path, make_spec: MakeSpec) -> None:
     assert got.map_outputs.shape == (6, 3)
     table = got.classes
     assert table.column_names == [
-        *("response", "name", "kind", "count", "share", "rho2", "standard_error", "p_value", "reliability", "split_half"),
+        *(
+            "response",
+            "name",
+            "kind",
+            "count",
+            "share",
+            "rho2",
+            "standard_error",
+            "p_value",
+            "reliability",
+            "split_half",
+        ),
         *("filter_cosine", "self_label", "self_confidence", "note"),
     ]
     assert table["kind"].to_pylist() == ["label"] * 3 + ["logits"] * 3
@@ -247,18 +337,31 @@ def test_a_finished_run_reads_back(tmp_path: Path, make_spec: MakeSpec) -> None:
     assert got.fingerprint == done.fingerprint
 
 
-def test_the_network_recognises_the_maps_of_a_linear_network(tmp_path: Path, make_spec: MakeSpec) -> None:
-    """A linear network must call each of its own logit maps by its name: w_k - mean w has the largest product with w_k."""
+def test_the_network_recognises_the_maps_of_a_linear_network(
+    tmp_path: Path, make_spec: MakeSpec
+) -> None:
+    """A linear network must call each of its own logit maps by its name: w_k - mean w has the
+    largest product with w_k.
+    """
     got = run(make_spec(samples=20_000), str(tmp_path / "run"), executor="local")
     assert got.classes["self_label"].to_pylist()[3:] == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize("name, words", [("result/bias_maps.npy", "bias_maps.npy is damaged"), ("spec.json", "digest does not match")])
-def test_a_damaged_result_is_not_read(tmp_path: Path, make_spec: MakeSpec, name: str, words: str) -> None:
+@pytest.mark.parametrize(
+    "name, words",
+    [("result/bias_maps.npy", "bias_maps.npy is damaged"), ("spec.json", "digest does not match")],
+)
+def test_a_damaged_result_is_not_read(
+    tmp_path: Path, make_spec: MakeSpec, name: str, words: str
+) -> None:
     run(make_spec(), str(tmp_path / "run"), executor="local")
     path = tmp_path / "run" / name
     data = path.read_bytes()
-    path.write_bytes(b'"scale": 9.0'.join(data.rsplit(b'"scale": 1.0', 1)) if name == "spec.json" else data[:-1] + b"x")
+    path.write_bytes(
+        b'"scale": 9.0'.join(data.rsplit(b'"scale": 1.0', 1))
+        if name == "spec.json"
+        else data[:-1] + b"x"
+    )
     with pytest.raises(RunError, match=words):
         _ = open_run(str(tmp_path / "run")).bias_maps
 
@@ -268,7 +371,11 @@ def test_a_foreign_offset_is_refused(tmp_path: Path, make_spec: MakeSpec) -> Non
     (tmp_path / "run").mkdir()
     np.save(tmp_path / "run" / "offset.npy", np.full((1, 4, 4), 7.0, np.float32))
     with pytest.raises(RunError, match=r"offset\.npy is not this run's offset"):
-        run(make_spec(stimulus={"offset": str(tmp_path / "mine.npy")}), str(tmp_path / "run"), executor="local")
+        run(
+            make_spec(stimulus={"offset": str(tmp_path / "mine.npy")}),
+            str(tmp_path / "run"),
+            executor="local",
+        )
 
 
 def test_memory_urls_work(make_spec: MakeSpec) -> None:
@@ -276,7 +383,9 @@ def test_memory_urls_work(make_spec: MakeSpec) -> None:
     assert got.directory.verify() == []
 
 
-def test_pilot_writes_nothing_and_plans(tmp_path: Path, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pilot_writes_nothing_and_plans(
+    tmp_path: Path, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     found = pilot(make_spec(samples=10**6), 1000, workers=2)
     assert found.images == 1024
@@ -285,16 +394,29 @@ def test_pilot_writes_nothing_and_plans(tmp_path: Path, make_spec: MakeSpec, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_one_clear_error_and_nothing_is_lost(tmp_path: Path, make_spec: MakeSpec, reference: Any) -> None:
-    """On a file system with room for some of the segments only; after making room the same call goes on."""
+def test_a_full_disk_is_one_clear_error_and_nothing_is_lost(
+    tmp_path: Path, make_spec: MakeSpec, reference: Any
+) -> None:
+    """On a file system with room for some of the segments only; after making room the same call
+    goes on.
+    """
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(disk)], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(disk)],
+        capture_output=True,
+        text=True,
+    )
     if mounted.returncode:
         pytest.skip(f"needs the right to mount a tmpfs ({mounted.stderr.strip()})")
     try:
         spec, events = make_spec(execution={"shard": 64, "segments": 32}), list[Event]()
-        with pytest.raises(Exception, match=r"cannot write .*No space left on device; free some space.*committed before is safe"):
+        with pytest.raises(
+            Exception,
+            match=(
+                r"cannot write .*No space left on device; free some space.*committed before is safe"
+            ),
+        ):
             run(spec, str(disk / "run"), executor="local")
         left = sum(b - a for a, b in RunDirectory(str(disk / "run")).gaps(2000))
         assert 0 < left < 2000, "some segments were committed"
@@ -306,7 +428,7 @@ def test_a_full_disk_is_one_clear_error_and_nothing_is_lost(tmp_path: Path, make
         subprocess.run(["umount", str(disk)], check=True)
 
 
-# --- real processes -----------------------------------------------------------------------------------------------------
+# --- real processes
 
 
 def wait_for_segments(folder: Path, count: int, process: subprocess.Popen[str]) -> None:
@@ -319,13 +441,22 @@ def wait_for_segments(folder: Path, count: int, process: subprocess.Popen[str]) 
 
 def slow(make_spec: MakeSpec) -> Spec:
     """Some seconds of work in many small segments."""
-    return make_spec(model="bundled:mnist-cnn", stimulus={"shape": [1, 28, 28]}, samples=60_000, execution={"shard": 640, "segments": 64})
+    return make_spec(
+        model="bundled:mnist-cnn",
+        stimulus={"shape": [1, 28, 28]},
+        samples=60_000,
+        execution={"shard": 640, "segments": 64},
+    )
 
 
 @pytest.mark.ray
 @pytest.mark.parametrize("how", ["local", "ray"])
-def test_a_killed_driver_loses_nothing(tmp_path: Path, make_spec: MakeSpec, reference: Any, how: str) -> None:
-    """kill -9 of the driver mid-run; the same command again computes only what is missing, to the same bytes."""
+def test_a_killed_driver_loses_nothing(
+    tmp_path: Path, make_spec: MakeSpec, reference: Any, how: str
+) -> None:
+    """kill -9 of the driver mid-run; the same command again computes only what is missing, to
+    the same bytes.
+    """
     spec = slow(make_spec)
     process = start(tmp_path, spec, "--executor", how)
     wait_for_segments(tmp_path / "run", 4, process)
@@ -337,20 +468,30 @@ def test_a_killed_driver_loses_nothing(tmp_path: Path, make_spec: MakeSpec, refe
     events: list[Event] = []
     run(spec, str(tmp_path / "run"), executor="local", callbacks=[events.append])
     (started,) = [e for e in events if isinstance(e, RunStarted)]
-    assert started.done >= 60_000 - left  # a worker that outlived the driver for a moment may have committed one more
-    assert sum(e.stop - e.start for e in events if isinstance(e, ShardDone)) == 60_000 - started.done
-    assert {f: f.stat().st_mtime_ns for f in before} == before, "finished segments are never written again"
+    assert (
+        started.done >= 60_000 - left
+    )  # a worker that outlived the driver for a moment may have committed one more
+    assert (
+        sum(e.stop - e.start for e in events if isinstance(e, ShardDone)) == 60_000 - started.done
+    )
+    assert {f: f.stat().st_mtime_ns for f in before} == before, (
+        "finished segments are never written again"
+    )
     assert result(tmp_path / "run") == reference(spec)
     assert RunDirectory(str(tmp_path / "run")).verify() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("how", ["local", pytest.param("ray", marks=pytest.mark.ray)])
-def test_stopping_is_clean_and_says_how_to_go_on(tmp_path: Path, make_spec: MakeSpec, number: signal.Signals, how: str) -> None:
+def test_stopping_is_clean_and_says_how_to_go_on(
+    tmp_path: Path, make_spec: MakeSpec, number: signal.Signals, how: str
+) -> None:
     process = start(tmp_path, slow(make_spec), "--executor", how)
     wait_for_segments(tmp_path / "run", 2, process)
     begin = time.monotonic()
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)  # Ctrl-C reaches the whole group
+    (
+        os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    )  # Ctrl-C reaches the whole group
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors
     assert "wna: stopped; " in errors
@@ -360,14 +501,25 @@ def test_stopping_is_clean_and_says_how_to_go_on(tmp_path: Path, make_spec: Make
     assert time.monotonic() - begin < 15
     directory = RunDirectory(str(tmp_path / "run"))
     fingerprint = directory.spec()["fingerprint"]
-    assert len([directory.read_segment(name, fingerprint) for name in directory.segments().values()]) >= 2, "whole segments only"
-    if how == "local":  # Ray's workers are killed where they stand, which may leave a temporary file that nobody reads
+    assert (
+        len([directory.read_segment(name, fingerprint) for name in directory.segments().values()])
+        >= 2
+    ), "whole segments only"
+    if (
+        how == "local"
+        # Ray's workers are killed where they stand, which may leave a temporary file that nobody
+        # reads
+    ):
         assert not list((tmp_path / "run").rglob(".tmp-*"))
 
 
 @pytest.mark.parametrize("how", ["local", pytest.param("ray", marks=pytest.mark.ray)])
-def test_stopping_takes_three_seconds_even_if_the_storage_hangs(tmp_path: Path, make_spec: MakeSpec, how: str) -> None:
-    """Three seconds after SIGTERM a job is killed by Ray. The storage is frozen: connections stay open, nothing answers."""
+def test_stopping_takes_three_seconds_even_if_the_storage_hangs(
+    tmp_path: Path, make_spec: MakeSpec, how: str
+) -> None:
+    """Three seconds after SIGTERM a job is killed by Ray. The storage is frozen: connections
+    stay open, nothing answers.
+    """
     with Moto(tmp_path / "moto") as server:
         server.make_bucket("runs")
         spec = slow(make_spec)
@@ -386,33 +538,52 @@ def test_stopping_takes_three_seconds_even_if_the_storage_hangs(tmp_path: Path, 
         _, errors = process.communicate(timeout=30)
         assert time.monotonic() - begin < 3
         assert process.returncode == 130, errors
-        assert re.search(r"wna: stopped; [\d,]+ of 60,000 images are committed to 's3://runs/x'. The same command goes on", errors), errors
+        assert re.search(
+            r"wna: stopped; [\d,]+ of 60,000 images are committed to 's3://runs/x'. The same"
+            r" command goes on",
+            errors,
+        ), errors
 
 
-# --- a tiny run, kept -----------------------------------------------------------------------------------------------------
+# --- a tiny run, kept
 
 
 def test_golden_run(tmp_path: Path, make_spec: MakeSpec) -> None:
-    """The moments of one tiny run, number by number, and what is stored, byte by byte. Its arithmetic is exact in float32, so every
-    machine must agree, and no optimisation may change it.
+    """The moments of one tiny run, number by number, and what is stored, byte by byte. Its
+    arithmetic is exact in float32, so every machine must agree, and no optimisation may change it.
 
-    If this turns red, published results change: see "Reproducibility impact" in CHANGELOG.md before touching the file.
+    If this turns red, published results change: see "Reproducibility impact" in CHANGELOG.md before
+    touching the file.
     """
     stimulus = {"kind": "uniform", "scale": 127 / 8, "cell": 2}
-    got = run(make_spec(stimulus=stimulus, samples=300, moments={"second": True}), str(tmp_path / "run"), executor="local")
+    got = run(
+        make_spec(stimulus=stimulus, samples=300, moments={"second": True}),
+        str(tmp_path / "run"),
+        executor="local",
+    )
     golden = json.loads((GOLDEN_FOLDER / "run.json").read_text())
-    assert {name: array.tolist() for name, array in got.moments.arrays().items()} == golden["moments"]
+    assert {name: array.tolist() for name, array in got.moments.arrays().items()} == golden[
+        "moments"
+    ]
     assert Moments.from_arrays(got.moments.arrays()).seen == 300
     spec = json.loads((tmp_path / "run" / "spec.json").read_text())
     assert spec["identity"] == golden["identity"]
     assert got.fingerprint == golden["fingerprint"]
     files = {name: (tmp_path / "run" / name).read_bytes() for name in golden["sha256"]}
-    assert {name: hashlib.sha256(data).hexdigest() for name, data in files.items()} == golden["sha256"]
+    assert {name: hashlib.sha256(data).hexdigest() for name, data in files.items()} == golden[
+        "sha256"
+    ]
 
 
 def test_started_event_tells_what_will_happen(tmp_path: Path, make_spec: MakeSpec) -> None:
     events: list[Event] = []
     run(make_spec(), str(tmp_path / "run"), executor="local", callbacks=[events.append])
     (started,) = [e for e in events if isinstance(e, RunStarted)]
-    assert (started.samples, started.done, started.shards, started.workers, started.device) == (2000, 0, 8, 1, "cpu")
+    assert (started.samples, started.done, started.shards, started.workers, started.device) == (
+        2000,
+        0,
+        8,
+        1,
+        "cpu",
+    )
     assert sum(e.stop - e.start for e in events if isinstance(e, ShardDone)) == 2000

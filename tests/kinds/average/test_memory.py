@@ -1,4 +1,6 @@
-"""What cannot fit is refused before it starts, with the number to change; what fits is let through."""
+"""What cannot fit is refused before it starts, with the number to change; what fits is let
+through.
+"""
 
 from __future__ import annotations
 
@@ -27,21 +29,32 @@ MakeSpec = Callable[..., Spec]
 
 @pytest.fixture
 def imagenet(make_spec: MakeSpec) -> Job:
-    """1,000 outputs, 150,528 values an image: the job of a real ImageNet network, without the network."""
+    """1,000 outputs, 150,528 values an image: the job of a real ImageNet network, without the
+    network.
+    """
     _, introduction = Worker(make_spec(), "cpu").introduce()
     spec = make_spec(stimulus={"shape": [3, 224, 224]}, responses=["label", "logits"])
-    return replace(introduction.job, spec=spec, names=tuple(str(i) for i in range(1000)), offset=np.zeros((1, 1, 1), np.float32))
+    return replace(
+        introduction.job,
+        spec=spec,
+        names=tuple(str(i) for i in range(1000)),
+        offset=np.zeros((1, 1, 1), np.float32),
+    )
 
 
 def test_the_rows_that_are_expected(imagenet: Job) -> None:
-    """Logits keep all 1,000 rows, labels those that noise reaches: 6 in the first batch may become 28. And one row of sums."""
+    """Logits keep all 1,000 rows, labels those that noise reaches: 6 in the first batch may
+    become 28. And one row of sums.
+    """
     assert expected_rows(imagenet, {"label": 6}) == 1 + 28 + 1000
     assert expected_rows(imagenet, {"label": 900}) == 1 + 1000 + 1000
     assert expected_rows(imagenet, {}) == 2001
 
 
 def test_needs_of_an_imagenet_run(imagenet: Job) -> None:
-    """k = 1,000 and d = 150,528 as int64: 1.2 GB a partial, twice what the float32 of the issue takes."""
+    """k = 1,000 and d = 150,528 as int64: 1.2 GB a partial, twice what the float32 of the issue
+    takes.
+    """
     rows = expected_rows(imagenet, {"label": 6})
     need = needs(imagenet, rows, fan_in(rows * row_bytes(imagenet)))
     assert need.partial == 1029 * 150_528 * 8
@@ -58,12 +71,22 @@ def test_needs_of_an_imagenet_run(imagenet: Job) -> None:
             None,
             r"a worker needs .* GB .*10\.0\.0\.7 has 4 GB.* for 1 worker, which is enough for 0",
         ),
-        ([Machine("10.0.0.7", 100 * GB, 3 * GB, 1)], None, r"and 3\.7\d GB of object store .* 3 GB of object store"),
-        ([Machine("10.0.0.7", 14 * GB, 50 * GB, 4)], None, r"for 4 workers, which is enough for 2; change numerics\.threads"),
+        (
+            [Machine("10.0.0.7", 100 * GB, 3 * GB, 1)],
+            None,
+            r"and 3\.7\d GB of object store .* 3 GB of object store",
+        ),
+        (
+            [Machine("10.0.0.7", 14 * GB, 50 * GB, 4)],
+            None,
+            r"for 4 workers, which is enough for 2; change numerics\.threads",
+        ),
         ([], 3 * GB, r"the driver needs .* has 3 GB"),
     ],
 )
-def test_what_does_not_fit_names_the_numbers_to_change(imagenet: Job, machines: list[Machine], driver: int | None, words: str) -> None:
+def test_what_does_not_fit_names_the_numbers_to_change(
+    imagenet: Job, machines: list[Machine], driver: int | None, words: str
+) -> None:
     rows = expected_rows(imagenet, {"label": 6})
     need = needs(imagenet, rows, 2)
     with pytest.raises(SpecError, match=words) as told:
@@ -71,13 +94,26 @@ def test_what_does_not_fit_names_the_numbers_to_change(imagenet: Job, machines: 
     assert "responses: without logits (each keeps a row for all 1,000 outputs)" in str(told.value)
     cell = re.search(r"stimulus\.cell: (\d+) instead of 1", str(told.value))
     assert cell is not None
-    smaller = replace(imagenet, spec=imagenet.spec.model_copy(update={"stimulus": imagenet.spec.stimulus.model_copy(update={"cell": 3})}))
-    check(smaller, rows, needs(smaller, rows, 2), machines, driver)  # a change of the kind that was named helps
+    smaller = replace(
+        imagenet,
+        spec=imagenet.spec.model_copy(
+            update={"stimulus": imagenet.spec.stimulus.model_copy(update={"cell": 3})}
+        ),
+    )
+    check(
+        smaller, rows, needs(smaller, rows, 2), machines, driver
+    )  # a change of the kind that was named helps
 
 
 def test_what_fits_is_let_through(imagenet: Job) -> None:
     rows = expected_rows(imagenet, {"label": 6})
-    check(imagenet, rows, needs(imagenet, rows, 2), [Machine("a", 64 * GB, 30 * GB, 4), Machine("b", 8 * GB, 8 * GB, 1)], 16 * GB)
+    check(
+        imagenet,
+        rows,
+        needs(imagenet, rows, 2),
+        [Machine("a", 64 * GB, 30 * GB, 4), Machine("b", 8 * GB, 8 * GB, 1)],
+        16 * GB,
+    )
 
 
 def test_a_segment_is_one_object(imagenet: Job) -> None:
@@ -85,7 +121,9 @@ def test_a_segment_is_one_object(imagenet: Job) -> None:
         check(imagenet, 5000, needs(imagenet, 5000, 2), [], None)
 
 
-def test_a_run_is_refused_before_it_computes_or_writes(tmp_path, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_refused_before_it_computes_or_writes(
+    tmp_path, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = make_spec()
     executor = InProcessExecutor(spec)
     monkeypatch.setattr(executor, "machines", lambda: [Machine("tiny", 10**6, None, 1)])

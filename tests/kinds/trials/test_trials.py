@@ -59,7 +59,9 @@ def split(n: int, seed: int) -> Split:
 @pytest.fixture(autouse=True)
 def small_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Ten test images and 30 training images of three classes, instead of MNIST."""
-    monkeypatch.setattr(trial_run, "load", lambda name, train, download: split(30, 1) if train else split(10, 2))
+    monkeypatch.setattr(
+        trial_run, "load", lambda name, train, download: split(30, 1) if train else split(10, 2)
+    )
     return
 
 
@@ -67,7 +69,9 @@ def resolved(asked: TrialSpec) -> tuple[TrialJob, Network]:
     question = TrialQuestion.of(asked)
     executor = make_executor(question.held, "local")
     introduction = call(executor, 1, "introduce")
-    job = resolve_trials(question, introduction.job, lambda *args: call(executor, 1, "activity", *args))
+    job = resolve_trials(
+        question, introduction.job, lambda *args: call(executor, 1, "activity", *args)
+    )
     return job, Network(question.held, "cpu")
 
 
@@ -85,7 +89,9 @@ def test_counts_and_sums_against_a_naive_loop() -> None:
     for i in range(300):
         grid = job.job.stimulus.noise.grid(i, i + 1)
         for g, gamma in enumerate((0.0, 0.5, 1.0)):
-            stimulus = (1 - gamma) * job.job.stimulus.images(grid) + gamma * torch.from_numpy(data.images[i % 10])
+            stimulus = (1 - gamma) * job.job.stimulus.images(grid) + gamma * torch.from_numpy(
+                data.images[i % 10]
+            )
             label, s = expected(job, stimulus)[0], data.labels[i % 10]
             answers[g, s, label] += 1
             noise[g, s, label] += grid.reshape(16)
@@ -104,7 +110,9 @@ def test_any_cut_gives_the_same_sums() -> None:
 
 
 def test_every_condition_is_what_it_says() -> None:
-    """Attack and microstimulation together, condition by condition, by hand: templates, profiles and hooks are tested elsewhere."""
+    """Attack and microstimulation together, condition by condition, by hand: templates,
+    profiles and hooks are tested elsewhere.
+    """
     asked = spec(
         attack={"by": ["mean", "random"], "form": "linf", "weights": [0, 0.2], "targets": [1, 2]},
         stimulate={"layers": "hidden", "strengths": [0, 1], "classes": ["2"]},
@@ -116,12 +124,25 @@ def test_every_condition_is_what_it_says() -> None:
     grid = job.job.stimulus.noise.grid(0, 40)
     signals = torch.from_numpy(split(10, 2).images[np.arange(40) % 10])
     noise, net = job.job.stimulus.images(grid), networks_for_tests.layered().eval()
-    order = itertools.product((1, 0.5), ("none", "rotate-180"), ("mean", "random"), (1, 2), (0, 0.2), (0, 1))
-    for (gamma, transform, source, target, weight, strength), c, counts in zip(order, job.conditions, sums.sums["answers"], strict=True):
-        assert c == Condition(gamma, transform, source, target, weight, "hidden", "class-mean", 2, strength)  # type: ignore[arg-type]
+    order = itertools.product(
+        (1, 0.5), ("none", "rotate-180"), ("mean", "random"), (1, 2), (0, 0.2), (0, 1)
+    )
+    for (gamma, transform, source, target, weight, strength), c, counts in zip(
+        order, job.conditions, sums.sums["answers"], strict=True
+    ):
+        assert c == Condition(
+            gamma, transform, source, target, weight, "hidden", "class-mean", 2, strength
+        )  # type: ignore[arg-type]
         x = (1 - gamma) * noise + gamma * (signals if transform == "none" else signals.flip(2, 3))
-        x = x if weight == 0 else (x + weight * torch.from_numpy(job.templates[source][target])).clamp(0, 1)
-        hidden = net[:4](x) + strength * torch.from_numpy(job.profiles["hidden", "class-mean", 2]).float()
+        x = (
+            x
+            if weight == 0
+            else (x + weight * torch.from_numpy(job.templates[source][target])).clamp(0, 1)
+        )
+        hidden = (
+            net[:4](x)
+            + strength * torch.from_numpy(job.profiles["hidden", "class-mean", 2]).float()
+        )
         labels = net.logits(hidden).argmax(dim=1).numpy()
         table = np.zeros((3, 3), np.int64)
         np.add.at(table, (split(10, 2).labels[np.arange(40) % 10], labels), 1)
@@ -129,7 +150,9 @@ def test_every_condition_is_what_it_says() -> None:
 
 
 def test_white_box_attacks_aim_where_they_say() -> None:
-    """Small steps along the gradient raise the target's share, and untargeted ones lower that of right answers."""
+    """Small steps along the gradient raise the target's share, and untargeted ones lower that
+    of right answers.
+    """
     asked = spec(
         model="python:networks_for_tests:linear",
         attack={"by": ["fgsm", "fgsm-untargeted"], "form": "linf", "weights": [0, 0.3]},
@@ -140,8 +163,14 @@ def test_white_box_attacks_aim_where_they_say() -> None:
     job, network = resolved(asked)
     sums, _ = shard(job, network, 0, 10)
     rows = summary(job.conditions, job.job.names, job.correct, sums.sums["answers"]).to_pylist()
-    moved = {w: sum(r["moved"] for r in rows if r["attack"] == "fgsm" and r["weight"] == w) for w in (0, 0.3)}
-    right = {w: sum(r["correct"] for r in rows if r["attack"] == "fgsm-untargeted" and r["weight"] == w) for w in (0, 0.3)}
+    moved = {
+        w: sum(r["moved"] for r in rows if r["attack"] == "fgsm" and r["weight"] == w)
+        for w in (0, 0.3)
+    }
+    right = {
+        w: sum(r["correct"] for r in rows if r["attack"] == "fgsm-untargeted" and r["weight"] == w)
+        for w in (0, 0.3)
+    }
     assert moved[0.3] > moved[0]
     assert right[0.3] < right[0]
 
@@ -160,7 +189,10 @@ def test_summary_against_a_naive_loop() -> None:
     counts = np.random.default_rng(0).integers(0, 9, (3, 2, 3))
     correct = np.array([1, 0])
     for row, condition, table in zip(
-        summary(conditions(asked, "abc"), "abc", correct, counts).to_pylist(), conditions(asked, "abc"), counts, strict=True
+        summary(conditions(asked, "abc"), "abc", correct, counts).to_pylist(),
+        conditions(asked, "abc"),
+        counts,
+        strict=True,
     ):
         target = condition.target
         assert row["correct"] == table[0, 1] + table[1, 0]
@@ -172,7 +204,9 @@ def test_summary_against_a_naive_loop() -> None:
 
 
 def test_a_run_and_its_directory(tmp_path: Path) -> None:
-    """Finished, verified, opened; the same command changes nothing; another spec there is refused."""
+    """Finished, verified, opened; the same command changes nothing; another spec there is
+    refused.
+    """
     asked = spec(moments=True)
     done = run_trials(asked, str(tmp_path / "run"), executor="local")
     assert RunDirectory(str(tmp_path / "run")).verify() == []
@@ -189,7 +223,10 @@ def test_a_run_and_its_directory(tmp_path: Path) -> None:
 
 
 ALWAYS = {"spec.json", "environment.json", "result/moments.npz", "result/trials.parquet"}
-OF_MOMENTS = {f"result/{name}" for name in ("detection.parquet", "classification_images.npy", "classification_z_maps.npy")}
+OF_MOMENTS = {
+    f"result/{name}"
+    for name in ("detection.parquet", "classification_images.npy", "classification_z_maps.npy")
+}
 
 
 @pytest.mark.parametrize("moments", [True, False])
@@ -218,24 +255,39 @@ def test_a_run_must_list_what_it_has(tmp_path: Path, moments: bool) -> None:
     ],
     ids=["d", "signals", "count", "samples", "gammas", "classes", "attack"],
 )
-def test_a_spec_that_is_unlike_its_identity_is_refused(tmp_path: Path, change: Callable[[dict[str, Any]], Any], words: str) -> None:
+def test_a_spec_that_is_unlike_its_identity_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], Any], words: str
+) -> None:
     run_trials(spec(moments=True), str(tmp_path / "run"), executor="local")
     found = json.loads((tmp_path / "run" / "spec.json").read_text())
     found.pop("digest")
     change(found)
     found["fingerprint"] = sha256(canonical(found["identity"]).encode())
-    (tmp_path / "run" / "spec.json").write_text(json.dumps(found | {"digest": sha256(canonical(found).encode())}))
-    for read in (RunDirectory(str(tmp_path / "run")).verify, lambda: open_trials(str(tmp_path / "run"))):
+    (tmp_path / "run" / "spec.json").write_text(
+        json.dumps(found | {"digest": sha256(canonical(found).encode())})
+    )
+    for read in (
+        RunDirectory(str(tmp_path / "run")).verify,
+        lambda: open_trials(str(tmp_path / "run")),
+    ):
         with pytest.raises(RunError, match=f"its spec and its identity {words}$"):
             read()
 
 
 def test_classification_images_of_a_run(tmp_path: Path) -> None:
-    """The stored objects are those of the stored sums, and can be made again from the run alone, to the byte."""
+    """The stored objects are those of the stored sums, and can be made again from the run
+    alone, to the byte.
+    """
     done = run_trials(
-        spec(model="python:networks_for_tests:linear", moments=True, gammas=[0.2, 0]), str(tmp_path / "run"), executor="local"
+        spec(model="python:networks_for_tests:linear", moments=True, gammas=[0.2, 0]),
+        str(tmp_path / "run"),
+        executor="local",
     )
-    images, noise, counts = done.classification_images(), done.sums.sums["noise"][0], done.answers[0]
+    images, noise, counts = (
+        done.classification_images(),
+        done.sums.sums["noise"][0],
+        done.answers[0],
+    )
     yes, no = counts.astype(float), counts.sum(axis=1, keepdims=True) - counts.astype(float)
     share = (yes + 0.5) / (yes + no + 1)
     weight = np.where((yes > 0) & (no > 0), (yes + no) * norm.pdf(norm.ppf(share)), 0)
@@ -244,14 +296,23 @@ def test_classification_images_of_a_run(tmp_path: Path) -> None:
         for s in range(3):
             if weight[s, k]:
                 rest = noise[s].sum(axis=0) - noise[s, k]
-                naive[k] += weight[s, k] / weight[:, k].sum() * (noise[s, k] / yes[s, k] - rest / no[s, k])
+                naive[k] += (
+                    weight[s, k] / weight[:, k].sum() * (noise[s, k] / yes[s, k] - rest / no[s, k])
+                )
     np.testing.assert_allclose(images[0].reshape(3, 16), naive * done.stimulus.unit, atol=1e-12)
     rows = done.detection.to_pylist()
-    assert [(row["gamma"], row["response"], row["signal"]) for row in rows] == [(g, k, k) for g in (0.2, 0) for k in "012"]
+    assert [(row["gamma"], row["response"], row["signal"]) for row in rows] == [
+        (g, k, k) for g in (0.2, 0) for k in "012"
+    ]
     assert [row["hits"] for row in rows] == done.answers.diagonal(axis1=1, axis2=2).ravel().tolist()
     assert [row["steadiness"] for row in rows[:3]] == pytest.approx([1, 1, 1])
-    stored = {f"result/{p.relative_to(tmp_path / 'run' / 'result')}": p for p in (tmp_path / "run" / "result").rglob("*.*")}
-    assert {name: p.read_bytes() for name, p in stored.items()} == open_trials(str(tmp_path / "run")).derive()
+    stored = {
+        f"result/{p.relative_to(tmp_path / 'run' / 'result')}": p
+        for p in (tmp_path / "run" / "result").rglob("*.*")
+    }
+    assert {name: p.read_bytes() for name, p in stored.items()} == open_trials(
+        str(tmp_path / "run")
+    ).derive()
     assert "result/figures/classification_images.png" in stored
     without = run_trials(spec(), str(tmp_path / "plain"), executor="local")
     with pytest.raises(RunError, match="does not say moments: true"):
@@ -262,7 +323,11 @@ def test_what_is_committed_is_not_computed_again(tmp_path: Path) -> None:
     """A run cut short by hand goes on to the same bytes."""
     asked, place = spec(), tmp_path / "run"
     run_trials(asked, str(place), executor="local")
-    objects = {p: p.read_bytes() for p in place.rglob("*") if p.is_file() and "drivers" not in p.parts and "events" not in p.parts}
+    objects = {
+        p: p.read_bytes()
+        for p in place.rglob("*")
+        if p.is_file() and "drivers" not in p.parts and "events" not in p.parts
+    }
     segments = sorted((place / "segments").iterdir())
     for path in (place / "MANIFEST.json", segments[1], *(place / "result").rglob("*.*")):
         path.unlink()
@@ -274,11 +339,23 @@ def test_what_is_committed_is_not_computed_again(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 def test_workers_change_no_byte(tmp_path: Path, ray_cluster: None) -> None:
-    asked = spec(stimulate={"layers": ["hidden", "maps"], "by": ["class-mean", "sta", "sham"], "strengths": [-1, 0, 1]})
+    asked = spec(
+        stimulate={
+            "layers": ["hidden", "maps"],
+            "by": ["class-mean", "sta", "sham"],
+            "strengths": [-1, 0, 1],
+        }
+    )
     results = []
     for name, how in (("local", {"executor": "local"}), ("two", {"executor": "ray", "workers": 2})):
         run_trials(asked, str(tmp_path / name), **how)  # type: ignore[arg-type]
-        results.append({p.name: p.read_bytes() for p in (tmp_path / name).rglob("*") if "result" in p.parts and p.is_file()})
+        results.append(
+            {
+                p.name: p.read_bytes()
+                for p in (tmp_path / name).rglob("*")
+                if "result" in p.parts and p.is_file()
+            }
+        )
     assert results[0] == results[1]
     assert len(results[0]) == 3
 
@@ -291,13 +368,34 @@ def test_workers_change_no_byte(tmp_path: Path, ray_cluster: None) -> None:
         ({"gammas": [0.5, 0.5]}, r"gammas: each may stand once, got 0.5, 0.5"),
         ({"gammas": 2}, r"gammas.0: Input should be less than or equal to 1"),
         ({"transforms": "spin"}, r"transforms.0: Input should be 'none'"),
-        ({"moments": True, "attack": {"by": "random", "weights": 1}}, r"moments: are kept of signals in noise alone"),
-        ({"attack": {"by": "map", "weights": 1}}, r"attack: run: map needs the bias maps of a finished run"),
-        ({"attack": {"by": "random", "weights": 1, "run": "x"}}, r"attack: run: only map and permuted use a run"),
-        ({"attack": {"by": "fgsm", "weights": 1, "form": "mix"}}, r"attack: form: fgsm has no template to mix in"),
-        ({"attack": {"by": "random", "weights": 2, "form": "mix"}}, r"attack: weights: 2 is no share"),
-        ({"attack": {"by": "random", "weights": 1, "aim": 3}}, r"attack.aim: unknown key; known here are by, run, response, form"),
-        ({"stimulate": {"layers": "x", "strengths": 1, "unit": "max", "mode": "scale"}}, r"stimulate: unit: only added activity has one"),
+        (
+            {"moments": True, "attack": {"by": "random", "weights": 1}},
+            r"moments: are kept of signals in noise alone",
+        ),
+        (
+            {"attack": {"by": "map", "weights": 1}},
+            r"attack: run: map needs the bias maps of a finished run",
+        ),
+        (
+            {"attack": {"by": "random", "weights": 1, "run": "x"}},
+            r"attack: run: only map and permuted use a run",
+        ),
+        (
+            {"attack": {"by": "fgsm", "weights": 1, "form": "mix"}},
+            r"attack: form: fgsm has no template to mix in",
+        ),
+        (
+            {"attack": {"by": "random", "weights": 2, "form": "mix"}},
+            r"attack: weights: 2 is no share",
+        ),
+        (
+            {"attack": {"by": "random", "weights": 1, "aim": 3}},
+            r"attack.aim: unknown key; known here are by, run, response, form",
+        ),
+        (
+            {"stimulate": {"layers": "x", "strengths": 1, "unit": "max", "mode": "scale"}},
+            r"stimulate: unit: only added activity has one",
+        ),
         (
             {"stimulate": {"layers": "x", "strengths": 1, "unit": "activity", "by": "sta"}},
             r"stimulate: unit: activity is that of class means",
@@ -312,12 +410,18 @@ def test_specs_that_make_no_sense(changes: dict[str, Any], message: str) -> None
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"signals": {"dataset": "mnist", "classes": [1, 7]}}, r"signals.classes: mnist has no class 7; it has 0 to 2"),
+        (
+            {"signals": {"dataset": "mnist", "classes": [1, 7]}},
+            r"signals.classes: mnist has no class 7; it has 0 to 2",
+        ),
         (
             {"attack": {"by": "random", "weights": 1, "targets": ["9"]}},
             r"attack.targets: the network has no answer '9'; near it are 0, 1, 2",
         ),
-        ({"stimulate": {"layers": "hidden", "strengths": 1, "classes": ["x"]}}, r"stimulate.classes: the network has no answer 'x'"),
+        (
+            {"stimulate": {"layers": "hidden", "strengths": 1, "classes": ["x"]}},
+            r"stimulate.classes: the network has no answer 'x'",
+        ),
         (
             {"attack": {"by": "random", "weights": list(range(50_000))}},
             r"450,000 conditions \(3 x 1 x 1 x 3 x 50000\) are more than 100,000",
@@ -338,7 +442,8 @@ def test_classes_are_found_by_name_and_otherwise_by_number() -> None:
 
 def test_a_yaml_file_of_trials(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(
-        "model: bundled:mnist-cnn\nsignals: {dataset: mnist}\nnoise: {kind: uniform, offset: 0.5, scale: 0.5}\ngammas: 0\n"
+        "model: bundled:mnist-cnn\nsignals: {dataset: mnist}\nnoise: {kind: uniform, offset: 0.5,"
+        " scale: 0.5}\ngammas: 0\n"
     )
     found = read_spec(tmp_path / "a.yaml")
     assert isinstance(found, TrialSpec)

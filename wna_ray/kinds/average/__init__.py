@@ -1,4 +1,5 @@
-"""The average of noise by a network's answers: bias maps, their significance, the classifier they make.
+"""The average of noise by a network's answers: bias maps, their significance, the classifier they
+make.
 
 Other kinds of jobs build on this one. It imports every lower room, and no other kind.
 """

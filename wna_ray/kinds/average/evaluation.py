@@ -1,4 +1,5 @@
-"""A finished run's maps as classifiers of real images, and the network's own answer to each map: ``evaluation/``.
+"""A finished run's maps as classifiers of real images, and the network's own answer to each map:
+``evaluation/``.
 
 It is no part of the result: whether a data set is at hand must not change the bytes of a result.
 """
@@ -36,7 +37,10 @@ Ask = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """From images ``(n, C, H, W)`` of the stimulus's space to the network's outputs ``(n, k)``."""
 
 MEAN_IMAGE = "mean image"
-AVERAGE, RMS = " average", " rms"  # after the kind of a one-hot response: templates as the authors make them
+AVERAGE, RMS = (
+    " average",
+    " rms",
+)  # after the kind of a one-hot response: templates as the authors make them
 MOST_MATRIX = 50  # classes of a confusion matrix; of more, ranks are reported
 TOP = 5
 CENTRED = "centred"  # the correlation of a map with an image less the mean of the noise
@@ -53,7 +57,8 @@ class Data:
     images
         With labels 0 ... k - 1.
     others
-        Training images apart from them, for the mean image of each class; None where there are none, and `note` says why.
+        Training images apart from them, for the mean image of each class; None where there are
+        none, and `note` says why.
     classes
         k.
     """
@@ -67,7 +72,8 @@ class Data:
 
 
 def asked(spec: Spec) -> tuple[EvaluationSpec, TrainSpec | None]:
-    """What a spec's maps are to be scored on, and what its network was trained on, where the network says so.
+    """What a spec's maps are to be scored on, and what its network was trained on, where the
+    network says so.
 
     Raises
     ------
@@ -79,13 +85,19 @@ def asked(spec: Spec) -> tuple[EvaluationSpec, TrainSpec | None]:
         try:
             recipe = TrainSpec.parse(describe(ModelURI.parse(spec.model)).recipe)
         except (ModelError, SpecError) as error:
-            raise NotAtHand(f"what the network was trained on cannot be read here ({str(error).splitlines()[0]})") from None
-    default: DatasetName | Literal["none"] = "mnist" if spec.model.startswith("bundled:mnist") else "none"
+            raise NotAtHand(
+                "what the network was trained on cannot be read here"
+                f" ({str(error).splitlines()[0]})"
+            ) from None
+    default: DatasetName | Literal["none"] = (
+        "mnist" if spec.model.startswith("bundled:mnist") else "none"
+    )
     return spec.evaluation or EvaluationSpec(dataset=recipe.dataset if recipe else default), recipe
 
 
 def data_of(wanted: EvaluationSpec, recipe: TrainSpec | None, download: bool) -> Data:
-    """The images of a data set, prepared as those of the training where it was the same data set (its classes, its transform).
+    """The images of a data set, prepared as those of the training where it was the same data set
+    (its classes, its transform).
 
     Raises
     ------
@@ -99,10 +111,17 @@ def data_of(wanted: EvaluationSpec, recipe: TrainSpec | None, download: bool) ->
 
     def load(train: bool) -> Split:
         split = datasets.load(name, train=train, download=download)
-        split = split if len(labels) == len(class_names(name)) and labels == tuple(sorted(labels)) else split.of_classes(labels)
+        split = (
+            split
+            if len(labels) == len(class_names(name)) and labels == tuple(sorted(labels))
+            else split.of_classes(labels)
+        )
         if same is None or same.transform == "none":
             return split
-        return Split(transformed(torch.from_numpy(split.images), same.transform).contiguous().numpy(), split.labels)
+        return Split(
+            transformed(torch.from_numpy(split.images), same.transform).contiguous().numpy(),
+            split.labels,
+        )
 
     others, note = None, ""
     if wanted.split == "validation":
@@ -121,8 +140,9 @@ def data_of(wanted: EvaluationSpec, recipe: TrainSpec | None, download: bool) ->
 
 
 def templates_of(finished: Run) -> Iterator[tuple[str, Template]]:
-    """Template sets ``(k, C, H, W)`` of a run: each response's bias maps; and of one-hot responses the average of the stimuli of each
-    label, and where second moments were kept their root mean square (Borji & Lin 2020 take one or the other, by data set).
+    """Template sets ``(k, C, H, W)`` of a run: each response's bias maps; and of one-hot responses
+    the average of the stimuli of each label, and where second moments were kept their root mean
+    square (Borji & Lin 2020 take one or the other, by data set).
     """
     decoded = finished.decoded_maps
     if decoded is not None:  # codes are no images; their pictures are
@@ -150,13 +170,15 @@ def mean_stimulus(finished: Run) -> NDArray[np.float32]:
 
 
 def centred(split: Split, offset: NDArray[np.float32]) -> Split | None:
-    """Images less the mean of the noise ``(C, H, W)``: a bias map tells what a step from there does. None where the mean is one grey, which
-    no correlation sees.
+    """Images less the mean of the noise ``(C, H, W)``: a bias map tells what a step from there
+    does. None where the mean is one grey, which no correlation sees.
     """
     return None if offset.size == 1 else Split(split.images - offset, split.labels)
 
 
-def scored(templates: Template, split: Split, majority: float, steps: Split | None = None) -> tuple[dict[str, Any], dict[str, Scored]]:
+def scored(
+    templates: Template, split: Split, majority: float, steps: Split | None = None
+) -> tuple[dict[str, Any], dict[str, Scored]]:
     """What is reported of a template set: each entry by score, as plain JSON values.
 
     Parameters
@@ -166,7 +188,8 @@ def scored(templates: Template, split: Split, majority: float, steps: Split | No
     majority
         Share of the most frequent class, for p-values.
     steps
-        The same images less the mean of the noise: their correlation with templates that are differences is the score `CENTRED`.
+        The same images less the mean of the noise: their correlation with templates that are
+        differences is the score `CENTRED`.
     """
     ways: list[tuple[str, Split, Score]] = [(score, split, score) for score in SCORES]
     ways += [] if steps is None else [(CENTRED, steps, "correlation")]
@@ -178,7 +201,10 @@ def scored(templates: Template, split: Split, majority: float, steps: Split | No
         "p_value": {score: s.p_value(majority) for score, s in found.items()},
         "control": {score: {"mean": mean, "sd": sd} for score, (mean, sd) in control.items()},
         "mean_rank": {score: float(s.ranks.mean()) for score, s in found.items()},
-        "recall": {score: [None if np.isnan(r) else float(r) for r in s.recall] for score, s in found.items()},
+        "recall": {
+            score: [None if np.isnan(r) else float(r) for r in s.recall]
+            for score, s in found.items()
+        },
     }
     if len(templates) <= MOST_MATRIX:
         entry["confusion"] = {score: s.confusion.tolist() for score, s in found.items()}
@@ -188,13 +214,14 @@ def scored(templates: Template, split: Split, majority: float, steps: Split | No
 
 
 def self_labels(templates: Template, ask: Ask) -> dict[str, Any]:
-    """What the network says of each template scaled to [0, 1] by its own smallest and largest value (the authors' check of their maps).
+    """What the network says of each template scaled to [0, 1] by its own smallest and largest value
+    (the authors' check of their maps).
 
     Returns
     -------
     dict
-        ``labels`` and ``confidence``, one a template (None where there is none, or no answer); ``own``: how many of the ``maps`` that
-        there are get their own label.
+        ``labels`` and ``confidence``, one a template (None where there is none, or no answer);
+        ``own``: how many of the ``maps`` that there are get their own label.
     """
     k = len(templates)
     low, high = (f(templates, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
@@ -208,7 +235,12 @@ def self_labels(templates: Template, ask: Ask) -> dict[str, Any]:
         for row, output in zip(shown.tolist(), outputs, strict=True):
             if np.isfinite(output).all():
                 labels[row], confidence[row] = int(output.argmax()), float(softmax(output).max())
-    return {"labels": labels, "confidence": confidence, "own": sum(a == i for i, a in enumerate(labels)), "maps": int(shown.size)}
+    return {
+        "labels": labels,
+        "confidence": confidence,
+        "own": sum(a == i for i, a in enumerate(labels)),
+        "maps": int(shown.size),
+    }
 
 
 def picture_name(kind: str) -> str:
@@ -218,14 +250,25 @@ def picture_name(kind: str) -> str:
 
 def usual_score(kind: str, entry: Mapping[str, Any]) -> str:
     """The score of a template set's figure: the authors' for templates of theirs."""
-    return "cosine" if kind.endswith((AVERAGE, RMS)) else CENTRED if CENTRED in entry["accuracy"] else "correlation"
+    return (
+        "cosine"
+        if kind.endswith((AVERAGE, RMS))
+        else CENTRED
+        if CENTRED in entry["accuracy"]
+        else "correlation"
+    )
 
 
-def _picture(kind: str, found: Mapping[str, Scored], entry: Mapping[str, Any], names: list[str], data: Data) -> bytes:
+def _picture(
+    kind: str, found: Mapping[str, Scored], entry: Mapping[str, Any], names: list[str], data: Data
+) -> bytes:
     figures = resolve_name(FIGURES)
     score, n, k = usual_score(kind, entry), len(data.images.labels), data.classes
     s, control = found[score], entry["control"][score]
-    title = f"{kind} as classifier of {data.name}: accuracy {s.accuracy:.4g} ({score})\n{n:,} {data.split} images; "
+    title = (
+        f"{kind} as classifier of {data.name}: accuracy {s.accuracy:.4g} ({score})\n{n:,}"
+        f" {data.split} images; "
+    )
     if k <= MOST_MATRIX:
         title += f"shuffled maps {control['mean']:.3f} ± {control['sd']:.3f}, chance {1 / k:.3g}"
         picture: bytes = figures.confusion(s.confusion, names, title)
@@ -238,7 +281,9 @@ def _picture(kind: str, found: Mapping[str, Scored], entry: Mapping[str, Any], n
 
 def evaluate(spec: Spec, finished: Run, emit: Callback, ask: Ask) -> None:
     """Score the maps as classifiers where a data set is at hand, once; writes ``evaluation/``."""
-    if spec.target is not None or (spec.evaluation is not None and spec.evaluation.dataset == "none"):
+    if spec.target is not None or (
+        spec.evaluation is not None and spec.evaluation.dataset == "none"
+    ):
         return
     store, names = finished.directory.store, finished.names
     try:
@@ -250,8 +295,16 @@ def evaluate(spec: Spec, finished: Run, emit: Callback, ask: Ask) -> None:
         emit(Stage(f"bias-map classifier skipped: {reason}"))
         return
     images, k, decoded = data.images, data.classes, finished.decoded_maps
-    if images.images.shape[1:] != (spec.stimulus.shape if decoded is None else decoded.shape[1:]) or len(names) != k:
-        emit(Stage(f"bias-map classifier skipped: {data.name} has images {images.images.shape[1:]} of {k} classes"))
+    if (
+        images.images.shape[1:] != (spec.stimulus.shape if decoded is None else decoded.shape[1:])
+        or len(names) != k
+    ):
+        emit(
+            Stage(
+                f"bias-map classifier skipped: {data.name} has images {images.images.shape[1:]} of"
+                f" {k} classes"
+            )
+        )
         return
     emit(Stage(f"bias-map classifier on {data.name}, {data.split} images"))
     majority = float(np.bincount(images.labels).max() / len(images.labels))
@@ -272,12 +325,18 @@ def evaluate(spec: Spec, finished: Run, emit: Callback, ask: Ask) -> None:
     cell = spec.stimulus.cell if finished.stimulus.gain is None else 1
     small = classifier.on_cells(images, cell) if cell > 1 else None
     shown, offset = (images if small is None else small), finished.stimulus.offset
-    if small is not None and offset.size > 1 and (cells := classifier.on_cells(Split(offset[None], images.labels[:1]), cell)) is not None:
+    if (
+        small is not None
+        and offset.size > 1
+        and (cells := classifier.on_cells(Split(offset[None], images.labels[:1]), cell)) is not None
+    ):
         offset = cells.images[0]
     steps = centred(shown, offset)
     for kind, maps in templates_of(finished):
         on_grid = maps if small is None else maps[:, :, ::cell, ::cell]
-        entry, found = scored(on_grid, shown, majority, None if kind.endswith((AVERAGE, RMS)) else steps)
+        entry, found = scored(
+            on_grid, shown, majority, None if kind.endswith((AVERAGE, RMS)) else steps
+        )
         report["templates"][kind] = entry
         store.replace(picture_name(kind), _picture(kind, found, entry, names, data))
         if kind.endswith(AVERAGE):

@@ -22,7 +22,9 @@ class _Control(Loose):
 
 class _Template(Loose):
     accuracy: _ByScore
-    interval: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]] = Field(default_factory=dict)
+    interval: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]] = Field(
+        default_factory=dict
+    )
     p_value: _ByScore = Field(default_factory=dict)
     control: dict[str, _Control] = Field(default_factory=dict)
     mean_rank: _ByScore = Field(default_factory=dict)
@@ -52,7 +54,9 @@ class _Evaluation(Loose):
 
 
 def read_evaluation(directory: RunDirectory) -> dict[str, Any] | None:
-    """What the maps of a run do as classifiers; None where that was not asked, `RunError` where it is damaged."""
+    """What the maps of a run do as classifiers; None where that was not asked, `RunError` where
+    it is damaged.
+    """
     evaluation = directory.read_json(EVALUATION)
     if evaluation is not None:
         check_evaluation(evaluation, f"{directory.url}/{EVALUATION}")
@@ -66,4 +70,6 @@ def check_evaluation(evaluation: dict[str, Any], where: str) -> None:
     for key, most in (("split", 40), ("note", 300)):
         evaluation[key] = plain(evaluation.get(key, ""), most)
     for key in ("templates", "self"):
-        evaluation[key] = {plain(kind, 40): entry for kind, entry in evaluation.get(key, {}).items()}
+        evaluation[key] = {
+            plain(kind, 40): entry for kind, entry in evaluation.get(key, {}).items()
+        }

@@ -84,7 +84,9 @@ class _Outputs(Loose):
 
 
 class _Decoder(Loose):
-    shape: Annotated[list[Annotated[int, Field(ge=1, le=1 << 16)]], Field(min_length=3, max_length=3)]
+    shape: Annotated[
+        list[Annotated[int, Field(ge=1, le=1 << 16)]], Field(min_length=3, max_length=3)
+    ]
 
 
 class _Identity(Loose):
@@ -98,13 +100,18 @@ class _Identity(Loose):
     fixed_point: dict[str, _Point]
     moments: dict[str, Any]
     numerics: dict[str, Any]
-    gradient_exponent: dict[str, list[Annotated[int, Field(ge=-1100, le=1100)]]] = Field(default_factory=dict)
+    gradient_exponent: dict[str, list[Annotated[int, Field(ge=-1100, le=1100)]]] = Field(
+        default_factory=dict
+    )
 
 
 class _Described(Loose):
     identity: _Identity
     samples: Annotated[int, Field(ge=1, le=1 << 40)]
-    names: Annotated[list[Annotated[str, Field(max_length=MOST_NAME)]], Field(min_length=1, max_length=MOST_NAMES)]
+    names: Annotated[
+        list[Annotated[str, Field(max_length=MOST_NAME)]],
+        Field(min_length=1, max_length=MOST_NAMES),
+    ]
     spec: dict[str, Any]
 
 
@@ -119,16 +126,24 @@ def check_described(described: Mapping[str, Any], where: str) -> Extent:
     same = {
         "samples": spec.samples == found.samples,
         "seed": spec.seed == identity.seed,
-        "stimulus": spec.stimulus.identity() == {k: v for k, v in identity.stimulus.items() if k not in ("offset", "content")}
-        and _digest_where(spec.stimulus.kind == "images" or spec.stimulus.basis is not None, identity.stimulus.get("content")),
+        "stimulus": (
+            spec.stimulus.identity()
+            == {k: v for k, v in identity.stimulus.items() if k not in ("offset", "content")}
+            and _digest_where(
+                spec.stimulus.kind == "images" or spec.stimulus.basis is not None,
+                identity.stimulus.get("content"),
+            )
+        ),
         "stimulus.offset": _digest_of_offset(spec, identity.stimulus.get("offset")),
         "numerics": agree(spec.numerics.identity(), identity.numerics, ("device",)),
         "normalise": _is_normalise(spec, identity.model.normalise),
         "target": _fits(identity.target, spec, found.names),
         "decoder": (spec.decoder is None) == (identity.decoder is None),
         "responses": [r.identity() for r in spec.responses] == identity.responses,
-        "gradient_exponent": set(identity.gradient_exponent) == set(kinds if spec.estimator == "gradient" else ())
-        and all(len(e) == len(found.names) for e in identity.gradient_exponent.values()),
+        "gradient_exponent": (
+            set(identity.gradient_exponent) == set(kinds if spec.estimator == "gradient" else ())
+            and all(len(e) == len(found.names) for e in identity.gradient_exponent.values())
+        ),
         "keep_responses": spec.keep_responses == identity.keep_responses,
         "moments": spec.moments.identity() == identity.moments,
         "names": len(found.names) == identity.model.outputs,
@@ -136,7 +151,10 @@ def check_described(described: Mapping[str, Any], where: str) -> Extent:
     }
     points = identity.fixed_point.values()
     same["fixed_point"] &= all(len(p.exponent) == len(p.centre) == len(found.names) for p in points)
-    same["fixed_point"] &= all(len(p.threshold) == len(found.names) * (kind == "spikes") for kind, p in identity.fixed_point.items())
+    same["fixed_point"] &= all(
+        len(p.threshold) == len(found.names) * (kind == "spikes")
+        for kind, p in identity.fixed_point.items()
+    )
     require_same(where, same)
     field = None if identity.target is None else UnitField.parse(identity.target.model_dump())
     stimulus, extent = identity.stimulus, Extent.of(spec, found.names, field)
@@ -162,22 +180,36 @@ def _digest_of_offset(spec: Spec, digest: Any) -> bool:
 
 
 def _is_normalise(spec: Spec, recorded: Mapping[str, Any] | None) -> bool:
-    """Whether what was applied is what a spec asks for; nothing is where the network is fed noise."""
+    """Whether what was applied is what a spec asks for; nothing is where the network is fed
+    noise.
+    """
     if spec.normalise is None or recorded is None:
         return True
     return bool(spec.normalise.model_dump(mode="json") == recorded)
 
 
 def _fits(target: _Target | None, spec: Spec, names: list[str]) -> bool:
-    """Whether the units of an identity are those that a spec asks for, and their places lie in its images."""
+    """Whether the units of an identity are those that a spec asks for, and their places lie in
+    its images.
+    """
     if target is None or spec.target is None:
         return target is None and spec.target is None
-    field, (_, height, width), cell = UnitField.parse(target.model_dump()), spec.stimulus.shape, spec.stimulus.cell
+    field, (_, height, width), cell = (
+        UnitField.parse(target.model_dump()),
+        spec.stimulus.shape,
+        spec.stimulus.cell,
+    )
     p, shown = field.patches, field.shown
-    last = Box(p.first.top + (p.rows - 1) * p.step[0], p.first.left + (p.columns - 1) * p.step[1], p.first.height, p.first.width)
+    last = Box(
+        p.first.top + (p.rows - 1) * p.step[0],
+        p.first.left + (p.columns - 1) * p.step[1],
+        p.first.height,
+        p.first.width,
+    )
     return (
         target.layer == spec.target.layer
-        and field.units == (tuple(range(len(names))) if spec.target.units == "all" else spec.target.units)
+        and field.units
+        == (tuple(range(len(names))) if spec.target.units == "all" else spec.target.units)
         and len(field.units) == len(names)
         and shown.within(Box(0, 0, height, width))
         and p.first.within(Box(0, 0, shown.height, shown.width))
@@ -216,7 +248,8 @@ class Extent:
     field
         Where the units look; None where the network's output is asked.
     filtered
-        Whether maps are also kept freed of the noise's correlations, as they are where it has a spectrum or a basis.
+        Whether maps are also kept freed of the noise's correlations, as they are where it has a
+        spectrum or a basis.
     basis
         Whole numbers of the basis, and of its centre.
     decoded
@@ -259,7 +292,11 @@ class Extent:
     def of(cls, spec: Spec, names: list[str], field: UnitField | None = None) -> Extent:
         """Of a spec, the names of the network's outputs, and where units look."""
         text = sum(len(name.encode(errors="surrogatepass")) for name in names)
-        kinds, stimulus, basis = tuple(r.kind for r in spec.responses), stimulus_of(spec, NO_OFFSET, field), spec.stimulus.basis
+        kinds, stimulus, basis = (
+            tuple(r.kind for r in spec.responses),
+            stimulus_of(spec, NO_OFFSET, field),
+            spec.stimulus.basis,
+        )
         return cls(
             spec.samples,
             kinds,
@@ -273,7 +310,11 @@ class Extent:
             spec.looks,
             field,
             spec.stimulus.mixed,
-            0 if basis is None else (1 + basis.coefficients(spec.stimulus.shape)) * math.prod(spec.stimulus.shape),
+            (
+                0
+                if basis is None
+                else (1 + basis.coefficients(spec.stimulus.shape)) * math.prod(spec.stimulus.shape)
+            ),
             pictured=isinstance(spec.stimulus.offset, str),
             stops=spec.stop is not None,
             kept=spec.keep_responses,
@@ -282,7 +323,9 @@ class Extent:
 
     @property
     def objects(self) -> dict[str, bool]:
-        """Objects of a finished run beside segments, responses and figures; whether it must have them."""
+        """Objects of a finished run beside segments, responses and figures; whether it must
+        have them.
+        """
         one_hot = any(not is_dense(kind) for kind in self.kinds)
         return expected_objects(
             {
@@ -366,12 +409,31 @@ class Extent:
         return (1 << 20) + 256 * self.rows + 16 * len(self.kinds) * self.text
 
     def report_bytes(self, moments: int) -> int:
-        """Memory that making the result again takes from so many bytes of moments; measured, to about a tenth."""
+        """Memory that making the result again takes from so many bytes of moments; measured, to
+        about a tenth.
+        """
         pixels = math.prod(self.shape)
-        maps, pictures, drawn = (8 * n for n in (self.rows * self.d, self.rows * pixels, min(self.rows, 30 * len(self.kinds)) * pixels))
-        whitened = (15 * maps + (200 * self.basis + 320 * self.d**2) * (self.basis > 0)) if self.filtered else 0
-        decoded = 16 * self.rows * math.prod(self.decoded or (0,))  # the file, the array, the file made again, and some on the sheet
-        return decoded + (whitened + 20 * maps + 23 * moments + 15 * pictures + 23 * drawn) // 10 + 24 * self.rows * self.outputs
+        maps, pictures, drawn = (
+            8 * n
+            for n in (
+                self.rows * self.d,
+                self.rows * pixels,
+                min(self.rows, 30 * len(self.kinds)) * pixels,
+            )
+        )
+        whitened = (
+            (15 * maps + (200 * self.basis + 320 * self.d**2) * (self.basis > 0))
+            if self.filtered
+            else 0
+        )
+        decoded = (
+            16 * self.rows * math.prod(self.decoded or (0,))
+        )  # the file, the array, the file made again, and some on the sheet
+        return (
+            decoded
+            + (whitened + 20 * maps + 23 * moments + 15 * pictures + 23 * drawn) // 10
+            + 24 * self.rows * self.outputs
+        )
 
     def check(self, moments: Moments | PassSums) -> None:
         """`ValueError` where no images can have such moments."""
@@ -384,11 +446,19 @@ class Extent:
             if moments.odd.seen > moments.images:
                 raise ValueError("more images in odd batches than in all")
         if set(moments.responses) != set(self.kinds):
-            raise ValueError(f"moments of {', '.join(moments.responses)}, not of {', '.join(self.kinds)}")
+            raise ValueError(
+                f"moments of {', '.join(moments.responses)}, not of {', '.join(self.kinds)}"
+            )
         if (moments.sum_x.size, moments.sum_xx.size) != (self.d, self.d * self.second):
             raise ValueError(f"moments of {moments.sum_x.size} noise values an image, not {self.d}")
         n = moments.images * (1 if self.field is None else self.field.patches.count)
-        largest = {"rows": self.outputs - 1, "count": n, "peak": LIMIT, "sum_y": n * LIMIT, "sum_yx": n * LIMIT * MOST_GRID}
+        largest = {
+            "rows": self.outputs - 1,
+            "count": n,
+            "peak": LIMIT,
+            "sum_y": n * LIMIT,
+            "sum_yx": n * LIMIT * MOST_GRID,
+        }
         lowest = {"rows": 0, "count": 0, "peak": 0}
         possible = [
             min(n, moments.nonfinite, moments.out_of_range) >= 0,
@@ -396,7 +466,12 @@ class Extent:
             within(moments.sum_xx, MOST_GRID**2 * n, 0),
         ]
         for r in moments.responses.values():
-            possible += [within(getattr(r, key), most, lowest.get(key)) for key, most in largest.items()]
-            possible += [within(r.sum_yxx, n * LIMIT * MOST_GRID**2), within(r.sum_yy, max(n * LIMIT**2 >> 32, (1 << 32) - 1), 0)]
+            possible += [
+                within(getattr(r, key), most, lowest.get(key)) for key, most in largest.items()
+            ]
+            possible += [
+                within(r.sum_yxx, n * LIMIT * MOST_GRID**2),
+                within(r.sum_yy, max(n * LIMIT**2 >> 32, (1 << 32) - 1), 0),
+            ]
         if not all(possible):
             raise ValueError("sums that no images can have")

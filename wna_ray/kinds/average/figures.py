@@ -12,7 +12,17 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from wna_ray.drawing.maps import DIVERGING, Picture, aspect_of, in_lines, is_line, light, limit_of, outline, show
+from wna_ray.drawing.maps import (
+    DIVERGING,
+    Picture,
+    aspect_of,
+    in_lines,
+    is_line,
+    light,
+    limit_of,
+    outline,
+    show,
+)
 from wna_ray.drawing.sheets import Block, Sheet, png
 from wna_ray.drawing.words import noise_text, tests_of, unit_of
 from wna_ray.moments.moments import Moments
@@ -21,12 +31,20 @@ from wna_ray.statistics.maps import Readout, cosine, entropy, grid_variance, z_t
 from wna_ray.stimuli.stimulus import Stimulus
 
 MOST_MAPS = 30  # maps of one kind on a sheet: the most reliable ones
-Z_LIMIT = 5  # z is shown up to this many thresholds, so that weak maps can be seen beside strong ones
-STEP = "the picture of a step along the map, of one standard deviation of the noise (root mean square)"
+Z_LIMIT = (
+    5  # z is shown up to this many thresholds, so that weak maps can be seen beside strong ones
+)
+STEP = (
+    "the picture of a step along the map, of one standard deviation of the noise (root mean square)"
+)
 
 
 def draw(
-    stimulus: Stimulus, readouts: list[Readout], moments: Moments, classes: pa.Table, filters: Picture | None = None
+    stimulus: Stimulus,
+    readouts: list[Readout],
+    moments: Moments,
+    classes: pa.Table,
+    filters: Picture | None = None,
 ) -> dict[str, bytes]:
     """PNG files by name.
 
@@ -39,13 +57,27 @@ def draw(
     filters
         ``(k, d)``: true filters of units that are linear, NaN for others.
     """
-    noise = _noise_text(stimulus, moments) + (", by gradients" if readouts[0].estimator == "gradient" else "")
+    noise = _noise_text(stimulus, moments) + (
+        ", by gradients" if readouts[0].estimator == "gradient" else ""
+    )
     called = dict(
-        zip(zip(classes["kind"].to_pylist(), classes["response"].to_pylist(), strict=True), classes["self_label"].to_pylist(), strict=True)
+        zip(
+            zip(classes["kind"].to_pylist(), classes["response"].to_pylist(), strict=True),
+            classes["self_label"].to_pylist(),
+            strict=True,
+        )
     )
     pictures = {
-        "bias_maps.png": _sheet(stimulus, readouts, f"Bias maps   {noise}", lambda r, i: stimulus.expand(r.bias[i]), _bias_cell(called)),
-        "z_maps.png": _sheet(stimulus, readouts, f"z-maps   {noise}", lambda r, i: stimulus.expand_z(r.z[i]), None),
+        "bias_maps.png": _sheet(
+            stimulus,
+            readouts,
+            f"Bias maps   {noise}",
+            lambda r, i: stimulus.expand(r.bias[i]),
+            _bias_cell(called),
+        ),
+        "z_maps.png": _sheet(
+            stimulus, readouts, f"z-maps   {noise}", lambda r, i: stimulus.expand_z(r.z[i]), None
+        ),
     }
     if stimulus.spec.mixed:
         pictures["whitened_maps.png"] = _sheet(
@@ -53,25 +85,45 @@ def draw(
             readouts,
             f"Bias maps freed of the noise's correlations   {noise}",
             lambda r, i: stimulus.whitened(r.bias[i], r.reliability[i]),
-            lambda r, i: f"ridge {(1 - r.reliability[i]) / r.reliability[i]:.2g}\nreliability {r.reliability[i]:.3f}",
-            "(S + ridge)$^{-1}$ times the average that bias_maps.png shows, S the noise's correlations, per {unit}"
-            if stimulus.spec.basis is None
-            else "regression on the image, within what the basis spans, per {unit}",
+            lambda r, i: (
+                f"ridge {(1 - r.reliability[i]) / r.reliability[i]:.2g}\nreliability"
+                f" {r.reliability[i]:.3f}"
+            ),
+            (
+                "(S + ridge)$^{-1}$ times the average that bias_maps.png shows, S the noise's"
+                " correlations, per {unit}"
+                if stimulus.spec.basis is None
+                else "regression on the image, within what the basis spans, per {unit}"
+            ),
         )
     if filters is not None and np.isfinite(filters).any():
-        found = "Filters, and averages of pictures" if stimulus.spec.measured else "Filters recovered from noise"
+        found = (
+            "Filters, and averages of pictures"
+            if stimulus.spec.measured
+            else "Filters recovered from noise"
+        )
         pictures["filters.png"] = _recovery(stimulus, readouts[0], filters, f"{found}   {noise}")
     one_hot = next((r for r in readouts if not is_dense(r.kind)), None)
     if one_hot is not None:
-        pictures["label_frequencies.png"] = _frequencies(one_hot, f"Labels given to noise   {noise}")
+        pictures["label_frequencies.png"] = _frequencies(
+            one_hot, f"Labels given to noise   {noise}"
+        )
     return pictures
 
 
 def _noise_text(stimulus: Stimulus, moments: Moments) -> str:
     spec, images = stimulus.spec, moments.images
     black = " (0 black, 1 white)" if spec.space == "pixel" else ""
-    patches = "" if stimulus.patches_an_image == 1 else f" ({images * stimulus.patches_an_image:,} patches)"
-    sd = stimulus.unit * float(np.sqrt(grid_variance(moments).mean())) if spec.measured and images else None
+    patches = (
+        ""
+        if stimulus.patches_an_image == 1
+        else f" ({images * stimulus.patches_an_image:,} patches)"
+    )
+    sd = (
+        stimulus.unit * float(np.sqrt(grid_variance(moments).mean()))
+        if spec.measured and images
+        else None
+    )
     return f"N = {images:,} images{patches} of {noise_text(stimulus, sd)}{black}"
 
 
@@ -79,7 +131,9 @@ def _bias_cell(called: dict[tuple[str, int], str | None]) -> Callable[[Readout, 
     def text(readout: Readout, row: int) -> str:
         label = called[readout.kind, row]
         said = f'called "{label}"\n' if label is not None else ""
-        return f"{said}reliability {readout.reliability[row]:.3f}" + (f"\n{readout.note[row]}" if readout.note[row] else "")
+        return f"{said}reliability {readout.reliability[row]:.3f}" + (
+            f"\n{readout.note[row]}" if readout.note[row] else ""
+        )
 
     return text
 
@@ -103,8 +157,8 @@ def _sheet(
     cell: Callable[[Readout, int], str] | None,
     told: str | None = None,
 ) -> bytes:
-    """One block of maps a response kind; `told` is what they are, and in which units, where it is not the average. Without `cell` the maps
-    are z: one scale a block, threshold outlined.
+    """One block of maps a response kind; `told` is what they are, and in which units, where it is
+    not the average. Without `cell` the maps are z: one scale a block, threshold outlined.
     """
     tests = tests_of(stimulus)
     threshold = z_threshold(tests)
@@ -112,27 +166,48 @@ def _sheet(
     pictures = [maps(r, rows) if rows else np.zeros((0, *stimulus.shape)) for r, rows in blocks]
     drawn = []
     for (readout, rows), some in zip(blocks, pictures, strict=True):
-        shown = f"   ({len(rows)} most reliable of {len(readout.names)})" if len(rows) < len(readout.names) else ""
+        shown = (
+            f"   ({len(rows)} most reliable of {len(readout.names)})"
+            if len(rows) < len(readout.names)
+            else ""
+        )
         if cell is None:
             mark = "beyond the lines" if is_line(stimulus.shape) else "outline"
             strongest = "; of the channels the strongest" if stimulus.shape[0] > 1 else ""
-            heading = f"{readout.kind}{shown}: z{strongest}; {mark}: |z| > {threshold:.2f} (p < 0.05, Sidak over {tests:,} values)"
-            under = [_p_text(readout, row) if _there(readout, row, p) else "" for row, p in zip(rows, some, strict=True)]
+            heading = (
+                f"{readout.kind}{shown}: z{strongest}; {mark}: |z| > {threshold:.2f} (p < 0.05,"
+                f" Sidak over {tests:,} values)"
+            )
+            under = [
+                _p_text(readout, row) if _there(readout, row, p) else ""
+                for row, p in zip(rows, some, strict=True)
+            ]
         else:
-            units = told or (_UNITS[readout.kind] if readout.estimator == "noise" else f"mean gradient, {readout.kind} per {{unit}}")
+            units = told or (
+                _UNITS[readout.kind]
+                if readout.estimator == "noise"
+                else f"mean gradient, {readout.kind} per {{unit}}"
+            )
             units = units.replace("{unit}", unit_of(stimulus))
             if stimulus.synthesis is not None and readout.estimator == "noise" and told is None:
-                units = units.partition("$\\sigma^2$")[0] + "variance of a weight" if "sigma" in units else units
+                units = (
+                    units.partition("$\\sigma^2$")[0] + "variance of a weight"
+                    if "sigma" in units
+                    else units
+                )
             if stimulus.spec.measured:
                 units = units.replace("$\\sigma^2$", "mean var(x)")
             heading = f"{readout.kind}{shown}: {units}; each map on its own symmetric scale"
             heading += ", grey is zero" if stimulus.shape[0] == 3 else ""
             under = [
-                f"±{limit_of(p):.2g}\n{cell(readout, row)}" if _there(readout, row, p) else "" for row, p in zip(rows, some, strict=True)
+                f"±{limit_of(p):.2g}\n{cell(readout, row)}" if _there(readout, row, p) else ""
+                for row, p in zip(rows, some, strict=True)
             ]
         drawn.append(Block(in_lines(under), heading))
     sheet = Sheet(title, drawn, aspect=aspect_of(stimulus), right=0.75 if cell is None else 0)
-    for i, ((readout, rows), some, cells) in enumerate(zip(blocks, pictures, sheet.cells, strict=True)):
+    for i, ((readout, rows), some, cells) in enumerate(
+        zip(blocks, pictures, sheet.cells, strict=True)
+    ):
         largest = float(np.abs(some[np.isfinite(some)]).max(initial=0.0))
         common = min(largest, Z_LIMIT * threshold) if cell is None and largest else None
         for place, row, picture in zip(chain(*cells), rows, some, strict=True):
@@ -145,7 +220,9 @@ def _sheet(
                 outline(place, picture, threshold)
         if common is not None:
             mappable = ScalarMappable(Normalize(-common, common), DIVERGING)
-            bar = sheet.figure.colorbar(mappable, cax=sheet.bar(i), extend="both" if largest > common else "neither")
+            bar = sheet.figure.colorbar(
+                mappable, cax=sheet.bar(i), extend="both" if largest > common else "neither"
+            )
             bar.ax.tick_params(labelsize=7)
             bar.ax.axhline(threshold, color="black", linewidth=0.6)
             bar.ax.axhline(-threshold, color="black", linewidth=0.6)
@@ -156,8 +233,16 @@ def _there(readout: Readout, row: int, picture: Picture) -> bool:
     return readout.note[row] != "constant" and bool(np.isfinite(picture).all())
 
 
-def decoded(stimulus: Stimulus, readouts: list[Readout], moments: Moments, classes: pa.Table, pictures: NDArray[np.float32]) -> bytes:
-    """A PNG: the decoder's pictures ``(R, C, H, W)`` of the maps, one block a response kind, all on one scale of light."""
+def decoded(
+    stimulus: Stimulus,
+    readouts: list[Readout],
+    moments: Moments,
+    classes: pa.Table,
+    pictures: NDArray[np.float32],
+) -> bytes:
+    """A PNG: the decoder's pictures ``(R, C, H, W)`` of the maps, one block a response kind,
+    all on one scale of light.
+    """
     called = iter(classes["self_label"].to_pylist())
     finite = pictures[np.isfinite(pictures)]
     low, high = (float(f(finite)) for f in (np.min, np.max)) if finite.size else (0.0, 1.0)
@@ -166,18 +251,37 @@ def decoded(stimulus: Stimulus, readouts: list[Readout], moments: Moments, class
     blocks, shown = [], []
     for readout, some in zip(readouts, np.split(pictures, len(readouts)), strict=True):
         rows, labels = _chosen(readout), [next(called) for _ in readout.names]
-        of_all = f"   ({len(rows)} most reliable of {len(readout.names)})" if len(rows) < len(readout.names) else ""
-        what = "the picture of its mean code" if is_triggered(readout.kind) and readout.estimator == "noise" else STEP
+        of_all = (
+            f"   ({len(rows)} most reliable of {len(readout.names)})"
+            if len(rows) < len(readout.names)
+            else ""
+        )
+        what = (
+            "the picture of its mean code"
+            if is_triggered(readout.kind) and readout.estimator == "noise"
+            else STEP
+        )
         there = {row: bool(np.isfinite(some[row]).all()) for row in rows}
         said = [
-            ("" if labels[row] is None else f'called "{labels[row]}"\n') + f"reliability {readout.reliability[row]:.3f}"
-            if there[row]
-            else ""
+            (
+                ("" if labels[row] is None else f'called "{labels[row]}"\n')
+                + f"reliability {readout.reliability[row]:.3f}"
+                if there[row]
+                else ""
+            )
             for row in rows
         ]
         blocks.append(Block(in_lines(said), f"{readout.kind}{of_all}: {what}"))
-        shown.append([(readout.names[row], some[row], "" if there[row] else readout.note[row] or "no map") for row in rows])
-    title = f"Decoded maps   {_noise_text(stimulus, moments)}, as codes; black is {low:.3g}, white is {high:.3g}"
+        shown.append(
+            [
+                (readout.names[row], some[row], "" if there[row] else readout.note[row] or "no map")
+                for row in rows
+            ]
+        )
+    title = (
+        f"Decoded maps   {_noise_text(stimulus, moments)}, as codes; black is {low:.3g}, white is"
+        f" {high:.3g}"
+    )
     sheet = Sheet(title, blocks, aspect=pictures.shape[2] / pictures.shape[3])
     for cells, parts in zip(sheet.cells, shown, strict=True):
         for cell, (name, picture, missing) in zip(chain(*cells), parts, strict=True):
@@ -194,9 +298,15 @@ def _recovery(stimulus: Stimulus, readout: Readout, filters: Picture, title: str
     cosines = cosine(readout.bias, filters)
     truth, found = (stimulus.expand(maps[rows]) for maps in (filters, readout.bias))
     known = cosines[np.isfinite(cosines)]
-    told = f"cosine with the true filter: median {np.median(known):.4f}, smallest {known.min():.4f}" if known.size else "no maps"
+    told = (
+        f"cosine with the true filter: median {np.median(known):.4f}, smallest {known.min():.4f}"
+        if known.size
+        else "no maps"
+    )
     count = f"{known.size} linear units of {len(readout.names)}, {len(rows)} shown"
-    under = in_lines([f"{cosines[row]:.4f}" if np.isfinite(cosines[row]) else readout.note[row] for row in rows])
+    under = in_lines(
+        [f"{cosines[row]:.4f}" if np.isfinite(cosines[row]) else readout.note[row] for row in rows]
+    )
     lines, titled = list(chain(*(([""] * len(line), line) for line in under))), [1, 0] * len(under)
     sheet = Sheet(
         f"{title}\n{told} ({count}); above the filter, below the map of its {readout.kind}",
@@ -216,16 +326,34 @@ def _recovery(stimulus: Stimulus, readout: Readout, filters: Picture, title: str
 
 
 def reliability(curve: pa.Table, stimulus: Stimulus) -> bytes:
-    """How reliable the maps had become at each look: the median row of each response, and the band of the middle half of the rows."""
+    """How reliable the maps had become at each look: the median row of each response, and the
+    band of the middle half of the rows.
+    """
     rows = curve.to_pylist()
     looks = sorted({row["samples"] for row in rows})
     figure = Figure(figsize=(6.5, 4), layout="constrained")
     axis = figure.subplots()
     for i, kind in enumerate(dict.fromkeys(row["kind"] for row in rows)):
-        values = [[row["reliability"] or 0.0 for row in rows if row["kind"] == kind and row["samples"] == n] for n in looks]
-        low, middle, high = (np.array([np.quantile(v, q) for v in values]) for q in (0.25, 0.5, 0.75))
+        values = [
+            [
+                row["reliability"] or 0.0
+                for row in rows
+                if row["kind"] == kind and row["samples"] == n
+            ]
+            for n in looks
+        ]
+        low, middle, high = (
+            np.array([np.quantile(v, q) for v in values]) for q in (0.25, 0.5, 0.75)
+        )
         axis.fill_between(looks, low, high, color=f"C{i}", alpha=0.2, linewidth=0)
-        axis.plot(looks, middle, "o-", color=f"C{i}", markersize=4, label=f"{kind} ({len(values[0])} rows)")
+        axis.plot(
+            looks,
+            middle,
+            "o-",
+            color=f"C{i}",
+            markersize=4,
+            label=f"{kind} ({len(values[0])} rows)",
+        )
     axis.set_xscale("log")
     axis.set_ylim(0, 1.02)
     axis.set_xlabel("images")
@@ -233,7 +361,10 @@ def reliability(curve: pa.Table, stimulus: Stimulus) -> bytes:
     axis.legend(fontsize=8, frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
     noise = noise_text(stimulus)
-    figure.suptitle(f"Reliability at each look   {noise}\nmedian row, band: middle half of the rows", fontsize=10)
+    figure.suptitle(
+        f"Reliability at each look   {noise}\nmedian row, band: middle half of the rows",
+        fontsize=10,
+    )
     return png(figure)
 
 
@@ -263,7 +394,10 @@ def _frequencies(readout: Readout, title: str) -> bytes:
     axis.set_yscale("symlog", linthresh=1)
     axis.set_ylim(0, max(10, 4 * int(readout.count.max())))
     axis.set_ylabel("images (log scale)")
-    axis.set_xlabel(f"label given (above each bar its share of all images; entropy {entropy(readout.share):.2f} bits)")
+    axis.set_xlabel(
+        f"label given (above each bar its share of all images; entropy {entropy(readout.share):.2f}"
+        " bits)"
+    )
     axis.tick_params(axis="x", rotation=0 if len(rows) <= 12 else 90, labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=11)
@@ -292,13 +426,17 @@ def confusion(matrix: NDArray[np.int64], names: list[str], title: str) -> bytes:
     axis.set_yticks(range(len(names)), drawn)
     axis.set_xlabel("predicted: the map with the largest score")
     axis.set_ylabel("true class")
-    figure.colorbar(image, ax=axis, label="share of the true class (recall on the diagonal)", shrink=0.85)
+    figure.colorbar(
+        image, ax=axis, label="share of the true class (recall on the diagonal)", shrink=0.85
+    )
     figure.suptitle(title, fontsize=10)
     return png(figure)
 
 
 def ranks(places: NDArray[np.float64], k: int, title: str) -> bytes:
-    """How often the true class was at each place among k scores, beside chance; few images a class, so no confusion matrix."""
+    """How often the true class was at each place among k scores, beside chance; few images a
+    class, so no confusion matrix.
+    """
     n, bins = len(places), min(k, 25)
     edges = np.linspace(0.5, k + 0.5, bins + 1)
     expected = n / bins

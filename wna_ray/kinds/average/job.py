@@ -18,7 +18,14 @@ from wna_ray.execution.worker import Introduction
 from wna_ray.kinds.average import KIND
 from wna_ray.kinds.average.evaluation import Ask, evaluate
 from wna_ray.kinds.average.memory import check, expected_rows, moment_sets, needs
-from wna_ray.kinds.average.result import Answers, derive, map_images, mean_codes, read_outs, reliability_curve
+from wna_ray.kinds.average.result import (
+    Answers,
+    derive,
+    map_images,
+    mean_codes,
+    read_outs,
+    reliability_curve,
+)
 from wna_ray.kinds.average.run import Run
 from wna_ray.kinds.average.work import NoiseWork
 from wna_ray.machine import available
@@ -50,7 +57,8 @@ def run(
     spec
         What to do.
     out
-        The run directory: a path or any fsspec URL. The same call again resumes; another spec there is refused.
+        The run directory: a path or any fsspec URL. The same call again resumes; another spec there
+        is refused.
     executor, workers, address
         Where it runs; none of these changes a byte of the result.
     single_writer
@@ -80,7 +88,9 @@ def execute(
     emit: Callback,
     claim: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run a spec with workers of one's own; nothing is evaluated. `claim` is called before anything is computed."""
+    """Run a spec with workers of one's own; nothing is evaluated. `claim` is called before
+    anything is computed.
+    """
     desk = Desk(directory, executor, emit, spec.execution.attempts, claim)
     desk.conduct(NoiseQuestion(spec).prepare(desk))
 
@@ -152,7 +162,9 @@ def description_of(job: Job, environment: Mapping[str, Any]) -> Description:
     )
 
 
-def _rounds(work: NoiseWork, introduction: Introduction, partial: int, desk: Desk, ask: Ask) -> Rounds:
+def _rounds(
+    work: NoiseWork, introduction: Introduction, partial: int, desk: Desk, ask: Ask
+) -> Rounds:
     """One round a look, until enough maps are reliable; then what is read out of the moments."""
     job, spec = work.job, work.job.spec
     curve = list[tuple[int, list[Readout]]]()
@@ -174,7 +186,9 @@ def _rounds(work: NoiseWork, introduction: Introduction, partial: int, desk: Des
 
 
 def reached_share(stop: StopSpec, readouts: Sequence[Readout]) -> float:
-    """Share of the rows that have reached a spec's reliability; the smallest of all responses that are looked at."""
+    """Share of the rows that have reached a spec's reliability; the smallest of all responses
+    that are looked at.
+    """
     looked_at = [r for r in readouts if stop.response in (None, r.kind)]
     return min(float((np.nan_to_num(r.reliability) >= stop.reliability).mean()) for r in looked_at)
 
@@ -203,7 +217,11 @@ def moment_size(job: Job) -> tuple[int, int]:
 def image_bytes(job: Job) -> int:
     """Bytes that are kept of the responses of an image."""
     patches, k = job.stimulus.patches_an_image, len(job.names)
-    return 4 * sum(width(r.kind, k, patches) for r in job.spec.responses) if job.spec.keep_responses else 0
+    return (
+        4 * sum(width(r.kind, k, patches) for r in job.spec.responses)
+        if job.spec.keep_responses
+        else 0
+    )
 
 
 def segment_bytes(job: Job) -> int:
@@ -219,10 +237,18 @@ def row_bytes(job: Job) -> int:
     return job.stimulus.pixels * 8 * moment_sets(job.spec)
 
 
-def _answers(work: NoiseWork, readouts: list[Readout], moments: Moments, desk: Desk, ask: Ask) -> Answers:
-    """The network's outputs for each map, the filters of linear units, and the decoder's pictures."""
+def _answers(
+    work: NoiseWork, readouts: list[Readout], moments: Moments, desk: Desk, ask: Ask
+) -> Answers:
+    """The network's outputs for each map, the filters of linear units, and the decoder's
+    pictures.
+    """
     job = work.job
-    images = map_images(job.stimulus, readouts, moments) if job.decoder is None else mean_codes(job.stimulus, readouts)
+    images = (
+        map_images(job.stimulus, readouts, moments)
+        if job.decoder is None
+        else mean_codes(job.stimulus, readouts)
+    )
     shown = np.isfinite(images).all(axis=(1, 2, 3))
     outputs = np.full((len(images), len(job.names)), np.nan, dtype=np.float32)
     if shown.any():

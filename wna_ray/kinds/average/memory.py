@@ -1,4 +1,6 @@
-"""What a run needs of memory, and what machines have: refused before it starts, not killed after an hour."""
+"""What a run needs of memory, and what machines have: refused before it starts, not killed
+after an hour.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +18,29 @@ from wna_ray.storage.store import MOST_BYTES
 from wna_ray.text import size
 
 BASE_BYTES = 700 << 20  # Python, torch and a small network
-WORKER_PARTIALS = 4  # a shard's total, the chunk that is added to it, their sum, and one that is on its way to the object store
+# a shard's total, the chunk that is added to it, their sum, and one that is on its way to the
+# object store
+WORKER_PARTIALS = 4
 WHITENED_PARTIALS = 2  # maps freed of correlations: float64, and as they are written
-SPECTRUM_BYTES = 16  # a value of a batch whose noise is filtered: its transform, that filtered, and back
+SPECTRUM_BYTES = (
+    16  # a value of a batch whose noise is filtered: its transform, that filtered, and back
+)
 BASIS_BYTES = 20  # a number of a basis: as it is kept, as it is shown, and float64 twice
 MIXED_BYTES = 24  # a pixel of a batch that is a mixture of a basis
-SHOWN_IMAGES = {"mnist": 60_000, "fashion-mnist": 60_000, "cifar-10": 50_000, "imagenet-sample": 1_000}
+SHOWN_IMAGES = {
+    "mnist": 60_000,
+    "fashion-mnist": 60_000,
+    "cifar-10": 50_000,
+    "imagenet-sample": 1_000,
+}
 SHOWN_COPIES = 3  # while it is read
 RESPONSE_COPIES = 4  # a segment's, as they come, joined, as a table, as a file
-PICTURE_BYTES = 12  # a value of a decoder's picture of a map: as it comes, in its row, and as it is written
-DRIVER_PARTIALS = 7  # the merged moments, float64 maps and z-maps, float32 copies, and the objects to write
+PICTURE_BYTES = (
+    12  # a value of a decoder's picture of a map: as it comes, in its row, and as it is written
+)
+DRIVER_PARTIALS = (
+    7  # the merged moments, float64 maps and z-maps, float32 copies, and the objects to write
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +54,8 @@ class Needs:
     worker
         One worker, at its most.
     store
-        Object store for each worker: what a merge takes in and gives. Ray puts other partials on the disk where there is no room.
+        Object store for each worker: what a merge takes in and gives. Ray puts other partials on
+        the disk where there is no room.
     driver
         The driver, while it reads out the result.
     """
@@ -61,35 +77,47 @@ def expected_rows(job: Job, seen: Mapping[str, int]) -> int:
     Parameters
     ----------
     seen
-        By one-hot response kind, the classes that a few images gave. Noise reaches few classes; more images find some more, so three
-        times as many (and ten) are expected, at most all.
+        By one-hot response kind, the classes that a few images gave. Noise reaches few classes;
+        more images find some more, so three times as many (and ten) are expected, at most all.
     """
     k = len(job.names)
-    return 1 + sum(k if is_dense(r.kind) else min(k, 3 * seen.get(r.kind, k) + 10) for r in job.spec.responses)
+    return 1 + sum(
+        k if is_dense(r.kind) else min(k, 3 * seen.get(r.kind, k) + 10) for r in job.spec.responses
+    )
 
 
 def needs(job: Job, rows: int, fan_in: int, responses: int = 0) -> Needs:
-    """What a run needs whose moments have so many rows, and that keeps so many bytes of responses of a segment."""
+    """What a run needs whose moments have so many rows, and that keeps so many bytes of
+    responses of a segment.
+    """
     d, batch = job.stimulus.pixels, job.spec.numerics.batch
     partial = rows * d * 8 * moment_sets(job.spec)
     stimulus, shown = job.spec.stimulus, math.prod(job.stimulus.shown_shape)
     each = 9 if stimulus.spectrum is None else 9 + SPECTRUM_BYTES
-    shard = PENDING_VALUES + each * batch * max(job.stimulus.noise.pixels, d * job.stimulus.patches_an_image)
+    shard = PENDING_VALUES + each * batch * max(
+        job.stimulus.noise.pixels, d * job.stimulus.patches_an_image
+    )
     if job.basis is not None:
         shard += BASIS_BYTES * job.basis.size + MIXED_BYTES * batch * shown
     if stimulus.kind == "images":
-        shard += SHOWN_COPIES * SHOWN_IMAGES[stimulus.dataset or "mnist"] * math.prod(stimulus.shape)
+        shard += (
+            SHOWN_COPIES * SHOWN_IMAGES[stimulus.dataset or "mnist"] * math.prod(stimulus.shape)
+        )
     maps = len(job.names) * len(job.spec.responses)
     pictures = 0 if job.decoder is None else PICTURE_BYTES * maps * math.prod(job.decoder.shape)
     return Needs(
         partial,
         BASE_BYTES + shard + WORKER_PARTIALS * partial + RESPONSE_COPIES * responses,
         (fan_in + 1) * partial + 2 * responses,
-        BASE_BYTES + pictures + (DRIVER_PARTIALS + WHITENED_PARTIALS * job.spec.stimulus.mixed) * partial,
+        BASE_BYTES
+        + pictures
+        + (DRIVER_PARTIALS + WHITENED_PARTIALS * job.spec.stimulus.mixed) * partial,
     )
 
 
-def check(job: Job, rows: int, need: Needs, machines: Sequence[Machine], driver: int | None) -> None:
+def check(
+    job: Job, rows: int, need: Needs, machines: Sequence[Machine], driver: int | None
+) -> None:
     """Refuse a run that cannot fit.
 
     Parameters
@@ -105,9 +133,15 @@ def check(job: Job, rows: int, need: Needs, machines: Sequence[Machine], driver:
         Says what is needed, what there is, and which number to change.
     """
     d = job.stimulus.pixels
-    what = f"moments of {rows:,} rows x {d:,} values x {8 * moment_sets(job.spec)} bytes = {size(need.partial)}"
+    what = (
+        f"moments of {rows:,} rows x {d:,} values x {8 * moment_sets(job.spec)} bytes ="
+        f" {size(need.partial)}"
+    )
     if need.partial > MOST_BYTES:
-        raise SpecError(f"{what}, but a segment is one object of at most {size(MOST_BYTES)}; {_smaller(job, need.partial / MOST_BYTES)}")
+        raise SpecError(
+            f"{what}, but a segment is one object of at most {size(MOST_BYTES)};"
+            f" {_smaller(job, need.partial / MOST_BYTES)}"
+        )
     if driver is not None and need.driver > driver:
         ratio = (need.driver - BASE_BYTES) / max(driver - BASE_BYTES, 1)
         raise SpecError(
@@ -115,7 +149,12 @@ def check(job: Job, rows: int, need: Needs, machines: Sequence[Machine], driver:
             f"{_smaller(job, ratio)}, or start it on a machine with more memory"
         )
     for machine in machines:
-        room = min([machine.memory // need.worker, *([machine.store // need.store] if machine.store is not None else [])])
+        room = min(
+            [
+                machine.memory // need.worker,
+                *([machine.store // need.store] if machine.store is not None else []),
+            ]
+        )
         if room >= machine.workers:
             continue
         needed, there = size(need.worker), size(machine.memory)
@@ -126,8 +165,9 @@ def check(job: Job, rows: int, need: Needs, machines: Sequence[Machine], driver:
             ratio = max(ratio, need.store * machine.workers / max(machine.store, 1))
         fewer = "numerics.threads (more threads a worker make fewer workers); or " if room else ""
         raise SpecError(
-            f"a worker needs {needed} ({what}), but {machine.name} has {there} for {machine.workers} "
-            f"worker{'s' * (machine.workers > 1)}, which is enough for {room}; change {fewer}{_smaller(job, ratio)}; or larger machines"
+            f"a worker needs {needed} ({what}), but {machine.name} has {there} for"
+            f" {machine.workers} worker{'s' * (machine.workers > 1)}, which is enough for {room};"
+            f" change {fewer}{_smaller(job, ratio)}; or larger machines"
         )
 
 
@@ -140,7 +180,10 @@ def _smaller(job: Job, ratio: float) -> str:
         hints.append("moments.second: false (halves them)")
     dense = [r.kind for r in job.spec.responses if is_dense(r.kind)]
     if dense:
-        hints.append(f"responses: without {' and '.join(dense)} (each keeps a row for all {len(job.names):,} outputs)")
+        hints.append(
+            f"responses: without {' and '.join(dense)} (each keeps a row for all {len(job.names):,}"
+            " outputs)"
+        )
     cell = job.spec.stimulus.cell
     if job.basis is not None or job.spec.stimulus.kind == "images":
         return "; or ".join(hints) or "responses: fewer"

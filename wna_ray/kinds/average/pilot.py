@@ -46,20 +46,30 @@ class Pilot:
     readouts: list[Readout]
 
     def pays_after(self, plain: Pilot) -> float:
-        """Images after which a worker has got back what compiling took it, beside a pilot without; infinite where it never does."""
+        """Images after which a worker has got back what compiling took it, beside a pilot
+        without; infinite where it never does.
+        """
         gain = 1 / plain.images_per_second - 1 / self.images_per_second
         return max(0.0, self.start_seconds - plain.start_seconds) / gain if gain > 0 else math.inf
 
 
 def pilot(spec: Spec, images: int, workers: int) -> Pilot:
-    """Show `images` (rounded up to whole batches) in this process and read them out; writes nothing."""
+    """Show `images` (rounded up to whole batches) in this process and read them out; writes
+    nothing.
+    """
     executor = InProcessExecutor(spec.model_copy(update={"stop": None}))
     try:
         begin = time.perf_counter()
         introduction: Introduction = call(executor, 1, "introduce")
-        start_seconds = time.perf_counter() - begin - introduction.environment.get("tune", {}).get("seconds", 0.0)
+        start_seconds = (
+            time.perf_counter()
+            - begin
+            - introduction.environment.get("tune", {}).get("seconds", 0.0)
+        )
         batch = introduction.job.spec.numerics.batch
-        few = introduction.job.spec.model_copy(update={"samples": min(-(-images // batch) * batch, spec.samples)})
+        few = introduction.job.spec.model_copy(
+            update={"samples": min(-(-images // batch) * batch, spec.samples)}
+        )
         job = replace(introduction.job, spec=few)
         for _ in "ab":
             ticket = executor.submit("shard", NoiseWork(job), 0, few.samples)
@@ -74,4 +84,6 @@ def pilot(spec: Spec, images: int, workers: int) -> Pilot:
     spec = spec.with_batch(batch)
     whole = replace(introduction, job=replace(job, spec=spec))
     cut = plan([(0, spec.samples)], spec.samples, workers, cut_of(whole))
-    return Pilot(whole, cut, few.samples, few.samples / sum(seconds.values()), start_seconds, readouts)
+    return Pilot(
+        whole, cut, few.samples, few.samples / sum(seconds.values()), start_seconds, readouts
+    )

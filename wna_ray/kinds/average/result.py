@@ -1,7 +1,8 @@
 """From a run's moments to its result objects, and a finished run opened for reading.
 
-`derive` makes every object under ``result/`` from ``spec.json``, the merged moments and the network's answers to the
-maps: no model, no Ray. `wna run` publishes them; `wna report` makes them again.
+`derive` makes every object under ``result/`` from ``spec.json``, the merged moments and the
+network's answers to the maps: no model, no Ray. `wna run` publishes them; `wna report` makes them
+again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,15 @@ from wna_ray.moments.responses import FixedPoint, is_dense, is_triggered
 from wna_ray.runs.names import MOMENTS, RESULT
 from wna_ray.runs.segments import pack_moments
 from wna_ray.specs.run import Spec
-from wna_ray.statistics.maps import Readout, cosine, grid_variance, read_out, read_out_gradient, spearman_brown, variance_maps
+from wna_ray.statistics.maps import (
+    Readout,
+    cosine,
+    grid_variance,
+    read_out,
+    read_out_gradient,
+    spearman_brown,
+    variance_maps,
+)
 from wna_ray.stimuli.stimulus import Stimulus
 from wna_ray.storage.arrays import to_npy, to_parquet
 from wna_ray.storage.tables import table_of
@@ -29,9 +38,15 @@ from wna_ray.text import plain
 
 FIGURES = "wna_ray.kinds.average.figures"  # matplotlib, only where something is drawn
 
-CLASSES, MAP_OUTPUTS, FILTERS = f"{RESULT}/classes.parquet", f"{RESULT}/map_outputs.npy", f"{RESULT}/filters.npy"
+CLASSES, MAP_OUTPUTS, FILTERS = (
+    f"{RESULT}/classes.parquet",
+    f"{RESULT}/map_outputs.npy",
+    f"{RESULT}/filters.npy",
+)
 CURVE = f"{RESULT}/reliability.parquet"
-BIAS_MAPS, Z_MAPS, VARIANCE_MAPS = (f"{RESULT}/{name}.npy" for name in ("bias_maps", "z_maps", "variance_maps"))
+BIAS_MAPS, Z_MAPS, VARIANCE_MAPS = (
+    f"{RESULT}/{name}.npy" for name in ("bias_maps", "z_maps", "variance_maps")
+)
 WHITENED_MAPS, DECODED_MAPS = f"{RESULT}/whitened_maps.npy", f"{RESULT}/decoded_maps.npy"
 
 COLUMNS = {
@@ -50,29 +65,45 @@ COLUMNS = {
     "self_confidence": pa.float64(),
     "note": pa.string(),
 }
-CURVE_COLUMNS = {"samples": pa.int64(), "kind": pa.string(), "response": pa.int64(), "reliability": pa.float64()}
+CURVE_COLUMNS = {
+    "samples": pa.int64(),
+    "kind": pa.string(),
+    "response": pa.int64(),
+    "reliability": pa.float64(),
+}
 WORDS = ["name", "kind", "self_label", "note"]
 NOTE = 40  # characters
 
 DRAWN = 100  # characters of a name in a figure
 
 MAP_CONTRAST = 0.25
-"""RMS contrast, in units of the noise's, at which a map is shown to the network on top of the offset."""
+"""RMS contrast, in units of the noise's, at which a map is shown to the network on top of the
+offset.
+"""
 
 
-def read_outs(spec: Spec, stimulus: Stimulus, moments: Moments, identity: Mapping[str, Any], names: list[str]) -> list[Readout]:
+def read_outs(
+    spec: Spec, stimulus: Stimulus, moments: Moments, identity: Mapping[str, Any], names: list[str]
+) -> list[Readout]:
     """One `Readout` for each response of the spec, in its order."""
     found = _read_outs(spec, stimulus, moments, identity, names)
     gradient = spec.estimator == "gradient"
-    return [replace(r, split_half=spearman_brown(moments, r.kind, len(names), gradient)) for r in found]
+    return [
+        replace(r, split_half=spearman_brown(moments, r.kind, len(names), gradient)) for r in found
+    ]
 
 
-def _read_outs(spec: Spec, stimulus: Stimulus, moments: Moments, identity: Mapping[str, Any], names: list[str]) -> list[Readout]:
+def _read_outs(
+    spec: Spec, stimulus: Stimulus, moments: Moments, identity: Mapping[str, Any], names: list[str]
+) -> list[Readout]:
     points = identity["fixed_point"]
     if spec.estimator == "gradient":
         steps = identity["gradient_exponent"]
         return [
-            read_out_gradient(moments, r.kind, FixedPoint.parse(points[r.kind]), steps[r.kind], stimulus.sd, names) for r in spec.responses
+            read_out_gradient(
+                moments, r.kind, FixedPoint.parse(points[r.kind]), steps[r.kind], stimulus.sd, names
+            )
+            for r in spec.responses
         ]
     return [
         read_out(
@@ -89,14 +120,17 @@ def _read_outs(spec: Spec, stimulus: Stimulus, moments: Moments, identity: Mappi
     ]
 
 
-def map_images(stimulus: Stimulus, readouts: list[Readout], moments: Moments) -> NDArray[np.float32]:
-    """Each bias map as a stimulus ``(R, C, H, W)``: offset plus the map, scaled to a quarter of the noise's contrast.
+def map_images(
+    stimulus: Stimulus, readouts: list[Readout], moments: Moments
+) -> NDArray[np.float32]:
+    """Each bias map as a stimulus ``(R, C, H, W)``: offset plus the map, scaled to a quarter of the
+    noise's contrast.
 
     Maps of units lie where the units look, in what is shown to them.
 
-    The map is a first-order description of the network around the offset, so it is shown as a small step from there (and
-    every map at the same size, whatever its units). Rows without a map are NaN. Of pictures, offset and contrast are those that `moments`
-    have measured.
+    The map is a first-order description of the network around the offset, so it is shown as a small
+    step from there (and every map at the same size, whatever its units). Rows without a map are
+    NaN. Of pictures, offset and contrast are those that `moments` have measured.
     """
     measured = stimulus.spec.measured and moments.images > 0
     sd = stimulus.unit * float(np.sqrt(grid_variance(moments).mean())) if measured else stimulus.sd
@@ -107,13 +141,22 @@ def map_images(stimulus: Stimulus, readouts: list[Readout], moments: Moments) ->
 
 
 def mean_codes(stimulus: Stimulus, readouts: list[Readout]) -> NDArray[np.float32]:
-    """What a decoder is shown of each map, a code as a stimulus ``(R, C, H, W)``; rows without a map are NaN.
+    """What a decoder is shown of each map, a code as a stimulus ``(R, C, H, W)``; rows without a
+    map are NaN.
 
-    The map of a response that is never negative is the mean code of the response less the grand mean, so offset plus map is that mean.
-    Other maps are slopes, and have no length as a code: a step from the offset along the map, whose root mean square is the noise's
-    standard deviation, and so as long as codes usually are.
+    The map of a response that is never negative is the mean code of the response less the grand
+    mean, so offset plus map is that mean. Other maps are slopes, and have no length as a code: a
+    step from the offset along the map, whose root mean square is the noise's standard deviation,
+    and so as long as codes usually are.
     """
-    maps = [r.bias if is_triggered(r.kind) and r.estimator == "noise" else _steps(stimulus, r.bias, stimulus.sd) for r in readouts]
+    maps = [
+        (
+            r.bias
+            if is_triggered(r.kind) and r.estimator == "noise"
+            else _steps(stimulus, r.bias, stimulus.sd)
+        )
+        for r in readouts
+    ]
     return (stimulus.shown_offset + stimulus.place(np.concatenate(maps))).astype(np.float32)
 
 
@@ -131,10 +174,12 @@ class Answers:
     Attributes
     ----------
     outputs
-        ``(R, k)`` float32: its outputs for `map_images` (of codes: for the pictures of `mean_codes`); NaN where there is no map.
+        ``(R, k)`` float32: its outputs for `map_images` (of codes: for the pictures of
+        `mean_codes`); NaN where there is no map.
     filters
-        ``(k, d)``: the true filters of units that are linear, NaN for others; None where the network's output was looked at, whose
-        largest logit is then its label for a map. Units inside a network give no labels.
+        ``(k, d)``: the true filters of units that are linear, NaN for others; None where the
+        network's output was looked at, whose largest logit is then its label for a map. Units
+        inside a network give no labels.
     pictures
         ``(R, C, H, W)`` float32: the decoder's pictures of `mean_codes`; None without a decoder.
     """
@@ -148,10 +193,17 @@ def classes_table(readouts: list[Readout], answers: Answers) -> pa.Table:
     """One row a response (see README, "The run directory")."""
     map_outputs, filters = answers.outputs, answers.filters
     answered = np.asarray(np.isfinite(map_outputs).all(axis=1)) & (filters is None)
-    probabilities = softmax(np.where(answered[:, None], map_outputs, 0.0).astype(np.float64), axis=1)
+    probabilities = softmax(
+        np.where(answered[:, None], map_outputs, 0.0).astype(np.float64), axis=1
+    )
     names = readouts[0].names
-    label = [names[i] if ok else None for i, ok in zip(probabilities.argmax(axis=1), answered, strict=True)]
-    confidence = [float(p) if ok else None for p, ok in zip(probabilities.max(axis=1), answered, strict=True)]
+    label = [
+        names[i] if ok else None
+        for i, ok in zip(probabilities.argmax(axis=1), answered, strict=True)
+    ]
+    confidence = [
+        float(p) if ok else None for p, ok in zip(probabilities.max(axis=1), answered, strict=True)
+    ]
 
     def numbers(values: NDArray[Any]) -> pa.Array:
         return pa.array(values, mask=np.isnan(values) if values.dtype.kind == "f" else None)
@@ -159,7 +211,10 @@ def classes_table(readouts: list[Readout], answers: Answers) -> pa.Table:
     def column(attribute: str) -> pa.Array:
         return numbers(np.concatenate([getattr(r, attribute) for r in readouts]))
 
-    cosines = [np.full(len(r.names), np.nan) if filters is None else cosine(r.bias, filters) for r in readouts]
+    cosines = [
+        np.full(len(r.names), np.nan) if filters is None else cosine(r.bias, filters)
+        for r in readouts
+    ]
 
     return pa.table(
         {
@@ -173,7 +228,12 @@ def classes_table(readouts: list[Readout], answers: Answers) -> pa.Table:
             "p_value": column("p_value"),
             "reliability": column("reliability"),
             "split_half": numbers(
-                np.concatenate([np.full(len(r.names), np.nan) if r.split_half is None else r.split_half for r in readouts])
+                np.concatenate(
+                    [
+                        np.full(len(r.names), np.nan) if r.split_half is None else r.split_half
+                        for r in readouts
+                    ]
+                )
             ),
             "filter_cosine": numbers(np.concatenate(cosines)),
             "self_label": pa.array(label, pa.string()),
@@ -191,7 +251,9 @@ def derive(
     answers: Answers,
     curve: pa.Table | None = None,
 ) -> dict[str, bytes]:
-    """Every object under ``result/``, by name. `curve` is what the looks of a run saw (see `reliability_curve`)."""
+    """Every object under ``result/``, by name. `curve` is what the looks of a run saw (see
+    `reliability_curve`).
+    """
     figures = resolve_name(FIGURES)
     classes = classes_table(readouts, answers)
     objects = {
@@ -199,10 +261,16 @@ def derive(
         CLASSES: to_parquet(classes),
         MAP_OUTPUTS: to_npy(answers.outputs),
         BIAS_MAPS: to_npy(_pictures(stimulus, [r.bias for r in readouts])),
-        Z_MAPS: to_npy(stimulus.expand_z(np.concatenate([r.z for r in readouts])).astype(np.float32)),
+        Z_MAPS: to_npy(
+            stimulus.expand_z(np.concatenate([r.z for r in readouts])).astype(np.float32)
+        ),
     }
     if stimulus.spec.mixed:
-        objects[WHITENED_MAPS] = to_npy(np.concatenate([stimulus.whitened(r.bias, r.reliability) for r in readouts]).astype(np.float32))
+        objects[WHITENED_MAPS] = to_npy(
+            np.concatenate([stimulus.whitened(r.bias, r.reliability) for r in readouts]).astype(
+                np.float32
+            )
+        )
     moments = partial.moments
     one_hot = [r for r in readouts if not is_dense(r.kind)]
     if moments.sum_xx.size and one_hot:
@@ -217,7 +285,9 @@ def derive(
     shown, labels = [_drawable(r) for r in readouts], _drawable_labels(classes)
     drawn = figures.draw(stimulus, shown, moments, labels, answers.filters)
     if answers.pictures is not None:
-        drawn["decoded_maps.png"] = figures.decoded(stimulus, shown, moments, labels, answers.pictures)
+        drawn["decoded_maps.png"] = figures.decoded(
+            stimulus, shown, moments, labels, answers.pictures
+        )
     if curve is not None:
         drawn["reliability.png"] = figures.reliability(curve, stimulus)
     return objects | {f"{RESULT}/figures/{name}": data for name, data in drawn.items()}
@@ -241,12 +311,18 @@ def _drawable(readout: Readout) -> Readout:
 
 
 def _drawable_labels(classes: pa.Table) -> pa.Table:
-    labels = [None if label is None else _text(label) for label in classes["self_label"].to_pylist()]
-    return classes.set_column(classes.schema.get_field_index("self_label"), "self_label", pa.array(labels, pa.string()))
+    labels = [
+        None if label is None else _text(label) for label in classes["self_label"].to_pylist()
+    ]
+    return classes.set_column(
+        classes.schema.get_field_index("self_label"), "self_label", pa.array(labels, pa.string())
+    )
 
 
 def _text(name: str) -> str:
-    """A name as figures can draw it: one line, not too long, and its dollar signs begin no formula."""
+    """A name as figures can draw it: one line, not too long, and its dollar signs begin no
+    formula.
+    """
     return plain(name, DRAWN).replace("$", r"\$")
 
 

@@ -20,9 +20,15 @@ def table_of_classes(finished: Run) -> Table:
     """One row a response."""
     moments, spec = finished.moments, finished.spec
     apart = (
-        f", {moments.nonfinite:,} not finite and {moments.out_of_range:,} out of range left out" if moments.seen > moments.images else ""
+        f", {moments.nonfinite:,} not finite and {moments.out_of_range:,} out of range left out"
+        if moments.seen > moments.images
+        else ""
     )
-    table = Table(box=SIMPLE, title=f"{spec.model}: N = {moments.images:,} images{apart}", title_justify="left")
+    table = Table(
+        box=SIMPLE,
+        title=f"{spec.model}: N = {moments.images:,} images{apart}",
+        title_justify="left",
+    )
     print_classes(finished.classes, table)
     if labels := _labels(finished):
         table.caption = f"{table.caption}. {labels}" if table.caption else labels
@@ -30,11 +36,14 @@ def table_of_classes(finished: Run) -> Table:
 
 
 def classifier_table(evaluation: Mapping[str, Any]) -> Table:
-    """How well maps classify images, as ``evaluation/classifier.json`` has it: one row a template set and score."""
+    """How well maps classify images, as ``evaluation/classifier.json`` has it: one row a
+    template set and score.
+    """
     ranked = any(entry.get("top5") for entry in evaluation["templates"].values())
     title = (
-        f"As classifiers of {evaluation['dataset']}: {evaluation['images']:,} {evaluation['split']} images, "
-        f"chance {evaluation['chance']:.3g}, majority class {evaluation['majority_class']:.3g}"
+        f"As classifiers of {evaluation['dataset']}: {evaluation['images']:,} {evaluation['split']}"
+        f" images, chance {evaluation['chance']:.3g}, majority class"
+        f" {evaluation['majority_class']:.3g}"
     )
     if ranked and (rank := evaluation.get("chance_rank")):
         title += f", mean rank by chance {rank['mean']:.1f} ± {rank['standard_error']:.1f}"
@@ -48,19 +57,36 @@ def classifier_table(evaluation: Mapping[str, Any]) -> Table:
         "shuffled maps",
         *(("top 5", "mean rank") if ranked else ()),
     ):
-        table.add_column(column, justify="left" if column in ("templates", "score") else "right", no_wrap=True)
+        table.add_column(
+            column, justify="left" if column in ("templates", "score") else "right", no_wrap=True
+        )
     digits = 4 if ranked else 3
     for kind, entry in evaluation["templates"].items():
         for score, accuracy in entry["accuracy"].items():
-            interval, control = entry.get("interval", {}).get(score), entry.get("control", {}).get(score)
+            interval, control = (
+                entry.get("interval", {}).get(score),
+                entry.get("control", {}).get(score),
+            )
             cells = [kind, score, f"{accuracy:.{digits}f}"]
-            cells.append("-" if interval is None else f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}")
+            cells.append(
+                "-" if interval is None else f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"
+            )
             cells.append(_maybe(entry, "p_value", score, p_form(".1e")))
-            cells.append("-" if control is None else f"{control['mean']:.{digits}f} ± {control['sd']:.{digits}f}")
+            cells.append(
+                "-"
+                if control is None
+                else f"{control['mean']:.{digits}f} ± {control['sd']:.{digits}f}"
+            )
             if ranked:
-                cells += [_maybe(entry, "top5", score, form_of(".4f")), _maybe(entry, "mean_rank", score, form_of(".1f"))]
+                cells += [
+                    _maybe(entry, "top5", score, form_of(".4f")),
+                    _maybe(entry, "mean_rank", score, form_of(".1f")),
+                ]
             table.add_row(*cells)
-    notes = [f"scaled to [0, 1], {s['own']} of {s['maps']} {kind} averages get their own label" for kind, s in evaluation["self"].items()]
+    notes = [
+        f"scaled to [0, 1], {s['own']} of {s['maps']} {kind} averages get their own label"
+        for kind, s in evaluation["self"].items()
+    ]
     notes += [evaluation["note"]] if evaluation["note"] else []
     table.caption = ". ".join(notes) or None
     return table
@@ -72,19 +98,30 @@ def _maybe(entry: Mapping[str, Any], name: str, score: str, form: Callable[[Any]
 
 
 def _labels(finished: Run) -> str:
-    """What labels the noise was given: how many, how evenly, and the most frequent ones; "" where labels were not asked for."""
+    """What labels the noise was given: how many, how evenly, and the most frequent ones; ""
+    where labels were not asked for.
+    """
     readout = next((r for r in finished.readouts if r.kind in ("label", "confidence")), None)
     if readout is None:
         return ""
     shares, k = np.nan_to_num(readout.share), len(readout.names)
-    first = ", ".join(f"{readout.names[i]} {100 * shares[i]:.3g} %" for i in np.argsort(-shares, kind="stable")[:3] if shares[i] > 0)
+    first = ", ".join(
+        f"{readout.names[i]} {100 * shares[i]:.3g} %"
+        for i in np.argsort(-shares, kind="stable")[:3]
+        if shares[i] > 0
+    )
     reached = int((readout.count > 0).sum())
-    text = f"{reached:,} of {k:,} labels reached, entropy {entropy(shares):.2f} of {np.log2(k):.2f} bits"
+    text = (
+        f"{reached:,} of {k:,} labels reached, entropy {entropy(shares):.2f} of {np.log2(k):.2f}"
+        " bits"
+    )
     return text + (f"; most frequent: {first}" if first else "")
 
 
 def print_classes(classes: pa.Table, table: Table, most: int = MOST_ROWS) -> None:
-    """Fill a table with one row a response; only the most reliable ones where there are many, and no columns that are empty."""
+    """Fill a table with one row a response; only the most reliable ones where there are many,
+    and no columns that are empty.
+    """
     forms: dict[str, Callable[[Any], str]] = {
         "kind": str,
         "name": str,
@@ -102,5 +139,8 @@ def print_classes(classes: pa.Table, table: Table, most: int = MOST_ROWS) -> Non
     rows = classes.to_pylist()
     if len(rows) > most:
         rows = sorted(rows, key=lambda r: -(r["reliability"] or -1.0))[:most]
-        table.caption = f"the {most} most reliable of {classes.num_rows} rows; all are in {RESULT}/classes.parquet"
+        table.caption = (
+            f"the {most} most reliable of {classes.num_rows} rows; all are in"
+            f" {RESULT}/classes.parquet"
+        )
     fill(table, classes, forms, rows)

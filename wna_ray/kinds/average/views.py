@@ -21,10 +21,12 @@ from wna_ray.specs.run import Spec
 
 MOST_PICTURE = 16 << 20  # bytes of a figure that has no digest
 CLASSIFIER = (
-    "Each map is a template: an image gets the class whose map has the largest score with it. Shuffled maps have the same values in other "
-    "places. P-values: as many right by the share of the most frequent class. The authors take averages with cosine; maps of logits are "
-    "the improved way, with correlation, or centred: with images less the mean of the noise. The mean training image of each class is the "
-    "ceiling of such templates, and no map. This part depends on which images were at hand, so no digest proves it."
+    "Each map is a template: an image gets the class whose map has the largest score with it."
+    " Shuffled maps have the same values in other places. P-values: as many right by the share of"
+    " the most frequent class. The authors take averages with cosine; maps of logits are the"
+    " improved way, with correlation, or centred: with images less the mean of the noise. The mean"
+    " training image of each class is the ceiling of such templates, and no map. This part depends"
+    " on which images were at hand, so no digest proves it."
 )
 
 
@@ -34,14 +36,20 @@ class NoiseViews(Views[Spec, Run]):
     title = "White-noise analysis"
     noun = "noise"
     lead = (
-        "Each map is the average of the noise by the network's answers. The p-value is a test of the whole map against a response that "
-        "ignores the noise; the reliability is its expected squared cosine with the map that infinitely many images would give."
+        "Each map is the average of the noise by the network's answers. The p-value is a test of"
+        " the whole map against a response that ignores the noise; the reliability is its expected"
+        " squared cosine with the map that infinitely many images would give."
     )
     captions: ClassVar[Mapping[str, str]] = {
-        "bias_maps": "Bias maps: where light makes the response more likely or larger (red), or less (blue).",
+        "bias_maps": (
+            "Bias maps: where light makes the response more likely or larger (red), or less (blue)."
+        ),
         "z_maps": "The same maps in standard errors, outlined where a single value is significant.",
         "whitened_maps": "Bias maps freed of the correlations of the noise.",
-        "decoded_maps": "The decoder's pictures of the mean code of each response, and of steps along the maps that are slopes.",
+        "decoded_maps": (
+            "The decoder's pictures of the mean code of each response, and of steps along the maps"
+            " that are slopes."
+        ),
         "label_frequencies": "How often each label was given to noise.",
         "filters": "True filters of linear units, and what noise found of them.",
         "reliability": "How reliable the maps had become at each look.",
@@ -55,13 +63,20 @@ class NoiseViews(Views[Spec, Run]):
         return [] if scored is None else [classifier_table(scored)]
 
     def headline(self, finished: Run) -> tuple[str, str]:
-        medians = [np.nanmedian(r.reliability) for r in finished.readouts if np.isfinite(r.reliability).any()]
+        medians = [
+            np.nanmedian(r.reliability)
+            for r in finished.readouts
+            if np.isfinite(r.reliability).any()
+        ]
         reliable = ", ".join(f"{median:.3f}" for median in medians) or "-"
         return ", ".join(r.kind for r in finished.spec.responses), reliable
 
     def facts(self, finished: Run) -> list[tuple[str, Any]]:
         left = finished.moments.seen - finished.moments.images
-        return [("left out", f"{left:,} (not finite, or out of range)"), ("noise seed", finished.spec.seed)]
+        return [
+            ("left out", f"{left:,} (not finite, or out of range)"),
+            ("noise seed", finished.spec.seed),
+        ]
 
     def sections(self, finished: Run) -> Iterator[Section]:
         """What ``evaluation/`` holds of maps as classifiers, where there is something."""
@@ -73,17 +88,30 @@ class NoiseViews(Views[Spec, Run]):
             name = picture_name(kind)
             data = finished.directory.store.read(name, most=MOST_PICTURE) if safe(name) else None
             if data is not None:
-                caption = f"{kind} as classifier of {scored['dataset']}, by {usual_score(kind, entry)}."
+                caption = (
+                    f"{kind} as classifier of {scored['dataset']}, by {usual_score(kind, entry)}."
+                )
                 try:
                     figures.append(Figure(data, caption, caption))
                 except ValueError as error:
-                    raise RunError(f"{name} is damaged ({error}), and no part of the result; remove it") from None
+                    raise RunError(
+                        f"{name} is damaged ({error}), and no part of the result; remove it"
+                    ) from None
         table = section_table(classifier_table(scored))
-        yield Section("classifier", "Maps as classifiers", text=(CLASSIFIER,), figures=tuple(figures), tables=(table,))
+        yield Section(
+            "classifier",
+            "Maps as classifiers",
+            text=(CLASSIFIER,),
+            figures=tuple(figures),
+            tables=(table,),
+        )
 
     def in_short(self, spec: Spec) -> str:
         s = spec.stimulus
-        return f"{spec.model}, {s.kind} noise of scale {s.scale:g} around {s.offset}, {spec.samples:,} images, seed {spec.seed}"
+        return (
+            f"{spec.model}, {s.kind} noise of scale {s.scale:g} around {s.offset}, {spec.samples:,}"
+            f" images, seed {spec.seed}"
+        )
 
     def images(self, spec: Spec) -> int:
         return spec.samples

@@ -29,7 +29,9 @@ class NoiseWork:
         return self.job.fingerprint
 
     def shard(self, host: Host, start: int, stop: int) -> tuple[Partial, dict[str, float]]:
-        """Moments of some images (and their responses, where they are kept), and seconds by phase."""
+        """Moments of some images (and their responses, where they are kept), and seconds by
+        phase.
+        """
         job = self.job
         stored: list[Stored] | None = [] if job.spec.keep_responses else None
         moments, seconds = run_shard(job, host.network(job), start, stop, stored)

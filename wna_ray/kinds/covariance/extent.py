@@ -18,7 +18,17 @@ from wna_ray.runs.names import BLOCK
 from wna_ray.specs.covariance import StcSpec
 from wna_ray.specs.response import ResponseKind
 from wna_ray.storage.arrays import from_npy
-from wna_ray.storage.bounds import ARCHIVE_BYTES, MOST_JSON, MOST_OTHER, NPY_BYTES, Loose, agree, require_same, unlike_spec, validated
+from wna_ray.storage.bounds import (
+    ARCHIVE_BYTES,
+    MOST_JSON,
+    MOST_OTHER,
+    NPY_BYTES,
+    Loose,
+    agree,
+    require_same,
+    unlike_spec,
+    validated,
+)
 
 
 class _PassShape(Loose):
@@ -46,7 +56,10 @@ class _PassDescribed(Loose):
     identity: _PassIdentity
     spec: dict[str, Any]
     samples: Annotated[int, Field(ge=1, le=1 << 40)]
-    names: Annotated[list[Annotated[str, Field(max_length=MOST_NAME)]], Field(min_length=1, max_length=MOST_NAMES)]
+    names: Annotated[
+        list[Annotated[str, Field(max_length=MOST_NAME)]],
+        Field(min_length=1, max_length=MOST_NAMES),
+    ]
 
 
 def check_pass(described: Mapping[str, Any], where: str) -> PassExtent:
@@ -69,7 +82,10 @@ def check_pass(described: Mapping[str, Any], where: str) -> PassExtent:
             "run": identity.run is not None,
             "samples": identity.samples == found.samples,
             "response": identity.kind is not None and spec.response in (None, identity.kind),
-            "units": spec.units in ("all", tuple(found.names)) and len(identity.units or ()) == len(found.names),
+            "units": (
+                spec.units in ("all", tuple(found.names))
+                and len(identity.units or ()) == len(found.names)
+            ),
             "model": (spec.model is None) == (identity.estimator is None),
             "seed": identity.seed == str(spec.seed),
             "shape": (shape.null, shape.columns, shape.bins) == free,
@@ -144,11 +160,19 @@ class PassExtent:
         """Most bytes that an object can have."""
         sums = 8 * sum(math.prod(s) for s in shapes(**self.shape).values()) + ARCHIVE_BYTES
         columns = 8 * self.shape["d"] * self.shape["columns"] + NPY_BYTES
-        known = {"spec.json": MOST_JSON, "environment.json": MOST_JSON, "block.npy": columns, "result/moments.npz": sums}
+        known = {
+            "spec.json": MOST_JSON,
+            "environment.json": MOST_JSON,
+            "block.npy": columns,
+            "result/moments.npz": sums,
+        }
         return sums if name.startswith("segments/") else known.get(name, MOST_OTHER)
 
     def check(self, moments: PassSums) -> None:
         """`ValueError` where a pass cannot have such sums."""
-        expected, found = shapes(**self.shape), {name: array.shape for name, array in moments.sums.items()}
+        expected, found = (
+            shapes(**self.shape),
+            {name: array.shape for name, array in moments.sums.items()},
+        )
         if found != expected:
             raise ValueError(f"sums of shapes {found}, not {expected}")

@@ -1,11 +1,15 @@
-"""The average Hessian by gradients: passes over a run of ``estimator: gradient``, through its network.
+"""The average Hessian by gradients: passes over a run of ``estimator: gradient``, through its
+network.
 
-For Gaussian noise ``E[grad f (x - mu)'] = sigma^2 E[Hessian f]`` (Stein's identity once more, of the gradient; Stein 1981, Ann. Stat.
-9:1135): the covariance C that `wna_ray.statistics.covariance` takes from responses, but each image tells about d columns of it, not about one product. And
-where f is made of rectifiers, whose own second derivative is zero everywhere, it still is the curvature that the noise sees.
+For Gaussian noise ``E[grad f (x - mu)'] = sigma^2 E[Hessian f]`` (Stein's identity once more, of
+the gradient; Stein 1981, Ann. Stat. 9:1135): the covariance C that `wna_ray.statistics.covariance`
+takes from responses, but each image tells about d columns of it, not about one product. And where f
+is made of rectifiers, whose own second derivative is zero everywhere, it still is the curvature
+that the noise sees.
 
-The gradient is rounded as its run rounds it, its mean (the linear part, with which it would only add noise) is taken away in whole
-steps, and sums are of integers: a pass is cut, retried and resumed like any other.
+The gradient is rounded as its run rounds it, its mean (the linear part, with which it would only
+add noise) is taken away in whole steps, and sums are of integers: a pass is cut, retried and
+resumed like any other.
 """
 
 from __future__ import annotations
@@ -31,7 +35,8 @@ from wna_ray.shards.work import Host
 from wna_ray.specs.response import ResponseKind
 from wna_ray.statistics.covariance import symmetric
 
-LEAST_LEFT = 1e-4  # share of a response's variance beyond its linear part under which there is nothing to explain
+# share of a response's variance beyond its linear part under which there is nothing to explain
+LEAST_LEFT = 1e-4
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,8 @@ class Bend:
     row
         The unit's row in the responses.
     slope
-        ``(d,)``: the mean gradient in whole steps, as float64; zeros where the linear part is not taken out.
+        ``(d,)``: the mean gradient in whole steps, as float64; zeros where the linear part is not
+        taken out.
     exponent
         log2 of a step.
     sd
@@ -61,23 +67,38 @@ class Bend:
         readout = next(r for r in run.readouts if r.kind == kind)
         moments, exponent = run.moments, run.gradient_exponents[kind][row]
         sums, left = moments.responses[kind], 0.0
-        sd = math.sqrt(sums.variation(moments.images)[row] / moments.images) * float(run.points[kind].step[row]) if len(sums.rows) else 0.0
+        sd = (
+            math.sqrt(sums.variation(moments.images)[row] / moments.images)
+            * float(run.points[kind].step[row])
+            if len(sums.rows)
+            else 0.0
+        )
         if sd:
-            # A response varies no more than its gradient does, times the noise's sd (Poincare's inequality for Gaussian noise).
-            bent = moments.images * run.stimulus.pixels * (readout.standard_error[row] * run.stimulus.sd / sd) ** 2
+            # A response varies no more than its gradient does, times the noise's sd (Poincare's
+            # inequality for Gaussian noise).
+            bent = (
+                moments.images
+                * run.stimulus.pixels
+                * (readout.standard_error[row] * run.stimulus.sd / sd) ** 2
+            )
             left = min(1 - readout.rho2[row], bent)
         if not left > LEAST_LEFT:
             raise RunError(
-                f"'{run.directory.url}': the {kind} of '{run.names[row]}' is linear in the noise, or never varied, so there is nothing "
-                "left to explain; choose other units"
+                f"'{run.directory.url}': the {kind} of '{run.names[row]}' is linear in the noise,"
+                " or never varied, so there is nothing left to explain; choose other units"
             )
-        slope = np.rint(np.ldexp(readout.bias[row], -exponent)) if linear else np.zeros(moments.sum_x.size)
+        slope = (
+            np.rint(np.ldexp(readout.bias[row], -exponent))
+            if linear
+            else np.zeros(moments.sum_x.size)
+        )
         return cls(row, slope, exponent, sd * math.sqrt(left if linear else 1.0))
 
 
 @dataclass(frozen=True)
 class TwinPass:
-    """A pass over a run of gradients; what its fields mean is said in `wna_ray.kinds.covariance.passes.Pass`.
+    """A pass over a run of gradients; what its fields mean is said in
+    `wna_ray.kinds.covariance.passes.Pass`.
 
     Attributes
     ----------
@@ -96,7 +117,9 @@ class TwinPass:
     @property
     def shape(self) -> dict[str, int]:
         """What the shapes of its sums follow from."""
-        return pass_shape(len(self.units), len(self.units[0].slope), self.seeds, self.block, self.owners)
+        return pass_shape(
+            len(self.units), len(self.units[0].slope), self.seeds, self.block, self.owners
+        )
 
     def shard(self, host: Host, start: int, stop: int) -> tuple[Partial, dict[str, float]]:
         """Sums of the gradients of some images, and seconds by phase."""
@@ -104,10 +127,14 @@ class TwinPass:
         return Partial(start, stop, sums), seconds
 
 
-def run_twin_pass(asked: TwinPass, network: Network, start: int, stop: int) -> tuple[PassSums, dict[str, float]]:
-    """Sums of the images ``start ... stop - 1``, and seconds by phase (noise, forward, moments); `start` is a multiple of the batch.
+def run_twin_pass(
+    asked: TwinPass, network: Network, start: int, stop: int
+) -> tuple[PassSums, dict[str, float]]:
+    """Sums of the images ``start ... stop - 1``, and seconds by phase (noise, forward, moments);
+    `start` is a multiple of the batch.
 
-    Images whose gradient (or response, for a profile) is not finite or out of range are not counted.
+    Images whose gradient (or response, for a profile) is not finite or out of range are not
+    counted.
     """
     job, rows = asked.job, [unit.row for unit in asked.units]
     stimulus, batch = job.stimulus, job.spec.numerics.batch
@@ -126,14 +153,23 @@ def run_twin_pass(asked: TwinPass, network: Network, start: int, stop: int) -> t
                 kept = np.flatnonzero(finite)[within]
                 assert isinstance(answers, Dense), "a response with a gradient is a number"
                 values = [answers.values[within, row] for row in rows]
-                profile(sums, stimulus.keep(grid[kept]).reshape(len(kept), -1), asked.block, values, asked.owners, stimulus)
+                profile(
+                    sums,
+                    stimulus.keep(grid[kept]).reshape(len(kept), -1),
+                    asked.block,
+                    values,
+                    asked.owners,
+                    stimulus,
+                )
             images += len(kept)
             continue
         with phase("forward"):  # and back
             whole, counted = gradients_of(job, network, grid, n, response, rows)
         images += int(counted.sum())
         with phase("moments"):
-            deviations = [g[counted] - unit.slope for g, unit in zip(whole, asked.units, strict=True)]
+            deviations = [
+                g[counted] - unit.slope for g, unit in zip(whole, asked.units, strict=True)
+            ]
             _outer(sums["rxx"][:, 0], deviations, stimulus.keep(grid[:n][counted]))
         for i, other in enumerate(streams_of(stimulus, asked.seeds)):
             with phase("noise"):
@@ -144,19 +180,23 @@ def run_twin_pass(asked: TwinPass, network: Network, start: int, stop: int) -> t
 
 
 def _outer(out: Ints, deviations: list[Floats], grid: NDArray[np.int8]) -> None:
-    """Add ``sum g x'`` of every unit: products of whole numbers, below 2^53 in all (2^19 by 2^7, 2^16 images at most)."""
+    """Add ``sum g x'`` of every unit: products of whole numbers, below 2^53 in all (2^19 by
+    2^7, 2^16 images at most).
+    """
     x = torch.from_numpy(grid.reshape(len(grid), -1)).to(torch.float64)
     for j, g in enumerate(deviations):
         out[j] += (torch.from_numpy(g).T @ x).numpy().astype(np.int64)
 
 
 def hessians(sums: PassSums, unit: int, bend: Bend, grid_unit: float) -> Floats:
-    """C of a unit, and of its gradients with fresh noise: ``(1 + B, d, d)``, in units of `wna_ray.statistics.covariance.matrices`.
+    """C of a unit, and of its gradients with fresh noise: ``(1 + B, d, d)``, in units of
+    `wna_ray.statistics.covariance.matrices`.
 
     Parameters
     ----------
     grid_unit
-        Size of a grid unit in the stimulus's units: with x on the grid, ``C = sym(E[(grad f - slope) x']) * grid_unit / sd``.
+        Size of a grid unit in the stimulus's units: with x on the grid, ``C = sym(E[(grad f -
+        slope) x']) * grid_unit / sd``.
     """
     scale = math.ldexp(grid_unit / bend.sd, bend.exponent) / sums.images
     return symmetric(sums.sums["rxx"][unit] * scale)

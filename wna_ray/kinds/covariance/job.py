@@ -23,7 +23,16 @@ from wna_ray.kinds.average.memory import BASE_BYTES
 from wna_ray.kinds.average.run import Run
 from wna_ray.kinds.covariance import KIND
 from wna_ray.kinds.covariance.hessian import Bend, TwinPass, hessians
-from wna_ray.kinds.covariance.passes import BLOCK_BITS, Floats, Pass, Residual, effective_images, null_seeds, residuals, strongest
+from wna_ray.kinds.covariance.passes import (
+    BLOCK_BITS,
+    Floats,
+    Pass,
+    Residual,
+    effective_images,
+    null_seeds,
+    residuals,
+    strongest,
+)
 from wna_ray.kinds.covariance.result import Stc, axes_table, profile_table, result
 from wna_ray.machine import available
 from wna_ray.moments.counts import PassSums, shapes
@@ -34,7 +43,16 @@ from wna_ray.shards.network import Device
 from wna_ray.specs.covariance import StcSpec
 from wna_ray.specs.job import Held
 from wna_ray.specs.response import ResponseKind
-from wna_ray.statistics.covariance import Axes, Krylov, ends_of, held_out, matrices, nested_axes, null_edges, spread
+from wna_ray.statistics.covariance import (
+    Axes,
+    Krylov,
+    ends_of,
+    held_out,
+    matrices,
+    nested_axes,
+    null_edges,
+    spread,
+)
 from wna_ray.storage.arrays import to_npy
 from wna_ray.storage.store import Place
 from wna_ray.text import size
@@ -58,7 +76,9 @@ def run_stc(
     single_writer: bool = False,
     callbacks: Sequence[Callback] = (),
 ) -> Stc:
-    """Take the covariance of a finished run, or go on with it where it stopped; arguments as for `wna_ray.run`."""
+    """Take the covariance of a finished run, or go on with it where it stopped; arguments as
+    for `wna_ray.run`.
+    """
     place = Place(out, spec.execution.endpoint, single_writer)
     how = How(executor, workers, address, single_writer, callbacks)
     return Stc(drive(Question.of(spec, place), spec, out, how))
@@ -73,7 +93,8 @@ class Question:
     spec, run
         What was asked, of which run.
     kind, names, units
-        Which responses, of which units, and how they (or their gradients) are freed of what is linear.
+        Which responses, of which units, and how they (or their gradients) are freed of what is
+        linear.
     """
 
     spec: StcSpec
@@ -89,8 +110,8 @@ class Question:
         Raises
         ------
         SpecError
-            It has no such response or unit, or too many values for a dense matrix, or does not fit into memory; or its model was not
-            given, where gradients need it.
+            It has no such response or unit, or too many values for a dense matrix, or does not fit
+            into memory; or its model was not given, where gradients need it.
         RunError
             There is no such run, it is not finished, or its responses were not kept.
         """
@@ -99,17 +120,20 @@ class Question:
         gradient = run.spec.estimator == "gradient"
         if gradient and run.spec.decoder is not None:
             raise SpecError(
-                f"{where} was made by gradients through a decoder, whose covariance is not taken here; take its answers: estimator: noise "
-                "with keep_responses: true"
+                f"{where} was made by gradients through a decoder, whose covariance is not taken"
+                " here; take its answers: estimator: noise with keep_responses: true"
             )
         if gradient and spec.model is None:
             raise SpecError(
-                f"{where} was made by gradients, so its covariance needs the network once more; give model: {run.spec.model} "
-                "(if you trust it)"
+                f"{where} was made by gradients, so its covariance needs the network once more;"
+                f" give model: {run.spec.model} (if you trust it)"
             )
         if not gradient:
             if spec.model is not None:
-                raise SpecError(f"model: {where} was made by answers, which were kept; only runs with estimator: gradient need their model")
+                raise SpecError(
+                    f"model: {where} was made by answers, which were kept; only runs with"
+                    " estimator: gradient need their model"
+                )
             _ = run.stored_spans
         kinds = [r.kind for r in run.spec.responses]
         kind = spec.response or kinds[0]
@@ -118,32 +142,56 @@ class Question:
         names = tuple(run.names) if spec.units == "all" else spec.units
         unknown = [name for name in names if name not in run.names]
         if unknown:
-            raise SpecError(f"units: {where} has no {unknown[0]!r}; it has {', '.join(run.names[:8])}{', ...' * (len(run.names) > 8)}")
+            raise SpecError(
+                f"units: {where} has no {unknown[0]!r}; it has"
+                f" {', '.join(run.names[:8])}{', ...' * (len(run.names) > 8)}"
+            )
         if run.stimulus.patches_an_image > 1:
             raise SpecError(
-                f"{where} pools positions whose patches overlap, so they are no independent samples; take target.position: centre"
+                f"{where} pools positions whose patches overlap, so they are no independent"
+                " samples; take target.position: centre"
             )
         if run.spec.stimulus.measured:
-            raise SpecError(f"{where} shows pictures whose pixels correlate, which would be axes of their own; a covariance needs noise")
+            raise SpecError(
+                f"{where} shows pictures whose pixels correlate, which would be axes of their own;"
+                " a covariance needs noise"
+            )
         d = run.stimulus.pixels
         if spec.method == "dense" and d > MOST_DENSE:
-            raise SpecError(f"method: dense is for up to {MOST_DENSE:,} values an image, but {where} has {d:,}; take matrix-free")
+            raise SpecError(
+                f"method: dense is for up to {MOST_DENSE:,} values an image, but {where} has {d:,};"
+                " take matrix-free"
+            )
         if spec.method == "matrix-free" and len(names) != 1:
-            raise SpecError(f"units: matrix-free takes one unit at a time, got {len(names)}; give units: [{names[0]}]")
+            raise SpecError(
+                f"units: matrix-free takes one unit at a time, got {len(names)}; give units:"
+                f" [{names[0]}]"
+            )
         if spec.clip is not None and gradient:
-            raise SpecError(f"clip: is for answers, but {where} was made by gradients; leave it out")
+            raise SpecError(
+                f"clip: is for answers, but {where} was made by gradients; leave it out"
+            )
         if spec.method == "matrix-free" and gradient:
-            raise SpecError(f"method: matrix-free works on kept responses, but {where} was made by gradients; take dense")
+            raise SpecError(
+                f"method: matrix-free works on kept responses, but {where} was made by gradients;"
+                " take dense"
+            )
         rows = [run.names.index(name) for name in names]
         units = tuple(
-            Bend.of(run, kind, row, spec.linear) if gradient else Residual.of(run, kind, row, spec.linear, spec.clip) for row in rows
+            (
+                Bend.of(run, kind, row, spec.linear)
+                if gradient
+                else Residual.of(run, kind, row, spec.linear, spec.clip)
+            )
+            for row in rows
         )
         question = cls(spec, run, kind, names, units)
         need, there = BASE_BYTES + COPIES * question.sum_bytes, available()
         if there is not None and need > there:
             raise SpecError(
-                f"sums of {size(question.sum_bytes)} ({len(names)} units x {1 + spec.fresh} streams x {d:,}^2 values) take {size(need)} of "
-                f"memory, but this machine has {size(there)}; take fewer units, fewer fresh streams, or method: matrix-free"
+                f"sums of {size(question.sum_bytes)} ({len(names)} units x {1 + spec.fresh} streams"
+                f" x {d:,}^2 values) take {size(need)} of memory, but this machine has"
+                f" {size(there)}; take fewer units, fewer fresh streams, or method: matrix-free"
             )
         return question
 
@@ -165,12 +213,16 @@ class Question:
         return 8 * sum(math.prod(s) for s in shapes(**self.shape).values())
 
     def null_edges(self) -> dict[str, tuple[float, float]]:
-        """Where the spectrum of each unit's matrix would end if the response ignored the noise, from the first responses alone.
+        """Where the spectrum of each unit's matrix would end if the response ignored the noise,
+        from the first responses alone.
 
-        Empty for a run of gradients, where this is told by fresh noise only. Nothing is made again, so the linear part is still in.
+        Empty for a run of gradients, where this is told by fresh noise only. Nothing is made again,
+        so the linear part is still in.
         """
         images = self.run.moments.images // (2 if self.spec.method == "matrix-free" else 1)
-        stored = next(self.run.stored())[1].part(slice(EDGE_IMAGES)) if self.spec.model is None else None
+        stored = (
+            next(self.run.stored())[1].part(slice(EDGE_IMAGES)) if self.spec.model is None else None
+        )
         found = {}
         for name, unit in zip(self.names, _all(Residual, self.units), strict=False):
             assert stored is not None
@@ -182,7 +234,11 @@ class Question:
     def identity(self) -> dict[str, Any]:
         """Everything that can change a result, as plain JSON values."""
         spec = self.spec
-        free = {"axes": spec.axes, "passes": spec.passes} if spec.method == "matrix-free" else {"fresh": spec.fresh}
+        free = (
+            {"axes": spec.axes, "passes": spec.passes}
+            if spec.method == "matrix-free"
+            else {"fresh": spec.fresh}
+        )
         twin = {"estimator": "gradient"} if self.spec.model is not None else {}
         return (
             twin
@@ -202,10 +258,14 @@ class Question:
 
     @cached_property
     def held(self) -> Held:
-        """The spec itself; of a run of gradients the run's, whose network is asked, with the model and the execution of this one."""
+        """The spec itself; of a run of gradients the run's, whose network is asked, with the
+        model and the execution of this one.
+        """
         if self.spec.model is None:
             return self.spec
-        return self.run.spec.model_copy(update={"model": self.spec.model, "execution": self.spec.execution})
+        return self.run.spec.model_copy(
+            update={"model": self.spec.model, "execution": self.spec.execution}
+        )
 
     @property
     def announced(self) -> None:
@@ -225,26 +285,32 @@ class Question:
         return Prepared(description, _rounds(self, description, desk))
 
     def twin(self, desk: Desk) -> Introduction | None:
-        """The job of a run of gradients, as the workers find it again; `RunError` where it is another."""
+        """The job of a run of gradients, as the workers find it again; `RunError` where it is
+        another.
+        """
         if self.spec.model is None:
             return None
         introduction: Introduction = desk.call("introduce")
         if introduction.job.fingerprint != self.run.fingerprint:
             raise RunError(
-                f"model: {self.spec.model} is not, bit for bit, the network that '{self.run.directory.url}' was made with; take the same "
-                "weights, machine type and library versions, or make the run again here"
+                f"model: {self.spec.model} is not, bit for bit, the network that"
+                f" '{self.run.directory.url}' was made with; take the same weights, machine type"
+                " and library versions, or make the run again here"
             )
         return introduction
 
 
 def _rounds(question: Question, description: Description, desk: Desk) -> Rounds:
-    """Axes of a dense matrix, or found and tested by passes over two halves; then profiles along them."""
+    """Axes of a dense matrix, or found and tested by passes over two halves; then profiles
+    along them.
+    """
     run, names, kind = question.run, question.names, question.run.stimulus.spec.kind
     if kind != "gaussian":
         desk.emit(
             Stage(
-                f"note: {kind} noise is not Gaussian: its kurtosis makes axes along single values of its own, and an axis "
-                "need not be a direction that the unit sees; confirm with gaussian noise"
+                f"note: {kind} noise is not Gaussian: its kurtosis makes axes along single values"
+                " of its own, and an axis need not be a direction that the unit sees; confirm with"
+                " gaussian noise"
             )
         )
     passes = _Passes(question, description, question.twin(desk))
@@ -256,7 +322,11 @@ def _rounds(question: Question, description: Description, desk: Desk) -> Rounds:
         block = yield from _look_for_axes(question, passes)
         _keep_block(desk.directory, block)
         summed = yield passes.round(passes.a_pass(description.fingerprint, block=block, half=1))
-        found, ends, spectra = _tested_axes(question, summed.moments, block), [(math.nan, math.nan)], None
+        found, ends, spectra = (
+            _tested_axes(question, summed.moments, block),
+            [(math.nan, math.nan)],
+            None,
+        )
     profiles = yield from _profiles(question, found, passes)
     desk.emit(Stage("draw"))
     axes = axes_table(names, found, ends, kind == "gaussian")
@@ -269,7 +339,8 @@ def _keep_block(directory: RunDirectory, block: Floats) -> None:
     data = to_npy(block)
     if not directory.store.create(BLOCK, data) and directory.store.read(BLOCK) != data:
         raise RunError(
-            f"{directory.url}/{BLOCK} holds other axes than this machine finds in the same sums; start elsewhere, with another --out"
+            f"{directory.url}/{BLOCK} holds other axes than this machine finds in the same sums;"
+            " start elsewhere, with another --out"
         )
 
 
@@ -278,7 +349,9 @@ def _tested_axes(question: Question, sums: PassSums, block: Floats) -> list[Axes
     table = question.run.stimulus.noise.table
     (unit,) = _all(Residual, question.units)
     effective = effective_images(question.run, question.kind, unit) / 2  # in the half that tests
-    return [held_out(sums, block, unit.shift, float(table.variance), float(table.moment(4)), effective)]
+    return [
+        held_out(sums, block, unit.shift, float(table.variance), float(table.moment(4)), effective)
+    ]
 
 
 @dataclass(frozen=True)
@@ -293,7 +366,9 @@ class _Passes:
         """A pass of this question."""
         question = self.question
         if self.twin is not None:
-            return TwinPass(fingerprint, question.kind, _all(Bend, question.units), self.twin.job, **how)
+            return TwinPass(
+                fingerprint, question.kind, _all(Bend, question.units), self.twin.job, **how
+            )
         return Pass(
             question.run.directory.store.place,
             fingerprint,
@@ -305,7 +380,11 @@ class _Passes:
 
     def round(self, job: Pass | TwinPass, inner: tuple[str, Description] | None = None) -> Round:
         """A pass over all images."""
-        batch, execution, d = self.question.run.spec.numerics.batch, self.question.spec.execution, self.question.d
+        batch, execution, d = (
+            self.question.run.spec.numerics.batch,
+            self.question.spec.execution,
+            self.question.d,
+        )
         streams, columns = 1 + len(job.seeds), job.shape["columns"]
         flops = 4 * d * columns if columns else 2 * d * d * len(job.units) * streams
         moments = 8 * sum(math.prod(s) for s in shapes(**job.shape).values())
@@ -333,7 +412,9 @@ class _Passes:
             "shape": job.shape,
         }
         description = replace(self.description, identity=identity)
-        summed = yield self.round(replace(job, fingerprint=description.fingerprint), (name, description))
+        summed = yield self.round(
+            replace(job, fingerprint=description.fingerprint), (name, description)
+        )
         sums: PassSums = summed.moments
         return sums
 
@@ -344,7 +425,10 @@ class _Passes:
         mean, sd = spread(sums, 0)
         if not sd:
             name = self.question.names[0]
-            raise RunError(f"'{self.question.run.directory.url}': in its even batches {name} never varied; take a run of more images")
+            raise RunError(
+                f"'{self.question.run.directory.url}': in its even batches {name} never varied;"
+                " take a run of more images"
+            )
         variance = float(self.question.run.stimulus.noise.table.variance)
         image = np.ldexp(sums.sums["rqx"].T, unit.shift) / (sums.images * variance * sd)
         return np.asarray(image - mean / sd * block)
@@ -371,7 +455,9 @@ def whole(block: Floats) -> Floats:
     return np.asarray(np.rint(np.ldexp(block, BLOCK_BITS)))
 
 
-def _profiles(question: Question, found: Sequence[Axes], passes: _Passes) -> Generator[Round, Partial, pa.Table]:
+def _profiles(
+    question: Question, found: Sequence[Axes], passes: _Passes
+) -> Generator[Round, Partial, pa.Table]:
     """Mean response along the STA and along each axis of each unit."""
     run, kind = question.run, question.kind
     readout, point = next(r for r in run.readouts if r.kind == kind), run.points[kind]
@@ -386,24 +472,36 @@ def _profiles(question: Question, found: Sequence[Axes], passes: _Passes) -> Gen
     return profile_table(question.names, columns, sums.sums, scale)
 
 
-def _dense_axes(question: Question, sums: PassSums, emit: Callback) -> tuple[list[Axes], list[tuple[float, float]], NDArray[np.float64]]:
+def _dense_axes(
+    question: Question, sums: PassSums, emit: Callback
+) -> tuple[list[Axes], list[tuple[float, float]], NDArray[np.float64]]:
     """Axes, edges of the null spectrum, and all eigenvalues of every unit."""
     spec, variance = question.spec, float(question.run.stimulus.noise.table.variance)
     found, ends, spectra = list[Axes](), list[tuple[float, float]](), list[Floats]()
     for j, unit in enumerate(question.units):
         emit(Stage(f"axes of {question.names[j]} ({j + 1} of {len(question.units)})"))
-        stack = matrices(sums, j, variance) if isinstance(unit, Residual) else hessians(sums, j, unit, question.run.stimulus.unit)
+        stack = (
+            matrices(sums, j, variance)
+            if isinstance(unit, Residual)
+            else hessians(sums, j, unit, question.run.stimulus.unit)
+        )
         found.append(nested_axes(stack, min(spec.axes, question.d)))
         spectra.append(np.linalg.eigvalsh(stack[0]))
         if isinstance(unit, Bend):
             ends.append(_usual_ends(stack[1:]))
             continue
-        ends.append(null_edges(residuals(question.run, question.kind, unit, EDGE_IMAGES), question.d / sums.images))
+        ends.append(
+            null_edges(
+                residuals(question.run, question.kind, unit, EDGE_IMAGES), question.d / sums.images
+            )
+        )
     return found, ends, np.array(spectra)
 
 
 def _usual_ends(null: NDArray[np.float64]) -> tuple[float, float]:
-    """Where the spectra of null matrices ``(B, d, d)`` end, on average; NaN where there are none."""
+    """Where the spectra of null matrices ``(B, d, d)`` end, on average; NaN where there are
+    none.
+    """
     if not len(null):
         return math.nan, math.nan
     low, high = np.mean([ends_of(matrix)[0] for matrix in null], axis=0)

@@ -1,6 +1,6 @@
 """The result of a covariance: what is made of its sums, and a finished one opened for reading.
 
-OUT/                 a pass (see `wna_ray.kinds.covariance.passes`): spec.json, segments, MANIFEST.json, and under result/
+OUT/                 a pass (see `wna_ray.kinds.covariance.passes`); under result/ lie
   moments.npz        its sums
   axes.parquet       one row an axis: unit, eigenvalue, p-value
   axes.npy           float32 (axes, C, H, W), rows as in axes.parquet, on the grid of the noise
@@ -71,12 +71,26 @@ COLUMNS = {
 }
 
 
-def axes_table(names: Sequence[str], found: Sequence[Axes], ends: Sequence[tuple[float, float]], gaussian: bool) -> pa.Table:
-    """One row an axis of each unit; `ends` are the edges of the null spectrum, NaN where they are not known."""
+def axes_table(
+    names: Sequence[str], found: Sequence[Axes], ends: Sequence[tuple[float, float]], gaussian: bool
+) -> pa.Table:
+    """One row an axis of each unit; `ends` are the edges of the null spectrum, NaN where they
+    are not known.
+    """
     return table_of(
         COLUMNS,
         (
-            (name, i, value, axes.error[i], axes.distance[i], axes.p_value[i], value**2 / 2 if gaussian else math.nan, low, high)
+            (
+                name,
+                i,
+                value,
+                axes.error[i],
+                axes.distance[i],
+                axes.p_value[i],
+                value**2 / 2 if gaussian else math.nan,
+                low,
+                high,
+            )
             for name, axes, (low, high) in zip(names, found, ends, strict=True)
             for i, value in enumerate(axes.values)
         ),
@@ -109,9 +123,19 @@ def profile_table(
         mean = int(sums["y"][column, at]) / n if n else math.nan
         square = (int(sums["yy_high"][column, at]) << 32) + int(sums["yy_low"][column, at])
         error = math.sqrt(max(square / n - mean**2, 0.0) / (n - 1)) * step if n > 1 else math.nan
-        return names[owner], axis, float((EDGES[at - 1] + EDGES[at]) / 2), n, (mean + zero) * step, error
+        return (
+            names[owner],
+            axis,
+            float((EDGES[at - 1] + EDGES[at]) / 2),
+            n,
+            (mean + zero) * step,
+            error,
+        )
 
-    return table_of(PROFILE_COLUMNS, (line(column, at) for column in range(len(columns)) for at in range(1, len(EDGES))))
+    return table_of(
+        PROFILE_COLUMNS,
+        (line(column, at) for column in range(len(columns)) for at in range(1, len(EDGES))),
+    )
 
 
 def result(
@@ -130,7 +154,9 @@ def result(
     if spectra is not None:
         objects[SPECTRA] = to_npy(spectra)
     model = plain(run.spec.model, 60).replace("$", r"\$")
-    title = f"{kind} of {model}, N = {run.moments.images:,} images of {noise_kind(run.stimulus)} noise"
+    title = (
+        f"{kind} of {model}, N = {run.moments.images:,} images of {noise_kind(run.stimulus)} noise"
+    )
     gradient = run.spec.estimator == "gradient"
     drawn = resolve_name(FIGURES).draw(names, axes, pictures, spectra, profiles, title, gradient)
     return objects | {f"{RESULT}/figures/{name}": data for name, data in drawn.items()}
@@ -141,7 +167,9 @@ class Stc(Finished):
 
     def __init__(self, place: Place | str) -> None:
         super().__init__(place)
-        self._extent = self._expect(PassExtent, "a run, not a covariance of one; open it with wna_ray.open_run")
+        self._extent = self._expect(
+            PassExtent, "a run, not a covariance of one; open it with wna_ray.open_run"
+        )
 
     @cached_property
     def spec(self) -> StcSpec:
@@ -156,17 +184,25 @@ class Stc(Finished):
 
     @cached_property
     def axes(self) -> pa.Table:
-        """One row an axis: unit, eigenvalue (in standard deviations of the residual response), p-value, share of its variance explained."""
+        """One row an axis: unit, eigenvalue (in standard deviations of the residual response),
+        p-value, share of its variance explained.
+        """
         return self._parsed(AXES, lambda data: self._table(data, COLUMNS, MOST_AXES))
 
     @cached_property
     def profiles(self) -> pa.Table:
-        """Mean response by the noise's projection, in its standard deviations: along the STA (``axis`` null) and each axis of each unit."""
-        return self._parsed(PROFILES, lambda data: self._table(data, PROFILE_COLUMNS, (MOST_AXES + 1) * len(EDGES)))
+        """Mean response by the noise's projection, in its standard deviations: along the STA
+        (``axis`` null) and each axis of each unit.
+        """
+        return self._parsed(
+            PROFILES, lambda data: self._table(data, PROFILE_COLUMNS, (MOST_AXES + 1) * len(EDGES))
+        )
 
     @cached_property
     def pictures(self) -> NDArray[np.float32]:
-        """``(axes, C, H, W)`` float32, rows as in `axes`; each of length 1 on the grid of the noise."""
+        """``(axes, C, H, W)`` float32, rows as in `axes`; each of length 1 on the grid of the
+        noise.
+        """
         rows = self.axes.num_rows
 
         def parse(data: bytes) -> NDArray[np.float32]:
@@ -184,12 +220,21 @@ class Stc(Finished):
         return self._array(SPECTRA, (len(self.names), self._extent.shape["d"]), np.float64)
 
     def derive(self) -> dict[str, bytes]:
-        """Every result object as it is stored, its digest checked: axes come from passes over the noise, not from the last sums alone."""
+        """Every result object as it is stored, its digest checked: axes come from passes over
+        the noise, not from the last sums alone.
+        """
         known = {MOMENTS, AXES, PICTURES, SPECTRA, PROFILES}
-        return {name: self._bytes(name) for name in self._objects if name in known or FIGURE.fullmatch(name)}
+        return {
+            name: self._bytes(name)
+            for name in self._objects
+            if name in known or FIGURE.fullmatch(name)
+        }
 
-    def informative_axes(self, run: Run, name: str, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """iSTAC: the directions in which stimuli that make a unit respond differ most from all, by mean and variance together.
+    def informative_axes(
+        self, run: Run, name: str, count: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """iSTAC: the directions in which stimuli that make a unit respond differ most from all, by
+        mean and variance together.
 
         Parameters
         ----------
@@ -205,41 +250,72 @@ class Stc(Finished):
         axes
             ``(t, d)`` orthonormal, on the grid of the noise.
         information
-            ``(t,)``: nats a spike of the first 1, 2, ... t axes together (see `wna_ray.statistics.covariance.istac`).
+            ``(t,)``: nats a spike of the first 1, 2, ... t axes together (see
+            `wna_ray.statistics.covariance.istac`).
 
         Raises
         ------
         RunError
-            The responses can be negative, the linear part was taken out, residuals were clipped, the method was matrix-free, the run was
-            made by gradients, or `run` is another.
+            The responses can be negative, the linear part was taken out, residuals were clipped,
+            the method was matrix-free, the run was made by gradients, or `run` is another.
         """
         identity, spec = self._described["identity"], self.spec
         if identity.get("run") != run.fingerprint:
-            raise RunError(f"'{run.directory.url}' is not the run that '{self.directory.url}' is a covariance of")
-        kind: ResponseKind = identity["kind"]
-        if spec.method != "dense" or spec.linear or not is_triggered(kind) or spec.model is not None or spec.clip is not None:
             raise RunError(
-                f"'{self.directory.url}': informative axes need responses that weigh stimuli (label, confidence, rectified, spikes), with "
-                f"their linear part, and the matrix, of a run that kept its answers: method: dense, linear: false, no clip "
-                f"(here: {kind}, {spec.method}, linear: {spec.linear}, clip: {spec.clip}{', by gradients' * (spec.model is not None)})"
+                f"'{run.directory.url}' is not the run that '{self.directory.url}' is a"
+                " covariance of"
+            )
+        kind: ResponseKind = identity["kind"]
+        if (
+            spec.method != "dense"
+            or spec.linear
+            or not is_triggered(kind)
+            or spec.model is not None
+            or spec.clip is not None
+        ):
+            raise RunError(
+                f"'{self.directory.url}': informative axes need responses that weigh stimuli"
+                " (label, confidence, rectified, spikes), with their linear part, and the matrix,"
+                " of a run that kept its answers: method: dense, linear: false, no clip (here:"
+                f" {kind}, {spec.method}, linear: {spec.linear}, clip:"
+                f" {spec.clip}{', by gradients' * (spec.model is not None)})"
             )
         if name not in self.names:
-            raise RunError(f"'{self.directory.url}' has no unit {name!r}; it has {', '.join(self.names[:8])}")
+            raise RunError(
+                f"'{self.directory.url}' has no unit {name!r}; it has {', '.join(self.names[:8])}"
+            )
         row = run.names.index(name)
-        unit, variance, n = Residual.of(run, kind, row, linear=False), float(run.stimulus.noise.table.variance), self.sums.images
-        zero = run.points[kind].centre[row] if is_dense(kind) else 0  # what a response of 0 lacks, in steps
+        unit, variance, n = (
+            Residual.of(run, kind, row, linear=False),
+            float(run.stimulus.noise.table.variance),
+            self.sums.images,
+        )
+        zero = (
+            run.points[kind].centre[row] if is_dense(kind) else 0
+        )  # what a response of 0 lacks, in steps
         total = n * (unit.mean + zero)
-        # The stimuli's own products, not their expectation: then the error is that of the spikes alone.
-        products = np.ldexp(self.sums.sums["rxx"][self.names.index(name), 0].astype(np.float64), -unit.fine)
+        # The stimuli's own products, not their expectation: then the error is that of the spikes
+        # alone.
+        products = np.ldexp(
+            self.sums.sums["rxx"][self.names.index(name), 0].astype(np.float64), -unit.fine
+        )
         products += (unit.mean + zero) * stimulus_products(run)
         moments, at = run.moments, int(np.searchsorted(run.moments.responses[kind].rows, row))
-        mean = (moments.responses[kind].sum_yx[at] + zero * moments.sum_x) / (total * math.sqrt(variance))
+        mean = (moments.responses[kind].sum_yx[at] + zero * moments.sum_x) / (
+            total * math.sqrt(variance)
+        )
         return istac(mean, products / (total * variance) - np.outer(mean, mean), count)
 
     def _table(self, data: bytes, columns: Mapping[str, pa.DataType], rows: int) -> pa.Table:
         """A table with at most so many rows a unit; its words are names of units."""
         most = rows * len(self.names)
-        table = read_parquet(data, columns, range(most + 1), (1 << 20) + 128 * most + MOST_NAME * len(self.names), ["unit"])
+        table = read_parquet(
+            data,
+            columns,
+            range(most + 1),
+            (1 << 20) + 128 * most + MOST_NAME * len(self.names),
+            ["unit"],
+        )
         units = words_of(table["unit"])
         if not set(units) <= set(self._described["names"]):
             raise ValueError("units that it does not have")
@@ -247,5 +323,7 @@ class Stc(Finished):
 
 
 def open_stc(url: Place | str) -> Stc:
-    """Open a finished covariance: ``.axes`` (pyarrow Table), ``.pictures``, ``.spectra`` (numpy), ``.sums``."""
+    """Open a finished covariance: ``.axes`` (pyarrow Table), ``.pictures``, ``.spectra``
+    (numpy), ``.sums``.
+    """
     return Stc(url)

@@ -12,7 +12,11 @@ from wna_ray.text import plain
 
 def table_of_axes(finished: Stc) -> Table:
     """One row an axis."""
-    table = Table(box=SIMPLE, title=f"Axes of the covariance, {finished.sums.images:,} images", title_justify="left")
+    table = Table(
+        box=SIMPLE,
+        title=f"Axes of the covariance, {finished.sums.images:,} images",
+        title_justify="left",
+    )
     fill(
         table,
         finished.axes,

@@ -22,7 +22,10 @@ class CovarianceViews(Views[StcSpec, Stc]):
 
     title = "Covariance"
     noun = "covariance"
-    lead = "Axes are the directions of the noise along which a response changes without regard to sign, tested against fresh noise."
+    lead = (
+        "Axes are the directions of the noise along which a response changes without regard to"
+        " sign, tested against fresh noise."
+    )
     captions: ClassVar[Mapping[str, str]] = {
         "axes": "Directions of the noise along which a response changes without regard to sign.",
         "spectra": "Eigenvalues of each unit's covariance, beside those of fresh noise.",
@@ -47,12 +50,28 @@ class CovarianceViews(Views[StcSpec, Stc]):
         run, streams = question.run, 1 + spec.fresh if spec.method == "dense" else 1
         passes = 1 if spec.method == "dense" else spec.passes + 1
         units = ", ".join(question.names[:MOST_UNITS])
-        yield f"{path}: covariance of {question.kind} of '{run.directory.url}', {spec.method}; units {units}"
-        yield f"noise     {run.spec.stimulus.kind}, d = {question.d:,} values, {streams} streams of {run.samples:,} images"
-        network = "without a forward pass" if spec.model is None else "with a forward and a backward pass an image"
-        yield f"work      {passes} pass{'es' * (passes > 1)} {network}; sums of {size(question.sum_bytes)} each"
+        yield (
+            f"{path}: covariance of {question.kind} of '{run.directory.url}', {spec.method}; units"
+            f" {units}"
+        )
+        yield (
+            f"noise     {run.spec.stimulus.kind}, d = {question.d:,} values, {streams} streams of"
+            f" {run.samples:,} images"
+        )
+        network = (
+            "without a forward pass"
+            if spec.model is None
+            else "with a forward and a backward pass an image"
+        )
+        yield (
+            f"work      {passes} pass{'es' * (passes > 1)} {network}; sums of"
+            f" {size(question.sum_bytes)} each"
+        )
         for name, (low, high) in list(question.null_edges().items())[:MOST_UNITS]:
-            yield f"spectrum  {name}: without any axis from {low:+.3g} to {high:+.3g} sd of the response, so weaker axes hide in it"
+            yield (
+                f"spectrum  {name}: without any axis from {low:+.3g} to {high:+.3g} sd of the"
+                " response, so weaker axes hide in it"
+            )
 
 
 VIEWS = CovarianceViews()

@@ -1,4 +1,5 @@
-"""Trials: signals in noise under many conditions, counted; psychometric functions, attacks, stimulation.
+"""Trials: signals in noise under many conditions, counted; psychometric functions, attacks,
+stimulation.
 
 It shows noise as a run of noise does, so it may import `wna_ray.kinds.average` and lower rooms.
 """

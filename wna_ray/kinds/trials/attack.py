@@ -1,8 +1,10 @@
 """Attacks: what is added to a stimulus to make a network say something else.
 
-Bias maps make an attack that needs nothing of the network but its answers (Borji & Lin 2020, "black-box attack"). Beside it stand what it
-must beat: random directions, the same map with its pixels shuffled, the mean image of the target's class (which needs no network at all);
-and, as what could be reached, the sign of the gradient (Goodfellow, Shlens & Szegedy 2015, ICLR), which needs all of the network.
+Bias maps make an attack that needs nothing of the network but its answers (Borji & Lin 2020,
+"black-box attack"). Beside it stand what it must beat: random directions, the same map with its
+pixels shuffled, the mean image of the target's class (which needs no network at all); and, as what
+could be reached, the sign of the gradient (Goodfellow, Shlens & Szegedy 2015, ICLR), which needs
+all of the network.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ Floats = NDArray[np.float64]
 
 
 def permuted(maps: Floats, seed: int) -> Floats:
-    """Maps ``(k, C, H, W)``, each with its values in random order: what is left of a map without its shape."""
+    """Maps ``(k, C, H, W)``, each with its values in random order: what is left of a map
+    without its shape.
+    """
     flat = maps.reshape(len(maps), -1)
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, 1], dtype=np.uint64)))
     return rng.permuted(flat, axis=1).reshape(maps.shape)
@@ -40,8 +44,8 @@ def prepared(templates: Floats, form: Form) -> NDArray[np.float32]:
     templates
         One a target; those with NaN stay so, and cannot be aimed with.
     form
-        ``mix``: each scaled to [0, 1] by its own extremes (Borji & Lin). ``l2``: less the mean of all, of length 1. ``linf``: the sign of
-        that.
+        ``mix``: each scaled to [0, 1] by its own extremes (Borji & Lin). ``l2``: less the mean of
+        all, of length 1. ``linf``: the sign of that.
 
     Returns
     -------
@@ -56,11 +60,17 @@ def prepared(templates: Floats, form: Form) -> NDArray[np.float32]:
         else:
             there = np.isfinite(flat).all(axis=1)
             centred = flat - flat[there].mean(axis=0) if there.sum() > 1 else flat
-            out = np.sign(centred) if form == "linf" else centred / np.linalg.norm(centred, axis=1, keepdims=True)
+            out = (
+                np.sign(centred)
+                if form == "linf"
+                else centred / np.linalg.norm(centred, axis=1, keepdims=True)
+            )
     return np.asarray(out.reshape(templates.shape), dtype=np.float32)
 
 
-def attacked(stimuli: torch.Tensor, direction: torch.Tensor, weight: float, form: Form) -> torch.Tensor:
+def attacked(
+    stimuli: torch.Tensor, direction: torch.Tensor, weight: float, form: Form
+) -> torch.Tensor:
     """Stimuli ``(n, C, H, W)`` under attack.
 
     Parameters
@@ -68,14 +78,17 @@ def attacked(stimuli: torch.Tensor, direction: torch.Tensor, weight: float, form
     direction
         ``(C, H, W)``, or one a stimulus, as `prepared` or `gradient_steps` gives it.
     weight
-        ``mix``: ``(1 - w) x + w t``. Else ``x + w t`` cut to [0, 1]: the step is at most w long in the form's norm.
+        ``mix``: ``(1 - w) x + w t``. Else ``x + w t`` cut to [0, 1]: the step is at most w long in
+        the form's norm.
     """
     if form == "mix":
         return (1 - weight) * stimuli + weight * direction
     return (stimuli + weight * direction).clamp(0, 1)
 
 
-def gradient_steps(network: Any, stimuli: torch.Tensor, targets: torch.Tensor, towards: bool, form: Form) -> torch.Tensor:
+def gradient_steps(
+    network: Any, stimuli: torch.Tensor, targets: torch.Tensor, towards: bool, form: Form
+) -> torch.Tensor:
     """White-box directions ``(n, C, H, W)``, of length 1 in the form's norm.
 
     Parameters

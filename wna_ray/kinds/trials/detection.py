@@ -1,4 +1,6 @@
-"""Signal detection theory of trials: sensitivity by signal weight, and classification images of every response."""
+"""Signal detection theory of trials: sensitivity by signal weight, and classification images of
+every response.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from wna_ray.statistics.detection import ClassificationImages, Weighting, by_class, classification_images
+from wna_ray.statistics.detection import (
+    ClassificationImages,
+    Weighting,
+    by_class,
+    classification_images,
+)
 from wna_ray.stimuli.stimulus import Stimulus
 from wna_ray.storage.tables import table_of
 
@@ -42,7 +49,8 @@ class Detected:
     standard, optimal
         Classification images by both weightings of the classes of signals.
     cells
-        ``(g, s, k, d)``: mean noise by signal weight, class and response, in the unit of the noise; NaN where there are no trials.
+        ``(g, s, k, d)``: mean noise by signal weight, class and response, in the unit of the noise;
+        NaN where there are no trials.
     """
 
     standard: tuple[ClassificationImages, ...]
@@ -65,7 +73,8 @@ def detect(noise: NDArray[np.int64], answers: NDArray[np.int64], stimulus: Stimu
     def images(weighting: Weighting) -> tuple[ClassificationImages, ...]:
         sd = float(table.variance) ** 0.5
         return tuple(
-            classification_images(x, n, sd, stimulus.unit, weighting, table.excess_kurtosis) for x, n in zip(noise, answers, strict=True)
+            classification_images(x, n, sd, stimulus.unit, weighting, table.excess_kurtosis)
+            for x, n in zip(noise, answers, strict=True)
         )
 
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -86,22 +95,33 @@ def detection_table(
     Returns
     -------
     pyarrow.Table
-        ``signal``: the class that the response names; without one there is no hit, and all of detection theory is null. ``hits`` of
-        ``signals`` trials of that class, ``false_alarms`` of ``others``. ``d_prime``, ``criterion`` with standard errors. Of the
-        classification image: ``reliability`` by optimal weighting, and by the standard one; ``steadiness``, its correlation with the
-        image of the largest signal weight that has one; and ``note``.
+        ``signal``: the class that the response names; without one there is no hit, and all of
+        detection theory is null. ``hits`` of ``signals`` trials of that class, ``false_alarms`` of
+        ``others``. ``d_prime``, ``criterion`` with standard errors. Of the classification image:
+        ``reliability`` by optimal weighting, and by the standard one; ``steadiness``, its
+        correlation with the image of the largest signal weight that has one; and ``note``.
     """
     sensed = by_class(answers, correct)
     trials = answers.sum(axis=2)
     reference = [
-        _last([images.image[k] for images, _ in sorted(zip(found.optimal, gammas, strict=True), key=lambda x: x[1])])
+        _last(
+            [
+                images.image[k]
+                for images, _ in sorted(zip(found.optimal, gammas, strict=True), key=lambda x: x[1])
+            ]
+        )
         for k in range(len(names))
     ]
 
     def line(g: int, k: int) -> tuple[Any, ...]:
         named = np.flatnonzero(correct == k)
         optimal, standard = found.optimal[g], found.standard[g]
-        images = (optimal.reliability[k], standard.reliability[k], _correlation(optimal.image[k], reference[k]), optimal.note[k])
+        images = (
+            optimal.reliability[k],
+            standard.reliability[k],
+            _correlation(optimal.image[k], reference[k]),
+            optimal.note[k],
+        )
         if not len(named):
             return gammas[g], names[k], *(None,) * 9, *images
         s = int(named[0])

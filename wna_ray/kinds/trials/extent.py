@@ -18,7 +18,17 @@ from wna_ray.moments.counts import PassSums, trial_shapes
 from wna_ray.runs.manifest import expected_objects
 from wna_ray.shards.job import stimulus_of
 from wna_ray.specs.trials import MOST_CONDITIONS, TrialSpec
-from wna_ray.storage.bounds import ARCHIVE_BYTES, MOST_JSON, MOST_OTHER, Loose, agree, require_same, unlike_spec, validated, within
+from wna_ray.storage.bounds import (
+    ARCHIVE_BYTES,
+    MOST_JSON,
+    MOST_OTHER,
+    Loose,
+    agree,
+    require_same,
+    unlike_spec,
+    validated,
+    within,
+)
 
 
 class _TrialShape(Loose):
@@ -39,19 +49,30 @@ class _TrialIdentity(Loose):
     signals: _Signals
     attack: dict[str, Any] | None = None
     stimulate: dict[str, Any] | None = None
-    classes: Annotated[list[Annotated[str, Field(max_length=MOST_NAME)]], Field(min_length=1, max_length=MOST_NAMES)]
-    correct: Annotated[list[Annotated[int, Field(ge=-1, le=MOST_NAMES)]], Field(min_length=1, max_length=MOST_NAMES)]
+    classes: Annotated[
+        list[Annotated[str, Field(max_length=MOST_NAME)]],
+        Field(min_length=1, max_length=MOST_NAMES),
+    ]
+    correct: Annotated[
+        list[Annotated[int, Field(ge=-1, le=MOST_NAMES)]],
+        Field(min_length=1, max_length=MOST_NAMES),
+    ]
 
 
 class _TrialsDescribed(Loose):
     identity: _TrialIdentity
     samples: Annotated[int, Field(ge=1, le=1 << 40)]
-    names: Annotated[list[Annotated[str, Field(max_length=MOST_NAME)]], Field(min_length=1, max_length=MOST_NAMES)]
+    names: Annotated[
+        list[Annotated[str, Field(max_length=MOST_NAME)]],
+        Field(min_length=1, max_length=MOST_NAMES),
+    ]
     spec: dict[str, Any]
 
 
 def check_trials(described: Mapping[str, Any], where: str) -> TrialExtent:
-    """Types and consistency of the ``spec.json`` of a run of trials; how large its objects may be."""
+    """Types and consistency of the ``spec.json`` of a run of trials; how large its objects may
+    be.
+    """
     found = validated(_TrialsDescribed, described, where)
     shape, identity = found.identity.shape, found.identity
     try:
@@ -69,9 +90,11 @@ def check_trials(described: Mapping[str, Any], where: str) -> TrialExtent:
         where,
         {
             "names": shape.responses == len(found.names),
-            "classes": shape.classes == len(identity.classes) == len(identity.correct)
-            and max(identity.correct) < shape.responses
-            and (chosen == "all" or len(chosen) == shape.classes),
+            "classes": (
+                shape.classes == len(identity.classes) == len(identity.correct)
+                and max(identity.correct) < shape.responses
+                and (chosen == "all" or len(chosen) == shape.classes)
+            ),
             "conditions": shape.conditions == len(expected),
             "moments": (shape.gammas, shape.d, shape.signals) == kept,
             "samples": found.samples == spec.repeats * signals,
@@ -144,7 +167,12 @@ class TrialExtent:
     def most(self, name: str) -> int:
         """Most bytes that an object can have."""
         sums = 8 * sum(math.prod(s) for s in trial_shapes(**self.shape).values()) + ARCHIVE_BYTES
-        known = {"spec.json": MOST_JSON, "environment.json": MOST_JSON, "result/moments.npz": sums, "result/trials.parquet": self.table}
+        known = {
+            "spec.json": MOST_JSON,
+            "environment.json": MOST_JSON,
+            "result/moments.npz": sums,
+            "result/trials.parquet": self.table,
+        }
         return sums if name.startswith("segments/") else known.get(name, MOST_OTHER)
 
     @property
@@ -154,11 +182,16 @@ class TrialExtent:
 
     def check(self, moments: PassSums) -> None:
         """`ValueError` where no trials can have such sums."""
-        expected, found = trial_shapes(**self.shape), {name: array.shape for name, array in moments.sums.items()}
+        expected, found = (
+            trial_shapes(**self.shape),
+            {name: array.shape for name, array in moments.sums.items()},
+        )
         if found != expected:
             raise ValueError(f"sums of shapes {found}, not {expected}")
         n, answers = moments.images, moments.sums["answers"]
-        noise, by_signal = (moments.sums.get(name, np.zeros(0, dtype=np.int64)) for name in ("noise", "by_signal"))
+        noise, by_signal = (
+            moments.sums.get(name, np.zeros(0, dtype=np.int64)) for name in ("noise", "by_signal")
+        )
         if (
             not (within(answers, n, 0) and within(noise, MOST_GRID * n) and within(by_signal, n, 0))
             or (answers.sum(axis=(1, 2)) != n).any()

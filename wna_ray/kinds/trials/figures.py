@@ -1,4 +1,6 @@
-"""Pictures of trials: how answers change with the signal's weight, under attack, and while units are stimulated."""
+"""Pictures of trials: how answers change with the signal's weight, under attack, and while
+units are stimulated.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,12 @@ PROFILES = {"class-mean": "class mean", "sta": "STA", "sham": "sham (shuffled)"}
 
 
 def draw(
-    spec: TrialSpec, table: pa.Table, names: Sequence[str], classes: Sequence[str], answers: NDArray[np.int64], noise: str
+    spec: TrialSpec,
+    table: pa.Table,
+    names: Sequence[str],
+    classes: Sequence[str],
+    answers: NDArray[np.int64],
+    noise: str,
 ) -> dict[str, bytes]:
     """PNG files by name.
 
@@ -52,8 +59,9 @@ def draw(
         What the noise is, in words.
     """
     rows = table.to_pylist()
-    title = f"{rows[0]['trials']:,} trials a condition, signals from {spec.signals.dataset} ({spec.signals.split})" + (
-        f"; {noise}" if min(spec.gammas) < 1 else ""
+    title = (
+        f"{rows[0]['trials']:,} trials a condition, signals from {spec.signals.dataset}"
+        f" ({spec.signals.split})" + (f"; {noise}" if min(spec.gammas) < 1 else "")
     )
     drawn = {}
     if spec.attack is not None:
@@ -82,7 +90,9 @@ def _shares(axis: Axes, label: str) -> None:
 
 
 def _attack(spec: TrialSpec, rows: Sequence[Row], title: str) -> bytes:
-    """Success by weight, one panel a signal weight (and transform), one line a source; the band spans the targets."""
+    """Success by weight, one panel a signal weight (and transform), one line a source; the band
+    spans the targets.
+    """
     assert spec.attack is not None
     panels = [(g, t) for g in spec.gammas for t in spec.transforms]
     figure = Figure(figsize=(5.2 * len(panels) + 1.6, 4.3), layout="constrained")
@@ -92,20 +102,48 @@ def _attack(spec: TrialSpec, rows: Sequence[Row], title: str) -> bytes:
         for i, source in enumerate(spec.attack.by):
             mine = [row for row in here if row["attack"] == source]
             if source == "fgsm-untargeted":
-                error = [1 - _share([row for row in mine if row["weight"] == w], "correct", "trials") for w in spec.attack.weights]
-                axis.plot(spec.attack.weights, error, "--", color=f"C{i}", label=SOURCES[source], marker="o", markersize=3)
+                error = [
+                    1 - _share([row for row in mine if row["weight"] == w], "correct", "trials")
+                    for w in spec.attack.weights
+                ]
+                axis.plot(
+                    spec.attack.weights,
+                    error,
+                    "--",
+                    color=f"C{i}",
+                    label=SOURCES[source],
+                    marker="o",
+                    markersize=3,
+                )
                 continue
             curves = np.array(
-                [[row["moved"] / row["others"] for row in mine if row["weight"] == w and row["others"]] for w in spec.attack.weights]
+                [
+                    [
+                        row["moved"] / row["others"]
+                        for row in mine
+                        if row["weight"] == w and row["others"]
+                    ]
+                    for w in spec.attack.weights
+                ]
             )
-            axis.plot(spec.attack.weights, curves.mean(axis=1), color=f"C{i}", label=SOURCES[source], marker="o", markersize=3)
+            axis.plot(
+                spec.attack.weights,
+                curves.mean(axis=1),
+                color=f"C{i}",
+                label=SOURCES[source],
+                marker="o",
+                markersize=3,
+            )
             low, high = np.quantile(curves, (0.25, 0.75), axis=1)
-            axis.fill_between(spec.attack.weights, low, high, color=f"C{i}", alpha=0.12, linewidth=0)
+            axis.fill_between(
+                spec.attack.weights, low, high, color=f"C{i}", alpha=0.12, linewidth=0
+            )
         axis.set_title(_base(gamma, transform), fontsize=10)
         axis.set_xlabel(
-            {"mix": "weight w of the template, (1 - w) stimulus + w template", "l2": "length of the step (L2, pixel units)"}.get(
-                spec.attack.form, "length of the step (Linf, pixel units)"
-            )
+            {
+                "mix": "weight w of the template, (1 - w) stimulus + w template",
+                "l2": "length of the step (L2, pixel units)",
+            }.get(spec.attack.form, "length of the step (Linf, pixel units)")
         )
         _shares(axis, "share of trials that get the target")
         axis.label_outer()
@@ -119,15 +157,21 @@ def _attack(spec: TrialSpec, rows: Sequence[Row], title: str) -> bytes:
 
 
 def _base(gamma: float, transform: str) -> str:
-    what = {0.0: "noise alone", 1.0: "images alone"}.get(gamma, f"images in noise, gamma = {gamma:g}")
+    what = {0.0: "noise alone", 1.0: "images alone"}.get(
+        gamma, f"images in noise, gamma = {gamma:g}"
+    )
     return what if transform == "none" else f"{what}, {transform}"
 
 
 def _stimulation(spec: TrialSpec, rows: Sequence[Row], title: str) -> bytes:
-    """One panel a layer and profile: psychometric curves by strength, or, with one signal weight, answers by strength."""
+    """One panel a layer and profile: psychometric curves by strength, or, with one signal
+    weight, answers by strength.
+    """
     assert spec.stimulate is not None
     layers, sources, strengths = spec.stimulate.layers, spec.stimulate.by, spec.stimulate.strengths
-    figure = Figure(figsize=(4.2 * len(sources) + 1.4, 3.2 * len(layers) + 0.9), layout="constrained")
+    figure = Figure(
+        figsize=(4.2 * len(sources) + 1.4, 3.2 * len(layers) + 0.9), layout="constrained"
+    )
     grid = figure.subplots(len(layers), len(sources), squeeze=False, sharex=True, sharey=True)
     along_gamma = len(spec.gammas) > 1
     norm = TwoSlopeNorm(0, min(min(strengths), -1e-9), max(max(strengths), 1e-9))
@@ -136,17 +180,34 @@ def _stimulation(spec: TrialSpec, rows: Sequence[Row], title: str) -> bytes:
         here = [row for row in rows if (row["layer"], row["profile"]) == (layers[i], sources[j])]
         if along_gamma:
             for s in strengths:
-                curve = [_share([r for r in here if (r["gamma"], r["strength"]) == (g, s)], "kept", "own") for g in spec.gammas]
+                curve = [
+                    _share(
+                        [r for r in here if (r["gamma"], r["strength"]) == (g, s)], "kept", "own"
+                    )
+                    for g in spec.gammas
+                ]
                 axis.plot(
-                    spec.gammas, curve, color=mappable.to_rgba(np.array(s)) if s else "black", linewidth=1.6, zorder=3 if s == 0 else 2
+                    spec.gammas,
+                    curve,
+                    color=mappable.to_rgba(np.array(s)) if s else "black",
+                    linewidth=1.6,
+                    zorder=3 if s == 0 else 2,
                 )
             axis.set_xlabel("signal weight gamma")
         else:
-            for label, of, among in (("signals of the class itself", "kept", "own"), ("signals of other classes", "moved", "others")):
-                curve = [_share([r for r in here if r["strength"] == s], of, among) for s in strengths]
+            for label, of, among in (
+                ("signals of the class itself", "kept", "own"),
+                ("signals of other classes", "moved", "others"),
+            ):
+                curve = [
+                    _share([r for r in here if r["strength"] == s], of, among) for s in strengths
+                ]
                 axis.plot(strengths, curve, marker="o", markersize=3, label=label)
             axis.set_xlabel(
-                "strength" + {"sd": " (sd of the layer's activity)", "max": " (of the strongest unit)"}.get(spec.stimulate.unit, "")
+                "strength"
+                + {"sd": " (sd of the layer's activity)", "max": " (of the strongest unit)"}.get(
+                    spec.stimulate.unit, ""
+                )
             )
             axis.legend(fontsize=8, frameon=False)
         axis.set_title(f"{layers[i]}: {PROFILES[sources[j]]}", fontsize=10)
@@ -154,17 +215,28 @@ def _stimulation(spec: TrialSpec, rows: Sequence[Row], title: str) -> bytes:
         _shares(axis, "answers: the class\nwhose profile it is")
         axis.label_outer()
     if along_gamma:
-        unit = {"sd": "sd of the layer's activity", "max": "of the strongest unit", "activity": "times the mean activity"}[
-            spec.stimulate.unit
-        ]
+        unit = {
+            "sd": "sd of the layer's activity",
+            "max": "of the strongest unit",
+            "activity": "times the mean activity",
+        }[spec.stimulate.unit]
         figure.colorbar(mappable, ax=grid, shrink=0.8, label=f"strength ({unit}); black: none")
     own = "signals of the class itself; " if along_gamma else ""
-    figure.suptitle(f"Microstimulation: {own}pooled over {len({r['profile_class'] for r in rows})} classes\n{title}", fontsize=9)
+    figure.suptitle(
+        f"Microstimulation: {own}pooled over {len({r['profile_class'] for r in rows})}"
+        f" classes\n{title}",
+        fontsize=9,
+    )
     return png(figure)
 
 
 def _psychometric(
-    spec: TrialSpec, rows: Sequence[Row], answers: NDArray[np.int64], names: Sequence[str], classes: Sequence[str], title: str
+    spec: TrialSpec,
+    rows: Sequence[Row],
+    answers: NDArray[np.int64],
+    names: Sequence[str],
+    classes: Sequence[str],
+    title: str,
 ) -> bytes:
     """Share of right answers by signal weight, and how often each answer is given."""
     shown = [i for i, row in enumerate(rows) if row["transform"] == spec.transforms[0]]
@@ -174,8 +246,20 @@ def _psychometric(
     known = [(c, names.index(name)) for c, name in enumerate(classes) if name in names]
     for c, k in known[:10]:
         total = answers[shown, c].sum(axis=1)
-        left.plot(spec.gammas, answers[shown, c, k] / np.maximum(total, 1), color=f"C{k % 10}", linewidth=1, label=classes[c])
-    left.plot(spec.gammas, [rows[i]["correct"] / rows[i]["trials"] for i in shown], color="black", linewidth=2, label="all")
+        left.plot(
+            spec.gammas,
+            answers[shown, c, k] / np.maximum(total, 1),
+            color=f"C{k % 10}",
+            linewidth=1,
+            label=classes[c],
+        )
+    left.plot(
+        spec.gammas,
+        [rows[i]["correct"] / rows[i]["trials"] for i in shown],
+        color="black",
+        linewidth=2,
+        label="all",
+    )
     left.set_xlabel("signal weight gamma")
     left.set_title("right answers, by class of the signal", fontsize=10)
     _shares(left, "share of trials")
@@ -193,9 +277,14 @@ def _psychometric(
 
 def _transforms(spec: TrialSpec, rows: Sequence[Row], title: str) -> bytes:
     """Right answers by transform."""
-    figure = Figure(figsize=(7.5, 0.36 * len(spec.transforms) * len(spec.gammas) + 1.4), layout="constrained")
+    figure = Figure(
+        figsize=(7.5, 0.36 * len(spec.transforms) * len(spec.gammas) + 1.4), layout="constrained"
+    )
     axis = figure.subplots()
-    labels = [row["transform"] if len(spec.gammas) == 1 else f"{row['transform']}, gamma {row['gamma']:g}" for row in rows]
+    labels = [
+        row["transform"] if len(spec.gammas) == 1 else f"{row['transform']}, gamma {row['gamma']:g}"
+        for row in rows
+    ]
     shares = [row["correct"] / row["trials"] for row in rows]
     bars = axis.barh(labels[::-1], shares[::-1], color="0.45")
     axis.bar_label(bars, [f"{share:.4f}" for share in shares[::-1]], fontsize=8, padding=3)
@@ -216,27 +305,36 @@ def draw_images(
     classes: Sequence[str],
     answers: NDArray[np.int64],
 ) -> dict[str, bytes]:
-    """PNG files of what the noise of trials tells, by name; `detection` is the table of the same."""
+    """PNG files of what the noise of trials tells, by name; `detection` is the table of the
+    same.
+    """
     drawn = {"sensitivity.png": _sensitivity(spec, detection.to_pylist(), names, answers)}
     if answers.shape[1:] == (2, 2):
-        drawn["classification_images.png"] = _two_by_two(spec, stimulus, found, detection.to_pylist(), names, classes, answers)
+        drawn["classification_images.png"] = _two_by_two(
+            spec, stimulus, found, detection.to_pylist(), names, classes, answers
+        )
     else:
-        drawn["classification_images.png"] = _by_response(spec, stimulus, found, detection.to_pylist(), names, answers)
+        drawn["classification_images.png"] = _by_response(
+            spec, stimulus, found, detection.to_pylist(), names, answers
+        )
     return drawn
 
 
 def _heading(spec: TrialSpec, stimulus: Stimulus, answers: NDArray[np.int64], what: str) -> str:
     level = z_threshold(stimulus.pixels)
     return (
-        f"{what}\n{answers[0].sum():,} trials a signal weight, signals from {spec.signals.dataset} ({spec.signals.split}); "
-        f"{noise_text(stimulus)}\nred: more light there; each picture on its own symmetric scale, in pixel units; "
-        f"outline: |z| > {level:.2f} (p < 0.05, Sidak over {stimulus.pixels:,} values)"
+        f"{what}\n{answers[0].sum():,} trials a signal weight, signals from {spec.signals.dataset}"
+        f" ({spec.signals.split}); {noise_text(stimulus)}\nred: more light there; each picture on"
+        f" its own symmetric scale, in pixel units; outline: |z| > {level:.2f} (p < 0.05, Sidak"
+        f" over {stimulus.pixels:,} values)"
     )
 
 
 @dataclass(frozen=True)
 class _Image:
-    """A map on the noise grid ``(d,)``, and z that outlines it where it is beyond the threshold; what is written over and under it."""
+    """A map on the noise grid ``(d,)``, and z that outlines it where it is beyond the
+    threshold; what is written over and under it.
+    """
 
     image: NDArray[np.float64]
     z: NDArray[np.float64] | None
@@ -244,18 +342,39 @@ class _Image:
     title: str = ""
 
 
-def _sheet(title: str, stimulus: Stimulus, lines: Sequence[Sequence[_Image]], labels: Sequence[str], pitch: float) -> bytes:
+def _sheet(
+    title: str,
+    stimulus: Stimulus,
+    lines: Sequence[Sequence[_Image]],
+    labels: Sequence[str],
+    pitch: float,
+) -> bytes:
     """Lines of maps, each line with its label; titles over the first."""
     expanded = [stimulus.expand(np.stack([part.image for part in line])) for line in lines]
 
     def under(part: _Image, picture: NDArray[np.float64]) -> str:
         limit = limit_of(picture)
-        return f"\u00b1{limit:.2g}{part.told and chr(10)}{part.told}" if np.isfinite(limit) else part.told
+        return (
+            f"\u00b1{limit:.2g}{part.told and chr(10)}{part.told}"
+            if np.isfinite(limit)
+            else part.told
+        )
 
-    texts = [[under(*both) for both in zip(line, maps, strict=True)] for line, maps in zip(lines, expanded, strict=True)]
+    texts = [
+        [under(*both) for both in zip(line, maps, strict=True)]
+        for line, maps in zip(lines, expanded, strict=True)
+    ]
     titled = [max(part.title.count("\n") + 1 for part in lines[0])] + [0] * (len(lines) - 1)
     _, height, width = stimulus.shape
-    sheet = Sheet(title, [Block(texts, titled=titled)], aspect=height / width, side=1.15, pitch=pitch, left=1.1, size=9)
+    sheet = Sheet(
+        title,
+        [Block(texts, titled=titled)],
+        aspect=height / width,
+        side=1.15,
+        pitch=pitch,
+        left=1.1,
+        size=9,
+    )
     for line, cells, maps in zip(lines, sheet.cells[0], expanded, strict=True):
         for part, cell, picture in zip(line, cells, maps, strict=True):
             if np.isnan(show(cell, picture, None)):
@@ -278,27 +397,47 @@ def _two_by_two(
     classes: Sequence[str],
     answers: NDArray[np.int64],
 ) -> bytes:
-    """A line a signal weight: mean noise of the four cells, and the images of the second response by both weightings."""
+    """A line a signal weight: mean noise of the four cells, and the images of the second
+    response by both weightings.
+    """
     lines, labels = [], []
     for g, gamma in enumerate(spec.gammas):
         of_row = rows[g * 2 + 1]
         line = [
-            _Image(found.cells[g, s, k], None, f"{answers[g, s, k]:,} trials", f'signal "{classes[s]}"\nanswer "{names[k]}"')
+            _Image(
+                found.cells[g, s, k],
+                None,
+                f"{answers[g, s, k]:,} trials",
+                f'signal "{classes[s]}"\nanswer "{names[k]}"',
+            )
             for s, k in ((0, 0), (0, 1), (1, 0), (1, 1))
         ]
         for images, kind in ((found.standard[g], "standard"), (found.optimal[g], "optimal")):
             reliable = of_row["standard_reliability" if kind == "standard" else "reliability"]
             told = images.note[1] or f"reliability {reliable:.3f}"
-            line.append(_Image(images.image[1], images.z[1], told, f'image of "{names[1]}"\n{kind}'))
+            line.append(
+                _Image(images.image[1], images.z[1], told, f'image of "{names[1]}"\n{kind}')
+            )
         lines.append([replace(part, title="") for part in line] if g else line)
-        told = "" if of_row["d_prime"] is None else f"\nd' = {of_row['d_prime']:.2f} \u00b1 {of_row['d_prime_error']:.2f}"
+        told = (
+            ""
+            if of_row["d_prime"] is None
+            else f"\nd' = {of_row['d_prime']:.2f} \u00b1 {of_row['d_prime_error']:.2f}"
+        )
         labels.append(f"gamma {gamma:g}{told}")
-    title = _heading(spec, stimulus, answers, "Mean noise by signal and answer, and classification images")
+    title = _heading(
+        spec, stimulus, answers, "Mean noise by signal and answer, and classification images"
+    )
     return _sheet(title, stimulus, lines, labels, 1.55)
 
 
 def _by_response(
-    spec: TrialSpec, stimulus: Stimulus, found: Detected, rows: Sequence[Row], names: Sequence[str], answers: NDArray[np.int64]
+    spec: TrialSpec,
+    stimulus: Stimulus,
+    found: Detected,
+    rows: Sequence[Row],
+    names: Sequence[str],
+    answers: NDArray[np.int64],
 ) -> bytes:
     """A line a signal weight, a column a response (the first ten that were given most)."""
     shown = np.sort(np.argsort(-answers.sum(axis=(0, 1)), kind="stable")[:10])
@@ -309,34 +448,63 @@ def _by_response(
             row = rows[g * len(names) + int(k)]
             said = "" if row["d_prime"] is None else f"\nd' {row['d_prime']:.2f}"
             told = (row["note"] or f"rel. {row['reliability']:.3f}") + said
-            line.append(_Image(found.optimal[g].image[k], found.optimal[g].z[k], told, "" if g else names[k][:12]))
+            line.append(
+                _Image(
+                    found.optimal[g].image[k],
+                    found.optimal[g].z[k],
+                    told,
+                    "" if g else names[k][:12],
+                )
+            )
         lines.append(line)
-    title = _heading(spec, stimulus, answers, "Classification images of the answers, optimally weighted over signals")
+    title = _heading(
+        spec,
+        stimulus,
+        answers,
+        "Classification images of the answers, optimally weighted over signals",
+    )
     return _sheet(title, stimulus, lines, [f"gamma {gamma:g}" for gamma in spec.gammas], 1.25)
 
 
-def _sensitivity(spec: TrialSpec, rows: Sequence[Row], names: Sequence[str], answers: NDArray[np.int64]) -> bytes:
+def _sensitivity(
+    spec: TrialSpec, rows: Sequence[Row], names: Sequence[str], answers: NDArray[np.int64]
+) -> bytes:
     """d' and criterion by signal weight, with standard errors."""
     figure = Figure(figsize=(9.5, 4.0), layout="constrained")
     axes = figure.subplots(1, 2)
     chosen = list(dict.fromkeys(row["response"] for row in rows if row["d_prime"] is not None))[:10]
     if len(names) == 2:
         chosen = chosen[-1:]
-    for axis, value, label in ((axes[0], "d_prime", "d'"), (axes[1], "criterion", "criterion (positive: the answer is withheld)")):
+    for axis, value, label in (
+        (axes[0], "d_prime", "d'"),
+        (axes[1], "criterion", "criterion (positive: the answer is withheld)"),
+    ):
         for i, name in enumerate(chosen):
-            mine = sorted((row for row in rows if row["response"] == name), key=lambda row: row["gamma"])
+            mine = sorted(
+                (row for row in rows if row["response"] == name), key=lambda row: row["gamma"]
+            )
             x, y, error = ([row[key] for row in mine] for key in ("gamma", value, f"{value}_error"))
-            axis.errorbar(x, y, error, color=f"C{i}", marker="o", markersize=3, linewidth=1, label=name)
+            axis.errorbar(
+                x, y, error, color=f"C{i}", marker="o", markersize=3, linewidth=1, label=name
+            )
         axis.axhline(0, color="0.6", linewidth=0.6)
         axis.set_xlabel("signal weight gamma")
         axis.set_ylabel(label)
         axis.spines[["top", "right"]].set_visible(False)
     if chosen:
         lines, labels = axes[1].get_legend_handles_labels()
-        figure.legend(lines, labels, fontsize=7, frameon=False, title="answer", title_fontsize=7, loc="outside right center")
+        figure.legend(
+            lines,
+            labels,
+            fontsize=7,
+            frameon=False,
+            title="answer",
+            title_fontsize=7,
+            loc="outside right center",
+        )
     figure.suptitle(
-        f"How well each class is told from the others\n{answers[0].sum():,} trials a signal weight, signals from {spec.signals.dataset} "
-        f"({spec.signals.split}); bars: standard errors",
+        f"How well each class is told from the others\n{answers[0].sum():,} trials a signal weight,"
+        f" signals from {spec.signals.dataset} ({spec.signals.split}); bars: standard errors",
         fontsize=9,
     )
     return png(figure)

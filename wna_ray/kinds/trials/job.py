@@ -86,11 +86,22 @@ class TrialQuestion:
             The data set is not at hand, or has no such classes.
         """
         data = _load(spec, spec.signals.split == "train", "signals.dataset")
-        classes = np.unique(data.labels) if spec.signals.classes == "all" else np.array(spec.signals.classes)
+        classes = (
+            np.unique(data.labels)
+            if spec.signals.classes == "all"
+            else np.array(spec.signals.classes)
+        )
         unknown = sorted(set(classes.tolist()) - set(data.labels.tolist()))
         if unknown:
-            raise SpecError(f"signals.classes: {spec.signals.dataset} has no class {unknown[0]}; it has 0 to {data.labels.max()}")
-        chosen = np.sort(np.concatenate([np.flatnonzero(data.labels == c)[: spec.signals.images] for c in classes]))
+            raise SpecError(
+                f"signals.classes: {spec.signals.dataset} has no class {unknown[0]}; it has 0 to"
+                f" {data.labels.max()}"
+            )
+        chosen = np.sort(
+            np.concatenate(
+                [np.flatnonzero(data.labels == c)[: spec.signals.images] for c in classes]
+            )
+        )
         return cls(spec, Split(data.images[chosen], data.labels[chosen]), classes)
 
     @property
@@ -104,7 +115,9 @@ class TrialQuestion:
         return None
 
     def prepare(self, desk: Desk) -> Prepared:
-        """Let a worker look at the model, and at its units where they are stimulated; refuse what does not fit into memory."""
+        """Let a worker look at the model, and at its units where they are stimulated; refuse
+        what does not fit into memory.
+        """
         introduction: Introduction = desk.call("introduce")
         work = resolve_trials(self, introduction.job, partial(desk.call, "activity"), desk.emit)
         need = 8 * sum(math.prod(s) for s in trial_shapes(**work.shape).values())
@@ -118,7 +131,9 @@ class TrialQuestion:
             environment=introduction.environment,
         )
         work = replace(work, fingerprint=description.fingerprint)
-        return Prepared(description, _rounds(work, introduction.batch_seconds, need, description, desk))
+        return Prepared(
+            description, _rounds(work, introduction.batch_seconds, need, description, desk)
+        )
 
     @cached_property
     def held(self) -> Spec:
@@ -129,15 +144,27 @@ class TrialQuestion:
     @cached_property
     def training(self) -> Split:
         """Training images, for mean images and profiles."""
-        return _load(self.spec, True, "attack.by: mean" if self.spec.attack and "mean" in self.spec.attack.by else "stimulate.by")
+        return _load(
+            self.spec,
+            True,
+            (
+                "attack.by: mean"
+                if self.spec.attack and "mean" in self.spec.attack.by
+                else "stimulate.by"
+            ),
+        )
 
     def rows(self, labels: NDArray[np.int64], names: Sequence[str]) -> NDArray[np.int64]:
-        """Which response names each label of the data set: by name, else by number; -1 where none does."""
+        """Which response names each label of the data set: by name, else by number; -1 where
+        none does.
+        """
         known = class_names(self.spec.signals.dataset)
         if set(names) <= set(known):
             place = {label: names.index(name) for label, name in enumerate(known) if name in names}
         else:
-            place = {label: label for label in range(len(known))} if len(names) == len(known) else {}
+            place = (
+                {label: label for label in range(len(known))} if len(names) == len(known) else {}
+            )
         return np.array([place.get(int(label), -1) for label in labels], dtype=np.int64)
 
 
@@ -153,27 +180,46 @@ def _require_room(work: TrialJob, need: int) -> None:
     there, spec = available(), work.spec
     if there is not None and BASE_BYTES + COPIES * need > there:
         raise SpecError(
-            f"counts of {size(need)} ({len(work.conditions):,} conditions x {work.class_count} classes x {len(work.job.names)} "
-            f"responses{', and the sums of moments' * spec.moments}) do not fit into the {size(there)} of this machine; take fewer "
-            "conditions or classes"
+            f"counts of {size(need)} ({len(work.conditions):,} conditions x {work.class_count}"
+            f" classes x {len(work.job.names)}"
+            f" responses{', and the sums of moments' * spec.moments}) do not fit into the"
+            f" {size(there)} of this machine; take fewer conditions or classes"
         )
 
 
-def _rounds(work: TrialJob, batch_seconds: float, need: int, description: Description, desk: Desk) -> Rounds:
+def _rounds(
+    work: TrialJob, batch_seconds: float, need: int, description: Description, desk: Desk
+) -> Rounds:
     """One round of all trials."""
     spec, execution, samples = work.spec, work.spec.execution, description.samples
-    distinct = len({(c.gamma, c.transform, c.weight and (c.attack, c.target, c.weight), c.layer, c.strength) for c in work.conditions})
+    distinct = len(
+        {
+            (c.gamma, c.transform, c.weight and (c.attack, c.target, c.weight), c.layer, c.strength)
+            for c in work.conditions
+        }
+    )
     segments = execution.segments or max(1, min(MOST_SEGMENTS, SEGMENTS_BYTES // need))
     seconds = batch_seconds * distinct
     cut = Cut(spec.numerics.batch, seconds, 1, need, shard=execution.shard, segments=segments)
     summed = yield Round(work, samples, cut, need, work.job.device)
     desk.emit(Stage("draw"))
     classes = description.identity["classes"]
-    return result(spec, work.job.stimulus, work.conditions, work.job.names, classes, work.correct, summed.moments)
+    return result(
+        spec,
+        work.job.stimulus,
+        work.conditions,
+        work.job.names,
+        classes,
+        work.correct,
+        summed.moments,
+    )
 
 
 def resolve_trials(
-    question: TrialQuestion, job: Job, activity: Callable[..., dict[str, Activity]], emit: Callback = lambda event: None
+    question: TrialQuestion,
+    job: Job,
+    activity: Callable[..., dict[str, Activity]],
+    emit: Callback = lambda event: None,
 ) -> TrialJob:
     """Everything that shards share: signals, templates, profiles, conditions.
 
@@ -193,18 +239,30 @@ def resolve_trials(
         train = question.training
         rows = question.rows(train.labels, names)
         images = _bytes(train.images[rows >= 0])
-        found = activity(NoiseWork(job), spec.stimulate.layers, images, rows[rows >= 0], PROFILE_NOISE if "sta" in spec.stimulate.by else 0)
+        found = activity(
+            NoiseWork(job),
+            spec.stimulate.layers,
+            images,
+            rows[rows >= 0],
+            PROFILE_NOISE if "sta" in spec.stimulate.by else 0,
+        )
         for c in asked:
             if c.layer is None or c.profile is None or c.profile_class is None:
                 continue
             key = (c.layer, c.profile, c.profile_class)
             if key not in profiles:
-                profiles[key] = profile(spec.stimulate, found[c.layer], c.profile, c.profile_class, spec.seed)
+                profiles[key] = profile(
+                    spec.stimulate, found[c.layer], c.profile, c.profile_class, spec.seed
+                )
                 if not np.isfinite(profiles[key]).all():
-                    raise SpecError(f"stimulate.classes: {spec.signals.dataset} has no training images of {names[c.profile_class]!r}")
+                    raise SpecError(
+                        f"stimulate.classes: {spec.signals.dataset} has no training images of"
+                        f" {names[c.profile_class]!r}"
+                    )
     if spec.attack is not None and "fgsm-untargeted" in spec.attack.by and (correct < 0).any():
         raise SpecError(
-            f"attack.by: fgsm-untargeted needs an answer for every class of {spec.signals.dataset}; the network has {names[:8]}"
+            f"attack.by: fgsm-untargeted needs an answer for every class of {spec.signals.dataset};"
+            f" the network has {names[:8]}"
         )
     lookup = np.full(int(question.classes.max()) + 1, -1)
     lookup[question.classes] = np.arange(len(question.classes))
@@ -244,13 +302,18 @@ def _templates(question: TrialQuestion, job: Job) -> dict[str, NDArray[np.float3
     if "random" in spec.attack.by:
         found["random"] = attack.random_directions(shape, spec.seed)
     templates: dict[str, NDArray[np.float32]] = {
-        source: attack.prepared(found[source], spec.attack.form) for source in spec.attack.by if source in found
+        source: attack.prepared(found[source], spec.attack.form)
+        for source in spec.attack.by
+        if source in found
     }
     targets = names if spec.attack.targets == "all" else spec.attack.targets
     for source, some in templates.items():
         for name in targets:
             if not np.isfinite(some[names.index(name)]).all():
-                raise SpecError(f"attack.targets: there is no {source} template for {name!r}; leave it out of the targets")
+                raise SpecError(
+                    f"attack.targets: there is no {source} template for {name!r}; leave it out of"
+                    " the targets"
+                )
     return templates
 
 
@@ -262,14 +325,20 @@ def _maps(spec: TrialSpec, names: Sequence[str], shape: tuple[int, ...]) -> NDAr
     readout = next((r for r in run.readouts if spec.attack.response in (None, r.kind)), None)
     where = f"attack.run: '{run.directory.url}'"
     if readout is None:
-        raise SpecError(f"{where} has no {spec.attack.response}; it has {', '.join(r.kind for r in run.readouts)}")
+        raise SpecError(
+            f"{where} has no {spec.attack.response}; it has"
+            f" {', '.join(r.kind for r in run.readouts)}"
+        )
     if run.spec.decoder is not None:
-        raise SpecError(f"{where} has maps of a decoder's codes, which cannot be added to images; take a run without a decoder")
+        raise SpecError(
+            f"{where} has maps of a decoder's codes, which cannot be added to images; take a run"
+            " without a decoder"
+        )
     maps = run.stimulus.expand(readout.bias)
     if list(readout.names) != list(names) or maps.shape != shape:
         raise SpecError(
-            f"{where} has maps of {len(maps)} responses, {maps.shape[1:]}; this network has {len(names)} ({', '.join(names[:4])}, ...) and "
-            f"signals of shape {shape[1:]}"
+            f"{where} has maps of {len(maps)} responses, {maps.shape[1:]}; this network has"
+            f" {len(names)} ({', '.join(names[:4])}, ...) and signals of shape {shape[1:]}"
         )
     return maps
 
@@ -277,14 +346,21 @@ def _maps(spec: TrialSpec, names: Sequence[str], shape: tuple[int, ...]) -> NDAr
 def identity_of(asked: TrialJob, question: TrialQuestion) -> dict[str, Any]:
     """Everything that can change a result, as plain JSON values."""
     spec, known = asked.spec, class_names(question.spec.signals.dataset)
-    chosen = spec.model_dump(mode="json", include={"gammas", "transforms", "attack", "stimulate", "moments", "repeats"})
+    chosen = spec.model_dump(
+        mode="json", include={"gammas", "transforms", "attack", "stimulate", "moments", "repeats"}
+    )
     for part in ("attack", "stimulate"):
         if chosen[part] is None:
             del chosen[part]
     if spec.attack is not None:
-        chosen["attack"] |= {"run": None, "templates": {source: _digest(t) for source, t in asked.templates.items()}}
+        chosen["attack"] |= {
+            "run": None,
+            "templates": {source: _digest(t) for source, t in asked.templates.items()},
+        }
     if spec.stimulate is not None:
-        chosen["stimulate"]["profiles"] = _digest(*(asked.profiles[key].astype(np.float32) for key in sorted(asked.profiles)))
+        chosen["stimulate"]["profiles"] = _digest(
+            *(asked.profiles[key].astype(np.float32) for key in sorted(asked.profiles))
+        )
     return chosen | {
         "job": asked.job.fingerprint,
         "signals": {"digest": _digest(asked.signals, asked.classes), "count": len(asked.signals)},
@@ -297,5 +373,7 @@ def identity_of(asked: TrialJob, question: TrialQuestion) -> dict[str, Any]:
 def _digest(*arrays: NDArray[Any]) -> str:
     total = hashlib.sha256()
     for array in arrays:
-        total.update(f"{array.dtype.str}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        total.update(
+            f"{array.dtype.str}{array.shape}".encode() + np.ascontiguousarray(array).tobytes()
+        )
     return total.hexdigest()

@@ -1,10 +1,13 @@
-"""The result of trials: what is made of their counts, and a finished run of them opened for reading.
+"""The result of trials: what is made of their counts, and a finished run of them opened for
+reading.
 
 OUT/                 a run: spec.json, segments, MANIFEST.json, and under result/
   moments.npz        the exact counts (see `wna_ray.moments.counts`)
-  trials.parquet     one row a condition: what was done, and how often the answer was right, or the one aimed at
-  detection.parquet  with moments, one row a signal weight and response: sensitivity, criterion, how reliable its image is
-  classification_images.npy, classification_z_maps.npy   the same, float32 (g, k, C, H, W), optimally weighted
+  trials.parquet     one row a condition: what was done, and how often the answer was right
+  detection.parquet  with moments, one row a signal weight and response: sensitivity, criterion, and
+                     how reliable its image is
+  classification_images.npy, classification_z_maps.npy
+                     the same, float32 (g, k, C, H, W), optimally weighted
   figures/*.png
 """
 
@@ -58,7 +61,12 @@ COLUMNS = {
 }
 
 
-def summary(asked: Sequence[Condition], names: Sequence[str], correct: NDArray[np.int64], answers: NDArray[np.int64]) -> pa.Table:
+def summary(
+    asked: Sequence[Condition],
+    names: Sequence[str],
+    correct: NDArray[np.int64],
+    answers: NDArray[np.int64],
+) -> pa.Table:
     """One row a condition.
 
     Parameters
@@ -73,9 +81,11 @@ def summary(asked: Sequence[Condition], names: Sequence[str], correct: NDArray[n
     Returns
     -------
     pyarrow.Table
-        What was done (null where nothing), and counts. ``trials``, ``correct``: all trials, and those whose answer names the signal's
-        class. Where a response is aimed at (the target of an attack, the class of a profile): ``others``, trials of all other classes,
-        and ``moved``, those of them that got it; ``own``, trials of its own class, and ``kept``, those of them that got it.
+        What was done (null where nothing), and counts. ``trials``, ``correct``: all trials, and
+        those whose answer names the signal's class. Where a response is aimed at (the target of an
+        attack, the class of a profile): ``others``, trials of all other classes, and ``moved``,
+        those of them that got it; ``own``, trials of its own class, and ``kept``, those of them
+        that got it.
     """
 
     def line(condition: Condition, counts: NDArray[np.int64]) -> tuple[Any, ...]:
@@ -85,7 +95,12 @@ def summary(asked: Sequence[Condition], names: Sequence[str], correct: NDArray[n
         aimed: tuple[int | None, ...] = (None, None, None, None)
         if aim is not None:
             own = correct == aim
-            aimed = (int(counts[~own].sum()), int(counts[~own, aim].sum()), int(counts[own].sum()), int(counts[own, aim].sum()))
+            aimed = (
+                int(counts[~own].sum()),
+                int(counts[~own, aim].sum()),
+                int(counts[own].sum()),
+                int(counts[own, aim].sum()),
+            )
         attack = condition.attack
         return (
             condition.gamma,
@@ -102,7 +117,9 @@ def summary(asked: Sequence[Condition], names: Sequence[str], correct: NDArray[n
             *aimed,
         )
 
-    return table_of(COLUMNS, (line(condition, counts) for condition, counts in zip(asked, answers, strict=True)))
+    return table_of(
+        COLUMNS, (line(condition, counts) for condition, counts in zip(asked, answers, strict=True))
+    )
 
 
 def result(
@@ -138,18 +155,25 @@ def result(
         found = detect(sums.sums["noise"], answers, stimulus)
         detection = detection_table(spec.gammas, names, classes, correct, answers, found)
         objects[DETECTION] = to_parquet(detection)
-        for name, maps in ((IMAGES, [g.image for g in found.optimal]), (Z_MAPS, [g.z for g in found.optimal])):
+        for name, maps in (
+            (IMAGES, [g.image for g in found.optimal]),
+            (Z_MAPS, [g.z for g in found.optimal]),
+        ):
             objects[name] = to_npy(np.stack([stimulus.expand(m) for m in maps]).astype(np.float32))
         drawn |= figures.draw_images(spec, stimulus, found, detection, names, classes, answers)
     return objects | {f"{RESULT}/figures/{name}": data for name, data in drawn.items()}
 
 
 class Trials(Finished):
-    """A finished run of trials, read from storage alone; opened, and refused, as `Finished` says."""
+    """A finished run of trials, read from storage alone; opened, and refused, as `Finished`
+    says.
+    """
 
     def __init__(self, place: Place | str) -> None:
         super().__init__(place)
-        self._extent = self._expect(TrialExtent, "no run of trials; open it with wna_ray.open_run or open_stc")
+        self._extent = self._expect(
+            TrialExtent, "no run of trials; open it with wna_ray.open_run or open_stc"
+        )
 
     @cached_property
     def spec(self) -> TrialSpec:
@@ -202,21 +226,40 @@ class Trials(Finished):
     def detected(self) -> Detected:
         """Classification images; `RunError` where the spec did not say ``moments: true``."""
         if not self.spec.moments:
-            raise RunError(f"'{self.directory.url}' has no classification images: its spec does not say moments: true")
+            raise RunError(
+                f"'{self.directory.url}' has no classification images: its spec does not say"
+                " moments: true"
+            )
         return detect(self.sums.sums["noise"], self.answers, self.stimulus)
 
     @cached_property
     def detection(self) -> pa.Table:
-        """Sensitivity and criterion, one row a signal weight and response (see `wna_ray.kinds.trials.detection.detection_table`)."""
-        return detection_table(self.spec.gammas, self.names, self.classes, self.correct, self.answers, self.detected)
+        """Sensitivity and criterion, one row a signal weight and response (see
+        `wna_ray.kinds.trials.detection.detection_table`).
+        """
+        return detection_table(
+            self.spec.gammas, self.names, self.classes, self.correct, self.answers, self.detected
+        )
 
     def classification_images(self, z: bool = False) -> NDArray[np.float64]:
-        """``(g, k, C, H, W)``: optimally weighted classification images by signal weight and response, in pixel units, or their z."""
-        return np.stack([self.stimulus.expand(found.z if z else found.image) for found in self.detected.optimal])
+        """``(g, k, C, H, W)``: optimally weighted classification images by signal weight and
+        response, in pixel units, or their z.
+        """
+        return np.stack(
+            [self.stimulus.expand(found.z if z else found.image) for found in self.detected.optimal]
+        )
 
     def derive(self) -> dict[str, bytes]:
         """Every result object, made again from the counts."""
-        made = result(self.spec, self.stimulus, self.conditions, self.names, self.classes, self.correct, self.sums)
+        made = result(
+            self.spec,
+            self.stimulus,
+            self.conditions,
+            self.names,
+            self.classes,
+            self.correct,
+            self.sums,
+        )
         return {MOMENTS: self._bytes(MOMENTS)} | made
 
 
@@ -226,15 +269,19 @@ def pooled(table: pa.Table) -> pa.Table:
     Returns
     -------
     pyarrow.Table
-        ``correct``: share of right answers. ``moved``: of trials of other classes, the share that got the answer that is aimed at;
-        ``kept``: of trials of its own class. Null where nothing is aimed at.
+        ``correct``: share of right answers. ``moved``: of trials of other classes, the share that
+        got the answer that is aimed at; ``kept``: of trials of its own class. Null where nothing is
+        aimed at.
     """
     keys = ["gamma", "transform", "attack", "weight", "layer", "profile", "strength"]
     counts = ["trials", "correct", "others", "moved", "own", "kept"]
     summed = table.group_by(keys, use_threads=False).aggregate([(name, "sum") for name in counts])
     for of, among in (("correct", "trials"), ("moved", "others"), ("kept", "own")):
         whole = summed[f"{among}_sum"].to_pylist()
-        shares = [n / all_ if all_ else None for n, all_ in zip(summed[f"{of}_sum"].to_pylist(), whole, strict=True)]
+        shares = [
+            n / all_ if all_ else None
+            for n, all_ in zip(summed[f"{of}_sum"].to_pylist(), whole, strict=True)
+        ]
         summed = summed.append_column(of, pa.array(shares, pa.float64()))
     return summed.select([*keys, "correct", "moved", "kept"])
 
@@ -245,5 +292,7 @@ def trials_among(members: Mapping[str, Finished]) -> dict[str, Trials]:
 
 
 def open_trials(url: Place | str) -> Trials:
-    """Open a finished run of trials: ``.table`` (pyarrow Table), ``.answers`` (numpy: condition, class, response), ``.conditions``."""
+    """Open a finished run of trials: ``.table`` (pyarrow Table), ``.answers`` (numpy:
+    condition, class, response), ``.conditions``.
+    """
     return Trials(url)

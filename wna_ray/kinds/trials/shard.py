@@ -2,8 +2,9 @@
 
     run_trials(job, network, start, stop) -> counts
 
-Trial i shows signal ``i mod n`` in noise image i of the seed, under every condition. Counts are whole numbers, so trials are cut into
-shards, merged, retried and resumed as the moments of a run are.
+Trial i shows signal ``i mod n`` in noise image i of the seed, under every condition. Counts are
+whole numbers, so trials are cut into shards, merged, retried and resumed as the moments of a run
+are.
 """
 
 from __future__ import annotations
@@ -92,37 +93,58 @@ class TrialJob:
             return None
         assert condition.profile is not None
         assert condition.profile_class is not None
-        unit = self.profiles[condition.layer, condition.profile, condition.profile_class] * condition.strength
+        unit = (
+            self.profiles[condition.layer, condition.profile, condition.profile_class]
+            * condition.strength
+        )
         nothing = np.zeros_like(unit)
-        add, scale = (nothing, unit) if self.spec.stimulate and self.spec.stimulate.mode == "scale" else (unit, nothing)
+        add, scale = (
+            (nothing, unit)
+            if self.spec.stimulate and self.spec.stimulate.mode == "scale"
+            else (unit, nothing)
+        )
         return Stimulation(condition.layer, add.astype(np.float32), scale.astype(np.float32))
 
 
-def run_trials(asked: TrialJob, network: Network, start: int, stop: int) -> tuple[PassSums, dict[str, float]]:
-    """Counts of the trials ``start ... stop - 1``, and seconds by phase (noise, forward, moments); `start` is a multiple of the batch.
+def run_trials(
+    asked: TrialJob, network: Network, start: int, stop: int
+) -> tuple[PassSums, dict[str, float]]:
+    """Counts of the trials ``start ... stop - 1``, and seconds by phase (noise, forward, moments);
+    `start` is a multiple of the batch.
 
     A trial with an output that is not finite under any condition is not counted under any.
     """
     job, batch = asked.job, asked.job.spec.numerics.batch
     k, images, phase = len(job.names), 0, Phases()
-    sums = {name: np.zeros(shape, dtype=np.int64) for name, shape in trial_shapes(**asked.shape).items()}
+    sums = {
+        name: np.zeros(shape, dtype=np.int64) for name, shape in trial_shapes(**asked.shape).items()
+    }
     for a in range(start, stop, batch):
         n = min(batch, stop - a)
-        which = np.arange(a, a + batch) % len(asked.signals)  # a whole batch, as the forward pass is
+        which = np.arange(a, a + batch) % len(
+            asked.signals
+        )  # a whole batch, as the forward pass is
         with phase("noise"):
             grid = job.stimulus.noise.grid(a, a + batch)
             noise = job.stimulus.images(grid, network.device)
             signals = torch.from_numpy(asked.signals[which]).to(network.device).float() / 255
         with phase("forward"):
-            labels, finite = np.empty((len(asked.conditions), n), dtype=np.int64), np.ones(n, dtype=bool)
-            for row, outputs in zip(labels, _outputs(asked, network, noise, signals, which), strict=True):
+            labels, finite = (
+                np.empty((len(asked.conditions), n), dtype=np.int64),
+                np.ones(n, dtype=bool),
+            )
+            for row, outputs in zip(
+                labels, _outputs(asked, network, noise, signals, which), strict=True
+            ):
                 row[:] = outputs[:n].argmax(axis=1)
                 finite &= np.isfinite(outputs[:n]).all(axis=1)
         with phase("moments"):
             labels, shown = labels[:, finite], which[:n][finite]
             classes = asked.classes[shown]
             cells = (np.arange(len(labels))[:, None] * asked.class_count + classes) * k + labels
-            sums["answers"] += np.bincount(cells.ravel(), minlength=sums["answers"].size).reshape(sums["answers"].shape)
+            sums["answers"] += np.bincount(cells.ravel(), minlength=sums["answers"].size).reshape(
+                sums["answers"].shape
+            )
             if asked.spec.moments:
                 _add_moments(sums, labels, classes, shown, grid[:n][finite])
         images += int(finite.sum())
@@ -130,7 +152,11 @@ def run_trials(asked: TrialJob, network: Network, start: int, stop: int) -> tupl
 
 
 def _outputs(
-    asked: TrialJob, network: Network, noise: torch.Tensor, signals: torch.Tensor, which: NDArray[np.int64]
+    asked: TrialJob,
+    network: Network,
+    noise: torch.Tensor,
+    signals: torch.Tensor,
+    which: NDArray[np.int64],
 ) -> Iterator[NDArray[np.float32]]:
     """Outputs ``(batch, k)`` under each condition, in order; equal conditions are shown once."""
     known: dict[tuple[Any, ...], NDArray[np.float32]] = {}
@@ -165,8 +191,18 @@ def _attacked(
         if not c.attack.startswith("fgsm"):
             steps[key] = torch.from_numpy(asked.templates[c.attack][c.target]).to(network.device)
         else:
-            targets = asked.correct[asked.classes[which]] if c.target is None else np.full(len(which), c.target)
-            steps[key] = gradient_steps(network, base, torch.from_numpy(targets).to(network.device), c.target is not None, form)
+            targets = (
+                asked.correct[asked.classes[which]]
+                if c.target is None
+                else np.full(len(which), c.target)
+            )
+            steps[key] = gradient_steps(
+                network,
+                base,
+                torch.from_numpy(targets).to(network.device),
+                c.target is not None,
+                form,
+            )
     return attacked(base, steps[key], c.weight, form)
 
 
@@ -177,7 +213,9 @@ def _add_moments(
     shown: NDArray[np.int64],
     grid: NDArray[np.int8],
 ) -> None:
-    """Add noise by (gamma, class, response), and counts by (gamma, signal, response): one condition is one gamma here."""
+    """Add noise by (gamma, class, response), and counts by (gamma, signal, response): one
+    condition is one gamma here.
+    """
     g, s, k, d = sums["noise"].shape
     x = torch.from_numpy(grid.reshape(len(grid), d)).to(torch.float64)
     for i in range(g):

@@ -25,7 +25,10 @@ class TrialViews(Views[TrialSpec, Trials]):
     title = "Trials"
     noun = "trials"
     counted = "trials"
-    lead = "Every condition shows the same signals in the same noise, so that differences between conditions are theirs."
+    lead = (
+        "Every condition shows the same signals in the same noise, so that differences between"
+        " conditions are theirs."
+    )
     captions: ClassVar[Mapping[str, str]] = {
         "attack": "How often an attack of growing weight gives the target's label.",
         "microstimulation": "How answers change while units are stimulated.",
@@ -46,7 +49,10 @@ class TrialViews(Views[TrialSpec, Trials]):
         return [("noise seed", finished.spec.seed)]
 
     def in_short(self, spec: TrialSpec) -> str:
-        return f"{spec.model}, {spec.signals.dataset}, {spec.repeats:,} x each signal, {len(spec.gammas)} gammas"
+        return (
+            f"{spec.model}, {spec.signals.dataset}, {spec.repeats:,} x each signal,"
+            f" {len(spec.gammas)} gammas"
+        )
 
     def plan(self, path: str, spec: TrialSpec, options: PlanOptions) -> Iterator[str | Table]:
         """What trials would take: conditions, forward passes, time of one worker here, bytes."""
@@ -61,8 +67,14 @@ class TrialViews(Views[TrialSpec, Trials]):
         cells = count * len(question.classes) * k
         seconds = question.samples * count * introduction.batch_seconds / spec.numerics.batch
         yield f"{path}: {spec.model}, {k} answers, on {job.device}"
-        yield f"signals   {len(question.signals.labels):,} images of {len(question.classes)} classes, {spec.repeats:,} times each"
-        yield f"work      {question.samples:,} trials x {count:,} conditions = {question.samples * count:,} forward passes"
+        yield (
+            f"signals   {len(question.signals.labels):,} images of {len(question.classes)} classes,"
+            f" {spec.repeats:,} times each"
+        )
+        yield (
+            f"work      {question.samples:,} trials x {count:,} conditions ="
+            f" {question.samples * count:,} forward passes"
+        )
         yield f"counts    {size(8 * cells)}"
         yield f"time      about {duration(seconds)} for one worker here"
 

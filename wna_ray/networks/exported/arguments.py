@@ -14,7 +14,17 @@ from typing import Any
 
 import torch
 
-from wna_ray.networks.exported.archive import AGAIN, PLAIN, Refused, field, odd, real, single, typed, whole
+from wna_ray.networks.exported.archive import (
+    AGAIN,
+    PLAIN,
+    Refused,
+    field,
+    odd,
+    real,
+    single,
+    typed,
+    whole,
+)
 from wna_ray.text import plain
 
 Known = set[str]

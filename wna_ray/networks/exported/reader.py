@@ -31,7 +31,16 @@ from typing import Any
 
 from torch import nn
 
-from wna_ray.networks.exported.archive import AGAIN, STATIC, Refused, check_samples, field, listed, parsed, read_members
+from wna_ray.networks.exported.archive import (
+    AGAIN,
+    STATIC,
+    Refused,
+    check_samples,
+    field,
+    listed,
+    parsed,
+    read_members,
+)
 from wna_ray.networks.exported.graph import read_graph
 from wna_ray.networks.exported.program import Program
 from wna_ray.networks.exported.signature import read_signature

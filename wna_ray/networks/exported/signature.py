@@ -12,7 +12,19 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wna_ray.networks.exported.archive import PYTHON, STATIC, Refused, dotted, field, natural, odd, read_json, single, typed, whole
+from wna_ray.networks.exported.archive import (
+    PYTHON,
+    STATIC,
+    Refused,
+    dotted,
+    field,
+    natural,
+    odd,
+    read_json,
+    single,
+    typed,
+    whole,
+)
 from wna_ray.networks.exported.arguments import READERS, UNUSED, Name
 from wna_ray.networks.exported.graph import Graph, input_name
 from wna_ray.networks.exported.program import Fed, Input, Range, Signature, Tree, Weight

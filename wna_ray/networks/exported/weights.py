@@ -17,7 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wna_ray.networks.exported.archive import PLAIN, Refused, dotted, field, natural, odd, parsed, single, typed
+from wna_ray.networks.exported.archive import (
+    PLAIN,
+    Refused,
+    dotted,
+    field,
+    natural,
+    odd,
+    parsed,
+    single,
+    typed,
+)
 from wna_ray.networks.exported.arguments import read_device, read_dtype, read_layout
 from wna_ray.networks.exported.program import Signature, Weight
 from wna_ray.text import plain
