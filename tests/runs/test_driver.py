@@ -14,7 +14,15 @@ from typing import Any
 import pytest
 
 from wna_ray.errors import RunError, StoreError
-from wna_ray.events import Committed, RunStarted, SegmentCommitted, ShardDone, ShardRetried, Stage, WorkersChanged
+from wna_ray.events import (
+    Committed,
+    RunStarted,
+    SegmentCommitted,
+    ShardDone,
+    ShardRetried,
+    Stage,
+    WorkersChanged,
+)
 from wna_ray.runs.directory import RunDirectory
 from wna_ray.runs.driver import CHUNK_BYTES, Driver, latest
 
@@ -38,18 +46,25 @@ def foreign(directory: RunDirectory, **changes: Any) -> dict[str, Any]:
 def test_a_second_driver_of_this_machine_is_refused_at_once(directory: RunDirectory) -> None:
     first = Driver(directory)
     begin = time.monotonic()
-    with pytest.raises(RunError, match=r"another driver is at work in .*run': process \d+ on .*wna status"):
+    with pytest.raises(
+        RunError, match=r"another driver is at work in .*run': process \d+ on .*wna status"
+    ):
         Driver(directory)
     assert time.monotonic() - begin < 1
     first.close("stopped")
     assert Driver(directory).generation == 2
 
 
-def test_a_driver_that_ended_without_a_word_is_known_by_its_process(directory: RunDirectory) -> None:
+def test_a_driver_that_ended_without_a_word_is_known_by_its_process(
+    directory: RunDirectory,
+) -> None:
     """kill -9 of a driver of this machine: nobody waits for a sign of life of a process that is
     gone.
     """
-    code = "import sys, os; from wna_ray.runs.driver import Driver; from wna_ray.runs.directory import RunDirectory\n"
+    code = (
+        "import sys, os; from wna_ray.runs.driver import Driver; from wna_ray.runs.directory import"
+        " RunDirectory\n"
+    )
     code += "Driver(RunDirectory(sys.argv[1])); os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", code, directory.url], check=False)
     assert latest(directory)[0] == 1
@@ -67,7 +82,9 @@ def test_a_living_driver_elsewhere_is_found_alive(directory: RunDirectory) -> No
         Driver(directory, silent_seconds=10)
 
 
-def test_a_silent_driver_elsewhere_is_replaced_and_stops_when_it_wakes(directory: RunDirectory) -> None:
+def test_a_silent_driver_elsewhere_is_replaced_and_stops_when_it_wakes(
+    directory: RunDirectory,
+) -> None:
     old = Driver(directory, beat_seconds=3600)
     foreign(directory)
     new = Driver(directory, silent_seconds=0.3)
@@ -75,7 +92,9 @@ def test_a_silent_driver_elsewhere_is_replaced_and_stops_when_it_wakes(directory
     old._beat_seconds = 0.01
     threading.Thread(target=old._live, daemon=True).start()  # it wakes
     time.sleep(0.5)
-    with pytest.raises(RunError, match=r"has taken .* over, because this driver gave no sign of life"):
+    with pytest.raises(
+        RunError, match=r"has taken .* over, because this driver gave no sign of life"
+    ):
         old(Stage("x"))
     new(Stage("x"))
 
@@ -116,11 +135,24 @@ def test_the_journal_tells_what_happened(directory: RunDirectory) -> None:
     _, told = latest(directory)
     assert told is not None
     progress = told["progress"]
-    assert (told["state"], progress["done"], progress["committed"], progress["samples"]) == ("finished", 300, 300, 1000)
-    assert (progress["retried"], progress["failed"], progress["workers"], progress["stage"]) == (1, 0, 5, "merge")
+    assert (told["state"], progress["done"], progress["committed"], progress["samples"]) == (
+        "finished",
+        300,
+        300,
+        1000,
+    )
+    assert (progress["retried"], progress["failed"], progress["workers"], progress["stage"]) == (
+        1,
+        0,
+        5,
+        "merge",
+    )
     assert told["phase_seconds"] == {"forward": 4.0, "noise": 1.0}
     assert told["storage"] == {"commits": 1, "seconds": 0.5, "bytes": 1000, "retries": 2}
-    lines = [json.loads(line) for line in (directory.store.read("events/000001-00000.jsonl") or b"").splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (directory.store.read("events/000001-00000.jsonl") or b"").splitlines()
+    ]
     assert [line["event"] for line in lines] == [type(e).__name__ for e in events]
     assert lines[1]["seconds"] == {"forward": 2.0, "noise": 1.0}
     assert lines[2]["reason"] == "MemoryError: x"
@@ -135,11 +167,17 @@ def test_long_journals_come_in_chunks(directory: RunDirectory) -> None:
     chunks = {name: directory.store.read(name) or b"" for name in directory.store.list("events")}
     assert len(chunks) >= 2
     assert all(len(data) <= CHUNK_BYTES + 1000 for data in chunks.values())
-    starts = [json.loads(line).get("start") for _, data in sorted(chunks.items()) for line in data.splitlines()]
+    starts = [
+        json.loads(line).get("start")
+        for _, data in sorted(chunks.items())
+        for line in data.splitlines()
+    ]
     assert starts == [None, *range(100, 5100)]
 
 
-def test_a_storage_that_refuses_the_journal_does_not_stop_the_run(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_storage_that_refuses_the_journal_does_not_stop_the_run(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     driver = Driver(directory, beat_seconds=0.02)
 
     def refuse(*_: object) -> None:
@@ -156,7 +194,11 @@ def test_secrets_do_not_get_into_the_journal(directory: RunDirectory) -> None:
     driver = Driver(directory, beat_seconds=3600)
     driver(ShardRetried(0, 100, 1, "cannot read http://me:hunter2@host/x?sig=hunter2"))
     driver.close("failed", "cannot read s3://AKIA:hunter2@bucket/run\x1b[2J")
-    written = {name: directory.store.read(name) or b"" for folder in ("drivers", "events") for name in directory.store.list(folder)}
+    written = {
+        name: directory.store.read(name) or b""
+        for folder in ("drivers", "events")
+        for name in directory.store.list(folder)
+    }
     assert len(written) == 2
     assert not any(b"hunter2" in data or b"u001b" in data for data in written.values())
     assert (latest(directory)[1] or {})["reason"] == "cannot read s3://***@bucket/run\ufffd[2J"
@@ -183,8 +225,12 @@ ODD: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("key, value, words", [(key, *odd) for key, odd in ODD.items()], ids=ODD.keys())
-def test_what_no_driver_says_of_itself_is_refused(directory: RunDirectory, key: str, value: Any, words: str) -> None:
+@pytest.mark.parametrize(
+    "key, value, words", [(key, *odd) for key, odd in ODD.items()], ids=ODD.keys()
+)
+def test_what_no_driver_says_of_itself_is_refused(
+    directory: RunDirectory, key: str, value: Any, words: str
+) -> None:
     Driver(directory).close("running")
     found = json.loads(directory.store.read("drivers/000001.json") or b"")
     *path, last = key.split(".")
@@ -194,11 +240,19 @@ def test_what_no_driver_says_of_itself_is_refused(directory: RunDirectory, key: 
     part[last] = value
     directory.store.replace("drivers/000001.json", json.dumps(found).encode())
     for ask in (lambda: latest(directory), lambda: Driver(directory)):
-        with pytest.raises(RunError, match=rf"drivers/000001\.json is damaged \({words}.*; delete it, unless a driver is at work there$"):
+        with pytest.raises(
+            RunError,
+            match=(
+                rf"drivers/000001\.json is damaged \({words}.*; delete it, unless a driver is at"
+                r" work there$"
+            ),
+        ):
             ask()
 
 
-def test_words_of_another_driver_are_plain(directory: RunDirectory, caplog: pytest.LogCaptureFixture) -> None:
+def test_words_of_another_driver_are_plain(
+    directory: RunDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
     Driver(directory).close("running")
     foreign(directory, host="\x1b[2Jhost\n" * 99)
     found = latest(directory)[1]
@@ -216,7 +270,9 @@ def test_claims_are_counted_by_their_numbers(directory: RunDirectory) -> None:
     said = directory.store.read("drivers/000001.json") or b""
     for name in ("999999", "1000000", "0000002", "12345"):
         directory.store.create(f"drivers/{name}.json", said)
-    (Path(directory.url) / "drivers" / "\u00b2\u00b2\u00b2\u00b2\u00b2\u00b2.json").write_bytes(said)
+    (Path(directory.url) / "drivers" / "\u00b2\u00b2\u00b2\u00b2\u00b2\u00b2.json").write_bytes(
+        said
+    )
     assert latest(directory)[0] == 1_000_000
     assert Driver(directory).generation == 1_000_001
     directory.store.create("drivers/999999999.json", said)
@@ -226,7 +282,10 @@ def test_claims_are_counted_by_their_numbers(directory: RunDirectory) -> None:
 
 def test_a_driver_that_nobody_buries_is_gone(directory: RunDirectory) -> None:
     """As in a container whose first process asks after no child: a zombie is at no work."""
-    code = "import sys, os; from wna_ray.runs.driver import Driver; from wna_ray.runs.directory import RunDirectory\n"
+    code = (
+        "import sys, os; from wna_ray.runs.driver import Driver; from wna_ray.runs.directory import"
+        " RunDirectory\n"
+    )
     code += "Driver(RunDirectory(sys.argv[1])); os.kill(os.getpid(), 9)"
     with subprocess.Popen([sys.executable, "-c", code, directory.url]) as zombie:
         os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)

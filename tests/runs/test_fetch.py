@@ -68,7 +68,9 @@ def put(source: Path, store: Store) -> Store:
 
 
 @pytest.fixture(params=["local", "memory", "s3"])
-def source(request: pytest.FixtureRequest, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+def source(
+    request: pytest.FixtureRequest, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Store]:
     """The run in storage of every kind, with an ``evaluation/`` as a run may have."""
     if request.param == "local":
         store = Store(str(tmp_path / "source"))
@@ -87,19 +89,27 @@ def source(request: pytest.FixtureRequest, whole: Path, tmp_path: Path, monkeypa
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {f.relative_to(folder).as_posix(): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+    return {
+        f.relative_to(folder).as_posix(): f.read_bytes() for f in folder.rglob("*") if f.is_file()
+    }
 
 
 def test_a_run_arrives_whole(source: Store, whole: Path, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
-    got = fetch(source.place, tmp_path / "copy", callback=lambda done, total: told.append((done, total)))
+    got = fetch(
+        source.place, tmp_path / "copy", callback=lambda done, total: told.append((done, total))
+    )
     names = {*listed(manifest(whole)), "MANIFEST.json"}
-    assert files(tmp_path / "copy") == {name: (whole / name).read_bytes() for name in names}, "what the manifest lists, and nothing else"
+    assert files(tmp_path / "copy") == {name: (whole / name).read_bytes() for name in names}, (
+        "what the manifest lists, and nothing else"
+    )
     assert RunDirectory(str(tmp_path / "copy")).verify() == []
     size = sum(entry["bytes"] for entry in listed(manifest(whole)).values())
     manifest_size = (whole / "MANIFEST.json").stat().st_size
     fingerprint = RunDirectory(str(whole)).spec()["fingerprint"]
-    assert got == Fetched(tmp_path / "copy", fingerprint, len(names), size + manifest_size, 0, size, 0)
+    assert got == Fetched(
+        tmp_path / "copy", fingerprint, len(names), size + manifest_size, 0, size, 0
+    )
     assert told[-1] == (size, size)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
@@ -112,7 +122,9 @@ def test_again_is_nothing_to_do(source: Store, tmp_path: Path) -> None:
     assert {f: f.stat().st_mtime_ns for f in (tmp_path / "copy").rglob("*")} == before
 
 
-def test_without_segments_a_copy_reports_but_proves_nothing(source: Store, whole: Path, tmp_path: Path) -> None:
+def test_without_segments_a_copy_reports_but_proves_nothing(
+    source: Store, whole: Path, tmp_path: Path
+) -> None:
     got = fetch(source.place, tmp_path / "copy", segments=False)
     assert (got.left_out, list((tmp_path / "copy").glob("segments/*"))) == (4, [])
     made = open_run(str(tmp_path / "copy")).derive()
@@ -125,7 +137,9 @@ def test_without_segments_a_copy_reports_but_proves_nothing(source: Store, whole
     assert RunDirectory(str(tmp_path / "copy")).verify() == []
 
 
-def test_an_interrupted_fetch_goes_on(source: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_fetch_goes_on(
+    source: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Parts of 100 bytes, stopped as by Ctrl-C after 40 of them: the next call asks for what is
     missing, no byte twice.
     """
@@ -140,7 +154,9 @@ def test_an_interrupted_fetch_goes_on(source: Store, tmp_path: Path, monkeypatch
 
     with pytest.raises(KeyboardInterrupt):
         fetch(source.place, tmp_path / "copy", workers=2, callback=stop)
-    assert not (tmp_path / "copy" / "MANIFEST.json").exists(), "an unfinished copy is not taken for a run"
+    assert not (tmp_path / "copy" / "MANIFEST.json").exists(), (
+        "an unfinished copy is not taken for a run"
+    )
     assert list((tmp_path / "copy").rglob(".tmp-*")), "what has come is kept"
     here = sum(len(data) for data in files(tmp_path / "copy").values())
     got = fetch(source.place, tmp_path / "copy")
@@ -171,14 +187,27 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("name", ["segments/000000000000512-000000000001024.npz", "result/figures/z_maps.png", "environment.json"])
-def test_a_damaged_object_is_named_and_not_put_in_place(source: Store, whole: Path, tmp_path: Path, name: str, damage: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "segments/000000000000512-000000000001024.npz",
+        "result/figures/z_maps.png",
+        "environment.json",
+    ],
+)
+def test_a_damaged_object_is_named_and_not_put_in_place(
+    source: Store, whole: Path, tmp_path: Path, name: str, damage: str
+) -> None:
     source.replace(name, DAMAGE[damage]((whole / name).read_bytes()))
-    with pytest.raises(RunError, match=rf"{name} is damaged: .*MANIFEST.json says .*Nothing of it was put in place"):
+    with pytest.raises(
+        RunError, match=rf"{name} is damaged: .*MANIFEST.json says .*Nothing of it was put in place"
+    ):
         fetch(source.place, tmp_path / "copy")
     assert not (tmp_path / "copy" / name).exists()
     assert not (tmp_path / "copy" / "MANIFEST.json").exists()
-    assert not list((tmp_path / "copy" / name).parent.glob(".tmp-*-" + Path(name).name)), "wrong bytes are not gone on with"
+    assert not list((tmp_path / "copy" / name).parent.glob(".tmp-*-" + Path(name).name)), (
+        "wrong bytes are not gone on with"
+    )
     source.replace(name, (whole / name).read_bytes())
     fetch(source.place, tmp_path / "copy")
     assert RunDirectory(str(tmp_path / "copy")).verify() == []
@@ -201,7 +230,9 @@ def test_a_run_that_is_not_finished_is_not_fetched(whole: Path, tmp_path: Path) 
     assert not (tmp_path / "copy").exists()
 
 
-def test_another_run_in_the_folder_is_refused(whole: Path, tmp_path: Path, make_spec: MakeSpec) -> None:
+def test_another_run_in_the_folder_is_refused(
+    whole: Path, tmp_path: Path, make_spec: MakeSpec
+) -> None:
     run(make_spec(seed=8), str(tmp_path / "other"), executor="local")
     before = files(tmp_path / "other")
     with pytest.raises(RunError, match=r"other' holds another run \(.*; give another folder"):
@@ -218,13 +249,17 @@ def test_another_run_in_the_folder_is_refused(whole: Path, tmp_path: Path, make_
         ("segments/stranger.npz", "is not of this run; move it away"),
     ],
 )
-def test_what_is_there_is_never_overwritten(whole: Path, tmp_path: Path, name: str, message: str) -> None:
+def test_what_is_there_is_never_overwritten(
+    whole: Path, tmp_path: Path, name: str, message: str
+) -> None:
     fetch(str(whole), tmp_path / "copy")
     (tmp_path / "copy" / name).write_bytes(b"mine")
     (tmp_path / "copy" / "notes.txt").write_bytes(b"mine, too")
     with pytest.raises(RunError, match=message):
         fetch(str(whole), tmp_path / "copy")
-    assert (tmp_path / "copy" / name).read_bytes() == (tmp_path / "copy" / "notes.txt").read_bytes()[:4]
+    assert (tmp_path / "copy" / name).read_bytes() == (
+        tmp_path / "copy" / "notes.txt"
+    ).read_bytes()[:4]
 
 
 FOLDERS = ["result", "segments", "result/figures"]
@@ -234,38 +269,57 @@ LINKED = [*FOLDERS, "spec.json", "result/moments.npz", "MANIFEST.json"]
 @pytest.mark.parametrize(
     ("name", "kind"),
     # folders have none
-    [(n, k) for n in [*LINKED, "part"] for k in ("symbolic", "dangling", "hard") if k != "hard" or n not in FOLDERS],
+    [
+        (n, k)
+        for n in [*LINKED, "part"]
+        for k in ("symbolic", "dangling", "hard")
+        if k != "hard" or n not in FOLDERS
+    ],
 )
-def test_no_link_in_the_folder_leads_out_of_it(whole: Path, tmp_path: Path, name: str, kind: str) -> None:
+def test_no_link_in_the_folder_leads_out_of_it(
+    whole: Path, tmp_path: Path, name: str, kind: str
+) -> None:
     canary, copy = tmp_path / "canary", tmp_path / "copy"
     canary.mkdir()
     (canary / "file").write_bytes(b"canary")
     if name == "part":
-        name = fetch_module._temporary("result/z_maps.npy", manifest(whole)["objects"]["result/z_maps.npy"])
+        name = fetch_module._temporary(
+            "result/z_maps.npy", manifest(whole)["objects"]["result/z_maps.npy"]
+        )
     (copy / name).parent.mkdir(parents=True, exist_ok=True)
     folder = name in FOLDERS
     if kind == "hard":
         os.link(canary / "file", copy / name)
     else:
-        (copy / name).symlink_to(canary / ("nowhere" if kind == "dangling" else "." if folder else "file"))
+        (copy / name).symlink_to(
+            canary / ("nowhere" if kind == "dangling" else "." if folder else "file")
+        )
     if Path(name).name.startswith(".tmp-"):
         fetch(str(whole), copy)  # a part that is not ours is put aside
         assert RunDirectory(str(copy)).verify() == []
     else:
-        with pytest.raises((RunError, StoreError), match=r"symbolic link|other content|damaged|is not that of"):
+        with pytest.raises(
+            (RunError, StoreError), match=r"symbolic link|other content|damaged|is not that of"
+        ):
             fetch(str(whole), copy)
     assert files(canary) == {"file": b"canary"}
 
 
-def test_a_full_disk_is_seen_before_anything_is_written(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_seen_before_anything_is_written(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     room = os.statvfs(tmp_path)
     monkeypatch.setattr(os, "fstatvfs", lambda _: os.statvfs_result((*room[:3], 5, 5, *room[5:])))
-    with pytest.raises(StoreError, match=r"copy' needs [\d.]+ kB more, but the disk has .*; free some space"):
+    with pytest.raises(
+        StoreError, match=r"copy' needs [\d.]+ kB more, but the disk has .*; free some space"
+    ):
         fetch(str(whole), tmp_path / "copy")
     assert files(tmp_path / "copy") == {}
 
 
-def test_a_disk_that_fills_up_keeps_what_has_come(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_keeps_what_has_come(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write, written = fetch_module._write, []
 
     def limited(file: int, data: bytes) -> None:
@@ -276,7 +330,13 @@ def test_a_disk_that_fills_up_keeps_what_has_come(whole: Path, tmp_path: Path, m
             raise OSError(errno.ENOSPC, "")
 
     monkeypatch.setattr(fetch_module, "_write", limited)
-    with pytest.raises(StoreError, match=r"cannot write .*No space left on device.*free some space, then run the same command again"):
+    with pytest.raises(
+        StoreError,
+        match=(
+            r"cannot write .*No space left on device.*free some space, then run the same command"
+            r" again"
+        ),
+    ):
         fetch(str(whole), tmp_path / "copy", workers=3)
     here = sum(len(data) for data in files(tmp_path / "copy").values())
     assert here == sum(written) > 10_000
@@ -305,7 +365,9 @@ def test_one_fetch_to_a_folder_at_a_time(whole: Path, tmp_path: Path) -> None:
     fetch(str(whole), tmp_path / "copy")
 
 
-def test_objects_come_in_parallel(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objects_come_in_parallel(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Four workers are under way at the same time: each waits for the other three."""
     chunks, together = Store.chunks, threading.Barrier(4, timeout=30)
     met = threading.Event()
@@ -326,7 +388,9 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished sweep of two runs on two levels; not to be changed."""
     out = tmp_path_factory.mktemp("sweep") / "out"
     axes = {"seed": {"one": {"seed": 1}, "two": {"seed": 2}}, "noise": {"n.1": None}}
-    run_sweep(SweepSpec.parse({"sweep": axes} | SPEC | {"samples": 640}), str(out), executor="local")
+    run_sweep(
+        SweepSpec.parse({"sweep": axes} | SPEC | {"samples": 640}), str(out), executor="local"
+    )
     return out
 
 
@@ -335,12 +399,21 @@ MEMBERS = ["one/n.1", "two/n.1"]
 
 @pytest.mark.parametrize("kind", ["local", "memory"])
 def test_a_sweep_arrives_whole(sweep: Path, tmp_path: Path, kind: str) -> None:
-    store = put(sweep, Store(str(tmp_path / "source") if kind == "local" else f"memory://{uuid.uuid4().hex}"))
+    store = put(
+        sweep,
+        Store(str(tmp_path / "source") if kind == "local" else f"memory://{uuid.uuid4().hex}"),
+    )
     told: list[tuple[int, int]] = []
-    got = fetch_sweep(store.place, tmp_path / "copy", callback=lambda done, total: told.append((done, total)))
+    got = fetch_sweep(
+        store.place, tmp_path / "copy", callback=lambda done, total: told.append((done, total))
+    )
     copy = files(tmp_path / "copy")
     journals = ("/drivers/", "/events/")
-    assert copy == {name: data for name, data in files(sweep).items() if not any(part in name for part in journals)}
+    assert copy == {
+        name: data
+        for name, data in files(sweep).items()
+        if not any(part in name for part in journals)
+    }
     assert SweepDirectory(str(tmp_path / "copy")).verify() == {"": [], "one/n.1": [], "two/n.1": []}
     assert (got.members, got.objects, got.bytes) == (2, len(copy), sum(map(len, copy.values())))
     assert told[-1][0] == told[-1][1] == got.downloaded
@@ -349,7 +422,9 @@ def test_a_sweep_arrives_whole(sweep: Path, tmp_path: Path, kind: str) -> None:
     assert (again.kept, again.downloaded, again.bytes) == (got.objects, 0, got.bytes)
 
 
-def test_an_interrupted_sweep_goes_on(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_sweep_goes_on(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Stopped in the middle of the second member: an unfinished copy is no sweep, and no byte
     comes twice.
     """
@@ -363,7 +438,9 @@ def test_an_interrupted_sweep_goes_on(sweep: Path, tmp_path: Path, monkeypatch: 
         fetch_sweep(str(sweep), tmp_path / "copy", workers=2, callback=stop)
     assert (tmp_path / "copy" / "one" / "n.1" / "MANIFEST.json").exists()
     assert not {"spec.json", "SWEEP.json"} & {path.name for path in (tmp_path / "copy").iterdir()}
-    here = sum(len(data) for name, data in files(tmp_path / "copy").items() if "MANIFEST" not in name)
+    here = sum(
+        len(data) for name, data in files(tmp_path / "copy").items() if "MANIFEST" not in name
+    )
     got = fetch_sweep(str(sweep), tmp_path / "copy")
     manifests = sum((sweep / name / "MANIFEST.json").stat().st_size for name in MEMBERS)
     ends = sum((sweep / name).stat().st_size for name in ("spec.json", "SWEEP.json"))
@@ -386,22 +463,33 @@ def edit(path: Path, change: Callable[[Any], Any]) -> None:
 
 HARMS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "not finished": (lambda f: (f / "SWEEP.json").unlink(), "the sweep is not finished"),
-    "another spec": (lambda f: edit(f / "spec.json", lambda s: s | {"more": 1}), "spec.json is not what SWEEP.json lists"),
+    "another spec": (
+        lambda f: edit(f / "spec.json", lambda s: s | {"more": 1}),
+        "spec.json is not what SWEEP.json lists",
+    ),
     "another member": (
         lambda f: edit(f / "two/n.1/MANIFEST.json", lambda m: m | {"more": 1}),
         "two/n.1/MANIFEST.json is not what SWEEP.json lists",
     ),
-    "a member that is gone": (lambda f: (f / "two/n.1/MANIFEST.json").unlink(), "the run is not finished"),
+    "a member that is gone": (
+        lambda f: (f / "two/n.1/MANIFEST.json").unlink(),
+        "the run is not finished",
+    ),
     "a member that is damaged": (
         lambda f: edit(f / "two/n.1/MANIFEST.json", lambda m: m | {"objects": {}}),
         "is not one of a whole run: MANIFEST.json: it does not list spec.json",
     ),
-    "a link": (lambda f: [(f / "two").rename(f.parent / "x"), (f / "two").symlink_to(f.parent / "x")], "two' is a symbolic link"),
+    "a link": (
+        lambda f: [(f / "two").rename(f.parent / "x"), (f / "two").symlink_to(f.parent / "x")],
+        "two' is a symbolic link",
+    ),
 }
 
 
 @pytest.mark.parametrize("harm, words", HARMS.values(), ids=HARMS.keys())
-def test_a_sweep_that_is_not_whole_is_not_begun(sweep: Path, tmp_path: Path, harm: Callable[[Path], Any], words: str) -> None:
+def test_a_sweep_that_is_not_whole_is_not_begun(
+    sweep: Path, tmp_path: Path, harm: Callable[[Path], Any], words: str
+) -> None:
     shutil.copytree(sweep, tmp_path / "source")
     harm(tmp_path / "source")
     with pytest.raises(WnaError) as told:
@@ -414,37 +502,58 @@ def test_a_damaged_object_of_a_member_is_named(sweep: Path, tmp_path: Path) -> N
     shutil.copytree(sweep, tmp_path / "source")
     victim = tmp_path / "source" / "two" / "n.1" / "result" / "z_maps.npy"
     victim.write_bytes(victim.read_bytes()[:-1] + b"x")
-    with pytest.raises(RunError, match=r"two/n\.1/result/z_maps\.npy is damaged.*Nothing of it was put in place"):
+    with pytest.raises(
+        RunError, match=r"two/n\.1/result/z_maps\.npy is damaged.*Nothing of it was put in place"
+    ):
         fetch_sweep(str(tmp_path / "source"), tmp_path / "copy")
     assert not (tmp_path / "copy" / "SWEEP.json").exists()
 
 
 # what a folder may hold already, and why it is refused
 THERE: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
-    "a run": (lambda copy, sweep: shutil.copytree(sweep / "one" / "n.1", copy), "spec.json' is not that of"),
+    "a run": (
+        lambda copy, sweep: shutil.copytree(sweep / "one" / "n.1", copy),
+        "spec.json' is not that of",
+    ),
     "another sweep": (
-        lambda copy, sweep: shutil.copytree(sweep, copy) and edit(copy / "SWEEP.json", lambda s: s | {"more": 1}),
+        lambda copy, sweep: (
+            shutil.copytree(sweep, copy) and edit(copy / "SWEEP.json", lambda s: s | {"more": 1})
+        ),
         "SWEEP.json' is not that of",
     ),
     "a part of another sweep": (
         lambda copy, sweep: shutil.copytree(sweep / "one", copy / "three"),
         "three/n.1' is not of this sweep; move it away",
     ),
-    "another member": (lambda copy, sweep: shutil.copytree(sweep / "one", copy / "two"), "two/n.1' holds another run"),
-    "a link": (lambda copy, sweep: copy.mkdir() or (copy / "two").symlink_to(sweep / "two"), "a symbolic link"),
+    "another member": (
+        lambda copy, sweep: shutil.copytree(sweep / "one", copy / "two"),
+        "two/n.1' holds another run",
+    ),
+    "a link": (
+        lambda copy, sweep: copy.mkdir() or (copy / "two").symlink_to(sweep / "two"),
+        "a symbolic link",
+    ),
     "a link below": (
-        lambda copy, sweep: (copy / "two").mkdir(parents=True) or (copy / "two" / "n.1").symlink_to(sweep / "two" / "n.1"),
+        lambda copy, sweep: (
+            (copy / "two").mkdir(parents=True)
+            or (copy / "two" / "n.1").symlink_to(sweep / "two" / "n.1")
+        ),
         "a symbolic link",
     ),
     "another object": (
-        lambda copy, sweep: shutil.copytree(sweep / "two", copy / "two") and (copy / "two/n.1/result/x.npy").write_bytes(b""),
+        lambda copy, sweep: (
+            shutil.copytree(sweep / "two", copy / "two")
+            and (copy / "two/n.1/result/x.npy").write_bytes(b"")
+        ),
         "two/n.1/result/x.npy' is not of this run",
     ),
 }
 
 
 @pytest.mark.parametrize("there, words", THERE.values(), ids=THERE.keys())
-def test_a_folder_that_holds_something_else_is_refused(sweep: Path, tmp_path: Path, there: Callable[[Path, Path], Any], words: str) -> None:
+def test_a_folder_that_holds_something_else_is_refused(
+    sweep: Path, tmp_path: Path, there: Callable[[Path, Path], Any], words: str
+) -> None:
     there(tmp_path / "copy", sweep)
     before, theirs = files(tmp_path / "copy"), files(sweep)
     with pytest.raises(WnaError) as told:
@@ -461,8 +570,16 @@ def test_a_run_is_not_fetched_into_a_sweep(whole: Path, sweep: Path, tmp_path: P
 
 
 def test_the_command_fetches_a_sweep(sweep: Path, tmp_path: Path) -> None:
-    got = CliRunner().invoke(app, ["fetch", str(sweep), str(tmp_path / "copy")], catch_exceptions=False)
+    got = CliRunner().invoke(
+        app, ["fetch", str(sweep), str(tmp_path / "copy")], catch_exceptions=False
+    )
     assert got.exit_code == 0, got.output
-    assert re.search(r"copy: 2 members, \d+ objects, .*, every SHA-256 as in the manifest \(0 were there already\)", got.output)
+    assert re.search(
+        r"copy: 2 members, \d+ objects, .*, every SHA-256 as in the manifest \(0 were there"
+        r" already\)",
+        got.output,
+    )
     got = CliRunner().invoke(app, ["verify", str(tmp_path / "copy")], catch_exceptions=False)
-    assert "whole. 2 members, each as published and whole by itself; 1,280 images in all" in got.output
+    assert (
+        "whole. 2 members, each as published and whole by itself; 1,280 images in all" in got.output
+    )

@@ -25,27 +25,54 @@ MakeSpec = Callable[..., Spec]
 
 @pytest.fixture
 def finished(tmp_path: Path, make_spec: MakeSpec) -> Run:
-    return run(make_spec(samples=640, keep_responses=True, execution={"segments": 1}), str(tmp_path / "run"), executor="local")
+    return run(
+        make_spec(samples=640, keep_responses=True, execution={"segments": 1}),
+        str(tmp_path / "run"),
+        executor="local",
+    )
 
 
 # what a reader raises, and what is said of it
 FAULTS: dict[str, tuple[Exception, type[WnaError], str]] = {
-    "memory": (MemoryError(), StoreError, "does not fit into the memory that is free.*take a larger machine"),
-    "Arrow's memory": (pa.ArrowMemoryError("malloc of size 64 failed"), StoreError, "does not fit into the memory"),
+    "memory": (
+        MemoryError(),
+        StoreError,
+        "does not fit into the memory that is free.*take a larger machine",
+    ),
+    "Arrow's memory": (
+        pa.ArrowMemoryError("malloc of size 64 failed"),
+        StoreError,
+        "does not fit into the memory",
+    ),
     "a codec": (
         pa.ArrowNotImplementedError("Support for codec 'snappy' not built"),
         RunError,
-        r"cannot be read by this pyarrow \(Support for codec 'snappy' not built\); install one with that codec",
+        (
+            r"cannot be read by this pyarrow \(Support for codec 'snappy' not built\); install one"
+            r" with that codec"
+        ),
     ),
-    "a disk": (OSError(errno.EIO, "x"), StoreError, r"cannot be read now \(Input/output error\); run the same command again"),
-    "Thrift": (OSError("Couldn't deserialize thrift"), RunError, r"is damaged \(Couldn't deserialize thrift\)"),
+    "a disk": (
+        OSError(errno.EIO, "x"),
+        StoreError,
+        r"cannot be read now \(Input/output error\); run the same command again",
+    ),
+    "Thrift": (
+        OSError("Couldn't deserialize thrift"),
+        RunError,
+        r"is damaged \(Couldn't deserialize thrift\)",
+    ),
     "values": (ValueError("more rows"), RunError, r"is damaged \(more rows\)"),
 }
 
 
 @pytest.mark.parametrize("fault, kind, words", FAULTS.values(), ids=FAULTS.keys())
 def test_only_damage_is_called_damage(
-    finished: Run, monkeypatch: pytest.MonkeyPatch, fault: Exception, kind: type[WnaError], words: str
+    finished: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Exception,
+    kind: type[WnaError],
+    words: str,
 ) -> None:
     def fail(*_args: object, **_options: object) -> Any:
         raise fault
@@ -56,18 +83,24 @@ def test_only_damage_is_called_damage(
         with pytest.raises(kind, match=words) as told:
             read()
         assert ("damaged" in str(told.value)) == ("damaged" in words)
-        assert getattr(told.value, "passing", False) == (kind is StoreError), "another machine may have what lacks here"
+        assert getattr(told.value, "passing", False) == (kind is StoreError), (
+            "another machine may have what lacks here"
+        )
 
 
 @pytest.mark.parametrize("fault", [MemoryError(), OSError(errno.EMFILE, "x")])
-def test_sound_moments_are_not_to_be_deleted(monkeypatch: pytest.MonkeyPatch, fault: Exception) -> None:
+def test_sound_moments_are_not_to_be_deleted(
+    monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
     data = pack({}, {})
 
     def fail(*_: object) -> Any:
         raise fault
 
     monkeypatch.setattr(archive, "from_npy", fail)
-    with pytest.raises(StoreError, match=r"here .*(larger machine|run the same command again)") as told:
+    with pytest.raises(
+        StoreError, match=r"here .*(larger machine|run the same command again)"
+    ) as told:
         unpack(data, "here")
     assert "delete" not in str(told.value)
 
@@ -94,7 +127,9 @@ def test_the_environment_is_what_the_manifest_lists(finished: Run) -> None:
     written = (folder / "environment.json").read_bytes()
     assert open_run(str(folder)).environment == json.loads(written)
     (folder / "environment.json").write_bytes(written.replace(b'"cpu"', b'"gpu"'))
-    with pytest.raises(RunError, match=r"environment\.json is damaged: it is not what the manifest lists"):
+    with pytest.raises(
+        RunError, match=r"environment\.json is damaged: it is not what the manifest lists"
+    ):
         _ = open_run(str(folder)).environment
     forge(folder, b'{"seen": "http://me:hunter2@host/x"}')
     assert open_run(str(folder)).environment == {"seen": "http://***@host/x"}

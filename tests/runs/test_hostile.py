@@ -7,36 +7,25 @@ it has and a minute; so the whole table takes seconds, and what a child takes at
 
 from __future__ import annotations
 
-from crafted_runs import renamed, text
-from hostile_runs import CASES
-
-from places import ROOT
-
-import io
 import json
 import os
-import pickle
 import shutil
-import struct
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from crafted_runs import renamed
+from hostile_runs import CASES
+from places import ROOT
 
-from wna_ray.canonical import canonical, sha256
 from wna_ray.kinds.average.job import run
 from wna_ray.kinds.average.run import open_run
-from wna_ray.moments.moments import Moments, Partial
 from wna_ray.runs.directory import RunDirectory
-from wna_ray.runs.segments import pack_moments, unpack_moments
 from wna_ray.specs.run import Spec
 
 GROWTH = 1 << 30  # bytes that any child may take beyond what it was born with
@@ -102,12 +91,23 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, Path, Path], Told]]:
+def command(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[str, Path, Path], Told]]:
     """Runs a ``wna`` command on a run directory, in a working folder."""
     trap = tmp_path_factory.mktemp("trap")
     (trap / "trap_for_tests.py").write_text(f"open({str(trap / 'sprung')!r}, 'w').close()\n")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(trap), str(ROOT)]), "COLUMNS": "200"}
-    nursery = subprocess.Popen([sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(trap), str(ROOT)]),
+        "COLUMNS": "200",
+    }
+    nursery = subprocess.Popen(
+        [sys.executable, "-c", NURSERY],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
     assert nursery.stdin is not None
     assert nursery.stdout is not None
 
@@ -131,7 +131,13 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "offset.npy", np.full((1, 4, 4), 0.5, np.float32))
     spec: dict[str, Any] = {
         "model": "python:networks_for_tests:linear",
-        "stimulus": {"kind": "gaussian", "shape": [1, 4, 4], "space": "input", "scale": 1.0, "offset": str(folder / "offset.npy")},
+        "stimulus": {
+            "kind": "gaussian",
+            "shape": [1, 4, 4],
+            "space": "input",
+            "scale": 1.0,
+            "offset": str(folder / "offset.npy"),
+        },
         "samples": 2000,
         "numerics": {"batch": 64},
         "execution": {"shard": 256, "segments": 4},
@@ -142,21 +148,29 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("name", CASES)
-def test_a_hostile_run_is_refused(name: str, honest: Path, tmp_path: Path, command: Callable[[str, Path, Path], Told]) -> None:
+def test_a_hostile_run_is_refused(
+    name: str, honest: Path, tmp_path: Path, command: Callable[[str, Path, Path], Told]
+) -> None:
     refusing, words, harm = CASES[name]
     canary = tmp_path / "canary"
     canary.mkdir()
     (canary / "x").write_bytes(b"canary")
     shutil.copytree(honest, tmp_path / "run")
     harm(tmp_path / "run", canary)
-    there = {path: path.lstat().st_mtime_ns for path in [tmp_path, *tmp_path.rglob("*")] if path != tmp_path}
+    there = {
+        path: path.lstat().st_mtime_ns
+        for path in [tmp_path, *tmp_path.rglob("*")]
+        if path != tmp_path
+    }
     for asked in (*COMMANDS, "open") if "open" in refusing else COMMANDS:
         cwd = tmp_path / "cwd" / asked
         cwd.mkdir(parents=True)
         told = command(asked, tmp_path / "run", cwd)
         assert "Traceback" not in told.text, told.text
         assert told.growth < GROWTH, f"{asked} took {told.growth >> 20} MiB: {told.text[-300:]}"
-        assert not any((ord(c) < 32 and c != "\n") or 127 <= ord(c) < 160 for c in told.text), f"{asked}: {told.text[-300:]!r}"
+        assert not any((ord(c) < 32 and c != "\n") or 127 <= ord(c) < 160 for c in told.text), (
+            f"{asked}: {told.text[-300:]!r}"
+        )
         if asked in refusing.split():
             assert told.code in (1, 2), f"{asked}: {told.code} {told.text[-2000:]}"
             assert [line for line in told.text.splitlines() if line.startswith("wna: ")], told.text
@@ -165,14 +179,23 @@ def test_a_hostile_run_is_refused(name: str, honest: Path, tmp_path: Path, comma
             assert told.text.count("\n  ") <= 51, told.text[-300:]
         else:
             assert told.code == 0, f"{asked}: {told.code} {told.text[-2000:]}"
-        assert {path.name for path in cwd.iterdir()} <= {f"{asked}.txt", {"fetch": "copy", "report": "out"}.get(asked)}
+        assert {path.name for path in cwd.iterdir()} <= {
+            f"{asked}.txt",
+            {"fetch": "copy", "report": "out"}.get(asked),
+        }
         if asked == "fetch" and told.code:
             assert not (cwd / "copy" / "MANIFEST.json").exists()
-    after = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*") if (tmp_path / "cwd") not in [path, *path.parents]}
+    after = {
+        path: path.lstat().st_mtime_ns
+        for path in tmp_path.rglob("*")
+        if (tmp_path / "cwd") not in [path, *path.parents]
+    }
     assert after == there, "outside the folder nothing changes"
 
 
-def test_the_honest_run_passes_here(honest: Path, tmp_path: Path, command: Callable[[str, Path, Path], Told]) -> None:
+def test_the_honest_run_passes_here(
+    honest: Path, tmp_path: Path, command: Callable[[str, Path, Path], Told]
+) -> None:
     """So that no refusal above is the limits' work."""
     for asked in COMMANDS:
         told = command(asked, honest, tmp_path)

@@ -1,8 +1,9 @@
-"""Runs made before the package moved into rooms: verified, opened, reported and resumed as they are.
+"""Runs made before the package moved into rooms: verified, opened, reported and resumed as they
+are.
 
-``golden/runs-of-73302e1.tar.xz`` holds a run with responses, its covariance and a sweep, made by the
-commit of its name on a processor with AVX-512. The network's arithmetic is exact in float32, so that
-every machine answers with the bits on record.
+``golden/runs-of-73302e1.tar.xz`` holds a run with responses, its covariance and a sweep, made by
+the commit of its name on a processor with AVX-512. The network's arithmetic is exact in float32, so
+that every machine answers with the bits on record.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def test_old_runs_are_reported(old: Path, name: str) -> None:
     """Sums come back byte for byte, maps to the rounding of another processor's library."""
     finished = open_any(name)
     objects = finished.derive()
-    stored = {key: (old / name / key).read_bytes() for key in objects if (old / name / key).is_file()}
+    stored = {
+        key: (old / name / key).read_bytes() for key in objects if (old / name / key).is_file()
+    }
     assert set(stored) == set(objects)
     assert objects["result/moments.npz"] == stored["result/moments.npz"]
     for key in set(MAPS) & set(objects):
@@ -75,7 +78,10 @@ def test_an_old_run_is_resumed(old: Path) -> None:
     (old / "run" / "MANIFEST.json").unlink()
     shutil.rmtree(old / "run" / "result")
     missing = before["segments"][1]
-    for name in (missing["name"], f"responses/{missing['start']:015d}-{missing['stop']:015d}.parquet"):
+    for name in (
+        missing["name"],
+        f"responses/{missing['start']:015d}-{missing['stop']:015d}.parquet",
+    ):
         (old / "run" / name).unlink()
     run(spec, "run", executor="local")
     after = json.loads((old / "run" / "MANIFEST.json").read_text())

@@ -32,7 +32,11 @@ MakeSpec = Callable[..., Spec]
 @pytest.fixture
 def finished(tmp_path: Path, make_spec: MakeSpec) -> Path:
     """A finished run of 2,000 images in four segments, with a few images left out."""
-    run(make_spec(model="python:networks_for_tests:sometimes_nan"), str(tmp_path / "run"), executor="local")
+    run(
+        make_spec(model="python:networks_for_tests:sometimes_nan"),
+        str(tmp_path / "run"),
+        executor="local",
+    )
     return tmp_path / "run"
 
 
@@ -43,7 +47,9 @@ def partial(start: int = 0, images: int = 5) -> Partial:
 def objects(run: Path) -> dict[str, bytes]:
     """All files of a run but what its drivers wrote about themselves."""
     found = {f.relative_to(run).as_posix(): f.read_bytes() for f in run.rglob("*") if f.is_file()}
-    return {name: data for name, data in found.items() if not name.startswith(("drivers/", "events/"))}
+    return {
+        name: data for name, data in found.items() if not name.startswith(("drivers/", "events/"))
+    }
 
 
 def test_packing_is_deterministic_and_complete() -> None:
@@ -129,7 +135,9 @@ def test_a_finished_run_is_whole(finished: Path) -> None:
     assert manifest is not None
     assert sum(manifest["counts"].values()) == 2000
     assert manifest["counts"]["nonfinite"] > 0
-    assert objects(finished).keys() == set(manifest["objects"]) | {s["name"] for s in manifest["segments"]} | {"MANIFEST.json"}
+    assert objects(finished).keys() == set(manifest["objects"]) | {
+        s["name"] for s in manifest["segments"]
+    } | {"MANIFEST.json"}
 
 
 def test_every_object_is_guarded(finished: Path) -> None:
@@ -149,7 +157,9 @@ def test_every_object_is_guarded(finished: Path) -> None:
 
 def test_a_foreign_file_is_named(finished: Path) -> None:
     (finished / "segments" / "notes.txt").write_text("hello")
-    assert RunDirectory(str(finished)).verify() == ["segments/notes.txt is foreign: the manifest does not list it"]
+    assert RunDirectory(str(finished)).verify() == [
+        "segments/notes.txt is foreign: the manifest does not list it"
+    ]
     with pytest.raises(RunError, match=r"notes\.txt is no segment of this run; move it away"):
         RunDirectory(str(finished)).segments()
 
@@ -197,18 +207,29 @@ def refused(run: Path) -> str:
 
 
 COUNTS: dict[str, tuple[dict[str, Any], str]] = {
-    "exchanged": ({"images": 40, "nonfinite": 1960, "out_of_range": 0}, "those of the segments add up to"),
-    "others": ({"images": 2000, "nonfinite": 0, "out_of_range": 0}, "the count 'images' is 2,000, but"),
+    "exchanged": (
+        {"images": 40, "nonfinite": 1960, "out_of_range": 0},
+        "those of the segments add up to",
+    ),
+    "others": (
+        {"images": 2000, "nonfinite": 0, "out_of_range": 0},
+        "the count 'images' is 2,000, but",
+    ),
     "unknown keys": ({"images": 0, "nonfinite": 0, "out_of_range": 0, "all": 2000}, "counts.all"),
     "text": ({"images": "2000", "nonfinite": 0, "out_of_range": 0}, "counts.images"),
-    "a text beside": ({"images": 1960, "nonfinite": 40, "out_of_range": 0, "note": "x"}, "counts.note"),
+    "a text beside": (
+        {"images": 1960, "nonfinite": 40, "out_of_range": 0, "note": "x"},
+        "counts.note",
+    ),
     "a truth value": ({"images": 1999, "nonfinite": True, "out_of_range": 0}, "counts.nonfinite"),
     "one missing": ({"images": 2000, "nonfinite": 0}, "counts.out_of_range"),
 }
 
 
 @pytest.mark.parametrize("counts, words", COUNTS.values(), ids=COUNTS.keys())
-def test_counts_are_those_of_the_segments(finished: Path, counts: dict[str, Any], words: str) -> None:
+def test_counts_are_those_of_the_segments(
+    finished: Path, counts: dict[str, Any], words: str
+) -> None:
     forge(finished, lambda manifest: manifest.update(counts=counts))
     assert words in refused(finished)
 
@@ -238,7 +259,9 @@ ALWAYS |= {f"result/{name}.npy" for name in ("bias_maps", "z_maps", "map_outputs
 
 
 @pytest.mark.parametrize("changes, own", KINDS.values(), ids=KINDS.keys())
-def test_a_run_of_every_kind_has_what_its_spec_implies(tmp_path: Path, make_spec: MakeSpec, changes: dict[str, Any], own: set[str]) -> None:
+def test_a_run_of_every_kind_has_what_its_spec_implies(
+    tmp_path: Path, make_spec: MakeSpec, changes: dict[str, Any], own: set[str]
+) -> None:
     """No more, but for figures; and no less: each object that is left out of the list is missed."""
     run(make_spec(**changes), str(tmp_path / "run"), executor="local")
     directory = RunDirectory(str(tmp_path / "run"))
@@ -248,14 +271,27 @@ def test_a_run_of_every_kind_has_what_its_spec_implies(tmp_path: Path, make_spec
     assert directory.verify() == []
     for name in ALWAYS | own:
         (tmp_path / "run" / "MANIFEST.json").write_text(
-            json.dumps(manifest | {"objects": {n: e for n, e in manifest["objects"].items() if n != name}})
+            json.dumps(
+                manifest | {"objects": {n: e for n, e in manifest["objects"].items() if n != name}}
+            )
         )
         assert any(f"does not list {name}" in fault for fault in directory.verify()), name
 
 
 FOREIGN = [
-    *("block.npy", "basis.npy", "offset.npy", "result/axes.npy", "result/filters.npy", "result/more.npy"),
-    *("responses/000000000000000-000000000000512.parquet", "result/figures/x.svg", "evaluation/classifier.json"),
+    *(
+        "block.npy",
+        "basis.npy",
+        "offset.npy",
+        "result/axes.npy",
+        "result/filters.npy",
+        "result/more.npy",
+    ),
+    *(
+        "responses/000000000000000-000000000000512.parquet",
+        "result/figures/x.svg",
+        "evaluation/classifier.json",
+    ),
 ]
 
 
@@ -276,15 +312,23 @@ def test_a_stray_array_does_not_get_into_the_manifest(tmp_path: Path, make_spec:
 
 
 @pytest.mark.parametrize("kind", ["offset", "basis"])
-def test_an_array_of_the_stimulus_must_be_the_one_that_the_identity_names(tmp_path: Path, make_spec: MakeSpec, kind: str) -> None:
+def test_an_array_of_the_stimulus_must_be_the_one_that_the_identity_names(
+    tmp_path: Path, make_spec: MakeSpec, kind: str
+) -> None:
     np.save(tmp_path / "image.npy", np.full((1, 4, 4), 0.5, np.float32))
-    asked = {"basis": {"kind": "stripes"}, "kind": "uniform"} if kind == "basis" else {"offset": str(tmp_path / "image.npy")}
+    asked = (
+        {"basis": {"kind": "stripes"}, "kind": "uniform"}
+        if kind == "basis"
+        else {"offset": str(tmp_path / "image.npy")}
+    )
     run(make_spec(samples=640, stimulus=asked), str(tmp_path / "run"), executor="local")
     path = tmp_path / "run" / f"{kind}.npy"
     array = np.load(path)
     np.save(path, np.roll(array, 1, axis=-1) + array)
     forge(tmp_path / "run", lambda manifest: None)
-    assert RunDirectory(str(tmp_path / "run")).verify() == [f"{kind}.npy is not the {kind} that spec.json tells of"]
+    assert RunDirectory(str(tmp_path / "run")).verify() == [
+        f"{kind}.npy is not the {kind} that spec.json tells of"
+    ]
     with pytest.raises(RunError, match=f"{kind}.npy is not the {kind} that its spec.json tells of"):
         _ = open_run(str(tmp_path / "run")).stimulus
 
@@ -307,24 +351,34 @@ def respecified(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     ],
     ids=["offset", "batch"],
 )
-def test_a_spec_that_is_unlike_its_identity_is_found(finished: Path, change: Callable[[dict[str, Any]], Any], words: str) -> None:
+def test_a_spec_that_is_unlike_its_identity_is_found(
+    finished: Path, change: Callable[[dict[str, Any]], Any], words: str
+) -> None:
     respecified(finished, change)
     assert f"its spec and its identity differ in {words}" in refused(finished)
 
 
-def test_kept_responses_are_those_that_the_segment_names(tmp_path: Path, make_spec: MakeSpec) -> None:
+def test_kept_responses_are_those_that_the_segment_names(
+    tmp_path: Path, make_spec: MakeSpec
+) -> None:
     """Other responses under their name, and a manifest that has their digest: the segment still
     has that of the old ones.
     """
     out = tmp_path / "run"
-    run(make_spec(samples=640, keep_responses=True, execution={"segments": 1}), str(out), executor="local")
+    run(
+        make_spec(samples=640, keep_responses=True, execution={"segments": 1}),
+        str(out),
+        executor="local",
+    )
     name = "responses/000000000000000-000000000000640.parquet"
     (out / name).write_bytes((out / name).read_bytes() + b"x")
     forge(out, lambda manifest: None)
     assert f"{name} is not listed with the digest that its segment has" in refused(out)
 
 
-def test_a_segment_of_another_run_is_refused(finished: Path, tmp_path: Path, make_spec: MakeSpec) -> None:
+def test_a_segment_of_another_run_is_refused(
+    finished: Path, tmp_path: Path, make_spec: MakeSpec
+) -> None:
     other = tmp_path / "other"
     run(make_spec(seed=8), str(other), executor="local")
     (other / "MANIFEST.json").unlink()
@@ -342,7 +396,9 @@ def test_a_renamed_segment_is_refused(finished: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["zeros", "truncate", "empty"])
-def test_a_damaged_segment_is_named_and_only_it_is_computed_again(finished: Path, make_spec: MakeSpec, damage: str) -> None:
+def test_a_damaged_segment_is_named_and_only_it_is_computed_again(
+    finished: Path, make_spec: MakeSpec, damage: str
+) -> None:
     spec = make_spec(model="python:networks_for_tests:sometimes_nan")
     before = objects(finished)
     (finished / "MANIFEST.json").unlink()
@@ -351,7 +407,13 @@ def test_a_damaged_segment_is_named_and_only_it_is_computed_again(finished: Path
     middle = bytearray(data)
     middle[len(data) // 2 : len(data) // 2 + 100] = bytes(100)
     segment.write_bytes({"zeros": bytes(middle), "truncate": data[:-20], "empty": b""}[damage])
-    with pytest.raises(RunError, match=r"000000000000512-000000000001024\.npz is damaged.*delete it and run the same command again"):
+    with pytest.raises(
+        RunError,
+        match=(
+            r"000000000000512-000000000001024\.npz is damaged.*delete it and run the same command"
+            r" again"
+        ),
+    ):
         run(spec, str(finished), executor="local")
     segment.unlink()
     run(spec, str(finished), executor="local")
@@ -366,7 +428,9 @@ def test_a_changed_spec_is_refused_with_the_difference(finished: Path, make_spec
         r"samples: 2000 -> 3000": {"samples": 3000},
         r"numerics\.batch: 64 -> 32": {"numerics": {"batch": 32}},
         r'responses: \[.*"logits"\}\] -> ': {"responses": ["label"]},
-        r'model\.source: ".*sometimes_nan" -> ".*linear"': {"model": "python:networks_for_tests:linear"},
+        r'model\.source: ".*sometimes_nan" -> ".*linear"': {
+            "model": "python:networks_for_tests:linear"
+        },
     }
     for message, change in cases.items():
         with pytest.raises(RunError, match=rf"(?s)another spec.*{message}") as caught:
@@ -376,7 +440,9 @@ def test_a_changed_spec_is_refused_with_the_difference(finished: Path, make_spec
 
 def test_paths_and_execution_may_change(finished: Path, make_spec: MakeSpec) -> None:
     """What does not change a result may change: the finished run is simply opened."""
-    spec = make_spec(model="python:networks_for_tests:sometimes_nan", execution={"shard": 64, "attempts": 1})
+    spec = make_spec(
+        model="python:networks_for_tests:sometimes_nan", execution={"shard": 64, "attempts": 1}
+    )
     before = (finished / "MANIFEST.json").read_bytes()
     assert run(spec, str(finished), executor="local").moments.seen == 2000
     assert (finished / "MANIFEST.json").read_bytes() == before
@@ -418,14 +484,21 @@ def test_secrets_of_urls_are_not_stored_and_the_same_run_goes_on(tmp_path: Path)
     assert not any(b"hunter2" in file.read_bytes() for file in tmp_path.iterdir())
 
 
-def test_a_run_of_a_version_that_stored_secrets_goes_on(finished: Path, make_spec: MakeSpec) -> None:
-    respecified(finished, lambda spec: spec.update(model="torchvision:resnet18?weights=http://me:hunter2@host/w"))
+def test_a_run_of_a_version_that_stored_secrets_goes_on(
+    finished: Path, make_spec: MakeSpec
+) -> None:
+    respecified(
+        finished,
+        lambda spec: spec.update(model="torchvision:resnet18?weights=http://me:hunter2@host/w"),
+    )
     before = (finished / "spec.json").read_bytes()
     run(make_spec(model="python:networks_for_tests:sometimes_nan"), str(finished), executor="local")
     assert (finished / "spec.json").read_bytes() == before
 
 
-def test_what_a_killed_writer_left_goes_when_a_finished_run_is_opened_to_go_on(finished: Path, make_spec: MakeSpec) -> None:
+def test_what_a_killed_writer_left_goes_when_a_finished_run_is_opened_to_go_on(
+    finished: Path, make_spec: MakeSpec
+) -> None:
     left = finished / "result" / ".tmp-old"
     left.write_bytes(b"half")
     os.utime(left, (0, 0))
@@ -435,7 +508,9 @@ def test_what_a_killed_writer_left_goes_when_a_finished_run_is_opened_to_go_on(f
 
 
 @pytest.mark.parametrize("folder", ["segments", "result", "result/figures"])
-def test_a_link_in_place_of_a_folder_is_neither_read_nor_written_through(finished: Path, make_spec: MakeSpec, folder: str) -> None:
+def test_a_link_in_place_of_a_folder_is_neither_read_nor_written_through(
+    finished: Path, make_spec: MakeSpec, folder: str
+) -> None:
     outside = finished.parent / "outside"
     (finished / folder).rename(outside)
     (finished / folder).symlink_to(outside)
@@ -451,7 +526,11 @@ def test_a_link_in_place_of_a_folder_is_neither_read_nor_written_through(finishe
     (finished / "MANIFEST.json").unlink()
     (outside / next(iter(before))).unlink()
     with pytest.raises(StoreError, match=f"run/{folder}' is a symbolic link"):
-        run(make_spec(model="python:networks_for_tests:sometimes_nan"), str(finished), executor="local")
+        run(
+            make_spec(model="python:networks_for_tests:sometimes_nan"),
+            str(finished),
+            executor="local",
+        )
     assert len(objects(outside)) == len(before) - 1
 
 
@@ -469,7 +548,11 @@ def test_segments_that_cannot_be_listed_are_not_computed_again(
     monkeypatch.setattr(os, "scandir", fail)
     for call in (
         lambda: RunDirectory(str(finished)).gaps(2000),
-        lambda: run(make_spec(model="python:networks_for_tests:sometimes_nan"), str(finished), executor="local"),
+        lambda: run(
+            make_spec(model="python:networks_for_tests:sometimes_nan"),
+            str(finished),
+            executor="local",
+        ),
     ):
         with pytest.raises(StoreError, match=r"cannot list .*run/segments': Stale file handle"):
             call()

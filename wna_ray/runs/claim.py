@@ -5,16 +5,21 @@ is there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from wna_ray.errors import RunError
-from wna_ray.storage.bounds import MOST_JSON
 from wna_ray.storage.store import Store
 
 MOST_LISTED = 12  # differences that an error names
 
 
-def claim(store: Store, name: str, described: bytes, differs: Callable[[], Iterable[str]], what: str, began: str) -> None:
+def claim(
+    store: Store,
+    name: str,
+    described: bytes,
+    differs: Callable[[], Iterable[str]],
+    what: str,
+    began: str,
+) -> None:
     """Publish what a directory is of, once.
 
     Parameters

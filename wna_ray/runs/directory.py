@@ -14,49 +14,37 @@ The directory is the database: `gaps` is all that resuming needs, and `verify` n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from numpy.typing import NDArray
 from typing import Any
-from wna_ray.canonical import json_bytes
-from wna_ray.canonical import canonical
-from wna_ray.canonical import differences
-from wna_ray.canonical import sha256
+
+from numpy.typing import NDArray
+
+from wna_ray.canonical import canonical, differences, json_bytes, sha256
 from wna_ray.errors import RunError
 from wna_ray.geometry import Span
-from wna_ray.registry import Kind
-from wna_ray.runs.claim import claim
-from wna_ray.runs.formats import Extent, Extent
-from wna_ray.registry import Kind
-from wna_ray.runs.formats import Extent, extent_of, require_format
-from wna_ray.runs.names import ENVIRONMENT, MANIFEST, MOMENTS, RESPONSES, RESULT, SEGMENTS, SPEC
-from wna_ray.runs.segments import FORMAT
 from wna_ray.machine import require_memory
 from wna_ray.moments.moments import Partial
-from wna_ray.runs.manifest import COUNTS
-from wna_ray.runs.manifest import check_manifest
-from wna_ray.runs.manifest import listed
-from wna_ray.runs.manifest import manifest_faults
-from wna_ray.runs.manifest import tiling_faults
-from wna_ray.runs.segments import SegmentInfo
-from wna_ray.runs.segments import SEGMENT_NAME
-from wna_ray.runs.segments import unpack_segment
-from wna_ray.runs.segments import pack_moments
-from wna_ray.runs.segments import responses_name
-from wna_ray.runs.segments import segment_name
+from wna_ray.registry import Kind
+from wna_ray.runs.claim import claim
+from wna_ray.runs.formats import Extent, extent_of, require_format
+from wna_ray.runs.manifest import COUNTS, check_manifest, listed, manifest_faults, tiling_faults
+from wna_ray.runs.names import ENVIRONMENT, MANIFEST, MOMENTS, RESPONSES, RESULT, SEGMENTS, SPEC
+from wna_ray.runs.segments import (
+    FORMAT,
+    SEGMENT_NAME,
+    SegmentInfo,
+    pack_moments,
+    responses_name,
+    segment_name,
+    unpack_segment,
+)
 from wna_ray.storage.arrays import to_npy
-from wna_ray.storage.bounds import MOST_JSON
-from wna_ray.storage.bounds import MOST_OTHER
-from wna_ray.storage.bounds import parse_json
-from wna_ray.storage.store import Place
-from wna_ray.storage.store import Store
-from wna_ray.text import plain
-from wna_ray.text import redacted_tree
-import hashlib
-import numpy as np
+from wna_ray.storage.bounds import MOST_JSON, MOST_OTHER, parse_json
+from wna_ray.storage.store import Place, Store
+from wna_ray.text import plain, redacted_tree
 
 MOST_FAULTS = 50  # that `verify` names
 
@@ -172,26 +160,53 @@ class RunDirectory:
             # what is written here can be read again
             extent = extent_of(wanted, f"{self.url}/{SPEC}")
             if len(described) > MOST_JSON:
-                raise RunError(f"{SPEC} would have {len(described):,} bytes, but at most {MOST_JSON:,} are read again; give fewer outputs")
+                raise RunError(
+                    f"{SPEC} would have {len(described):,} bytes, but at most {MOST_JSON:,} are"
+                    " read again; give fewer outputs"
+                )
             for name, array in description.arrays.items():
                 data = to_npy(array)
-                if not self.store.create(name, data) and self.store.read(name, extent.most(name)) != data:
+                if (
+                    not self.store.create(name, data)
+                    and self.store.read(name, extent.most(name)) != data
+                ):
                     what = name.partition(".")[0]
-                    raise RunError(f"{self.url}/{name} is not this run's {what}, and there is no {SPEC}; give another --out, or delete it")
+                    raise RunError(
+                        f"{self.url}/{name} is not this run's {what}, and there is no {SPEC}; give"
+                        " another --out, or delete it"
+                    )
             self.store.create(ENVIRONMENT, json_bytes(redacted_tree(description.environment)))
-        claim(self.store, SPEC, described, partial(self._differs, wanted), "a run of another spec", "spec")
+        claim(
+            self.store,
+            SPEC,
+            described,
+            partial(self._differs, wanted),
+            "a run of another spec",
+            "spec",
+        )
 
     def _differs(self, wanted: Mapping[str, Any]) -> list[str]:
         """What differs from the run that is there, one line each."""
         there, keep = self.spec(), ("samples", "identity")
-        old, new = ({k: d.get(k) for k in keep} | {"stop": d["spec"].get("stop")} for d in (there, wanted))
+        old, new = (
+            {k: d.get(k) for k in keep} | {"stop": d["spec"].get("stop")} for d in (there, wanted)
+        )
         changes = list(differences(old, new))
         # they follow from the rest and the machine
         derived = ("identity.canary", "identity.fixed_point")
         if changes and all(path.startswith(derived) for path, _, _ in changes):
-            changes = [("answers to the first batch", "as on record", "other bits (another machine or version?)")]
+            changes = [
+                (
+                    "answers to the first batch",
+                    "as on record",
+                    "other bits (another machine or version?)",
+                )
+            ]
         changes = [change for change in changes if not change[0].startswith(derived)]
-        return [f"{path.removeprefix('identity.')}: {before} -> {after}" for path, before, after in changes]
+        return [
+            f"{path.removeprefix('identity.')}: {before} -> {after}"
+            for path, before, after in changes
+        ]
 
     def segments(self) -> dict[Span, str]:
         """Committed ranges and their objects, in order; `RunError` where they overlap or a name
@@ -202,10 +217,15 @@ class RunDirectory:
         for name in self.store.list(SEGMENTS):
             match = SEGMENT_NAME.fullmatch(name)
             if match is None:
-                raise RunError(f"{self.url}/{plain(name, 200)} is no segment of this run; move it away")
+                raise RunError(
+                    f"{self.url}/{plain(name, 200)} is no segment of this run; move it away"
+                )
             start, stop = int(match[1]), int(match[2])
             if start < end or stop <= start:
-                raise RunError(f"{self.url}: the segments {last} and {name} overlap; delete one and run the same command again")
+                raise RunError(
+                    f"{self.url}: the segments {last} and {name} overlap; delete one and run the"
+                    " same command again"
+                )
             found[start, stop] = name
             end, last = stop, name
         return found
@@ -217,7 +237,10 @@ class RunDirectory:
         missing, at, found = [], 0, list(self.segments())
         end = found[-1][1] if found else 0
         if end > (most or samples):
-            raise RunError(f"{self.url}: segments reach image {end}, but the run has {most or samples}; this is not its directory")
+            raise RunError(
+                f"{self.url}: segments reach image {end}, but the run has {most or samples}; this"
+                " is not its directory"
+            )
         for start, stop in found:
             if start >= samples:
                 break
@@ -225,7 +248,10 @@ class RunDirectory:
                 missing.append((at, start))
             at = stop
         if at > samples:
-            raise RunError(f"{self.url}: segments reach over image {samples}, where a look of the run ends; this is not its directory")
+            raise RunError(
+                f"{self.url}: segments reach over image {samples}, where a look of the run ends;"
+                " this is not its directory"
+            )
         return [*missing, (at, samples)] if at < samples else missing
 
     def commit(self, partial: Partial, fingerprint: str) -> None:
@@ -234,17 +260,28 @@ class RunDirectory:
         """
         entry = None
         if partial.stored is not None:  # first: what a segment names is there
-            beside, values = responses_name(partial.start, partial.stop), partial.stored.pack(partial.start)
+            beside, values = (
+                responses_name(partial.start, partial.stop),
+                partial.stored.pack(partial.start),
+            )
             entry = {"bytes": len(values), "sha256": sha256(values)}
             if not self.store.create(beside, values) and self.store.read(beside) != values:
                 raise RunError(
-                    f"{self.url}/{beside} exists with other content (of another version?); delete it and run the same command again"
+                    f"{self.url}/{beside} exists with other content (of another version?); delete"
+                    " it and run the same command again"
                 )
-        name, data = segment_name(partial.start, partial.stop), pack_moments(partial, fingerprint, entry)
+        name, data = (
+            segment_name(partial.start, partial.stop),
+            pack_moments(partial, fingerprint, entry),
+        )
         if not self.store.create(name, data) and self.store.read(name) != data:
-            raise RunError(f"{self.url}/{name} exists with other content; is another job writing to this run?")
+            raise RunError(
+                f"{self.url}/{name} exists with other content; is another job writing to this run?"
+            )
 
-    def read_segment(self, name: str, fingerprint: str, extent: Extent | None = None) -> tuple[Partial, SegmentInfo]:
+    def read_segment(
+        self, name: str, fingerprint: str, extent: Extent | None = None
+    ) -> tuple[Partial, SegmentInfo]:
         """A segment, checked: digest, fingerprint, the range in its name, and (where it is
         given) what the run's spec allows.
         """
@@ -255,24 +292,49 @@ class RunDirectory:
             raise RunError(f"{where} is missing; run the same command again")
         partial, header = unpack_segment(data, fingerprint, where, extent)
         if segment_name(partial.start, partial.stop) != name:
-            raise RunError(f"{where} holds images [{partial.start}, {partial.stop}): it was renamed; move it away and run again")
+            raise RunError(
+                f"{where} holds images [{partial.start}, {partial.stop}): it was renamed; move it"
+                " away and run again"
+            )
         m, beside = partial.moments, header.get("responses")
-        info = SegmentInfo(name, partial.start, partial.stop, m.images, m.nonfinite, m.out_of_range, len(data), sha256(data), beside)
+        info = SegmentInfo(
+            name,
+            partial.start,
+            partial.stop,
+            m.images,
+            m.nonfinite,
+            m.out_of_range,
+            len(data),
+            sha256(data),
+            beside,
+        )
         return partial, info
 
-    def publish(self, segments: Iterable[SegmentInfo], result: Mapping[str, bytes], fingerprint: str, samples: int) -> None:
+    def publish(
+        self,
+        segments: Iterable[SegmentInfo],
+        result: Mapping[str, bytes],
+        fingerprint: str,
+        samples: int,
+    ) -> None:
         """Write the result's objects, then the manifest."""
         for name, data in result.items():
             self.store.replace(name, data)
         self.store.sweep()
-        objects = {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in result.items()}
+        objects = {
+            name: {"bytes": len(data), "sha256": sha256(data)} for name, data in result.items()
+        }
         extent = self.describe()[1]
         for name in (SPEC, ENVIRONMENT, *extent.arrays):
             kept = self.store.read(name, most=MOST_OTHER) if name in extent.objects else None
             if kept is not None:
                 objects[name] = {"bytes": len(kept), "sha256": sha256(kept)}
         ordered = sorted(segments, key=lambda s: s.start)
-        objects |= {responses_name(s.start, s.stop): dict(s.responses) for s in ordered if s.responses is not None}
+        objects |= {
+            responses_name(s.start, s.stop): dict(s.responses)
+            for s in ordered
+            if s.responses is not None
+        }
         manifest = {
             "format": FORMAT,
             "fingerprint": fingerprint,
@@ -283,9 +345,17 @@ class RunDirectory:
         }
         faults = tiling_faults(manifest)
         if faults:
-            raise RunError(f"{self.url}: the run is not whole: {'; '.join(faults)}; run the same command again")
-        if not self.store.create(MANIFEST, json_bytes(manifest)) and self.read_json(MANIFEST) != manifest:
-            raise RunError(f"{self.url}/{MANIFEST} exists with other content; is another job writing to this run?")
+            raise RunError(
+                f"{self.url}: the run is not whole: {'; '.join(faults)}; run the same command again"
+            )
+        if (
+            not self.store.create(MANIFEST, json_bytes(manifest))
+            and self.read_json(MANIFEST) != manifest
+        ):
+            raise RunError(
+                f"{self.url}/{MANIFEST} exists with other content; is another job writing to this"
+                " run?"
+            )
 
     def manifest(self) -> dict[str, Any] | None:
         """The manifest, or None where the run is not finished."""
@@ -307,18 +377,21 @@ class RunDirectory:
         manifest = self.manifest()
         if manifest is None:
             raise RunError(
-                f"'{self.url}' has no {MANIFEST}: the run is not finished; run the same command again to go on "
-                f"(wna status {self.url} tells how far it is)"
+                f"'{self.url}' has no {MANIFEST}: the run is not finished; run the same command"
+                f" again to go on (wna status {self.url} tells how far it is)"
             )
         if manifest["samples"] not in extent.looks:
-            raise RunError(f"{self.url}/{MANIFEST} is damaged: it says {manifest['samples']} samples, where the run has {extent.samples}")
+            raise RunError(
+                f"{self.url}/{MANIFEST} is damaged: it says {manifest['samples']} samples, where"
+                f" the run has {extent.samples}"
+            )
         extent = extent.until(manifest["samples"])
         self.store.refuse_links(listed(manifest))
         for name, entry in listed(manifest).items():
             if entry["bytes"] > extent.most(name):
                 raise RunError(
-                    f"{self.url}/{MANIFEST} is damaged: it lists {entry['bytes']:,} bytes of {name}, but a run of this spec has at most "
-                    f"{extent.most(name):,} there"
+                    f"{self.url}/{MANIFEST} is damaged: it lists {entry['bytes']:,} bytes of"
+                    f" {name}, but a run of this spec has at most {extent.most(name):,} there"
                 )
         return spec, manifest, extent
 
@@ -337,10 +410,12 @@ class RunDirectory:
         if manifest["segments"] and not there:
             names = list(manifest["objects"])
             faults.append(
-                f"none of the {len(manifest['segments'])} segments is here (was it fetched without them?), so that they add up to the "
-                "result cannot be proved; fetch them, too"
+                f"none of the {len(manifest['segments'])} segments is here (was it fetched without"
+                " them?), so that they add up to the result cannot be proved; fetch them, too"
             )
-        faults += [fault for name in names if (fault := self._fault(name, expected[name])) is not None]
+        faults += [
+            fault for name in names if (fault := self._fault(name, expected[name])) is not None
+        ]
         faults += [
             f"{plain(name, 200)} is foreign: the manifest does not list it"
             for folder in (SEGMENTS, RESULT, RESPONSES)
@@ -349,7 +424,11 @@ class RunDirectory:
         ]
         faults = faults or self._array_faults(extent)
         faults = faults or self._verify_sums(spec["fingerprint"], manifest, extent)
-        return faults if len(faults) <= MOST_FAULTS else [*faults[:MOST_FAULTS], f"and {len(faults) - MOST_FAULTS:,} more faults"]
+        return (
+            faults
+            if len(faults) <= MOST_FAULTS
+            else [*faults[:MOST_FAULTS], f"and {len(faults) - MOST_FAULTS:,} more faults"]
+        )
 
     def _fault(self, name: str, entry: Mapping[str, Any]) -> str | None:
         """What is wrong with the bytes of an object; they are never all in memory."""
@@ -363,7 +442,10 @@ class RunDirectory:
             digest.update(chunk)
         if digest.hexdigest() == entry["sha256"]:
             return None
-        return f"{name} is damaged: SHA-256 {digest.hexdigest()[:12]}...; {MANIFEST} says {entry['sha256'][:12]}..."
+        return (
+            f"{name} is damaged: SHA-256 {digest.hexdigest()[:12]}...; {MANIFEST} says"
+            f" {entry['sha256'][:12]}..."
+        )
 
     def _array_faults(self, extent: Extent) -> list[str]:
         """Compare the arrays that stimuli are made of with what the identity says of them."""
@@ -376,16 +458,26 @@ class RunDirectory:
                 faults.append(f"{name} is not the {what} that {SPEC} tells of")
         return faults
 
-    def _verify_sums(self, fingerprint: str, manifest: Mapping[str, Any], extent: Extent) -> list[str]:
+    def _verify_sums(
+        self, fingerprint: str, manifest: Mapping[str, Any], extent: Extent
+    ) -> list[str]:
         """Add the segments up again and compare with the result: the counts and every sum."""
         objects, total = manifest["objects"], None
-        sizes = [entry["bytes"] for name, entry in listed(manifest).items() if name == MOMENTS or SEGMENT_NAME.fullmatch(name)]
+        sizes = [
+            entry["bytes"]
+            for name, entry in listed(manifest).items()
+            if name == MOMENTS or SEGMENT_NAME.fullmatch(name)
+        ]
         require_memory(4 * max(sizes, default=0), f"adding up the segments of '{self.url}'")
         for said in manifest["segments"]:
             partial, info = self.read_segment(said["name"], fingerprint, extent)
             if any(said.get(key) != value for key, value in vars(info).items()):
                 return [f"{said['name']}: its header says {info.listed()}, the manifest {said}"]
             total = partial if total is None else total.merge(partial)
-        if total is None or MOMENTS not in objects or sha256(pack_moments(total, fingerprint)) != objects[MOMENTS]["sha256"]:
+        if (
+            total is None
+            or MOMENTS not in objects
+            or sha256(pack_moments(total, fingerprint)) != objects[MOMENTS]["sha256"]
+        ):
             return [f"{MOMENTS} is not the sum of the segments"]
         return []

@@ -13,27 +13,6 @@ needed for the result: segments are committed once, whoever does it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
-from datetime import UTC
-from datetime import datetime
-from typing import Any
-from typing import Literal
-from wna_ray import processes as process
-from wna_ray.errors import RunError
-from wna_ray.errors import StoreError
-from wna_ray.events import Event
-from wna_ray.events import RunStarted
-from wna_ray.events import SegmentCommitted
-from wna_ray.events import ShardDone
-from wna_ray.events import ShardFailed
-from wna_ray.events import ShardRetried
-from wna_ray.events import Stage
-from wna_ray.events import WorkersChanged
-from wna_ray.runs.directory import RunDirectory
-from wna_ray.runs.driver_record import check_driver
-from wna_ray.text import printable
-from wna_ray.text import redacted_tree
 import dataclasses
 import json
 import logging
@@ -43,6 +22,26 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from wna_ray import processes as process
+from wna_ray.errors import RunError, StoreError
+from wna_ray.events import (
+    Event,
+    RunStarted,
+    SegmentCommitted,
+    ShardDone,
+    ShardFailed,
+    ShardRetried,
+    Stage,
+    WorkersChanged,
+)
+from wna_ray.runs.directory import RunDirectory
+from wna_ray.runs.driver_record import check_driver
+from wna_ray.text import printable, redacted_tree
 
 DRIVERS, EVENTS = "drivers", "events"
 BEAT_SECONDS = 5.0
@@ -76,7 +75,12 @@ class Driver:
         Another driver is at work.
     """
 
-    def __init__(self, directory: RunDirectory, beat_seconds: float = BEAT_SECONDS, silent_seconds: float = SILENT_SECONDS) -> None:
+    def __init__(
+        self,
+        directory: RunDirectory,
+        beat_seconds: float = BEAT_SECONDS,
+        silent_seconds: float = SILENT_SECONDS,
+    ) -> None:
         self._directory, self._beat_seconds = directory, beat_seconds
         self._store = directory.store
         self._lock = threading.Lock()  # over all that the beat reads
@@ -87,7 +91,14 @@ class Driver:
         self._over = threading.Event()
         self.committed = 0
         """Images that are safe."""
-        self._progress: dict[str, Any] = {"samples": None, "done": 0, "workers": 0, "retried": 0, "failed": 0, "stage": "start"}
+        self._progress: dict[str, Any] = {
+            "samples": None,
+            "done": 0,
+            "workers": 0,
+            "retried": 0,
+            "failed": 0,
+            "stage": "start",
+        }
         self._phases: dict[str, float] = {}
         self._storage = {"commits": 0, "seconds": 0.0, "bytes": 0, "retries": 0}
         self._recent: list[tuple[float, int]] = []
@@ -143,11 +154,15 @@ class Driver:
                 )
             if generation >= MOST_DRIVERS:
                 last = f"{self._directory.url}/{_name(generation)}"
-                raise RunError(f"'{last}' is of no driver; delete it and run the same command again")
+                raise RunError(
+                    f"'{last}' is of no driver; delete it and run the same command again"
+                )
             if self._store.create(_name(generation + 1), self._object("running", "")):
                 return generation + 1
 
-    def _watch(self, generation: int, found: Mapping[str, Any], seconds: float) -> Mapping[str, Any] | None:
+    def _watch(
+        self, generation: int, found: Mapping[str, Any], seconds: float
+    ) -> Mapping[str, Any] | None:
         """The other driver, once it gives a sign of life; None where it gives none, or has
         ended.
         """
@@ -172,8 +187,9 @@ class Driver:
                 generation, found = latest(self._directory)
                 if generation > self.generation and found is not None:
                     self._fenced = (
-                        f"process {found['pid']} on {found['host']} has taken '{self._directory.url}' over, because this "
-                        "driver gave no sign of life for a while; what was committed stays, and the other goes on"
+                        f"process {found['pid']} on {found['host']} has taken"
+                        f" '{self._directory.url}' over, because this driver gave no sign of life"
+                        " for a while; what was committed stays, and the other goes on"
                     )
                     return
                 self._write("running", "")
@@ -197,7 +213,9 @@ class Driver:
             self._store.replace(_name(self.generation), self._object(state, reason))
 
     def _write_chunk(self) -> None:
-        self._store.replace(f"{EVENTS}/{self.generation:06d}-{self._chunk_number:05d}.jsonl", self._chunk.encode())
+        self._store.replace(
+            f"{EVENTS}/{self.generation:06d}-{self._chunk_number:05d}.jsonl", self._chunk.encode()
+        )
 
     def _object(self, state: State, reason: str) -> bytes:
         with self._lock:
@@ -209,7 +227,13 @@ class Driver:
                 "began": self._began,
                 "time": _now(),
                 "every_seconds": self._beat_seconds,
-                "progress": self._progress | {"committed": self.committed, "images_per_second": self._rate()},
+                "progress": (
+                    self._progress
+                    | {
+                        "committed": self.committed,
+                        "images_per_second": self._rate(),
+                    }
+                ),
                 "phase_seconds": self._phases,
                 "storage": self._storage,
             }
@@ -220,7 +244,12 @@ class Driver:
         match event:
             case RunStarted():
                 self.committed = event.done
-                progress |= {"samples": event.samples, "done": event.done, "workers": event.workers, "stage": "shards"}
+                progress |= {
+                    "samples": event.samples,
+                    "done": event.done,
+                    "workers": event.workers,
+                    "stage": "shards",
+                }
                 self._recent = [(time.monotonic(), event.done)]
             case ShardDone():
                 progress["done"] += event.stop - event.start

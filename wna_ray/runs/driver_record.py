@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from pydantic import AfterValidator
-from pydantic import Field
-from typing import Annotated
-from typing import Any
-from wna_ray.storage.bounds import Count
-from wna_ray.storage.bounds import Loose
-from wna_ray.storage.bounds import validated
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from wna_ray.storage.bounds import Count, Loose, validated
 from wna_ray.text import plain
 
 

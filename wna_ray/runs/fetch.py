@@ -12,38 +12,6 @@ come last of all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import as_completed
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-from wna_ray.canonical import sha256
-from wna_ray.errors import RunError
-from wna_ray.errors import StoreError
-from wna_ray.registry import kinds
-from wna_ray.runs.names import MANIFEST
-from wna_ray.registry import kinds
-from wna_ray.runs.names import RESULT
-from wna_ray.registry import kinds
-from wna_ray.runs.directory import RunDirectory
-from wna_ray.registry import kinds
-from wna_ray.runs.names import SEGMENTS
-from wna_ray.registry import kinds
-from wna_ray.runs.names import SPEC
-from wna_ray.registry import kinds
-from wna_ray.runs.manifest import listed
-from wna_ray.registry import kinds
-from wna_ray.runs.manifest import manifest_faults
-from wna_ray.storage.bounds import MOST_JSON
-from wna_ray.storage.bounds import parse_json
-from wna_ray.storage.store import CHUNK_BYTES
-from wna_ray.storage.store import Place
-from wna_ray.storage.store import TEMPORARY
-from wna_ray.text import plain
-from wna_ray.text import size
 import contextlib
 import errno
 import fcntl
@@ -52,6 +20,21 @@ import os
 import re
 import stat
 import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wna_ray.canonical import sha256
+from wna_ray.errors import RunError, StoreError
+from wna_ray.registry import kinds
+from wna_ray.runs.directory import RunDirectory
+from wna_ray.runs.manifest import listed, manifest_faults
+from wna_ray.runs.names import MANIFEST, RESULT, SEGMENTS, SPEC
+from wna_ray.storage.bounds import MOST_JSON, parse_json
+from wna_ray.storage.store import CHUNK_BYTES, TEMPORARY, Place
+from wna_ray.text import plain, size
 
 SPARE_BYTES = 16 << 20  # of the disk, beside the objects: folders and the like
 
@@ -87,7 +70,13 @@ class Fetched:
     left_out: int
 
 
-def fetch(place: Place | str, dest: Path, workers: int = 8, segments: bool = True, callback: Progress | None = None) -> Fetched:
+def fetch(
+    place: Place | str,
+    dest: Path,
+    workers: int = 8,
+    segments: bool = True,
+    callback: Progress | None = None,
+) -> Fetched:
     """Copy a finished run to a local folder, or go on with it; every object's SHA-256 is checked on
     the way.
 
@@ -124,7 +113,9 @@ def fetch(place: Place | str, dest: Path, workers: int = 8, segments: bool = Tru
 
 def require_local(dest: Path) -> None:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(dest)):
-        raise StoreError(f"'{dest}' is a URL, but runs are fetched to a local folder; give its path")
+        raise StoreError(
+            f"'{dest}' is a URL, but runs are fetched to a local folder; give its path"
+        )
 
 
 @dataclass(frozen=True)
@@ -155,7 +146,9 @@ class Source:
     left_out: int
 
     @classmethod
-    def of(cls, directory: RunDirectory, segments: bool, digest: str | None = None, lister: str = "") -> Source:
+    def of(
+        cls, directory: RunDirectory, segments: bool, digest: str | None = None, lister: str = ""
+    ) -> Source:
         """Look at a run, whose manifest must have this digest where an object (`lister`) lists one.
 
         Raises
@@ -210,14 +203,32 @@ def _refuse_another_run(folder: LocalFolder, source: Source) -> None:
     here.store.refuse_links(source.names)
     said = (here.read_json(SPEC) or {}).get("format")
     if said is not None and said not in {kind.format for kind in kinds()}:
-        raise RunError(f"'{folder.path}' holds no run but something else (format {plain(str(said), 40)!r}); give another folder")
-    if here.store.size(SPEC) is not None and (found := here.spec()["fingerprint"]) != source.fingerprint:
-        raise RunError(f"'{folder.path}' holds another run ({found[:12]}..., not {source.fingerprint[:12]}...); give another folder")
-    if here.store.size(MANIFEST) is not None and here.store.read(MANIFEST, most=MOST_JSON) != source.text:
-        raise RunError(f"'{folder.path}/{MANIFEST}' is not that of '{source.directory.url}'; give another folder, or delete it")
+        raise RunError(
+            f"'{folder.path}' holds no run but something else (format {plain(str(said), 40)!r});"
+            " give another folder"
+        )
+    if (
+        here.store.size(SPEC) is not None
+        and (found := here.spec()["fingerprint"]) != source.fingerprint
+    ):
+        raise RunError(
+            f"'{folder.path}' holds another run ({found[:12]}..., not"
+            f" {source.fingerprint[:12]}...); give another folder"
+        )
+    if (
+        here.store.size(MANIFEST) is not None
+        and here.store.read(MANIFEST, most=MOST_JSON) != source.text
+    ):
+        raise RunError(
+            f"'{folder.path}/{MANIFEST}' is not that of '{source.directory.url}'; give another"
+            " folder, or delete it"
+        )
     for name in [*here.store.list(SEGMENTS), *here.store.list(RESULT)]:
         if name not in source.names:
-            raise RunError(f"'{folder.path}/{plain(name, 200)}' is not of this run; move it away, or give another folder")
+            raise RunError(
+                f"'{folder.path}/{plain(name, 200)}' is not of this run; move it away, or give"
+                " another folder"
+            )
 
 
 def folders_above(folder: str) -> set[str]:
@@ -229,8 +240,15 @@ def folders_above(folder: str) -> set[str]:
 class _Copy:
     """Objects on their way from a run to a folder."""
 
-    def __init__(self, directory: RunDirectory, folder: LocalFolder, total: int, callback: Progress | None) -> None:
-        self._directory, self._folder, self._total, self._callback = directory, folder, total, callback
+    def __init__(
+        self, directory: RunDirectory, folder: LocalFolder, total: int, callback: Progress | None
+    ) -> None:
+        self._directory, self._folder, self._total, self._callback = (
+            directory,
+            folder,
+            total,
+            callback,
+        )
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._done = 0
         self.kept = self.downloaded = 0
@@ -241,7 +259,9 @@ class _Copy:
         """
         with ThreadPoolExecutor(max(1, workers), thread_name_prefix="fetch") as pool:
             try:
-                for future in as_completed([pool.submit(self._one, name, entry) for name, entry in wanted.items()]):
+                for future in as_completed(
+                    [pool.submit(self._one, name, entry) for name, entry in wanted.items()]
+                ):
                     future.result()
             except BaseException:  # Ctrl-C, too
                 self._stop.set()
@@ -259,7 +279,10 @@ class _Copy:
             found = self._directory.store.size(name)
             if found != entry["bytes"]:
                 said = "is missing" if found is None else f"is damaged: {found:,} bytes"
-                raise RunError(f"{self._directory.url}/{name} {said}; {MANIFEST} says {entry['bytes']:,}. Nothing of it was put in place")
+                raise RunError(
+                    f"{self._directory.url}/{name} {said}; {MANIFEST} says {entry['bytes']:,}."
+                    " Nothing of it was put in place"
+                )
             for resume in (True, False):  # a part that was damaged here must not damage the whole
                 digest, resumed = self._download(name, entry, resume)
                 if digest in (entry["sha256"], None) or not resumed:
@@ -268,8 +291,8 @@ class _Copy:
                 return
             if digest != entry["sha256"]:
                 raise RunError(
-                    f"{self._directory.url}/{name} is damaged: SHA-256 {digest[:12]}...; {MANIFEST} says {entry['sha256'][:12]}.... "
-                    "Nothing of it was put in place"
+                    f"{self._directory.url}/{name} is damaged: SHA-256 {digest[:12]}...; {MANIFEST}"
+                    f" says {entry['sha256'][:12]}.... Nothing of it was put in place"
                 )
 
     def _kept(self, name: str, entry: Mapping[str, Any]) -> None:
@@ -284,12 +307,17 @@ class _Copy:
                     at += len(chunk)
                     self._tell(len(chunk))
         if at != entry["bytes"] or digest.hexdigest() != entry["sha256"]:
-            raise RunError(f"'{self._folder.path}/{name}' is there with other content than the run's; delete it, or give another folder")
+            raise RunError(
+                f"'{self._folder.path}/{name}' is there with other content than the run's; delete"
+                " it, or give another folder"
+            )
         self._folder.remove(_temporary(name, entry))
         with self._lock:
             self.kept += 1
 
-    def _download(self, name: str, entry: Mapping[str, Any], resume: bool) -> tuple[str | None, bool]:
+    def _download(
+        self, name: str, entry: Mapping[str, Any], resume: bool
+    ) -> tuple[str | None, bool]:
         """The digest (None where all is being stopped) and whether a part was there already;
         the right bytes get their name.
         """
@@ -352,10 +380,15 @@ def local_errors(what: str) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             hint = "free some space, then run the same command again: what has come is kept"
         elif error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.EMLINK):
-            hint = "a symbolic link, or something else that no run contains, is in its place; delete it, or give another folder"
+            hint = (
+                "a symbolic link, or something else that no run contains, is in its place; delete"
+                " it, or give another folder"
+            )
         else:
             hint = "give another folder, or mend this one"
-        raise StoreError(f"cannot write '{what}' ({os.strerror(error.errno or 0)}); {hint}") from None
+        raise StoreError(
+            f"cannot write '{what}' ({os.strerror(error.errno or 0)}); {hint}"
+        ) from None
 
 
 def _open_below(folder: int, part: str) -> int:
@@ -386,7 +419,9 @@ class LocalFolder:
             fcntl.flock(self._folders[""], fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.__exit__()
-            raise StoreError(f"another process is fetching to '{self.path}'; wait for it, or give another folder") from None
+            raise StoreError(
+                f"another process is fetching to '{self.path}'; wait for it, or give another folder"
+            ) from None
         except OSError:
             pass  # some file systems lock no folders
         return self
@@ -413,14 +448,20 @@ class LocalFolder:
         free = disk.f_bavail * disk.f_frsize
         if needed + SPARE_BYTES > free:
             raise StoreError(
-                f"'{self.path}' needs {size(needed)} more, but the disk has {size(free)}; free some space, or give another folder"
+                f"'{self.path}' needs {size(needed)} more, but the disk has {size(free)}; free some"
+                " space, or give another folder"
             )
 
     def there(self, name: str, entry: Mapping[str, Any]) -> int:
         """Bytes of an object that are there, under its name or on their way."""
         for at in (name, _temporary(name, entry)):
             found = self._stat(at)
-            if found is not None and stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_size <= entry["bytes"]:
+            if (
+                found is not None
+                and stat.S_ISREG(found.st_mode)
+                and found.st_nlink == 1
+                and found.st_size <= entry["bytes"]
+            ):
                 return found.st_size
         return 0
 
@@ -484,7 +525,9 @@ class LocalFolder:
         """The open folder of a name (made where there is none), and its last part."""
         folder, _, last = name.rpartition("/")
         with self._lock:
-            for at in [folder[:i] for i, c in enumerate(f"{folder}/") if c == "/"] if folder else []:
+            for at in (
+                [folder[:i] for i, c in enumerate(f"{folder}/") if c == "/"] if folder else []
+            ):
                 if at not in self._folders:
                     parent, _, part = at.rpartition("/")
                     self._folders[at] = _open_below(self._folders[parent], part)

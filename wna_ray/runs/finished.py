@@ -6,26 +6,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
 from numpy.typing import NDArray
-from typing import Any
-from typing import TypeVar
+
 from wna_ray.canonical import sha256
 from wna_ray.errors import RunError
 from wna_ray.machine import require_memory
+from wna_ray.moments.moments import Partial
+from wna_ray.runs.directory import RunDirectory
 from wna_ray.runs.formats import require_format
 from wna_ray.runs.names import ENVIRONMENT, MOMENTS, RESULT, SPEC
 from wna_ray.runs.segments import unpack_moments
-from wna_ray.moments.moments import Partial
-from wna_ray.runs.directory import RunDirectory
 from wna_ray.specs.job import JobSpec
-from wna_ray.storage.arrays import from_npy
-from wna_ray.specs.job import JobSpec
-from wna_ray.storage.arrays import reading
+from wna_ray.storage.arrays import from_npy, reading
 from wna_ray.storage.bounds import parse_json
 from wna_ray.storage.store import Place
-from wna_ray.text import plain
-from wna_ray.text import redacted_tree
-import numpy as np
+from wna_ray.text import plain, redacted_tree
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -98,7 +96,9 @@ class Finished:
         where, samples = f"{self.directory.url}/{MOMENTS}", self._found.samples
         partial = unpack_moments(self._bytes(MOMENTS), self.fingerprint, where, self._found)
         if (partial.start, partial.stop) != (0, samples):
-            raise RunError(f"{where} holds images [{partial.start}, {partial.stop}), not [0, {samples})")
+            raise RunError(
+                f"{where} holds images [{partial.start}, {partial.stop}), not [0, {samples})"
+            )
         return partial
 
     def derive(self) -> dict[str, bytes]:
@@ -131,13 +131,17 @@ class Finished:
         with reading(f"{self.directory.url}/{name}"):
             return parse(data)
 
-    def _array(self, name: str, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> NDArray[Any]:
+    def _array(
+        self, name: str, shape: tuple[int, ...], dtype: type[np.generic] = np.float32
+    ) -> NDArray[Any]:
         """An array of exactly this shape and type."""
 
         def parse(data: bytes) -> NDArray[Any]:
             array = from_npy(data)
             if array.shape != shape or array.dtype != dtype:
-                raise ValueError(f"{array.dtype} of shape {array.shape}, not {np.dtype(dtype)} of shape {shape}")
+                raise ValueError(
+                    f"{array.dtype} of shape {array.shape}, not {np.dtype(dtype)} of shape {shape}"
+                )
             return array
 
         return self._parsed(name, parse)

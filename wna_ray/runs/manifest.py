@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from pydantic import BaseModel
-from pydantic import ConfigDict
-from pydantic import Field
-from pydantic import model_validator
-from typing import Annotated
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
 from wna_ray.runs.formats import Extent
 from wna_ray.runs.names import MANIFEST
-from wna_ray.storage.bounds import Count
-from wna_ray.storage.bounds import Digest
-from wna_ray.storage.bounds import Loose
-from wna_ray.storage.bounds import validated
+from wna_ray.storage.bounds import Count, Digest, Loose, validated
 from wna_ray.text import plain
-import re
+
 TOP = ("spec.json", "environment.json", "offset.npy", "basis.npy", "block.npy", "MANIFEST.json")
 FOLDERS = ("segments", "result", "result/figures", "responses", "evaluation")
 
@@ -41,7 +37,9 @@ class _Segment(_Entry):
     @model_validator(mode="after")
     def _check(self) -> _Segment:
         if self.name != f"segments/{self.start:015d}-{self.stop:015d}.npz":
-            raise ValueError(f"{plain(self.name, 80)!r} is not the segment of images [{self.start}, {self.stop})")
+            raise ValueError(
+                f"{plain(self.name, 80)!r} is not the segment of images [{self.start}, {self.stop})"
+            )
         return self
 
 
@@ -87,11 +85,15 @@ def check_manifest(manifest: Mapping[str, Any], where: str) -> None:
     validated(_Manifest, manifest, where)
 
 
-def expected_objects(there: Mapping[str, bool], may: Mapping[str, bool] | None = None) -> dict[str, bool]:
+def expected_objects(
+    there: Mapping[str, bool], may: Mapping[str, bool] | None = None
+) -> dict[str, bool]:
     """What every finished run has, what of `there` this one has, and what of `may` it may have."""
     always = ("spec.json", "environment.json", "result/moments.npz")
     optional = {name: False for name, possible in (may or {}).items() if possible}
-    return dict.fromkeys(always, True) | {name: True for name, has in there.items() if has} | optional
+    return (
+        dict.fromkeys(always, True) | {name: True for name, has in there.items() if has} | optional
+    )
 
 
 def listing_faults(manifest: Mapping[str, Any], extent: Extent) -> list[str]:
@@ -114,8 +116,11 @@ def listing_faults(manifest: Mapping[str, Any], extent: Extent) -> list[str]:
     return faults + [
         f"it lists {plain(name, 200)}, which no run of this spec has"
         for name in listed
-        if name not in known and not (extent.kept and name in beside) and not (extent.figures and _FIGURE.fullmatch(name))
+        if name not in known
+        and not (extent.kept and name in beside)
+        and not (extent.figures and _FIGURE.fullmatch(name))
     ]
+
 
 COUNTS = ("images", "nonfinite", "out_of_range")  # images in the moments, and those that are not
 
@@ -127,7 +132,9 @@ def listed(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return segments | objects
 
 
-def manifest_faults(spec: Mapping[str, Any], manifest: Mapping[str, Any], extent: Extent) -> list[str]:
+def manifest_faults(
+    spec: Mapping[str, Any], manifest: Mapping[str, Any], extent: Extent
+) -> list[str]:
     """What is wrong with a manifest, as far as it and ``spec.json`` tell; one sentence each."""
     same = manifest["fingerprint"] == spec["fingerprint"]
     faults = [] if same else [f"{MANIFEST} is of another run"]
@@ -140,9 +147,14 @@ def tiling_faults(manifest: Mapping[str, Any]) -> list[str]:
     faults, at = [], 0
     for s in manifest["segments"]:
         if s["start"] != at:
-            faults.append(f"images [{min(at, s['start'])}, {max(at, s['start'])}) are counted {'twice' if s['start'] < at else 'never'}")
+            faults.append(
+                f"images [{min(at, s['start'])}, {max(at, s['start'])}) are counted"
+                f" {'twice' if s['start'] < at else 'never'}"
+            )
         if s["images"] + s["nonfinite"] + s["out_of_range"] != s["stop"] - s["start"]:
-            faults.append(f"{s['name']} covers {s['stop'] - s['start']} images but counts another number")
+            faults.append(
+                f"{s['name']} covers {s['stop'] - s['start']} images but counts another number"
+            )
         at = s["stop"]
     if at != manifest["samples"]:
         faults.append(f"the segments end at image {at}, not {manifest['samples']}")
