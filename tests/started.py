@@ -1,4 +1,4 @@
-"""Commands in processes of their own, as a person starts them."""
+"""Commands in processes of their own, as a person starts them; and what a run left."""
 
 from __future__ import annotations
 
@@ -37,3 +37,12 @@ def start(
         start_new_session=True,
         env=os.environ | dict(env or {}),
     )
+
+
+def result(folder: Path) -> dict[str, bytes]:
+    """Every byte under result/."""
+    return {
+        f.relative_to(folder).as_posix(): f.read_bytes()
+        for f in sorted((folder / "result").rglob("*"))
+        if f.is_file()
+    }

@@ -155,62 +155,35 @@ def _sheet(
     title: str,
     maps: Callable[[Readout, list[int]], Picture],
     cell: Callable[[Readout, int], str] | None,
-    told: str | None = None,
+    units: str | None = None,
 ) -> bytes:
-    """One block of maps a response kind; `told` is what they are, and in which units, where it is
+    """One block of maps a response kind; `units` is what they are, and in which units, where it is
     not the average. Without `cell` the maps are z: one scale a block, threshold outlined.
     """
-    tests = tests_of(stimulus)
-    threshold = z_threshold(tests)
+    threshold = z_threshold(tests_of(stimulus))
     blocks = [(r, _chosen(r)) for r in readouts]
     pictures = [maps(r, rows) if rows else np.zeros((0, *stimulus.shape)) for r, rows in blocks]
-    drawn = []
+    captions = []
     for (readout, rows), some in zip(blocks, pictures, strict=True):
-        shown = (
-            f"   ({len(rows)} most reliable of {len(readout.names)})"
-            if len(rows) < len(readout.names)
-            else ""
-        )
         if cell is None:
-            mark = "beyond the lines" if is_line(stimulus.shape) else "outline"
-            strongest = "; of the channels the strongest" if stimulus.shape[0] > 1 else ""
-            heading = (
-                f"{readout.kind}{shown}: z{strongest}; {mark}: |z| > {threshold:.2f} (p < 0.05,"
-                f" Sidak over {tests:,} values)"
-            )
-            under = [
-                _p_text(readout, row) if _there(readout, row, p) else ""
-                for row, p in zip(rows, some, strict=True)
-            ]
+            heading = _z_heading(stimulus, threshold)
+            under = [_p_text(readout, row) for row in rows]
         else:
-            units = told or (
-                _UNITS[readout.kind]
-                if readout.estimator == "noise"
-                else f"mean gradient, {readout.kind} per {{unit}}"
-            )
-            units = units.replace("{unit}", unit_of(stimulus))
-            if stimulus.synthesis is not None and readout.estimator == "noise" and told is None:
-                units = (
-                    units.partition("$\\sigma^2$")[0] + "variance of a weight"
-                    if "sigma" in units
-                    else units
-                )
-            if stimulus.spec.measured:
-                units = units.replace("$\\sigma^2$", "mean var(x)")
-            heading = f"{readout.kind}{shown}: {units}; each map on its own symmetric scale"
-            heading += ", grey is zero" if stimulus.shape[0] == 3 else ""
+            heading = _map_heading(stimulus, readout, units)
             under = [
-                f"±{limit_of(p):.2g}\n{cell(readout, row)}" if _there(readout, row, p) else ""
+                f"±{limit_of(p):.2g}\n{cell(readout, row)}"
                 for row, p in zip(rows, some, strict=True)
             ]
-        drawn.append(Block(in_lines(under), heading))
-    sheet = Sheet(title, drawn, aspect=aspect_of(stimulus), right=0.75 if cell is None else 0)
-    for i, ((readout, rows), some, cells) in enumerate(
-        zip(blocks, pictures, sheet.cells, strict=True)
-    ):
+        drawn = [_there(readout, row, p) for row, p in zip(rows, some, strict=True)]
+        under = [text if there else "" for text, there in zip(under, drawn, strict=True)]
+        fewer = len(rows) < len(readout.names)
+        part = f"   ({len(rows)} most reliable of {len(readout.names)})" if fewer else ""
+        captions.append(Block(in_lines(under), f"{readout.kind}{part}: {heading}"))
+    sheet = Sheet(title, captions, aspect=aspect_of(stimulus), right=0.75 if cell is None else 0)
+    for i, ((readout, rows), some) in enumerate(zip(blocks, pictures, strict=True)):
         largest = float(np.abs(some[np.isfinite(some)]).max(initial=0.0))
         common = min(largest, Z_LIMIT * threshold) if cell is None and largest else None
-        for place, row, picture in zip(chain(*cells), rows, some, strict=True):
+        for place, row, picture in zip(chain(*sheet.cells[i]), rows, some, strict=True):
             there = _there(readout, row, picture)
             show(place, picture if there else np.full_like(picture, np.nan), common)
             place.set_title(readout.names[row][:16])
@@ -219,14 +192,41 @@ def _sheet(
             elif cell is None and not readout.note[row]:
                 outline(place, picture, threshold)
         if common is not None:
-            mappable = ScalarMappable(Normalize(-common, common), DIVERGING)
-            bar = sheet.figure.colorbar(
-                mappable, cax=sheet.bar(i), extend="both" if largest > common else "neither"
-            )
-            bar.ax.tick_params(labelsize=7)
-            bar.ax.axhline(threshold, color="black", linewidth=0.6)
-            bar.ax.axhline(-threshold, color="black", linewidth=0.6)
+            _draw_bar(sheet, i, common, largest, threshold)
     return sheet.png()
+
+
+def _z_heading(stimulus: Stimulus, threshold: float) -> str:
+    """What maps of z are, and where they are outlined."""
+    mark = "beyond the lines" if is_line(stimulus.shape) else "outline"
+    strongest = "; of the channels the strongest" if stimulus.shape[0] > 1 else ""
+    return (
+        f"z{strongest}; {mark}: |z| > {threshold:.2f} (p < 0.05,"
+        f" Sidak over {tests_of(stimulus):,} values)"
+    )
+
+
+def _map_heading(stimulus: Stimulus, readout: Readout, units: str | None) -> str:
+    """What maps of a response are, and in which units."""
+    by_noise = readout.estimator == "noise"
+    usual = _UNITS[readout.kind] if by_noise else f"mean gradient, {readout.kind} per {{unit}}"
+    text = (units or usual).replace("{unit}", unit_of(stimulus))
+    if stimulus.synthesis is not None and by_noise and units is None and "sigma" in text:
+        text = text.partition("$\\sigma^2$")[0] + "variance of a weight"
+    if stimulus.spec.measured:
+        text = text.replace("$\\sigma^2$", "mean var(x)")
+    grey = ", grey is zero" if stimulus.shape[0] == 3 else ""
+    return f"{text}; each map on its own symmetric scale{grey}"
+
+
+def _draw_bar(sheet: Sheet, block: int, common: float, largest: float, threshold: float) -> None:
+    """The scale that the maps of a block have in common, with the threshold on it."""
+    mappable = ScalarMappable(Normalize(-common, common), DIVERGING)
+    extend = "both" if largest > common else "neither"
+    bar = sheet.figure.colorbar(mappable, cax=sheet.bar(block), extend=extend)
+    bar.ax.tick_params(labelsize=7)
+    bar.ax.axhline(threshold, color="black", linewidth=0.6)
+    bar.ax.axhline(-threshold, color="black", linewidth=0.6)
 
 
 def _there(readout: Readout, row: int, picture: Picture) -> bool:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from wna_ray.execution.plan import fan_in
 from wna_ray.kinds.average.job import image_bytes, row_bytes, segment_bytes
-from wna_ray.kinds.average.memory import check, expected_rows, needs
+from wna_ray.kinds.average.memory import Needs, check, expected_rows, needs
 from wna_ray.kinds.average.pilot import Pilot, pilot
 from wna_ray.kinds.views import PlanOptions
 from wna_ray.machine import Machine, available
@@ -23,79 +23,78 @@ from wna_ray.text import duration
 from wna_ray.text import size as in_bytes
 
 
-def plan_lines(path: str, asked: Spec, options: PlanOptions) -> Iterator[str | Table]:
+def plan_lines(path: str, spec: Spec, options: PlanOptions) -> Iterator[str | Table]:
     """Shards, bytes, memory, time, and how reliable maps will be; `SpecError` where the machine
     is too small.
     """
-    workers = options.workers
-    found = pilot(asked, options.images, options.workers)
-    job, cut = found.introduction.job, found.plan
-    d = job.stimulus.pixels
-    rows = max(
-        1 + sum(int((r.count > 0).sum()) for r in found.readouts),
-        expected_rows(job, found.introduction.seen),
-    )
+    seen = pilot(spec, options.images, options.workers)
+    job = seen.introduction.job
+    reached = 1 + sum(int((r.count > 0).sum()) for r in seen.readouts)
+    rows = max(reached, expected_rows(job, seen.introduction.seen))
     need = needs(job, rows, fan_in(rows * row_bytes(job)), segment_bytes(job))
-    size = need.partial
-    (low, high), loud = (
-        job.stimulus.range,
-        f"sd {job.stimulus.sd:.4g}, " if np.isfinite(job.stimulus.sd) else "",
-    )
+    yield from _what_is_shown(path, spec, job)
+    yield from _what_it_takes(spec, seen, need, rows)
+    seconds = spec.samples / seen.images_per_second / options.workers
     yield (
-        f"{path}: {asked.model}, {len(job.names)} outputs, on {job.device}; fingerprint"
+        f"time      {seen.images_per_second:,.0f} images/s for one worker here,"
+        f" {duration(seconds)} for {options.workers}"
+    )
+    timed = seen.introduction.environment.get("tune")
+    if timed is not None:
+        rates = ", ".join(f"{n} {rate:,.0f}" for n, rate in timed["images_per_second"].items())
+        yield (
+            f"batch     {timed['batch']} images; forward passes alone (not compiled), images/s by"
+            f" batch: {rates}"
+        )
+    if spec.numerics.compile is not None:
+        yield f"compile   {_compiling(spec, seen, options)}"
+    has = options.memory if options.memory is not None else available()
+    if has is not None:
+        machine = Machine(options.machine, round(0.7 * has), round(0.3 * has), options.workers)
+        check(job, rows, need, [machine], has)
+    yield _expected(spec, seen)
+
+
+def _what_is_shown(path: str, spec: Spec, job: Job) -> Iterator[str]:
+    """The network, the noise, and what of it units see."""
+    stimulus = job.stimulus
+    low, high = stimulus.range
+    loud = f"sd {stimulus.sd:.4g}, " if np.isfinite(stimulus.sd) else ""
+    yield (
+        f"{path}: {spec.model}, {len(job.names)} outputs, on {job.device}; fingerprint"
         f" {job.fingerprint[:12]}"
     )
     yield (
-        f"noise     {stimulus_text(asked.stimulus)}, shape {asked.stimulus.shape}, d = {d:,}"
-        f" values, {loud}range [{low:.3g}, {high:.3g}] in {asked.stimulus.space} space"
+        f"noise     {stimulus_text(spec.stimulus)}, shape {spec.stimulus.shape}, d ="
+        f" {stimulus.pixels:,} values, {loud}range [{low:.3g}, {high:.3g}] in"
+        f" {spec.stimulus.space} space"
     )
     if job.decoder is not None:
-        yield f"decoder   {asked.decoder} makes pictures {job.decoder.shape} of it, which are shown"
-    if asked.target is not None:
-        yield f"units     {_seen_by_units(asked.target, job)}"
+        yield f"decoder   {spec.decoder} makes pictures {job.decoder.shape} of it, which are shown"
+    if spec.target is not None:
+        yield f"units     {_seen_by_units(spec.target, job)}"
+
+
+def _what_it_takes(spec: Spec, seen: Pilot, need: Needs, rows: int) -> Iterator[str]:
+    """Shards, and bytes of storage and memory, for moments of so many rows."""
+    job, cut, size = seen.introduction.job, seen.plan, need.partial
     yield (
-        f"work      {asked.samples:,} images = {cut.shards} shards of {cut.shard:,} in"
+        f"work      {spec.samples:,} images = {cut.shards} shards of {cut.shard:,} in"
         f" {len(cut.segments)} segments of {cut.segment:,}"
     )
     yield (
         f"storage   up to {in_bytes(size)} a segment, {in_bytes(size * len(cut.segments))} in all;"
         f" result up to {in_bytes(3 * size)}"
     )
-    if asked.keep_responses:
+    if spec.keep_responses:
         yield (
-            f"responses {in_bytes(image_bytes(job) * asked.samples)} in all,"
+            f"responses {in_bytes(image_bytes(job) * spec.samples)} in all,"
             f" {in_bytes(segment_bytes(job))} a segment"
         )
     yield (
         f"memory    a worker up to {in_bytes(need.worker)}, and {in_bytes(need.store)} of object"
         f" store; the driver up to {in_bytes(need.driver)} (moments of about {rows:,} rows)"
     )
-    seconds = asked.samples / found.images_per_second / workers
-    yield (
-        f"time      {found.images_per_second:,.0f} images/s for one worker here,"
-        f" {duration(seconds)} for {workers}"
-    )
-    timed = found.introduction.environment.get("tune")
-    if timed is not None:
-        rates = ", ".join(
-            f"{size} {rate:,.0f}" for size, rate in timed["images_per_second"].items()
-        )
-        yield (
-            f"batch     {timed['batch']} images; forward passes alone (not compiled), images/s by"
-            f" batch: {rates}"
-        )
-    if asked.numerics.compile is not None:
-        yield f"compile   {_compiling(asked, found, options)}"
-    has = options.memory if options.memory is not None else available()
-    if has is not None:
-        check(
-            job,
-            rows,
-            need,
-            [Machine(options.machine, round(0.7 * has), round(0.3 * has), options.workers)],
-            has,
-        )
-    yield _expected(asked, found)
 
 
 def _expected(asked: Spec, found: Pilot) -> Table:
@@ -153,14 +152,14 @@ def _compiling(asked: Spec, compiled: Pilot, options: PlanOptions) -> str:
         compiled.pays_after(plain) * options.workers,
         max(0.0, compiled.start_seconds - plain.start_seconds),
     )
-    told = (
+    cost = (
         f"takes a worker {taken:.0f} s (less where torch has it in its cache),"
         f" {compiled.images_per_second:,.0f} images/s instead of "
     )
-    told += f"{plain.images_per_second:,.0f}; "
+    cost += f"{plain.images_per_second:,.0f}; "
     if not np.isfinite(after):
-        return f"{told}it does not pay here, leave numerics.compile out"
-    return f"{told}it pays for runs of more than {after:,.0f} images" + (
+        return f"{cost}it does not pay here, leave numerics.compile out"
+    return f"{cost}it pays for runs of more than {after:,.0f} images" + (
         ", so not for this one" if after > asked.samples else ""
     )
 

@@ -21,7 +21,7 @@ from wna_ray.drawing.maps import DIVERGING, limit_of, outline, show
 from wna_ray.drawing.sheets import Block, Sheet, png
 from wna_ray.drawing.words import noise_text
 from wna_ray.kinds.trials.detection import Detected
-from wna_ray.specs.trials import TrialSpec
+from wna_ray.specs.trials import StimulateSpec, TrialSpec
 from wna_ray.statistics.maps import z_threshold
 from wna_ray.stimuli.stimulus import Stimulus
 
@@ -98,46 +98,10 @@ def _attack(spec: TrialSpec, rows: Sequence[Row], title: str) -> bytes:
     figure = Figure(figsize=(5.2 * len(panels) + 1.6, 4.3), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axis, (gamma, transform) in zip(axes, panels, strict=True):
-        here = [row for row in rows if (row["gamma"], row["transform"]) == (gamma, transform)]
+        panel = [row for row in rows if (row["gamma"], row["transform"]) == (gamma, transform)]
         for i, source in enumerate(spec.attack.by):
-            mine = [row for row in here if row["attack"] == source]
-            if source == "fgsm-untargeted":
-                error = [
-                    1 - _share([row for row in mine if row["weight"] == w], "correct", "trials")
-                    for w in spec.attack.weights
-                ]
-                axis.plot(
-                    spec.attack.weights,
-                    error,
-                    "--",
-                    color=f"C{i}",
-                    label=SOURCES[source],
-                    marker="o",
-                    markersize=3,
-                )
-                continue
-            curves = np.array(
-                [
-                    [
-                        row["moved"] / row["others"]
-                        for row in mine
-                        if row["weight"] == w and row["others"]
-                    ]
-                    for w in spec.attack.weights
-                ]
-            )
-            axis.plot(
-                spec.attack.weights,
-                curves.mean(axis=1),
-                color=f"C{i}",
-                label=SOURCES[source],
-                marker="o",
-                markersize=3,
-            )
-            low, high = np.quantile(curves, (0.25, 0.75), axis=1)
-            axis.fill_between(
-                spec.attack.weights, low, high, color=f"C{i}", alpha=0.12, linewidth=0
-            )
+            some = [row for row in panel if row["attack"] == source]
+            _attack_curve(axis, some, source, spec.attack.weights, f"C{i}")
         axis.set_title(_base(gamma, transform), fontsize=10)
         axis.set_xlabel(
             {
@@ -154,6 +118,25 @@ def _attack(spec: TrialSpec, rows: Sequence[Row], title: str) -> bytes:
         fontsize=9,
     )
     return png(figure)
+
+
+def _attack_curve(
+    axis: Axes, rows: Sequence[Row], source: str, weights: Sequence[float], color: str
+) -> None:
+    """Success of one source by weight, with the middle half of its targets."""
+    style: dict[str, Any] = {"color": color, "label": SOURCES[source]}
+    style |= {"marker": "o", "markersize": 3}
+    by_weight = [[row for row in rows if row["weight"] == w] for w in weights]
+    if source == "fgsm-untargeted":
+        error = [1 - _share(some, "correct", "trials") for some in by_weight]
+        axis.plot(weights, error, "--", **style)
+        return
+    curves = np.array(
+        [[row["moved"] / row["others"] for row in some if row["others"]] for some in by_weight]
+    )
+    axis.plot(weights, curves.mean(axis=1), **style)
+    low, high = np.quantile(curves, (0.25, 0.75), axis=1)
+    axis.fill_between(weights, low, high, color=color, alpha=0.12, linewidth=0)
 
 
 def _base(gamma: float, transform: str) -> str:
@@ -177,39 +160,11 @@ def _stimulation(spec: TrialSpec, rows: Sequence[Row], title: str) -> bytes:
     norm = TwoSlopeNorm(0, min(min(strengths), -1e-9), max(max(strengths), 1e-9))
     mappable = ScalarMappable(norm, DIVERGING)
     for (i, j), axis in np.ndenumerate(grid):
-        here = [row for row in rows if (row["layer"], row["profile"]) == (layers[i], sources[j])]
+        panel = [row for row in rows if (row["layer"], row["profile"]) == (layers[i], sources[j])]
         if along_gamma:
-            for s in strengths:
-                curve = [
-                    _share(
-                        [r for r in here if (r["gamma"], r["strength"]) == (g, s)], "kept", "own"
-                    )
-                    for g in spec.gammas
-                ]
-                axis.plot(
-                    spec.gammas,
-                    curve,
-                    color=mappable.to_rgba(np.array(s)) if s else "black",
-                    linewidth=1.6,
-                    zorder=3 if s == 0 else 2,
-                )
-            axis.set_xlabel("signal weight gamma")
+            _curves_by_gamma(axis, panel, spec, mappable)
         else:
-            for label, of, among in (
-                ("signals of the class itself", "kept", "own"),
-                ("signals of other classes", "moved", "others"),
-            ):
-                curve = [
-                    _share([r for r in here if r["strength"] == s], of, among) for s in strengths
-                ]
-                axis.plot(strengths, curve, marker="o", markersize=3, label=label)
-            axis.set_xlabel(
-                "strength"
-                + {"sd": " (sd of the layer's activity)", "max": " (of the strongest unit)"}.get(
-                    spec.stimulate.unit, ""
-                )
-            )
-            axis.legend(fontsize=8, frameon=False)
+            _curves_by_strength(axis, panel, spec.stimulate)
         axis.set_title(f"{layers[i]}: {PROFILES[sources[j]]}", fontsize=10)
         axis.set_facecolor("0.96")
         _shares(axis, "answers: the class\nwhose profile it is")
@@ -228,6 +183,37 @@ def _stimulation(spec: TrialSpec, rows: Sequence[Row], title: str) -> bytes:
         fontsize=9,
     )
     return png(figure)
+
+
+def _curves_by_gamma(
+    axis: Axes, rows: Sequence[Row], spec: TrialSpec, mappable: ScalarMappable
+) -> None:
+    """How often signals of the class keep it, by their weight: one line a strength."""
+    assert spec.stimulate is not None
+    for s in spec.stimulate.strengths:
+        cells = [[r for r in rows if (r["gamma"], r["strength"]) == (g, s)] for g in spec.gammas]
+        axis.plot(
+            spec.gammas,
+            [_share(cell, "kept", "own") for cell in cells],
+            color=mappable.to_rgba(np.array(s)) if s else "black",
+            linewidth=1.6,
+            zorder=3 if s == 0 else 2,
+        )
+    axis.set_xlabel("signal weight gamma")
+
+
+def _curves_by_strength(axis: Axes, rows: Sequence[Row], spec: StimulateSpec) -> None:
+    """How often signals of the class, and of others, are given it, by strength."""
+    for label, of, among in (
+        ("signals of the class itself", "kept", "own"),
+        ("signals of other classes", "moved", "others"),
+    ):
+        cells = [[r for r in rows if r["strength"] == s] for s in spec.strengths]
+        curve = [_share(cell, of, among) for cell in cells]
+        axis.plot(spec.strengths, curve, marker="o", markersize=3, label=label)
+    units = {"sd": " (sd of the layer's activity)", "max": " (of the strongest unit)"}
+    axis.set_xlabel("strength" + units.get(spec.unit, ""))
+    axis.legend(fontsize=8, frameon=False)
 
 
 def _psychometric(
