@@ -20,7 +20,7 @@ from pathlib import Path
 MOST_LINES = 500
 MOST_BODY = 60
 PACKAGE = "wna_ray"
-FOLDERS = (PACKAGE, "tests", "benchmarks", "tools", "jobs")
+FOLDERS = (PACKAGE, "tests", "benchmarks", "tools", "jobs", "examples")
 LENGTH_FOLDERS = (PACKAGE, "tests")
 
 
