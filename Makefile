@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test chaos fuzz same lint paper bench bench-gpu scale train clean
+.PHONY: demo test chaos fuzz same rooms lint paper bench bench-gpu scale train clean
 
 ## demo: the main job on the bundled model; what a digit network expects to see
 demo: $(STAMP)
@@ -32,6 +32,10 @@ fuzz: $(STAMP)
 ##       (ONLY=demo,stc: these jobs alone; KEEP=DIR: leave what both trees made there)
 same: $(STAMP)
 	$(BIN)/python tools/same/same.py "$(REF)" $(if $(ONLY),--only $(ONLY)) $(if $(KEEP),--keep $(KEEP))
+
+## rooms: draw the rooms of the package from its imports, for docs/architecture.md
+rooms: $(STAMP)
+	$(BIN)/python tools/draw_rooms.py
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
