@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -18,7 +18,34 @@ MOST_FAULTS = 12  # of a spec, that an error names
 
 
 class Frozen(BaseModel):
+    """A part of a spec: values do not change, and unknown keys are refused.
+
+    Attributes
+    ----------
+    later
+        Keys that came after the first version, each with the default that it came with.
+    apart
+        Keys that change no result.
+    """
+
     model_config = ConfigDict(frozen=True, extra="forbid")
+    later: ClassVar[Mapping[str, Any]] = {}
+    apart: ClassVar[frozenset[str]] = frozenset()
+
+    def identity(self) -> dict[str, Any]:
+        """What of it can change a result, as plain JSON values, of which fingerprints are taken.
+
+        There is one rule (docs/decisions/0047-identities.md). A key of `later` is left out where it
+        has the default that it came with, so that the fingerprints of all runs that do not use it
+        stay what they were. Should a default change, `later` keeps the old one, and the new one is
+        written out. Keys of `apart` are left out.
+        """
+        old = {name for name, default in self.later.items() if getattr(self, name) == default}
+        values = self.model_dump(mode="json", exclude=old | self.apart)
+        parts = {name: getattr(self, name) for name in values}
+        return values | {
+            n: part.identity() for n, part in parts.items() if isinstance(part, Frozen)
+        }
 
     @model_validator(mode="before")
     @classmethod

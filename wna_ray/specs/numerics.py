@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, FiniteFloat
 
@@ -39,13 +40,8 @@ class NumericsSpec(Frozen):
     compile: Literal["default", "max-autotune"] | None = None
     tune: bool = False
 
-    def identity(self) -> dict[str, Any]:
-        """What decides a result, as plain JSON values; what only some runs have is left out of
-        all others.
-        """
-        return self.model_dump(
-            mode="json", exclude={"tune"} if self.compile else {"tune", "compile"}
-        )
+    later: ClassVar[Mapping[str, Any]] = {"compile": None}
+    apart: ClassVar[frozenset[str]] = frozenset({"tune"})
 
 
 class NormaliseSpec(Frozen):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
@@ -41,6 +41,8 @@ class ResponseSpec(Frozen):
     threshold: FiniteFloat | None = None
     quantile: float | None = Field(default=None, gt=0, lt=1)
 
+    later: ClassVar[Mapping[str, Any]] = {"threshold": None, "quantile": None}
+
     @model_validator(mode="after")
     def _check(self) -> ResponseSpec:
         given = [name for name in ("threshold", "quantile") if getattr(self, name) is not None]
@@ -49,10 +51,6 @@ class ResponseSpec(Frozen):
         if len(given) == 2:
             raise ValueError("spikes: give a threshold or a quantile, not both")
         return self
-
-    def identity(self) -> dict[str, Any]:
-        """What decides a result, as plain JSON values."""
-        return self.model_dump(mode="json", exclude_none=True)
 
 
 def as_response(value: Any) -> Any:
@@ -122,11 +120,7 @@ class MomentsSpec(Frozen):
     second: bool = False
     halves: bool = False
 
-    def identity(self) -> dict[str, Any]:
-        """What decides a result, as plain JSON values; what only some runs have is left out of
-        all others.
-        """
-        return self.model_dump(mode="json", exclude=None if self.halves else {"halves"})
+    later: ClassVar[Mapping[str, Any]] = {"halves": False}
 
 
 class StopSpec(Frozen):

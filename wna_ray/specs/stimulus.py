@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -53,6 +53,8 @@ class BasisSpec(Frozen):
     centre: bool = True
     grey: bool = False
     rescale: Literal["minmax"] | None = None
+
+    later: ClassVar[Mapping[str, Any]] = dict.fromkeys(("dataset", "components", "rescale"))
 
     @model_validator(mode="after")
     def _check(self) -> BasisSpec:
@@ -115,10 +117,6 @@ class BasisSpec(Frozen):
                 f" than {MOST_BASIS:,} numbers; take smaller images"
             )
 
-    def identity(self) -> dict[str, Any]:
-        """What decides a result, as plain JSON values."""
-        return self.model_dump(mode="json", exclude_none=True)
-
 
 class StimulusSpec(Frozen):
     """The noise: ``offset + scale * unit * grid`` (see ``docs/noise.md``); or pictures as they are.
@@ -180,6 +178,11 @@ class StimulusSpec(Frozen):
         | None
     ) = None
     space: Literal["pixel", "input"] = "pixel"
+
+    later: ClassVar[Mapping[str, Any]] = dict.fromkeys(
+        ("spectrum", "basis", "dataset", "split", "classes")
+    )
+    apart: ClassVar[frozenset[str]] = frozenset({"offset"})  # its digest counts
 
     @model_validator(mode="before")
     @classmethod
@@ -257,15 +260,3 @@ class StimulusSpec(Frozen):
         instead.
         """
         return self.spectrum is not None or (self.basis is not None and not self.measured)
-
-    def identity(self) -> dict[str, Any]:
-        """What decides a result, as plain JSON values: all but the offset, whose digest does;
-        white noise needs no word for it.
-        """
-        absent = {
-            name
-            for name in ("spectrum", "basis", "dataset", "split", "classes")
-            if getattr(self, name) is None
-        }
-        found = self.model_dump(mode="json", exclude={"offset", *absent})
-        return found if self.basis is None else found | {"basis": self.basis.identity()}
