@@ -165,17 +165,16 @@ def _sheet(
     pictures = [maps(r, rows) if rows else np.zeros((0, *stimulus.shape)) for r, rows in blocks]
     captions = []
     for (readout, rows), some in zip(blocks, pictures, strict=True):
+        drawn = [_there(readout, row, p) for row, p in zip(rows, some, strict=True)]
         if cell is None:
             heading = _z_heading(stimulus, threshold)
-            under = [_p_text(readout, row) for row in rows]
+            under = [_p_text(readout, row) if d else "" for row, d in zip(rows, drawn, strict=True)]
         else:
             heading = _map_heading(stimulus, readout, units)
             under = [
-                f"±{limit_of(p):.2g}\n{cell(readout, row)}"
-                for row, p in zip(rows, some, strict=True)
+                f"±{limit_of(p):.2g}\n{cell(readout, row)}" if d else ""
+                for row, p, d in zip(rows, some, drawn, strict=True)
             ]
-        drawn = [_there(readout, row, p) for row, p in zip(rows, some, strict=True)]
-        under = [text if there else "" for text, there in zip(under, drawn, strict=True)]
         fewer = len(rows) < len(readout.names)
         part = f"   ({len(rows)} most reliable of {len(readout.names)})" if fewer else ""
         captions.append(Block(in_lines(under), f"{readout.kind}{part}: {heading}"))
