@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from prepared import prepared
 
 from wna_ray.cuda import moments as device_moments
 from wna_ray.cuda.constants import DEPTH
-from wna_ray.cuda.moments import DeviceMoments, chosen, digits, digits_for
+from wna_ray.cuda.moments import DeviceMoments, chosen, digits, digits_for, require_range
 from wna_ray.cuda.responses import Values
 from wna_ray.errors import NumericsError
 from wna_ray.moments.kept import Stored
@@ -161,12 +160,14 @@ for m, d, n in ((3, 40, 128), (70, 300, 130), (129, 257, 256), (1, 1, 1)):
     before = rng.integers(-(1 << 60), 1 << 60, (m + 5, d + 7))
     for scale in (1, 256, 1 << 32):
         sums = torch.from_numpy(before.copy())
-        add_by_kernel(sums[:, 4 : 4 + d], torch.from_numpy(slots), torch.from_numpy(left), torch.from_numpy(right), scale)
+        sides = (torch.from_numpy(side) for side in (slots, left, right))
+        add_by_kernel(sums[:, 4 : 4 + d], *sides, scale)
         expected = before.copy()
         expected[slots, 4 : 4 + d] += scale * (left.astype(np.int64) @ right.astype(np.int64).T)
         assert np.array_equal(sums.numpy(), expected), (m, d, n, scale)
     expected = left.astype(np.int64) @ right.astype(np.int64).T
-    assert np.array_equal(product_by_torch(torch.from_numpy(left), torch.from_numpy(right)), expected)
+    product = product_by_torch(torch.from_numpy(left), torch.from_numpy(right))
+    assert np.array_equal(product, expected)
 print("exact")
 """
 
@@ -263,15 +264,15 @@ def test_sets_on_a_device_are_whole_batches_and_tiles(
     """
     job, _ = prepared(make_spec(numerics={"batch": batch}))
     assert whole == math.lcm(batch, DEPTH)
-    most, block = shard._set_there(job, CPU)
+    most, block = shard.set_on_device(job, CPU)
     assert most == block == (1 << 14) // whole * whole
     monkeypatch.setattr(shard, "DEVICE_PENDING_OUTPUTS", len(job.names) * 5000)
-    assert shard._set_there(job, CPU)[0] == 5000 // whole * whole
+    assert shard.set_on_device(job, CPU)[0] == 5000 // whole * whole
     monkeypatch.setattr(shard, "DEVICE_PENDING_VALUES", 1)
-    assert shard._set_there(job, CPU)[0] == batch
+    assert shard.set_on_device(job, CPU)[0] == batch
 
 
-def test_sums_that_may_have_wrapped_are_refused() -> None:
+def test_sums_that_may_have_wrapped_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device adds up without a word; once fetched, images x largest response x largest square
     of the grid must stay below 2^63.
     """
@@ -281,9 +282,12 @@ def test_sums_that_may_have_wrapped_are_refused() -> None:
         grid, {"logits": values}
     )
     assert sums.fetched().images == 64
-    sums._small = replace(sums._small, images=(1 << 26) - 1)
+    require_range("logits", (1 << 26) - 1, LIMIT, second=True)
+    with pytest.raises(NumericsError, match=r"give a smaller execution\.shard"):
+        require_range("logits", 1 << 26, LIMIT, second=True)
+    monkeypatch.setattr(device_moments, "LARGEST", (1 << 17) - 1)
     sums.fetched()
-    sums._small = replace(sums._small, images=1 << 26)
+    monkeypatch.setattr(device_moments, "LARGEST", 1 << 17)
     with pytest.raises(NumericsError, match=r"give a smaller execution\.shard"):
         sums.fetched()
 

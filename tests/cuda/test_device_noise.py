@@ -24,7 +24,7 @@ from wna_ray.cuda.noise import blocks, by_torch, grid
 from wna_ray.noise.stream import KINDS, Kind, Noise
 from wna_ray.specs.run import Spec
 from wna_ray.stimuli.pictures import Source
-from wna_ray.stimuli.stimulus import Stimulus
+from wna_ray.stimuli.stimulus import make_stimulus
 
 GOLDEN = json.loads((GOLDEN_FOLDER / "noise.json").read_text())
 DENSITY: dict[str, float | None] = {
@@ -66,6 +66,7 @@ from prepared import prepared
 from wna_ray.cuda import moments as device_moments
 from wna_ray.cuda import noise as device_noise
 from wna_ray.shards import shard
+from wna_ray.shards.feed import Feed
 from wna_ray.cuda.noise import by_kernel
 from wna_ray.specs.run import Spec
 
@@ -73,14 +74,23 @@ changes = json.loads(sys.argv[1])
 job, network = prepared(Spec.parse(changes))
 plain, _ = shard.run_shard(job, network, 0, job.spec.samples)
 grid = job.stimulus.noise.grid(5, 5 + job.spec.numerics.batch)
-expected = network.ready(job.stimulus.images(grid))
-found = device_noise.fed(torch.from_numpy(grid), network.levels(job.stimulus), job.stimulus)
+expected = network.feed.ready(job.stimulus.images(grid))
+found = device_noise.fed(torch.from_numpy(grid), network.feed.levels(job.stimulus), job.stimulus)
 assert found.dtype == expected.dtype == getattr(torch, job.spec.numerics.dtype)
-assert found.shape == expected.shape and found.stride() == expected.stride(), (found.stride(), expected.stride())
+assert found.shape == expected.shape
+assert found.stride() == expected.stride(), (found.stride(), expected.stride())
 assert torch.equal(found, expected) and found.float().std() > 0
 made = []
-device_noise.grid = lambda source, a, b, device: made.append(b - a) or by_kernel(source, a, b, device)
-shard.stays_on_device = shard.looks_up = lambda job, device: True
+
+
+def counted(source, a, b, device):
+    made.append(b - a)
+    return by_kernel(source, a, b, device)
+
+
+device_noise.grid = counted
+shard.stays_on_device = lambda job, device: True
+Feed.looks_up = lambda self, stimulus: True
 device_moments.multiplies = lambda device: True
 again, _ = shard.run_shard(job, network, 0, job.spec.samples)
 assert sum(made) >= job.spec.samples
@@ -102,37 +112,48 @@ from wna_ray.cuda.kernels import add_product
 from wna_ray.cuda.kernels import look_up
 from wna_ray.cuda.kernels import philox_grid
 
-kinds = {"out": "*i8", "values": "*i8", "seed": "i64", "first": "i64", "images": "i32", "per_image": "i32", "BLOCK": "constexpr"}
-source = ASTSource(philox_grid, kinds, {"BLOCK": 128}, {(i,): [["tt.divisibility", 16]] for i in (0, 1, 4)})
+BY_16 = [["tt.divisibility", 16]]
 target = GPUTarget("cuda", int(sys.argv[1]), 32)
 
 
-def told(kernel, name):  # that 16 divides a number
+def specialized(kernel, name):  # whether Triton may know that 16 divides a number
     return name not in kernel.do_not_specialize
 
 
+kinds = {"out": "*i8", "values": "*i8", "seed": "i64", "first": "i64"}
+kinds |= {"images": "i32", "per_image": "i32", "BLOCK": "constexpr"}
+source = ASTSource(philox_grid, kinds, {"BLOCK": 128}, {(i,): BY_16 for i in (0, 1, 4)})
+
 made = triton.compile(source, target=target)
 sizes = ("images", "each", "value_step", "channels", "rows", "columns", "width", "cell")
-given = {"out": "*bf16", "grid": "*i8", "levels": "*bf16", "step": "constexpr", **dict.fromkeys(sizes, "i32")}
+given = {"out": "*bf16", "grid": "*i8", "levels": "*bf16", "step": "constexpr"}
+given |= dict.fromkeys(sizes, "i32")
 tiles = {"step": 1, "VALUES": SHOWN_VALUES, "IMAGES": SHOWN_IMAGES}
 kinds = {name: given.get(name, "constexpr") for name in look_up.arg_names}
 whole = ("out", "grid", "levels", "images", "each", "value_step")
-aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kinds) if name in whole and told(look_up, name)}
+aligned = {
+    (i,): BY_16 for i, name in enumerate(kinds) if name in whole and specialized(look_up, name)
+}
 looks = triton.compile(ASTSource(look_up, kinds, tiles, aligned), target=target)
-assert "ld.global.v4.b32" in looks.asm["ptx"] and "st.global.v4.b32" in looks.asm["ptx"], "16 bytes at a time"
+for access in ("ld.global.v4.b32", "st.global.v4.b32"):
+    assert access in looks.asm["ptx"], "16 bytes at a time"
 sizes, memory = ("rows", "values", "images", "width"), []
 for scale, whole in (("i32", True), ("i64", False)):
-    kinds = {"sums": "*i64", "slots": "*i64", "left": "*i8", "right": "*i8", **dict.fromkeys(sizes, "i32"), "scale": scale}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kinds) if told(add_product, name)}
+    kinds = {"sums": "*i64", "slots": "*i64", "left": "*i8", "right": "*i8"}
+    kinds |= {**dict.fromkeys(sizes, "i32"), "scale": scale}
+    aligned = {(i,): BY_16 for i, name in enumerate(kinds) if specialized(add_product, name)}
     for options in (PRODUCT, FEW):
         tiles = {name: size for name, size in options.items() if name.isupper()} | {"WHOLE": whole}
         source = ASTSource(add_product, kinds | dict.fromkeys(tiles, "constexpr"), tiles, aligned)
-        multiplies = triton.compile(source, target=target, options={name: size for name, size in options.items() if name not in tiles})
+        options = {name: size for name, size in options.items() if name not in tiles}
+        multiplies = triton.compile(source, target=target, options=options)
         assert ".s32.s8.s8" in multiplies.asm["ptx"], "tensor cores"
-        assert "ld.global.v2.b64" in multiplies.asm["ptx"] and "st.global.v2.b64" in multiplies.asm["ptx"], "16 bytes at a time"
+        for access in ("ld.global.v2.b64", "st.global.v2.b64"):
+            assert access in multiplies.asm["ptx"], "16 bytes at a time"
         memory.append(multiplies.metadata.shared)
 print(max(memory))
-print(len(made.asm["cubin"]), made.asm["ptx"].count("st.global.v4.b32"), made.asm["ptx"].count("mul.hi.u64") > 0)
+code = made.asm["ptx"]
+print(len(made.asm["cubin"]), code.count("st.global.v4.b32"), code.count("mul.hi.u64") > 0)
 """
 
 
@@ -295,7 +316,7 @@ def test_a_run_on_a_device_that_makes_its_own_noise(
 
 def test_noise_for_the_cpu_is_made_by_numpy(make_spec: Any) -> None:
     spec: Spec = make_spec()
-    stimulus = Stimulus(spec.stimulus, spec.seed, np.zeros((1, 1, 1), np.float32))
+    stimulus = make_stimulus(spec.stimulus, spec.seed, np.zeros((1, 1, 1), np.float32))
     assert np.array_equal(grid(stimulus.noise, 3, 9, "cpu").numpy(), stimulus.noise.grid(3, 9))
     images = stimulus.images(stimulus.noise.grid(3, 9))
     assert torch.equal(stimulus.images(grid(stimulus.noise, 3, 9, "cpu")), images)

@@ -1,4 +1,4 @@
-"""What a worker refuses to do."""
+"""What a worker refuses to do, and what it sets for its process."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from torch.backends import cudnn
 
 from wna_ray.errors import NumericsError
+from wna_ray.execution import worker as worker_module
+from wna_ray.execution.process import set_up_process
 from wna_ray.execution.worker import Worker
 from wna_ray.kinds.average.work import NoiseWork
 from wna_ray.specs.run import Spec
@@ -42,6 +46,40 @@ def test_more_maps_than_a_batch_are_answered(make_spec: Callable[..., Spec]) -> 
     assert np.array_equal(outputs, one_by_one)
 
 
+def test_what_a_worker_sets_for_its_process() -> None:
+    """Threads everywhere; on CUDA kernels that repeat themselves, and all bits of float32."""
+    threads, before = torch.get_num_threads(), torch.backends.cuda.matmul.allow_tf32
+    try:
+        with cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=True):
+            torch.backends.cuda.matmul.allow_tf32 = True
+            set_up_process("cpu", threads + 1)
+            assert torch.get_num_threads() == threads + 1
+            assert cudnn.benchmark
+            assert cudnn.allow_tf32
+            set_up_process("cuda", threads)
+            assert torch.get_num_threads() == threads
+            assert cudnn.deterministic
+            assert not cudnn.benchmark
+            assert not cudnn.allow_tf32
+            assert not torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_a_worker_sets_up_its_process_when_it_starts(
+    make_spec: Callable[..., Spec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, whatever it does then."""
+    calls: list[tuple[str, int]] = []
+    monkeypatch.setattr(worker_module, "set_up_process", lambda *given: calls.append(given))
+    worker = Worker(make_spec(numerics={"batch": 64, "threads": 2}), "cpu")
+    assert calls == [("cpu", 2)]
+    work = NoiseWork(worker.introduce()[1].job)
+    worker.shard(work, 0, 64)
+    assert len(calls) == 1
+
+
 def test_memory_of_a_worker_is_flat() -> None:
     """Over 200 shards, in a process of its own: what is resident grows by less than a third of what
     180 of their moments would take.
@@ -59,8 +97,12 @@ from wna_ray.kinds.average.work import NoiseWork
 
 torch.set_num_threads(1)
 spec = Spec.parse({
-    "model": "python:networks_for_tests:slow", "stimulus": {"kind": "gaussian", "shape": [1, 28, 28], "space": "input", "scale": 1.0},
-    "responses": ["label", "logits"], "samples": 200 * 256, "keep_responses": True, "evaluation": "none",
+    "model": "python:networks_for_tests:slow",
+    "stimulus": {"kind": "gaussian", "shape": [1, 28, 28], "space": "input", "scale": 1.0},
+    "responses": ["label", "logits"],
+    "samples": 200 * 256,
+    "keep_responses": True,
+    "evaluation": "none",
 })
 worker = Worker(spec, "cpu")
 work = NoiseWork(worker.introduce()[1].job)

@@ -22,8 +22,8 @@ from wna_ray.errors import ModelError, RunError, SpecError
 from wna_ray.kinds.average.pilot import Pilot, pilot
 from wna_ray.networks import tuning
 from wna_ray.networks.tuning import CANDIDATES, Tuned, choose_batch
-from wna_ray.shards import network as shard_network
-from wna_ray.shards.network import Network
+from wna_ray.shards import resolve as shard_resolve
+from wna_ray.shards.loading import load_network
 from wna_ray.shards.resolve import resolve
 from wna_ray.shards.shard import run_shard
 from wna_ray.specs.run import Spec
@@ -126,7 +126,7 @@ def test_a_network_that_takes_no_other_batch(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = make_spec(numerics={"tune": True})
-    network = Network(spec, "cpu")
+    network = load_network(spec, "cpu")
 
     def only_64(x: torch.Tensor) -> torch.Tensor:
         if len(x) != 64:
@@ -150,7 +150,7 @@ def test_a_run_keeps_the_batch_that_it_chose(
     """
     asked, out = make_spec(numerics={"tune": True}), str(tmp_path / "tuned")
     monkeypatch.setattr(
-        shard_network,
+        shard_resolve,
         "choose_batch",
         lambda prepared: prepared(32)() or Tuned(32, {16: 1.0, 32: 2.0}, 0.5),
     )
@@ -174,7 +174,7 @@ def test_a_run_keeps_the_batch_that_it_chose(
     def never(_prepared: object) -> Tuned:
         raise AssertionError("timed again")
 
-    monkeypatch.setattr(shard_network, "choose_batch", never)
+    monkeypatch.setattr(shard_resolve, "choose_batch", never)
     assert run(asked, out, executor="local").fingerprint == tuned.fingerprint
     assert (
         run(make_spec(numerics={"batch": 32}), out, executor="local").fingerprint
@@ -185,10 +185,12 @@ def test_a_run_keeps_the_batch_that_it_chose(
 
 
 def test_a_batch_is_really_chosen(make_spec: MakeSpec) -> None:
-    job, network = prepared(make_spec(numerics={"tune": True}))
-    assert network.tuned is not None
-    assert job.spec.numerics.batch == network.spec.numerics.batch == network.tuned.batch
-    assert network.tuned.batch in CANDIDATES
+    spec = make_spec(numerics={"tune": True})
+    resolved = resolve(spec, load_network(spec, "cpu"))
+    job, network, tuned = resolved.job, resolved.network, resolved.tuned
+    assert tuned is not None
+    assert job.spec.numerics.batch == network.batch == tuned.batch
+    assert tuned.batch in CANDIDATES
     assert not job.spec.numerics.tune
     moments, _ = run_shard(job, network, 0, 1000)
     assert moments.seen == 1000
@@ -301,7 +303,7 @@ def test_layers_are_not_compiled(make_spec: MakeSpec) -> None:
     with pytest.raises(
         ModelError, match=r"numerics.compile: .* layer= looks inside; leave one out"
     ):
-        Network(
+        load_network(
             make_spec(
                 model="bundled:mnist-cnn?layer=conv1",
                 numerics={"compile": "default"},

@@ -1,11 +1,10 @@
-"""Units: where they look, what is shown to them, what their maps must become."""
+"""Units: where they look, what is shown to them, how they answer, and what is refused."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import networks_for_tests
@@ -14,43 +13,21 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from prepared import prepared, read
-from scipy.ndimage import gaussian_filter
-from scipy.stats import chi2
 from torch import nn
+from unit_specs import CNN, PADDED, units
 
-from wna_ray import run
 from wna_ray.errors import ModelError, RunError, SpecError
-from wna_ray.geometry import Box, Patches
+from wna_ray.geometry import Box
 from wna_ray.kinds.average.extent import check_described
-from wna_ray.moments.moments import Moments
-from wna_ray.moments.responses import Dense, FixedPoint
 from wna_ray.networks.field import Field
-from wna_ray.networks.models import load
-from wna_ray.shards.gradients import linear_filters
+from wna_ray.shards.fed_network import FedNetwork
 from wna_ray.shards.job import Job
-from wna_ray.shards.network import Network
+from wna_ray.shards.loading import load_network
 from wna_ray.shards.resolve import check_canary
 from wna_ray.shards.shard import run_shard
 from wna_ray.specs.run import Spec
-from wna_ray.statistics.maps import read_out
-from wna_ray.stimuli.stimulus import Stimulus
 
 MakeSpec = Callable[..., Spec]
-CNN = {"model": "bundled:mnist-cnn", "stimulus": {"shape": [1, 28, 28], "scale": 0.5}}
-PADDED = {"model": "python:networks_for_tests:padded", "stimulus": {"shape": [2, 20, 24]}}
-
-
-def units(
-    make_spec: MakeSpec,
-    base: dict[str, Any],
-    layer: str,
-    responses: Any = ("activation",),
-    **target: Any,
-) -> Spec:
-    changes = {key: target.pop(key) for key in ("samples", "numerics", "moments") if key in target}
-    return make_spec(
-        **base, target={"layer": layer, **target}, responses=list(responses), **changes
-    )
 
 
 def field(make_spec: MakeSpec, base: dict[str, Any], layer: str, **target: Any) -> Field:
@@ -197,8 +174,7 @@ def test_a_window_stops_the_pass_at_the_layer(make_spec: MakeSpec) -> None:
     """
     spec = units(make_spec, CNN, "conv1")
     job, _ = prepared(spec)
-    another = Network(spec, "cpu")
-    check_canary(job, another)
+    another = check_canary(job, load_network(spec, "cpu"))
     assert another(torch.zeros(3, 1, 5, 5)).shape == (3, 20)
 
 
@@ -214,7 +190,7 @@ def test_a_layer_that_is_used_twice_counts_once_more(make_spec: MakeSpec) -> Non
 # --- responses
 
 
-def raw(job: Job, network: Network, n: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def raw(job: Job, network: FedNetwork, n: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Grid values ``(n, d)`` and activations ``(n, k)``, image by image."""
     grid = job.stimulus.noise.grid(0, n)
     outputs = np.concatenate(
@@ -286,234 +262,6 @@ def test_the_networks_own_outputs_can_be_units(make_spec: MakeSpec) -> None:
     error = np.abs(activation.bias - w) / (activation.standard_error * math.sqrt(2))[:, None]
     assert error.max() < 6  # standard errors; a linear response at most doubles the null's variance
     assert (spikes.count < 2000).all()
-
-
-# --- pooled positions
-
-
-def test_pooled_positions_against_a_naive_loop(make_spec: MakeSpec) -> None:
-    """Every image, every position whose field is whole: row 2 r - 3 ... 2 r + 3, columns alike."""
-    job, network = prepared(units(make_spec, PADDED, "second", position="pooled", samples=128))
-    assert job.field is not None
-    assert job.field.patches == Patches(Box(1, 1, 7, 7), 7, 9, (2, 2))
-    moments, _ = run_shard(job, network, 0, 128)
-    assert (moments.images, moments.responses["activation"].count[0]) == (128, 128 * 63)
-    grid = job.stimulus.noise.grid(0, 128)
-    maps = network.maps(job.stimulus.images(grid)).numpy()
-    point = job.points["activation"]
-    total = np.zeros((4, 2 * 49), dtype=np.int64)
-    for i in range(128):
-        for r in range(2, 9):
-            for c in range(2, 11):
-                y = np.rint(maps[i, :, r, c] / point.step).astype(np.int64) - np.array(point.centre)
-                total += np.outer(
-                    y,
-                    grid[i, :, 2 * r - 3 : 2 * r + 4, 2 * c - 3 : 2 * c + 4]
-                    .astype(np.int64)
-                    .ravel(),
-                )
-    assert np.array_equal(moments.responses["activation"].sum_yx, total)
-
-
-def test_pooling_makes_maps_better_and_keeps_z_standard(make_spec: MakeSpec) -> None:
-    """63 patches an image: reliability rises; where the response ignores the pixels, z has variance
-    1 within 4 standard errors.
-
-    The last channel of `deafened` reads only the first of two stimulus channels: the 49 values of
-    the other are null. Overlapping patches make them dependent, so the variance is averaged over 30
-    independent runs of 4 units and its error taken between runs.
-    """
-    single = prepared(units(make_spec, PADDED, "deafened", position=[4, 5]))
-    pooled = prepared(units(make_spec, PADDED, "deafened", position="pooled"))
-    (one,), (many,) = (
-        read(job, run_shard(job, network, 0, 256)[0]) for job, network in (single, pooled)
-    )
-    assert (many.reliability > one.reliability).all()
-    found = []
-    job, network = pooled
-    for a in range(0, 30 * 64, 64):
-        (readout,) = read(job, run_shard(job, network, a, a + 64)[0])
-        found.append(np.square(readout.z[:, 49:]).mean())
-    assert abs(np.mean(found) - 1) < 4 * np.std(found) / math.sqrt(len(found)), (
-        np.mean(found),
-        np.std(found),
-    )
-
-
-def test_pooled_p_values_hold_for_dependent_values() -> None:
-    """Responses that ignore the noise, but resemble their neighbours, as maps do: 600 null runs of
-    32 images with 10 x 10 patches of 3 x 3.
-
-    Overlapping patches make the values of such a z-map dependent. Sidak's p errs in at most 5 %
-    (within 4 binomial errors), the chi-square that single positions have would err in far more. And
-    the p-value is Sidak's of the largest |z|, written out.
-    """
-    spec = Spec.parse(
-        CNN | {"samples": 32, "stimulus": {"kind": "gaussian", "shape": [1, 12, 12], "scale": 1}}
-    ).stimulus
-    patches, random, alarms = (
-        Patches(Box(0, 0, 3, 3), 10, 10),
-        np.random.default_rng(0),
-        np.zeros(2),
-    )
-    for seed in range(600):
-        stimulus = Stimulus(spec, seed, np.zeros((1, 1, 1), np.float32), patches=patches)
-        maps = gaussian_filter(random.standard_normal((32, 10, 10)), (0, 1.5, 1.5)) * 4096
-        response = {"activation": Dense(np.rint(maps).astype(np.int64).reshape(3200, 1))}
-        moments = Moments.identity(9, ["activation"]).update(
-            stimulus.keep(stimulus.noise.grid(0, 32)), response, 100
-        )
-        found = read_out(
-            moments, "activation", FixedPoint((0,), (0,)), stimulus.noise.table, 1.0, ["0"], 100
-        )
-        largest = np.abs(found.z[0]).max()
-        assert found.p_value[0] == pytest.approx(
-            1 - (1 - math.erfc(largest / math.sqrt(2))) ** 9, rel=1e-9
-        )
-        alarms += found.p_value[0] <= 0.05, chi2.sf(np.square(found.z[0]).sum(), 9) <= 0.05
-    allowed = 4 * math.sqrt(0.05 * 0.95 / 600)
-    assert alarms[0] / 600 < 0.05 + allowed, alarms
-    assert alarms[1] / 600 > 0.05 + allowed, f"no need for Sidak here: {alarms}"
-
-
-def test_pooled_maps_have_no_clusters(make_spec: MakeSpec, tmp_path: Path) -> None:
-    finished = run(
-        units(make_spec, PADDED, "second", position="pooled", samples=128),
-        str(tmp_path / "run"),
-        executor="local",
-    )
-    with pytest.raises(RunError, match="pools positions whose patches overlap"):
-        finished.clusters("activation", "0")
-
-
-def test_what_is_too_large_cannot_be_pooled(make_spec: MakeSpec) -> None:
-    with pytest.raises(
-        ModelError,
-        match=(
-            r"fields of 'gated' are too large to be shifted in the image \(20 x 24 of 20 x 24"
-            r" pixels\)"
-        ),
-    ):
-        field(make_spec, PADDED, "gated", position="pooled")
-
-
-# --- the true filters
-
-
-@pytest.mark.parametrize("position", ["centre", "pooled"])
-def test_filters_of_linear_units_are_their_weights(make_spec: MakeSpec, position: str) -> None:
-    job, network = prepared(units(make_spec, CNN, "conv1", position=position, units=[3, 11]))
-    found = linear_filters(job, network)
-    assert np.allclose(
-        found, load("bundled:mnist-cnn").module.conv1.weight[[3, 11]].reshape(2, -1), atol=1e-6
-    )
-
-
-def test_filters_include_everything_before_the_unit(make_spec: MakeSpec) -> None:
-    """Normalisation divides by 0.5, and the value of a cell of 2 x 2 pixels counts four times."""
-    base = {"model": "bundled:mnist-cnn", "normalise": {"mean": [0.1], "std": [0.5]}}
-    stimulus = {"shape": [1, 28, 28], "space": "pixel", "cell": 2}
-    job, network = prepared(
-        units(
-            make_spec, base | {"stimulus": stimulus}, "conv1", position=[10, 12], evaluate="image"
-        )
-    )
-    w = load("bundled:mnist-cnn").module.conv1.weight.double() / 0.5
-    expected = (
-        torch.nn.functional.pad(w, (0, 1, 0, 1)).reshape(20, 3, 2, 3, 2).sum(dim=(2, 4))
-    )  # unit (10, 12) sees rows 10 ... 14
-    assert np.allclose(linear_filters(job, network), expected.reshape(20, -1), atol=1e-5)
-
-
-def test_units_that_are_not_linear_have_none(make_spec: MakeSpec) -> None:
-    for layer in ("relu1", "conv2"):
-        assert np.isnan(linear_filters(*prepared(units(make_spec, CNN, layer)))).all()
-    assert np.isnan(linear_filters(*prepared(units(make_spec, PADDED, "steps")))).all(), (
-        "no gradients at all"
-    )
-
-
-def test_conv1_of_the_bundled_network_is_recovered(make_spec: MakeSpec, tmp_path: Path) -> None:
-    """Issue: median cosine >= 0.99. By the runs' own reliability: squared cosine 1 - 25 /
-    (20,000 + 25), 0.9994 on average.
-    """
-    finished = run(
-        units(make_spec, CNN, "conv1", ["activation", "spikes"], samples=20_000),
-        str(tmp_path / "run"),
-        executor="local",
-    )
-    cosines = np.array(finished.classes["filter_cosine"].to_pylist())
-    assert np.median(cosines) >= 0.99
-    assert cosines.min() >= 0.98
-    assert finished.directory.verify() == []
-    assert "result/figures/filters.png" in finished.derive()
-    assert finished.bias_maps.shape == (40, 1, 5, 5)
-    assert finished.classes["self_label"].null_count == 40
-
-
-def test_two_workers_and_one_give_the_same_units(make_spec: MakeSpec, tmp_path: Path) -> None:
-    spec = units(
-        make_spec, CNN, "conv2", ["rectified", {"kind": "spikes", "quantile": 0.8}], samples=1280
-    )
-    spec = spec.model_copy(update={"execution": spec.execution.model_copy(update={"shard": 128})})
-    a = run(spec, str(tmp_path / "a"), executor="local")
-    job, network = prepared(spec)
-    whole, _ = run_shard(job, network, 0, 1280)
-    assert a.fingerprint == job.fingerprint
-    assert all(np.array_equal(v, whole.arrays()[k]) for k, v in a.moments.arrays().items())
-    b = run(spec, str(tmp_path / "b"), executor="local")
-    assert {k: b._bytes(k) for k in b._objects if k.startswith("result/")} == {
-        k: a._bytes(k) for k in a._objects if k.startswith("result/")
-    }
-
-
-@pytest.mark.parametrize(
-    "model, stimulus, layer, images",
-    [
-        (
-            "python:wna_ray.networks:cifar_resnet20?weights={data}/weights/cifar10-resnet20-12fca82f.th",
-            [3, 32, 32],
-            "conv1",
-            10_000,
-        ),
-        (
-            "torchvision:mobilenet_v2?weights={data}/weights/mobilenet_v2-imagenet-int8.pth",
-            [3, 224, 224],
-            "features.0.0",
-            10_000,
-        ),
-    ],
-)
-def test_conv1_of_real_networks_is_recovered(
-    make_spec: MakeSpec,
-    wna_data: Path,
-    tmp_path: Path,
-    model: str,
-    stimulus: list[int],
-    layer: str,
-    images: int,
-) -> None:
-    """Squared cosine 1 - 27 / (10,000 + 27) on average. Some filters of MobileNet are nothing
-    but rounding: they are named constant.
-    """
-    base = {
-        "model": model.format(data=wna_data),
-        "stimulus": {"shape": stimulus, "space": "pixel", "offset": 0.5, "scale": 0.2},
-    }
-    normalise = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-    spec = units(make_spec, base | {"normalise": normalise}, layer, samples=images)
-    finished = run(spec, str(tmp_path / "run"), executor="local")
-    judged = [
-        c
-        for c, note in zip(
-            finished.classes["filter_cosine"].to_pylist(),
-            finished.classes["note"].to_pylist(),
-            strict=True,
-        )
-        if not note
-    ]
-    assert len(judged) >= 0.5 * len(finished.classes)
-    assert min(judged) >= 0.95
 
 
 # --- what cannot be

@@ -14,15 +14,13 @@ import pytest
 import torch
 from prepared import prepared
 
-from wna_ray.errors import ModelError, NumericsError
+from wna_ray.errors import NumericsError
 from wna_ray.moments.moments import Partial
-from wna_ray.shards.network import LARGE_IMAGE, Network
+from wna_ray.shards.network import Network
 from wna_ray.shards.resolve import check_canary
 from wna_ray.shards.shard import run_shard
 from wna_ray.shards.update import add
 from wna_ray.specs.run import Spec
-from wna_ray.stimuli.offsets import load_offset
-from wna_ray.stimuli.stimulus import Stimulus
 
 MakeSpec = Callable[..., Spec]
 
@@ -239,91 +237,3 @@ def test_one_last_bit_is_enough_for_the_canary(make_spec: MakeSpec) -> None:
     job, network = prepared(make_spec())
     with pytest.raises(NumericsError):
         check_canary(replace(job, canary="0" * 64), network)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_padding_does_not_change_an_answer(make_spec: MakeSpec, dtype: str) -> None:
-    spec = make_spec(
-        model="bundled:mnist-cnn",
-        stimulus={"shape": [1, 28, 28], "space": "pixel"},
-        numerics={"batch": 32, "dtype": dtype},
-    )
-    job, network = prepared(spec)
-    images = job.stimulus.images(job.stimulus.noise.grid(0, 32))
-    whole = network(images)
-    assert whole.dtype == np.float32
-    for n in (1, 5, 31):
-        assert np.array_equal(network(images[:n]), whole[:n])
-
-
-def test_normalisation_comes_between_noise_and_network(make_spec: MakeSpec) -> None:
-    normalise = {"mean": [0.25], "std": [0.5]}
-    pixel = Network(make_spec(stimulus={"space": "pixel"}, normalise=normalise), "cpu")
-    plain = Network(make_spec(), "cpu")
-    x = torch.linspace(-1, 1, 64 * 16).reshape(64, 1, 4, 4)
-    assert np.array_equal(pixel(x), plain((x - 0.25) / 0.5))
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("space", ["pixel", "input"])
-@pytest.mark.parametrize(
-    "shape, cell, calls",
-    [
-        ((3, 160, 144), 1, 5),
-        ((1, 256, 256), 4, 5),
-        ((1, 257, 257), 4, 5),
-        ((3, 160, 144), 17, 5),
-        ((3, 16, 16), 1, 1),
-    ],
-)
-def test_large_images_are_made_one_by_one(
-    make_spec: MakeSpec,
-    monkeypatch: pytest.MonkeyPatch,
-    shape: tuple[int, int, int],
-    cell: int,
-    calls: int,
-    space: str,
-    dtype: str,
-) -> None:
-    """In the same bits and the same memory format as all together, so that the network does the
-    same with them.
-    """
-    assert (np.prod(shape) >= LARGE_IMAGE) == (calls > 1)
-    stimulus = {
-        "kind": "uniform",
-        "shape": shape,
-        "space": space,
-        "offset": 0.5,
-        "scale": 0.5,
-        "cell": cell,
-    }
-    normalise = (
-        {"mean": [0.4, 0.3, 0.2][: shape[0]], "std": [0.3, 0.2, 0.1][: shape[0]]}
-        if space == "pixel"
-        else None
-    )
-    spec = make_spec(stimulus=stimulus, normalise=normalise, numerics={"batch": 5, "dtype": dtype})
-    network, images = Network(spec, "cpu"), Stimulus(spec.stimulus, 7, load_offset(spec.stimulus))
-    grid = torch.from_numpy(images.noise.grid(3, 8))
-    together = network.ready(images.images(grid))
-    made, make = list[int](), Stimulus.images
-    monkeypatch.setattr(
-        Stimulus,
-        "images",
-        lambda self, part, *device: made.append(len(part)) or make(self, part, *device),
-    )
-    found = network.shown(images, grid)
-    assert made == [5 // calls] * calls
-    assert found.dtype == together.dtype == getattr(torch, dtype)
-    assert found.stride() == together.stride()
-    assert torch.equal(found, together)
-    assert found.float().std() > 0
-
-
-def test_an_output_of_the_wrong_shape(make_spec: MakeSpec) -> None:
-    network = Network(make_spec(), "cpu")
-    network.module = torch.nn.Flatten(0)
-    with pytest.raises(
-        ModelError, match=r"gave \(1024,\); expected one row of outputs for each of 64 images"
-    ):
-        network(torch.zeros(64, 1, 4, 4))

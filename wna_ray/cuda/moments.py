@@ -147,7 +147,8 @@ def product_by_torch(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         pad(x, (0, -n % TILE, 0, -len(x) % rows)) for x, rows in ((left, 2 * TILE), (right, TILE))
     )
     a, b = (x.contiguous() for x in sides)
-    return torch._int_mm(a, b.t())[:m, :d]
+    # torch has no public product of int8 that gives int32; `matmul` would wrap at 8 bits.
+    return torch._int_mm(a, b.t())[:m, :d]  # noqa: SLF001
 
 
 def add_by_kernel(
@@ -262,23 +263,15 @@ class DeviceMoments:
                 responses[kind] = replace(small, sum_yx=first, sum_yxx=squares)
             else:  # no image has been added
                 responses[kind] = empty
-        for kind, found in responses.items():
-            self._check(kind, found)
+        second = self._masters.squares.numel() > 0
+        for kind, moments in responses.items():
+            peak = int(moments.peak.max(initial=0))
+            require_range(kind, self._small.images, peak, second)
         sum_x, sum_xx = (
             sums[0].cpu().numpy() for sums in (self._masters.first, self._masters.squares)
         )
         odd = None if self.odd is None else self.odd.fetched()
         return replace(self._small, sum_x=sum_x, sum_xx=sum_xx, responses=responses, odd=odd)
-
-    def _check(self, kind: str, found: ResponseMoments) -> None:
-        """`NumericsError` where a sum may have left int64, which a device does not notice."""
-        largest = LARGEST**2 if self._masters.squares.numel() else LARGEST
-        if int(found.peak.max(initial=0)) * largest * self._small.images >= 1 << 63:
-            raise NumericsError(
-                f"{kind}: the sums of {self._small.images:,} images on a device may have left the"
-                " range of int64, so the moments would no longer be exact; give a smaller"
-                " execution.shard"
-            )
 
     def _add(self, x: torch.Tensor, responses: Mapping[str, Selected | Values]) -> None:
         """Add a chunk of grid values ``(d, n)``."""
@@ -332,6 +325,28 @@ class DeviceMoments:
                 0, at, weights
             ),
             most,
+        )
+
+
+def require_range(kind: str, images: int, peak: int, second: bool) -> None:
+    """`NumericsError` where a sum may have left int64, which a device does not notice.
+
+    Parameters
+    ----------
+    kind
+        The response.
+    images
+        How many were added.
+    peak
+        The largest magnitude of a response.
+    second
+        Whether squares of grid values are summed, too.
+    """
+    largest = LARGEST**2 if second else LARGEST
+    if peak * largest * images >= 1 << 63:
+        raise NumericsError(
+            f"{kind}: the sums of {images:,} images on a device may have left the range of int64,"
+            " so the moments would no longer be exact; give a smaller execution.shard"
         )
 
 

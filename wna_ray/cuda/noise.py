@@ -104,7 +104,7 @@ def fed(grid: torch.Tensor, levels: torch.Tensor, stimulus: Stimulus) -> torch.T
     grid
         ``(n, C, h, w)`` int8 on a CUDA device (or on the CPU, under Triton's interpreter).
     levels
-        ``(C, 256)``: what stands for each value (see `wna_ray.shards.network.Network.levels`).
+        ``(C, 256)``: what stands for each value (see `wna_ray.shards.feed.Feed.levels`).
     stimulus
         A pointwise one.
 

@@ -34,7 +34,7 @@ class InProcessExecutor:
                 "numerics.device: cuda, but torch finds no CUDA device here; use cpu or auto"
             )
         self.device: Device = "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
-        self._threads = torch.get_num_threads()
+        self._threads = torch.get_num_threads()  # this process's own, until `close`
         self._worker = Worker(spec, self.device)
         self._numbers = itertools.count()
         self._queue: deque[tuple[int, str, tuple[Any, ...], Sequence[int]]] = deque()

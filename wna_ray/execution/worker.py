@@ -1,13 +1,12 @@
 """What a worker can be asked to do. The in-process executor and the Ray actors run this same class.
 
 Every method gives ``(payload, report)``: the payload may be large and stays where it was made, the
-report is small and goes to the driver. A worker keeps a loaded network and nothing else.
+report is small and goes to the driver. A worker keeps what costs time to get: a loaded network, and
+the run that it read last.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -21,14 +20,18 @@ from numpy.typing import NDArray
 
 from wna_ray.errors import CanaryError, NumericsError
 from wna_ray.events import Committed
+from wna_ray.execution.process import set_up_process
 from wna_ray.moments.moments import Partial
 from wna_ray.moments.responses import is_dense
 from wna_ray.networks.stimulation import Activity, measure
+from wna_ray.networks.tuning import Tuned
 from wna_ray.runs.directory import RunDirectory
-from wna_ray.runs.segments import SegmentInfo
+from wna_ray.runs.manifest import Segment
+from wna_ray.shards.fed_network import FedNetwork
 from wna_ray.shards.gradients import linear_filters
 from wna_ray.shards.job import Job
-from wna_ray.shards.network import Device, Network
+from wna_ray.shards.loading import load_network
+from wna_ray.shards.network import Device
 from wna_ray.shards.resolve import check_canary, resolve
 from wna_ray.shards.shard import run_shard
 from wna_ray.shards.work import NetworkWork, Work
@@ -65,42 +68,40 @@ class Worker:
     """
 
     def __init__(self, spec: Held, device: Device) -> None:
-        self._asked, self._device = spec.network, device
-        self._network: Network | None = None
-        self._trusted: set[str] = set()
+        set_up_process(device, spec.numerics.threads)
+        self._spec, self._device = spec.network, device
+        self._loaded: FedNetwork | None = None
+        self._checked: dict[str, FedNetwork] = {}  # by fingerprint of the job
         self._source: tuple[Any, Any] | None = None
-        torch.set_num_threads(spec.numerics.threads)
-        keep_freed_memory()
 
     @property
-    def _spec(self) -> Spec:
-        assert self._asked is not None, "a pass has no model"
-        return self._asked
+    def _network_spec(self) -> Spec:
+        assert self._spec is not None, "a pass has no model"
+        return self._spec
 
     def introduce(self) -> tuple[None, Introduction]:
         """Load the model, look at it through the first batch, twice: a network must repeat
         itself.
         """
-        network = self._loaded()
-        job = resolve(self._spec, network)
-        self._asked = job.spec
+        resolved = resolve(self._network_spec, self._load())
+        job, spec = resolved.job, resolved.job.spec
         try:
-            check_canary(job, network)
+            network = self._checked[job.fingerprint] = check_canary(job, resolved.network)
         except CanaryError:
             raise NumericsError(
-                f"model: {self._spec.model} answers the same batch differently each time; results"
+                f"model: {spec.model} answers the same batch differently each time; results"
                 " could not be repeated (is something random in its forward pass?)"
             ) from None
-        self._trusted.add(job.fingerprint)
         begin = time.perf_counter()
-        moments, _ = run_shard(job, network, 0, min(self._spec.numerics.batch, self._spec.samples))
+        moments, _ = run_shard(job, network, 0, min(spec.numerics.batch, spec.samples))
         seconds = time.perf_counter() - begin
         seen: dict[str, int] = {
             r.kind: len(moments.responses[r.kind].rows)
-            for r in self._spec.responses
+            for r in spec.responses
             if not is_dense(r.kind)
         }
-        return None, Introduction(job, seconds, seen, environment(self._device) | _timed(network))
+        recorded = environment(self._device) | _timed(resolved.tuned)
+        return None, Introduction(job, seconds, seen, recorded)
 
     def shard(self, work: Work, start: int, stop: int) -> tuple[Partial, dict[str, float]]:
         """Sums of a shard (and its responses, where they are kept), and seconds by phase."""
@@ -120,11 +121,12 @@ class Worker:
 
     def read(
         self, place: Place, fingerprint: str, names: list[str]
-    ) -> tuple[Partial, list[SegmentInfo]]:
+    ) -> tuple[Partial, list[Segment]]:
         """Read segments, check them, merge them."""
         directory = RunDirectory(place)
-        found = [directory.read_segment(name, fingerprint) for name in names]
-        return reduce(Partial.merge, [partial for partial, _ in found]), [info for _, info in found]
+        segments = [directory.read_segment(name, fingerprint) for name in names]
+        partials, infos = [partial for partial, _ in segments], [info for _, info in segments]
+        return reduce(Partial.merge, partials), infos
 
     def answer(
         self, work: NetworkWork, images: NDArray[np.float32]
@@ -134,9 +136,8 @@ class Worker:
         """
         job = work.job
         network, batch = self.network(job), job.spec.numerics.batch
-        x = torch.from_numpy(images.copy()).to(
-            network.device
-        )  # a copy: what Ray hands over is read-only
+        # A copy, since what Ray hands over is read-only.
+        x = torch.from_numpy(images.copy()).to(network.device)
         outputs = np.concatenate([network(x[a : a + batch]) for a in range(0, len(x), batch)])
         patches = outputs.reshape(len(images), -1, len(job.names))
         return None, patches[:, job.stimulus.middle_patch]
@@ -154,18 +155,18 @@ class Worker:
         """
         job = work.job
         network, batch = self.network(job), job.spec.numerics.batch
-        shown = (
+        labelled = (
             (
                 torch.from_numpy(images[a : a + batch]).to(network.device).float() / 255,
                 classes[a : a + batch],
             )
             for a in range(0, len(images), batch)
         )
-        fresh = (
+        noises = (
             job.stimulus.images(job.stimulus.noise.grid(a, a + batch), network.device)
             for a in range(0, noise, batch)
         )
-        return None, measure(network, layers, shown, fresh, len(job.names))
+        return None, measure(network, layers, labelled, noises, len(job.names))
 
     def pictures(
         self, work: NetworkWork, codes: NDArray[np.float32]
@@ -194,44 +195,27 @@ class Worker:
         source: T = self._source[1]
         return source
 
-    def _loaded(self) -> Network:
-        if self._network is None:
-            self._network = Network(self._spec, self._device)
-        return self._network
+    def network(self, job: Job) -> FedNetwork:
+        """The network, in the job's batch and aimed at its units, once it has answered the first
+        batch with the bits on record.
+        """
+        if job.fingerprint not in self._checked:
+            self._checked[job.fingerprint] = check_canary(job, self._load())
+        return self._checked[job.fingerprint]
 
-    def network(self, job: Job) -> Network:
-        """The network, once it has answered the first batch with the bits on record."""
-        network = self._loaded()
-        network.spec = network.spec.with_batch(
-            job.spec.numerics.batch
-        )  # that the first worker may have chosen
-        if job.fingerprint not in self._trusted:
-            check_canary(job, network)
-            self._trusted.add(job.fingerprint)
-        return network
+    def _load(self) -> FedNetwork:
+        """The network of the spec; it is loaded once."""
+        if self._loaded is None:
+            self._loaded = load_network(self._network_spec, self._device)
+        return self._loaded
 
 
-def keep_freed_memory() -> None:
-    """Ask glibc not to give freed memory back to the system between batches; elsewhere, do nothing.
-
-    Every forward pass frees and takes the same megabytes. Given back and taken again they cost a
-    page fault every 4 kB, which halved the rate of small networks
-    (docs/decisions/0007-freed-memory.md). It holds for the whole process and changes no result.
-    """
-    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(trim_threshold, (1 << 31) - 1)
-        libc.mallopt(mmap_threshold, 32 << 20)  # the largest that glibc accepts
-
-
-def _timed(network: Network) -> dict[str, Any]:
+def _timed(tuned: Tuned | None) -> dict[str, Any]:
     """How fast each batch was that was timed, for the record."""
-    found = network.tuned
-    if found is None:
+    if tuned is None:
         return {}
-    rates = {str(batch): rate for batch, rate in found.images_per_second.items()}
-    return {"tune": {"batch": found.batch, "images_per_second": rates, "seconds": found.seconds}}
+    rates = {str(batch): rate for batch, rate in tuned.images_per_second.items()}
+    return {"tune": {"batch": tuned.batch, "images_per_second": rates, "seconds": tuned.seconds}}
 
 
 def environment(device: Device) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 """The pure function: a shard of noise to moments. It knows neither Ray nor storage.
 
-Public: `shard.run_shard`, `job.Job`, `network.Network`, `resolve.resolve`, `work.Work`.
+Public: `loading.load_network`, `resolve.resolve`, `job.Job`, `shard.run_shard`, `work.Work`.
 May import: cuda, statistics and what lies below.
 """

@@ -19,8 +19,8 @@ from torch.nn.functional import avg_pool2d
 from wna_ray.errors import ModelError
 from wna_ray.moments.moments import Moments
 from wna_ray.moments.responses import GRADIENT_BITS, GRADIENT_LIMIT, differentiable, respond
+from wna_ray.shards.fed_network import FedNetwork
 from wna_ray.shards.job import Job
-from wna_ray.shards.network import Network
 from wna_ray.shards.timing import Phases
 from wna_ray.specs.response import ResponseSpec
 from wna_ray.specs.run import Spec
@@ -32,7 +32,7 @@ LINEAR = 1e-3  # relative difference of gradients below which they are the same
 LINEAR_IMAGES = 32  # at which a linear unit has the same gradient
 
 
-def exponents(spec: Spec, stimulus: Stimulus, network: Network) -> dict[str, tuple[int, ...]]:
+def exponents(spec: Spec, stimulus: Stimulus, network: FedNetwork) -> dict[str, tuple[int, ...]]:
     """log2 of the steps of gradients, by kind and row: from the first batch, a row's root mean
     square is about 2^8 steps.
     """
@@ -50,7 +50,7 @@ def exponents(spec: Spec, stimulus: Stimulus, network: Network) -> dict[str, tup
     return found
 
 
-def first_gradient(spec: Spec, stimulus: Stimulus, network: Network) -> Floats:
+def first_gradient(spec: Spec, stimulus: Stimulus, network: FedNetwork) -> Floats:
     """``(n, d)``: gradients of the first row to the first batch, whose bits tell one arithmetic
     from another.
     """
@@ -58,7 +58,7 @@ def first_gradient(spec: Spec, stimulus: Stimulus, network: Network) -> Floats:
     return next(rows)
 
 
-def add_gradients(job: Job, network: Network, start: int, stop: int, phase: Phases) -> Moments:
+def add_gradients(job: Job, network: FedNetwork, start: int, stop: int, phase: Phases) -> Moments:
     """Moments of ``estimator: gradient``: where others keep sums of ``y x`` and ``y x^2``, sums
     of the gradient and of its square.
     """
@@ -119,7 +119,7 @@ def add_gradients(job: Job, network: Network, start: int, stop: int, phase: Phas
 
 def gradients_of(
     job: Job,
-    network: Network,
+    network: FedNetwork,
     grid: NDArray[np.int8],
     n: int,
     response: ResponseSpec,
@@ -154,7 +154,7 @@ def _small(whole: Floats) -> NDArray[np.bool_]:
 def _batch(
     spec: Spec,
     stimulus: Stimulus,
-    network: Network,
+    network: FedNetwork,
     grid: NDArray[np.int8],
     some: Sequence[int] | None = None,
 ) -> Iterator[tuple[ResponseSpec, NDArray[np.float32], Iterator[Floats]]]:
@@ -199,7 +199,7 @@ def _on_grid(stimulus: Stimulus, gradient: torch.Tensor) -> Floats:
     return np.asarray(stimulus.middle(cells.cpu().numpy()).reshape(len(gradient), stimulus.pixels))
 
 
-def linear_filters(job: Job, network: Network) -> Floats:
+def linear_filters(job: Job, network: FedNetwork) -> Floats:
     """What the STA of a linear unit must become: its gradient, on the grid of the noise.
 
     Returns
@@ -209,7 +209,7 @@ def linear_filters(job: Job, network: Network) -> Floats:
         gradients at some images of noise differ (or are zero, or do not exist).
     """
     stimulus, batch, k = job.stimulus, job.spec.numerics.batch, len(job.names)
-    found = np.full((k, stimulus.pixels), np.nan)
+    filters = np.full((k, stimulus.pixels), np.nan)
     images = stimulus.images(stimulus.noise.grid(0, LINEAR_IMAGES), network.device)
     try:
         for a in range(0, k, batch):
@@ -223,20 +223,18 @@ def linear_filters(job: Job, network: Network) -> Floats:
                     break
             linear = linear[first[linear - a].square().sum(dim=(1, 2, 3)).cpu().numpy() > 0]
             if len(linear):
-                found[linear] = _on_grid(stimulus, first[linear - a])
+                filters[linear] = _on_grid(stimulus, first[linear - a])
     except RuntimeError:  # it has no gradients
         pass
-    finally:
-        network.aim(job.field)
-    return found
+    return filters
 
 
 def _one_each(
-    job: Job, network: Network, image: torch.Tensor, units: NDArray[np.int64]
+    job: Job, network: FedNetwork, image: torch.Tensor, units: NDArray[np.int64]
 ) -> torch.Tensor:
     """Gradients ``(n, C, H, W)`` of some of a job's units at one image."""
     if job.field is not None:
-        network.aim(job.field.only([int(i) for i in units]))
+        network = network.aimed(job.field.only([int(i) for i in units]))
     x, y = network.tracked(image.expand(len(units), *image.shape))
     (gradient,) = torch.autograd.grad(y[torch.arange(len(y)), torch.arange(len(y))].sum(), x)
     return gradient

@@ -16,10 +16,12 @@ from wna_ray.moments.moments import Moments
 from wna_ray.moments.responses import FixedPoint
 from wna_ray.networks.field import Field
 from wna_ray.noise.stream import STREAM
-from wna_ray.shards.network import Decoder, Device
+from wna_ray.shards.decoder import Decoder
+from wna_ray.shards.network import Device
 from wna_ray.specs.numerics import NormaliseSpec
 from wna_ray.specs.run import Spec
-from wna_ray.stimuli.stimulus import Stimulus
+from wna_ray.stimuli.geometry import geometry_of
+from wna_ray.stimuli.stimulus import Stimulus, make_stimulus
 
 
 @dataclass(frozen=True)
@@ -141,12 +143,6 @@ def stimulus_of(
     basis: NDArray[np.int32] | None = None,
     content: str = "",
 ) -> Stimulus:
-    """The noise as images, whole or as units see it. Of correlated noise all that is shown is
-    kept: each value depends on all others.
-    """
-    shown, patches = (
-        (None, None)
-        if field is None
-        else (field.shown, None if spec.stimulus.mixed else field.patches)
-    )
-    return Stimulus(spec.stimulus, spec.seed, offset, shown, patches, basis, content)
+    """The noise as images, whole or as units see it."""
+    seen = geometry_of(spec.stimulus, field)
+    return make_stimulus(seen.spec, spec.seed, offset, seen.shown, seen.patches, basis, content)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,11 +12,11 @@ from numpy.typing import NDArray
 
 from wna_ray.errors import CanaryError, ModelError, SpecError
 from wna_ray.moments.responses import calibrate, is_rounded
-from wna_ray.networks.field import Field
-from wna_ray.networks.units import find_field
+from wna_ray.networks.tuning import CANDIDATES, Tuned, choose_batch
+from wna_ray.shards.aim import aim, look_for_field
+from wna_ray.shards.fed_network import FedNetwork
 from wna_ray.shards.gradients import exponents, first_gradient
 from wna_ray.shards.job import Job, stimulus_of
-from wna_ray.shards.network import Network
 from wna_ray.specs.run import Spec
 from wna_ray.stimuli.offsets import content_digest, load_basis, load_offset
 from wna_ray.stimuli.pictures import Pictures
@@ -22,61 +24,73 @@ from wna_ray.stimuli.stimulus import Stimulus
 from wna_ray.text import first_line
 
 PILOT_IMAGES = 64  # at least so many images choose the fixed points, where there are any
-# and so many patches a quantile: it is off by less than 1 % of all patches (2 sd, at the median 1.6
-# %)
 QUANTILE_IMAGES = 4096
-FIELD_IMAGES = 8  # of noise, on which a receptive field is put to the test
+"""And so many patches a quantile: it is off by less than 1 % of all patches (2 sd, at the median
+1.6 %).
+"""
 
 
-def resolve(spec: Spec, network: Network) -> Job:
-    """Look at the model through the run's first images and fix everything that shards share."""
-    offset, basis, batch = (
-        load_offset(spec.stimulus),
-        load_basis(spec.stimulus),
-        spec.numerics.batch,
-    )
+@dataclass(frozen=True, eq=False)
+class Resolved:
+    """What looking at a model gives.
+
+    Attributes
+    ----------
+    job
+        All that shards share.
+    network
+        The network in the job's batch, aimed at its units.
+    tuned
+        How the batch was chosen; None where the spec gives it.
+    """
+
+    job: Job
+    network: FedNetwork
+    tuned: Tuned | None
+
+
+def resolve(spec: Spec, network: FedNetwork) -> Resolved:
+    """Look at the model through the run's first images and fix everything that shards share.
+
+    Parameters
+    ----------
+    network
+        What `wna_ray.shards.loading.load_network` gives for the spec.
+    """
+    offset, basis, tuned = load_offset(spec.stimulus), load_basis(spec.stimulus), None
     content = content_digest(spec.stimulus, basis)
     try:
-        field, whole = _aim(
-            spec, Stimulus(spec.stimulus, spec.seed, offset, basis=basis, content=content), network
+        field, whole = look_for_field(
+            spec, stimulus_of(spec, offset, None, basis, content), network
         )
+        network = aim(network, field, spec.stimulus.shape)
         stimulus = stimulus_of(spec, offset, field, basis, content)
         _enough(spec, stimulus)
         if spec.numerics.tune:
-            batch = network.tune(stimulus.shown_shape)
-            spec = network.spec
+            tuned = _tune(network, stimulus.shown_shape)
+            spec, network = spec.with_batch(tuned.batch), network.with_batch(tuned.batch)
         first = _first_outputs(stimulus, network)
-        pilot = PILOT_IMAGES if any(is_rounded(r.kind) for r in spec.responses) else 0
-        if any(r.quantile is not None for r in spec.responses):
-            pilot = max(PILOT_IMAGES, -(-QUANTILE_IMAGES // stimulus.patches_an_image))
-        more = [
-            stimulus.images(stimulus.noise.grid(a, a + batch), network.device)
-            for a in range(batch, pilot, batch)
-        ]
-        outputs = np.concatenate([first, *(network(images) for images in more)])
+        outputs = np.concatenate([first, *_more_outputs(spec, stimulus, network)])
     except (ModelError, SpecError):
         raise
-    except (
-        Exception
-    ) as error:  # whatever the network's own code raises; in later batches it is a shard's failure
+    except Exception as error:
+        # Whatever the network's own code raises; in later batches it is a shard's failure.
         raise ModelError(
             f"model: {spec.model} does not take a {spec.numerics.dtype} batch of shape"
-            f" {(batch, *network.seen)} on {network.device.type} ({type(error).__name__}:"
-            f" {first_line(error)}); see stimulus.shape and numerics.batch"
+            f" {(network.batch, *network.feed.shape)} on {network.device.type}"
+            f" ({type(error).__name__}: {first_line(error)}); see stimulus.shape and numerics.batch"
         ) from error
     outputs = outputs.reshape(len(outputs) * stimulus.patches_an_image, -1)
-    k = outputs.shape[1]
-    known = (
-        network.model.names if len(network.model.names) == k else tuple(str(i) for i in range(k))
-    )
-    return Job(
+    model, decoder, k = network.model, network.feed.decoder, outputs.shape[1]
+    names = model.names if len(model.names) == k else tuple(str(i) for i in range(k))
+    job = Job(
         spec=spec,
         device=network.device.type,  # type: ignore[arg-type]
         offset=offset,
-        source=network.model.source,
-        digest=network.model.digest,
-        names=known if field is None else tuple(str(unit) for unit in field.units),
-        normalise=network.normalise,
+        source=model.source,
+        digest=model.digest,
+        names=names if field is None else tuple(str(unit) for unit in field.units),
+        normalise=network.feed.normalise,
         points={r.kind: calibrate(r, outputs) for r in spec.responses},
         canary=_canary(spec, stimulus, network, first),
         gradients=exponents(spec, stimulus, network) if spec.estimator == "gradient" else {},
@@ -84,8 +98,9 @@ def resolve(spec: Spec, network: Network) -> Job:
         whole=whole,
         basis=basis,
         content=content,
-        decoder=network.decoder,
+        decoder=None if decoder is None else decoder.record,
     )
+    return Resolved(job, network, tuned)
 
 
 def _enough(spec: Spec, stimulus: Stimulus) -> None:
@@ -100,45 +115,71 @@ def _enough(spec: Spec, stimulus: Stimulus) -> None:
         )
 
 
-def _aim(spec: Spec, stimulus: Stimulus, network: Network) -> tuple[Field | None, str]:
-    """Find what the target's units see, and aim the network at them."""
-    field, whole = None, ""
-    if spec.target is not None:
-        image = torch.from_numpy(
-            np.broadcast_to(stimulus.shown_offset, spec.stimulus.shape).copy()
-        ).to(network.device)
-        noise = stimulus.images(stimulus.noise.grid(0, FIELD_IMAGES), network.device)
-        rounding = torch.finfo(network.dtype).eps
-        field, whole = find_field(
-            spec.target, network.maps, image, noise, spec.stimulus.cell, rounding
-        )
-    network.aim(field)
-    return field, whole
+def _tune(network: FedNetwork, shape: tuple[int, int, int]) -> Tuned:
+    """Choose the batch for images ``(C, H, W)`` by the network as it is, not compiled."""
+
+    def prepared(n: int) -> Callable[[], None]:
+        images = torch.rand((n, *shape), device=network.device)
+
+        def forward() -> None:
+            with torch.inference_mode():
+                network.plain(images)
+            if network.device.type == "cuda":
+                torch.cuda.synchronize()
+
+        return forward
+
+    try:
+        return choose_batch(prepared)
+    except Exception as error:  # whatever the network's own code raises
+        raise ModelError(
+            f"numerics.tune: {network.uri} does not take batches of {CANDIDATES[0]} images"
+            f" and more of {shape} here ({type(error).__name__}: {first_line(error)}); give"
+            " numerics.batch instead"
+        ) from error
 
 
-def check_canary(job: Job, network: Network) -> None:
-    """Aim `network` as the job says, and make sure that it answers the first batch with the
-    bits on record; else `CanaryError`.
+def check_canary(job: Job, network: FedNetwork) -> FedNetwork:
+    """The network in the job's batch, aimed at its units, once it has answered the first batch
+    with the bits on record; else `CanaryError`.
     """
-    network.aim(job.field)
-    if (
-        _canary(job.spec, job.stimulus, network, _first_outputs(job.stimulus, network))
-        != job.canary
-    ):
+    network = aim(network.with_batch(job.spec.numerics.batch), job.field, job.spec.stimulus.shape)
+    first = _first_outputs(job.stimulus, network)
+    if _canary(job.spec, job.stimulus, network, first) != job.canary:
         raise CanaryError(
             "this worker answers the first batch with other bits than the run has on record, so"
             " its sums would not be the run's; use the machine type and library versions that"
             f" began the run (here: {network.device.type}, torch {torch.__version__},"
             f" {torch.backends.cpu.get_cpu_capability()}), or start a new run"
         )
+    return network
 
 
-def _first_outputs(stimulus: Stimulus, network: Network) -> NDArray[np.float32]:
-    grid = torch.from_numpy(stimulus.noise.grid(0, network.spec.numerics.batch))
-    return np.asarray(network.answer_shown(network.shown(stimulus, grid)).cpu().numpy())
+def _first_outputs(stimulus: Stimulus, network: FedNetwork) -> NDArray[np.float32]:
+    """Outputs of the run's first batch, in the CPU's memory."""
+    grid = torch.from_numpy(stimulus.noise.grid(0, network.batch))
+    begun = network.feed.begin(stimulus, grid)
+    return np.asarray(network.answer_begun(begun).cpu().numpy())
 
 
-def _canary(spec: Spec, stimulus: Stimulus, network: Network, outputs: NDArray[np.float32]) -> str:
+def _more_outputs(
+    spec: Spec, stimulus: Stimulus, network: FedNetwork
+) -> Iterator[NDArray[np.float32]]:
+    """Outputs of the batches after the first that fixed points are read off; none where all are
+    fixed by their kind.
+    """
+    batch = network.batch
+    pilot = PILOT_IMAGES if any(is_rounded(r.kind) for r in spec.responses) else 0
+    if any(r.quantile is not None for r in spec.responses):
+        pilot = max(PILOT_IMAGES, -(-QUANTILE_IMAGES // stimulus.patches_an_image))
+    for a in range(batch, pilot, batch):
+        yield network(stimulus.images(stimulus.noise.grid(a, a + batch), network.device))
+
+
+def _canary(
+    spec: Spec, stimulus: Stimulus, network: FedNetwork, outputs: NDArray[np.float32]
+) -> str:
+    """SHA-256 of the first batch's outputs, and of its gradients where they are used."""
     digest = hashlib.sha256(np.ascontiguousarray(outputs, dtype="<f4").tobytes())
     if spec.estimator == "gradient":
         digest.update(

@@ -1,8 +1,8 @@
 """The one pure function: ``run_shard(job, network, start, stop) -> moments``.
 
 A `Job` is a spec whose model has been looked at: it knows the outputs, the fixed points and the
-canary, and its fingerprint names everything that can change a result. A `Network` is a model on its
-device. Neither knows about Ray or storage.
+canary, and its fingerprint names everything that can change a result. A `FedNetwork` is its model
+on a device, with what makes its images. Neither knows about Ray or storage.
 """
 
 from __future__ import annotations
@@ -14,44 +14,42 @@ from collections.abc import Callable, Iterator
 import torch
 
 from wna_ray.cuda import noise as device_noise
-from wna_ray.cuda.constants import DEPTH, has_kernels
+from wna_ray.cuda.constants import DEPTH
 from wna_ray.cuda.moments import DeviceMoments
 from wna_ray.cuda.responses import Responder
 from wna_ray.cuda.stream import Beside
 from wna_ray.moments.kept import Stored
 from wna_ray.moments.moments import MAX_CHUNK, Moments
 from wna_ray.noise.stream import Noise
+from wna_ray.shards.fed_network import FedNetwork
 from wna_ray.shards.gradients import add_gradients
 from wna_ray.shards.job import Job
-from wna_ray.shards.network import Network
 from wna_ray.shards.timing import Phases
 from wna_ray.shards.update import AnsweredSet, add
 
 PENDING_VALUES = 32 << 20  # grid values a shard keeps before it adds them to its moments (32 MB)
-DEVICE_PENDING_VALUES = (
-    1 << 30
-    # the same where they stay on a CUDA device: the more, the rarer large sums are added up
-    # (docs/decisions/0017-device-sets.md),
-)
-DEVICE_SHARE = (
-    1 / 8
-    # but no more than this part of the memory that is free; half a dozen copies are made, some of
-    # them
-    # wider
-)
-DEVICE_PENDING_OUTPUTS = (
-    32 << 20
-)  # and so many outputs, of which several copies are made in float64 (256 MB each)
 BLOCK_VALUES = 1 << 20  # grid values made in one go, for several small batches (1 MB)
+DEVICE_PENDING_VALUES = 1 << 30
+"""`PENDING_VALUES` where grid values stay on a CUDA device: the more, the rarer large sums are
+added up (docs/decisions/0017-device-sets.md).
+"""
+DEVICE_SHARE = 1 / 8
+"""But no more than this part of the memory that is free; half a dozen copies are made, some of them
+wider.
+"""
+DEVICE_PENDING_OUTPUTS = 32 << 20
+"""And so many outputs, of which several copies are made in float64 (256 MB each)."""
 
 
 def run_shard(
-    job: Job, network: Network, start: int, stop: int, stored: list[Stored] | None = None
+    job: Job, network: FedNetwork, start: int, stop: int, stored: list[Stored] | None = None
 ) -> tuple[Moments, dict[str, float]]:
     """Moments of images ``start ... stop - 1``.
 
     Parameters
     ----------
+    network
+        In the job's batch and aimed at its units, as `check_canary` and `resolve` give it.
     start
         A multiple of the batch.
     stop
@@ -73,28 +71,29 @@ def run_shard(
     phase, total = Phases(), job.no_images()
     if job.spec.estimator == "gradient":
         return add_gradients(job, network, start, stop, phase), phase.seconds
-    there, beside = stays_on_device(job, network.device), network.beside
+    device, beside = network.device, network.beside
+    on_device = stays_on_device(job, device)
     with beside():
-        sums: Moments | DeviceMoments = DeviceMoments(total, network.device) if there else total
-    responder = Responder.of(job.spec.responses, job.points, network.device) if there else None
-    most, block = _set_there(job, network.device) if there else _set_here(job)
-    late = 1 if there else 0
-    show = _showing(job, network)
+        sums: Moments | DeviceMoments = DeviceMoments(total, device) if on_device else total
+    responder = Responder.of(job.spec.responses, job.points, device) if on_device else None
+    most, block = set_on_device(job, device) if on_device else set_on_cpu(job)
+    late = 1 if on_device else 0
+    begin = network.feed.beginning(job.stimulus)
     sets: deque[AnsweredSet] = deque()
     blocks: list[torch.Tensor] = []
     outputs: list[torch.Tensor] = []
-    ahead = _blocks(job, network.device, start, stop, beside, block)
+    ahead = _blocks(job, device, start, stop, beside, block)
     at = start
     while at < stop:
         with phase("noise"):
-            made = next(ahead)
-        for grid in torch.split(made, batch):
+            grids = next(ahead)
+        for grid in torch.split(grids, batch):
             with phase("noise"), torch.inference_mode():
-                shown = show(grid)
+                begun = begin(grid)
             with phase("forward"):
-                outputs.append(network.answer_shown(shown))
-        blocks.append(made)
-        at += len(made)
+                outputs.append(network.answer_begun(begun))
+        blocks.append(grids)
+        at += len(grids)
         if sum(map(len, blocks)) + block > most or at >= stop:
             with phase("responses"):
                 sets.append(AnsweredSet.of(job, blocks, outputs, min(at, stop), responder))
@@ -111,7 +110,7 @@ def run_shard(
     return sums, phase.seconds
 
 
-def _set_here(job: Job) -> tuple[int, int]:
+def set_on_cpu(job: Job) -> tuple[int, int]:
     """Most images that are added to moments together on the CPU (or one batch), and how many of
     them have their noise made in one go.
     """
@@ -122,7 +121,7 @@ def _set_here(job: Job) -> tuple[int, int]:
     return most, batch * max(1, min(BLOCK_VALUES // stimulus.noise.pixels, most) // batch)
 
 
-def _set_there(job: Job, device: torch.device) -> tuple[int, int]:
+def set_on_device(job: Job, device: torch.device) -> tuple[int, int]:
     """The same on a CUDA device: all of a set in one go. Whole tiles of a product, where
     batches make them up.
     """
@@ -151,7 +150,7 @@ def _blocks(
     job: Job, device: torch.device, start: int, stop: int, beside: Beside, block: int
 ) -> Iterator[torch.Tensor]:
     """Grid values of so many images after others, the last batch filled up. On a CUDA device
-    the next are made while the last are shown.
+    the next are made while the network is busy with the last.
     """
     source, end = job.stimulus.noise, stop + -stop % job.spec.numerics.batch
 
@@ -160,24 +159,10 @@ def _blocks(
 
     coming = started(start)
     for a in range(start, end, block):
-        here = coming()
+        grids = coming()
         if a + block < end:
             coming = started(a + block)
-        yield here
-
-
-def _showing(job: Job, network: Network) -> Callable[[torch.Tensor], torch.Tensor]:
-    """`Network.shown` for the job's stimulus, or the look-up that gives the same."""
-    stimulus = job.stimulus
-    if not looks_up(job, network.device):
-        return lambda grid: network.shown(stimulus, grid.contiguous())
-    levels = network.levels(stimulus)
-    return lambda grid: device_noise.fed(grid, levels, stimulus)
-
-
-def looks_up(job: Job, device: torch.device) -> bool:
-    """Whether what the network is fed is looked up, value by value of the grid, by one kernel."""
-    return has_kernels(device) and job.stimulus.pointwise and job.decoder is None
+        yield grids
 
 
 def stays_on_device(job: Job, device: torch.device) -> bool:

@@ -21,7 +21,7 @@ from wna_ray.shards.timing import Phases
 
 @dataclass(frozen=True)
 class AnsweredSet:
-    """Images whose answers are on their way, or there.
+    """Images whose answers are on their way, or have come.
 
     Attributes
     ----------
@@ -58,8 +58,8 @@ class AnsweredSet:
         responder
             Makes responses where the outputs are; None if they are made on the CPU.
         """
-        made, batch = sum(map(len, blocks)), job.spec.numerics.batch
-        n = made - -stop % batch
+        batch = job.spec.numerics.batch
+        n = sum(map(len, blocks)) - -stop % batch
         grid, answers = (
             parts[0] if len(parts) == 1 else torch.cat(parts) for parts in (blocks, outputs)
         )
@@ -93,11 +93,11 @@ def add(
     with phase("forward"):
         some.answers.wait()
     if isinstance(total, DeviceMoments):
-        return _add_there(total, some, phase, stored)
-    return _add_here(job, total, some, phase, stored)
+        return _add_on_device(total, some, phase, stored)
+    return _add_on_cpu(job, total, some, phase, stored)
 
 
-def _add_there(
+def _add_on_device(
     total: DeviceMoments, some: AnsweredSet, phase: Phases, stored: list[Stored] | None
 ) -> DeviceMoments:
     """Add images on a device."""
@@ -105,11 +105,11 @@ def _add_there(
     with phase("responses"):
         finite, counted, responses = some.answers.counted()
         if stored is not None:
-            here = {
+            fetched = {
                 kind: response.fetched() if isinstance(response, Values) else response
                 for kind, response in responses.items()
             }
-            stored.append(Stored.of(counted, here))
+            stored.append(Stored.of(counted, fetched))
     with phase("moments"):
         grid, odd = (
             (some.grid, some.odd)
@@ -125,7 +125,7 @@ def _add_there(
     return total.skip(*_left_out(finite, counted))
 
 
-def _add_here(
+def _add_on_cpu(
     job: Job, total: Moments, some: AnsweredSet, phase: Phases, stored: list[Stored] | None
 ) -> Moments:
     """Add images on the CPU."""

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from wna_ray.moments.moments import Partial
+from wna_ray.shards.fed_network import FedNetwork
 from wna_ray.shards.job import Job
-from wna_ray.shards.network import Network
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -16,7 +16,7 @@ T = TypeVar("T")
 class Host(Protocol):
     """What a worker keeps at hand for the pieces of work it does."""
 
-    def network(self, job: Job) -> Network:
+    def network(self, job: Job) -> FedNetwork:
         """The network of a job, once it has answered the first batch with the bits on record."""
 
     def source(self, place: K, opened: Callable[[K], T]) -> T:
