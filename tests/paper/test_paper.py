@@ -13,12 +13,12 @@ from places import JOBS_FOLDER
 
 from wna_ray.drawing.page import Figure, Number, Verdict
 from wna_ray.errors import SpecError
-from wna_ray.paper import make as conducting
+from wna_ray.paper import make as making
 from wna_ray.paper.charts import Line, Panel, curves, dots, sheet, unit_scaled
-from wna_ray.paper.experiment import Experiment, Made, entropy, judged, spread
-from wna_ray.paper.make import EXPERIMENTS, conduct, read_step
+from wna_ray.paper.experiment import Experiment, SectionParts, entropy, judged, spread
+from wna_ray.paper.make import EXPERIMENTS, Where, make_paper, read_step
 from wna_ray.paper.plan import STEPS
-from wna_ray.paper.sources import Found, Missing
+from wna_ray.paper.sources import Missing, Sources
 from wna_ray.specs.sweep import SweepSpec
 from wna_ray.training.spec import TrainSpec
 
@@ -28,9 +28,9 @@ JOBS = JOBS_FOLDER
 @pytest.mark.parametrize("full", [False, True], ids=["small", "full"])
 @pytest.mark.parametrize("step", STEPS, ids=lambda s: s.name)
 def test_every_step_is_a_job_at_both_sizes(step: Any, full: bool) -> None:
-    asked = read_step(step, JOBS, "elsewhere", full)
-    assert isinstance(asked, TrainSpec) == step.name.startswith("nets/")
-    specs = list(asked.members.values()) if isinstance(asked, SweepSpec) else [asked]
+    spec = read_step(step, JOBS, "elsewhere", full)
+    assert isinstance(spec, TrainSpec) == step.name.startswith("nets/")
+    specs = list(spec.members.values()) if isinstance(spec, SweepSpec) else [spec]
     text = "\n".join(spec.model_dump_json() for spec in specs)
     assert re.search(r'[":]paper/', text) is None, "a path that does not follow --out"
 
@@ -38,10 +38,10 @@ def test_every_step_is_a_job_at_both_sizes(step: Any, full: bool) -> None:
 def test_full_size_is_larger() -> None:
     """Images shown or trained with, of every step that says what its full size is."""
 
-    def size(asked: Any) -> float:
-        if isinstance(asked, TrainSpec):
-            return asked.epochs * (asked.images or 10**4)
-        specs = list(asked.members.values()) if isinstance(asked, SweepSpec) else [asked]
+    def size(spec: Any) -> float:
+        if isinstance(spec, TrainSpec):
+            return spec.epochs * (spec.images or 10**4)
+        specs = list(spec.members.values()) if isinstance(spec, SweepSpec) else [spec]
         return sum(
             getattr(s, "samples", 0) or s.repeats * (s.signals.images or 10**4) * len(s.gammas)
             for s in specs
@@ -65,46 +65,46 @@ def test_runs_read_networks_that_were_trained_before() -> None:
 
 
 def test_all_twenty_experiments_are_there() -> None:
-    found = [e.id for e in EXPERIMENTS]
-    assert {i[:3] for i in found} == {f"e{i:02d}" for i in range(1, 21)}
-    assert found == sorted(set(found))
+    names = [e.id for e in EXPERIMENTS]
+    assert {i[:3] for i in names} == {f"e{i:02d}" for i in range(1, 21)}
+    assert names == sorted(set(names))
 
 
 def test_a_report_of_nothing_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WNA_DATA", raising=False)
-    monkeypatch.setattr(conducting, "EXPERIMENTS", ())
+    monkeypatch.setattr(making, "EXPERIMENTS", ())
     quiet = [e for e in EXPERIMENTS if e.id != "e08"]  # which would download
-    said: list[str] = []
-    done = conduct(
+    lines: list[str] = []
+    done = make_paper(
         tmp_path / "paper",
         jobs=JOBS,
-        executor="local",
+        where=Where("local"),
         steps=(),
         experiments=quiet,
-        say=said.append,
+        say=lines.append,
     )
     assert done.verdicts == {e.id: None for e in quiet}
     page = (tmp_path / "paper" / "report.html").read_text()
-    assert page.count("Could not be made") == len(quiet) == len(said)
+    assert page.count("Could not be made") == len(quiet) == len(lines)
     assert json.loads((tmp_path / "paper" / "numbers.json").read_text()) == {}
 
 
 def test_a_step_that_fails_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
-    def make(found: Found) -> Made:
-        found.runs("broken")
+    def make(sources: Sources) -> SectionParts:
+        sources.runs("broken")
         raise AssertionError
 
-    def whole(found: Found) -> Made:
+    def whole(sources: Sources) -> SectionParts:
         picture = Figure(dots({"a": [0.1, 0.2]}, "two", "share"), "dots", "dots")
-        return Made(
+        return SectionParts(
             Verdict.PARTLY, ("It is so.",), (Number("n", "1", "2", Verdict.NOT),), (picture,)
         )
 
     experiments = (Experiment("e01", "Broken", "?", make), Experiment("e02", "Whole", "!", whole))
-    found = Found(tmp_path, {"runs/broken": "the disk is full"})
-    verdicts = conducting.report(found, experiments, {}, False, lambda line: None)
+    sources = Sources(tmp_path, {"runs/broken": "the disk is full"})
+    verdicts = making.report(sources, experiments, {}, False, lambda line: None)
     assert verdicts == {"e01": None, "e02": Verdict.PARTLY}
     assert (
         "runs/broken could not be made: the disk is full" in (tmp_path / "report.html").read_text()
@@ -124,13 +124,13 @@ def test_without_job_files_it_says_where_to_run(tmp_path: Path) -> None:
     with pytest.raises(
         SpecError, match=r"--jobs .*nowhere: there is no train-mnist.yaml; run in a checkout"
     ):
-        conduct(tmp_path, jobs=tmp_path / "nowhere", executor="local")
+        make_paper(tmp_path, jobs=tmp_path / "nowhere", where=Where("local"))
 
 
 def test_what_is_not_there_is_missing(tmp_path: Path) -> None:
     for ask in (lambda f: f.runs("x"), lambda f: f.any("x")):
         with pytest.raises(Missing):
-            ask(Found(tmp_path))
+            ask(Sources(tmp_path))
 
 
 def test_how_numbers_are_written() -> None:

@@ -19,9 +19,9 @@ from wna_ray.data import datasets
 from wna_ray.drawing import sheets
 from wna_ray.kinds.average import figures
 from wna_ray.kinds.trials import figures as trial_figures
-from wna_ray.paper import make as conducting
-from wna_ray.paper import sources as finding
-from wna_ray.paper.make import EXPERIMENTS, Done, conduct
+from wna_ray.paper import make as making
+from wna_ray.paper import sources
+from wna_ray.paper.make import EXPERIMENTS, Done, Where, make_paper
 from wna_ray.paper.plan import STEPS
 from wna_ray.specs.run import Spec
 from wna_ray.specs.sweep import SweepSpec
@@ -86,13 +86,13 @@ class Whole:
 
     out: Path
     done: Done
-    said: list[str]
+    lines: list[str]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
-    """The paper, conducted in this process."""
-    out, said = tmp_path_factory.mktemp("whole") / "paper", list[str]()
+    """The paper, made in this process."""
+    out, lines = tmp_path_factory.mktemp("whole") / "paper", list[str]()
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("WNA_DATA", raising=False)
         for module in (datasets, pictures, bases, offsets):
@@ -109,27 +109,29 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
                 module, name, lambda *_a, names=names, **_k: {f"{n}.png": picture for n in names}
             )
         patch.setattr(figures, "decoded", lambda *_: picture)
-        read = conducting.read_step
-        patch.setattr(conducting, "read_step", lambda *a: small(read(*a)))
+        read = making.read_step
+        patch.setattr(making, "read_step", lambda *a: small(read(*a)))
         steps = [step for step in STEPS if step.name not in ELSEWHERE]
-        training._splits.cache_clear()
-        finding.data.cache_clear()
+        training.splits.cache_clear()
+        sources.data.cache_clear()
         yield Whole(
-            out, conduct(out, jobs=JOBS, executor="local", steps=steps, say=said.append), said
+            out,
+            make_paper(out, jobs=JOBS, where=Where("local"), steps=steps, say=lines.append),
+            lines,
         )
-    training._splits.cache_clear()
-    finding.data.cache_clear()
+    training.splits.cache_clear()
+    sources.data.cache_clear()
 
 
 def test_every_step_is_done(whole: Whole) -> None:
     assert whole.done.failed == {}
-    told = {line.split()[2].rstrip(":") for line in whole.said if ": done in" in line}
-    assert told == {step.name for step in STEPS} - set(ELSEWHERE)
+    done = {line.split()[2].rstrip(":") for line in whole.lines if ": done in" in line}
+    assert done == {step.name for step in STEPS} - set(ELSEWHERE)
 
 
 def test_every_experiment_is_made_but_the_one_whose_data_is_not_there(whole: Whole) -> None:
     assert [i for i, verdict in whole.done.verdicts.items() if verdict is None] == ["e20"], (
-        whole.said
+        whole.lines
     )
     numbers = json.loads((whole.out / "numbers.json").read_text())
     assert list(numbers) == [e.id for e in EXPERIMENTS if e.id != "e20"]

@@ -20,7 +20,7 @@ from wna_ray.moments.moments import Moments
 from wna_ray.moments.responses import Dense, FixedPoint, Selected, calibrate, respond
 from wna_ray.noise.stream import Kind, Noise
 from wna_ray.shards.job import Job
-from wna_ray.shards.network import Network
+from wna_ray.shards.loading import load_network
 from wna_ray.shards.resolve import resolve
 from wna_ray.shards.shard import run_shard
 from wna_ray.specs.response import ResponseSpec
@@ -31,25 +31,26 @@ from wna_ray.statistics.maps import (
     explained_variance,
     fewest_images,
     images_for,
-    read_out,
     reliability,
     variance_maps,
     z_threshold,
 )
+from wna_ray.statistics.nulls import KnownNoise
+from wna_ray.statistics.readouts import read_out
 
 MakeSpec = Callable[..., Spec]
 
 
 def readouts(spec: Spec) -> tuple[Job, Moments, dict[str, Readout]]:
-    network = Network(spec, "cpu")
-    job = resolve(spec, network)
+    network = load_network(spec, "cpu")
+    job = resolve(spec, network).job
     moments, _ = run_shard(job, network, 0, spec.samples)
-    table, unit = job.stimulus.noise.table, job.stimulus.unit
+    null = KnownNoise(job.stimulus.noise.table, job.stimulus.unit)
     return (
         job,
         moments,
         {
-            r.kind: read_out(moments, r.kind, job.points[r.kind], table, unit, job.names)
+            r.kind: read_out(moments, r.kind, job.points[r.kind], null, job.names)
             for r in spec.responses
         },
     )
@@ -116,7 +117,7 @@ def test_linear_threshold_unit(make_spec: MakeSpec) -> None:
 def test_bias_maps_and_z_are_their_definitions(make_spec: MakeSpec) -> None:
     """From raw noise and labels, by the formulas of the field, in float64."""
     job, _, found = readouts(make_spec(responses=["label", "confidence"]))
-    network = Network(job.spec, "cpu")
+    network = load_network(job.spec, "cpu")
     grid = job.stimulus.noise.grid(0, 2048)
     outputs = np.concatenate(
         [network(job.stimulus.images(grid[a : a + 64])) for a in range(0, 2048, 64)]
@@ -141,7 +142,7 @@ def test_bias_maps_and_z_are_their_definitions(make_spec: MakeSpec) -> None:
 
 def test_variance_maps_are_those_of_the_class(make_spec: MakeSpec) -> None:
     job, moments, _ = readouts(make_spec(responses=["label"], moments={"second": True}))
-    network = Network(job.spec, "cpu")
+    network = load_network(job.spec, "cpu")
     grid = job.stimulus.noise.grid(0, 2048)
     labels = np.concatenate(
         [network(job.stimulus.images(grid[a : a + 64])) for a in range(0, 2048, 64)]
@@ -197,7 +198,7 @@ def test_rare_labels_get_a_p_value_only_where_it_is_true(
         m = Moments.identity(100, ["label"]).update(
             grid, {"label": Selected(rows, np.ones(n, np.int64))}
         )
-        return read_out(m, "label", FixedPoint((0, 0), (0, 0)), table, 1.0, ["a", "b"])
+        return read_out(m, "label", FixedPoint((0, 0), (0, 0)), KnownNoise(table, 1.0), ["a", "b"])
 
     p = [null(noise.grid(trial * n, (trial + 1) * n), above).p_value[1] for trial in range(1000)]
     share = np.mean(np.array(p) < 0.05)
@@ -221,7 +222,7 @@ def test_reliability_is_the_squared_cosine_with_the_truth() -> None:
         grid = noise.grid(trial * n, (trial + 1) * n)
         x = grid.reshape(n, d) / 29
         moments, point = synthetic((0.3 * x @ truth + rng.standard_normal(n))[:, None], grid)
-        found = read_out(moments, "logits", point, noise.table, 1 / 29, ["y"])
+        found = read_out(moments, "logits", point, KnownNoise(noise.table, 1 / 29), ["y"])
         cosine = found.bias[0] @ truth / np.linalg.norm(found.bias[0])
         difference.append(found.reliability[0] - cosine**2)
     # The plug-in is a ratio: its bias is O(1 / ||z||^2) (about 1 / 240 here, Jensen), below which
@@ -248,16 +249,16 @@ def test_rows_without_a_map() -> None:
     """No images, every image, and no images at all: NaN and a note, never a number."""
     grid = Noise("gaussian", (1, 2, 2), 0).grid(0, 100)
     point = FixedPoint((0, 0, 0), (0, 0, 0))
-    table = Noise("gaussian", (1, 2, 2), 0).table
+    null = KnownNoise(Noise("gaussian", (1, 2, 2), 0).table, 1.0)
     m = Moments.identity(4, ["label"]).update(
         grid, {"label": Selected(np.ones(100, np.int64), np.ones(100, np.int64))}
     )
-    got = read_out(m, "label", point, table, 1.0, "abc")
+    got = read_out(m, "label", point, null, "abc")
     assert got.note == ("no images", "constant", "no images")
     for values in (got.rho2, got.p_value, got.reliability, got.z, got.bias[[0, 2]]):
         assert np.isnan(values).all()
     empty = read_out(
-        Moments.identity(4, ["label"]).skip(nonfinite=100), "label", point, table, 1.0, "abc"
+        Moments.identity(4, ["label"]).skip(nonfinite=100), "label", point, null, "abc"
     )
     assert empty.note == ("no images",) * 3
     assert np.isnan(empty.bias).all()
@@ -271,8 +272,7 @@ def test_probability_shares_are_mean_probabilities() -> None:
         m,
         "probabilities",
         FixedPoint((-22, -22), (0, 0)),
-        Noise("binary", (1, 2, 2), 0).table,
-        1.0,
+        KnownNoise(Noise("binary", (1, 2, 2), 0).table, 1.0),
         "ab",
     )
     assert got.share.tolist() == [0.625, 0.375]

@@ -3,8 +3,8 @@ what they published.
 
     plan          what is trained and run, in which order, at which size
     make          does it, or goes on with it, and writes the report
-    sources       what is there when it is read
-    digits, objects, psychophysics, attacks, backdoors, neurons, families
+    sources       networks and runs of the paper's directory, opened for reading
+    digits, objects, imagenet, psychophysics, attacks, backdoors, neurons, families
                   the experiments: numbers, figures and verdicts from finished runs
     charts        their figures
 

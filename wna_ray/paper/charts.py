@@ -140,7 +140,7 @@ def sheet(
     names: Sequence[str],
     title: str,
     grey: bool = False,
-    told: Mapping[str, Sequence[str]] | None = None,
+    captions: Mapping[str, Sequence[str]] | None = None,
 ) -> bytes:
     """Pictures ``(k, C, H, W)``, one line of them a row.
 
@@ -150,16 +150,17 @@ def sheet(
         One a column.
     grey
         Pictures in [0, 1] as they are; else each in its own diverging scale around 0.
-    told
+    captions
         A line under each picture, by row.
     """
     k = len(names)
     lines = [
-        list(told[label]) if told is not None and label in told else [""] * k for label in rows
+        list(captions[label]) if captions is not None and label in captions else [""] * k
+        for label in rows
     ]
     first = next(iter(rows.values()))
     diverging = not grey and first.shape[1] == 1  # colours are light around grey
-    found = Sheet(
+    drawing = Sheet(
         title,
         [Block(lines, titled=[int(any(names))] + [0] * (len(rows) - 1))],
         aspect=first.shape[2] / first.shape[3],
@@ -170,20 +171,22 @@ def sheet(
         size=10,
         framed=False,
     )
-    for line, (label, pictures) in zip(found.cells[0], rows.items(), strict=True):
+    for line, (label, pictures) in zip(drawing.cells[0], rows.items(), strict=True):
         for cell, picture in zip(line, pictures, strict=True):
             if grey:
                 light(cell, np.clip(picture, 0, 1))
             else:
                 show(cell, np.asarray(picture, dtype=np.float64), None)
         line[0].set_ylabel(label)
-    for cell, name in zip(found.cells[0][0], names, strict=True):
+    for cell, name in zip(drawing.cells[0][0], names, strict=True):
         cell.set_title(str(name)[:14])
     if diverging:
-        bar = found.figure.colorbar(ScalarMappable(Normalize(-1, 1), DIVERGING), cax=found.bar(0))
+        bar = drawing.figure.colorbar(
+            ScalarMappable(Normalize(-1, 1), DIVERGING), cax=drawing.bar(0)
+        )
         bar.set_ticks([-1, 0, 1], labels=["-max", "0", "+max"], fontsize=7)
         bar.set_label("each map in its own scale", fontsize=7)
-    return found.png()
+    return drawing.png()
 
 
 def unit_scaled(pictures: Pictures) -> Pictures:

@@ -4,6 +4,9 @@ digits.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 
 from wna_ray.drawing.page import Figure, Number, Table
@@ -11,7 +14,7 @@ from wna_ray.kinds.average.run import Run
 from wna_ray.paper import charts
 from wna_ray.paper.experiment import (
     Experiment,
-    Made,
+    SectionParts,
     entropy,
     judged,
     percent,
@@ -19,17 +22,56 @@ from wna_ray.paper.experiment import (
     spread,
     test_accuracy,
 )
-from wna_ray.paper.sources import Found, counts, data, figure, label_means, maps, scored
-from wna_ray.statistics.classifier import mean_images, shuffled
+from wna_ray.paper.sources import Sources, counts, data, figure, label_means, maps, scored
+from wna_ray.statistics.classifier import Score, mean_images, shuffled
 
 DIGITS = [str(i) for i in range(10)]
 FEW = 1000  # images under which a label's map is not interpreted
+CNN = [f"cnn-{i}" for i in range(3)]
+AUTHORS_GABOR = "Gabor-PCA noise, RMS maps, cosine (authors)"
+AROUND_MEAN = "noise around the mean digit, logits, correlation"
+DOUBLE_SOFTMAX = "the same, double softmax"
+
+BIAS_MAPS_TEXT = (
+    (
+        "White noise of mean one half looks like very little to a digit network: one label takes"
+        " most of it, some labels none at all. Which label wins depends on the seed of the"
+        " training, so counts are reported, not asserted (D20). A network with the authors' double"
+        " softmax (D2) spreads its labels a little more."
+    ),
+    (
+        f"Maps of labels with fewer than {FEW:,} images are shown, and not interpreted: their"
+        " reliability is in the table of each run."
+    ),
+)
+CLASSIFIERS_TEXT = (
+    (
+        "A template per class and no network at all: an image gets the label whose map it resembles"
+        " most. The improved estimator takes the covariance of noise and logit instead of means by"
+        " label, noise around the mean training image instead of grey, and a correlation instead of"
+        " a cosine of maps that were scaled by their two most extreme pixels (D6, D9, D10). Its"
+        " noise was chosen on training images."
+    ),
+    (
+        "The authors' number is one network at one seed. Above twice chance: yes; by how much"
+        " depends on the noise, and with pixel noise on the seed."
+    ),
+)
+GABOR_TEXT = (
+    (
+        "The noise is a random sum of Gabor wavelets, in directions in which digits vary: 960"
+        " wavelets, 250 principal components of their weights. The authors scale each image to [0,"
+        " 1] and drop the components' mean (D16, D17); their form is made as they made it, in 8"
+        " bits. The improved form keeps the mean, leaves images as they are and keeps its moments"
+        " by component, where the noise is white."
+    ),
+)
 
 
-def train_networks(found: Found) -> Made:
+def train_networks(sources: Sources) -> SectionParts:
     """E1."""
-    networks = found.networks("mnist")
-    fed = found.trials("raw-inputs")
+    networks = sources.networks("mnist")
+    fed = sources.trials("raw-inputs")
     right = [test_accuracy(n) for n in networks.values()]
     unit, raw = (
         [t.pooled["correct"][0].as_py() for path, t in fed.items() if path.endswith(of)]
@@ -47,7 +89,7 @@ def train_networks(found: Found) -> Made:
         for (name, n), b in zip(networks.items(), raw, strict=True)
     )
     lines = {"trained and fed 0 to 1": right, "trained on 0 to 1, fed 0 to 255 (authors)": raw}
-    return Made(
+    return SectionParts(
         judged(min(right) >= 0.988),
         (
             (
@@ -87,72 +129,41 @@ def train_networks(found: Found) -> Made:
     )
 
 
-def bias_maps(found: Found) -> Made:
+def bias_maps(sources: Sources) -> SectionParts:
     """E2."""
     runs = {
         path.removesuffix("/uniform"): run
-        for path, run in found.runs("mnist-maps").items()
+        for path, run in sources.runs("mnist-maps").items()
         if path.endswith("/uniform")
     }
-    shares, means, told, rows = [], {}, {}, []
-    for name, run in runs.items():
-        n = counts(run)
-        shares.append(n.max() / n.sum())
-        means[name] = charts.unit_scaled(label_means(run))
-        told[name] = [f"n {x:,}" for x in n]
-        rows.append(
-            (
-                name,
-                *(f"{x:,}" for x in n),
-                percent(float(shares[-1])),
-                f"{entropy(n):.2f}",
-                str(int((n > 0).sum())),
-            )
-        )
+    labels = {name: counts(run) for name, run in runs.items()}
+    shares = [n.max() / n.sum() for n in labels.values()]
+    narrow = all(s > 0.5 for s in shares)
     first = next(iter(runs.values()))
     samples = f"{first.moments.images:,}"
-    return Made(
-        judged(all(s > 0.5 for s in shares)),
-        (
-            (
-                "White noise of mean one half looks like very little to a digit network: one label"
-                " takes most of it, some labels none at all. Which label wins depends on the seed"
-                " of the training, so counts are reported, not asserted (D20). A network with the"
-                " authors' double softmax (D2) spreads its labels a little more."
-            ),
-            (
-                f"Maps of labels with fewer than {FEW:,} images are shown, and not interpreted:"
-                " their reliability is in the table of each run."
-            ),
-        ),
+    return SectionParts(
+        judged(narrow),
+        BIAS_MAPS_TEXT,
         (
             Number(
                 "largest share of one label",
                 " / ".join(percent(float(s)) for s in shares),
                 "59.7 to 96.2 % (label 8)",
-                same(all(s > 0.5 for s in shares)),
+                same(narrow),
             ),
             Number(
                 "labels that noise reaches, of 10",
-                " / ".join(r[-1] for r in rows),
+                " / ".join(str(int((n > 0).sum())) for n in labels.values()),
                 "10 of 10 at N = 10,000,000",
             ),
-            Number("entropy of the labels, bits", " / ".join(r[-2] for r in rows), "0.3 to 1.9"),
+            Number(
+                "entropy of the labels, bits",
+                " / ".join(f"{entropy(n):.2f}" for n in labels.values()),
+                "0.3 to 1.9",
+            ),
         ),
         (
-            Figure(
-                charts.sheet(
-                    means,
-                    DIGITS,
-                    "Mean noise image of each label, each scaled to [0, 1] as the authors do\nU[0,"
-                    f" 1] noise, N = {samples} a network; n: images of the label; grey: none",
-                    True,
-                    told,
-                ),
-                "What each network calls a digit in uniform noise, each picture in its own grey"
-                " scale.",
-                "Mean noise images of ten labels for four networks",
-            ),
+            _label_sheet(runs, samples),
             Figure(
                 figure(first, "bias_maps"),
                 f"The same of {next(iter(runs))} with reliabilities, and its logit maps. N ="
@@ -163,100 +174,148 @@ def bias_maps(found: Found) -> Made:
         (
             Table(
                 ("network", *DIGITS, "largest", "bits", "labels"),
-                tuple(rows),
+                tuple(
+                    (
+                        name,
+                        *(f"{x:,}" for x in n),
+                        percent(float(share)),
+                        f"{entropy(n):.2f}",
+                        str(int((n > 0).sum())),
+                    )
+                    for (name, n), share in zip(labels.items(), shares, strict=True)
+                ),
                 f"Labels given to {samples} images of noise",
             ),
         ),
     )
 
 
-def _test(run: Run, kind: str, score: str) -> float:
-    return scored(maps(run, kind), "mnist", score).accuracy  # type: ignore[arg-type]
-
-
-def classifiers(found: Found) -> Made:
-    """E3 on MNIST; the other data sets have sections of their own."""
-    runs, gabor = found.runs("mnist-maps"), found.runs("mnist-gabor")
-    cnn = [f"cnn-{i}" for i in range(3)]
-    compatible = {
-        "pixel noise, label means, cosine (authors' score)": [
-            scored(label_means(runs[f"{n}/uniform"]), "mnist", "cosine").accuracy for n in cnn
-        ],
-        "the same, double softmax": [
-            scored(label_means(runs["softmax-0/uniform"]), "mnist", "cosine").accuracy
-        ],
-        "Gabor-PCA noise, RMS maps, cosine (authors)": [
-            scored(gabor[f"{n}/authors"].rms_maps[:10], "mnist", "cosine").accuracy for n in cnn
-        ],
-    }
-    improved = {
-        "noise around the mean digit, logits, correlation": [
-            _test(runs[f"{n}/mean"], "logits", "correlation") for n in cnn
-        ],
-        "the same, double softmax": [_test(runs["softmax-0/mean"], "logits", "correlation")],
-        "Gabor-PCA noise around the mean, logits, correlation": [
-            _test(gabor[f"{n}/improved"], "logits", "correlation") for n in cnn
-        ],
-        "pixel noise, logits, correlation": [
-            _test(runs[f"{n}/uniform"], "logits", "correlation") for n in cnn
-        ],
-    }
-    best = improved["noise around the mean digit, logits, correlation"]
-    control = [
-        shuffled(maps(runs[f"{n}/mean"], "logits"), data("mnist", False), "correlation")[0]
-        for n in cnn
-    ]
-    mean = scored(mean_images(data("mnist", True), 10), "mnist", "cosine").accuracy
-    groups = (
-        {f"{name}": values for name, values in compatible.items()}
-        | {
-            (f"{name} " if name == "the same, double softmax" else name): values
-            for name, values in improved.items()
-        }
-        | {"control: shuffled maps": control}
-    )
-    theirs = compatible["Gabor-PCA noise, RMS maps, cosine (authors)"]
-    return Made(
-        judged(min(best) >= 0.4, np.mean(theirs) >= 0.2, all(abs(c - 0.1) < 0.05 for c in control)),
-        (
-            (
-                "A template per class and no network at all: an image gets the label whose map it"
-                " resembles most. The improved estimator takes the covariance of noise and logit"
-                " instead of means by label, noise around the mean training image instead of grey,"
-                " and a correlation instead of a cosine of maps that were scaled by their two most"
-                " extreme pixels (D6, D9, D10). Its noise was chosen on training images."
-            ),
-            (
-                "The authors' number is one network at one seed. Above twice chance: yes; by how"
-                " much depends on the noise, and with pixel noise on the seed."
-            ),
+def _label_sheet(runs: Mapping[str, Run], samples: str) -> Figure:
+    """What each network calls a digit."""
+    return Figure(
+        charts.sheet(
+            {name: charts.unit_scaled(label_means(run)) for name, run in runs.items()},
+            DIGITS,
+            "Mean noise image of each label, each scaled to [0, 1] as the authors do\nU[0, 1]"
+            f" noise, N = {samples} a network; n: images of the label; grey: none",
+            True,
+            {name: [f"n {x:,}" for x in counts(run)] for name, run in runs.items()},
         ),
-        (
+        "What each network calls a digit in uniform noise, each picture in its own grey scale.",
+        "Mean noise images of ten labels for four networks",
+    )
+
+
+@dataclass(frozen=True)
+class MapClassifiers:
+    """Test accuracy of maps as classifiers, one a seed.
+
+    Attributes
+    ----------
+    compatible, improved
+        By noise and estimator: the authors' own ones, and ours.
+    control
+        Of maps whose pixels are shuffled.
+    mean_image
+        Of the mean training images, which need no network.
+    """
+
+    compatible: Mapping[str, list[float]]
+    improved: Mapping[str, list[float]]
+    control: list[float]
+    mean_image: float
+
+    @classmethod
+    def of(cls, runs: Mapping[str, Run], gabor: Mapping[str, Run]) -> MapClassifiers:
+        """Score the maps of runs by pixel noise, and by Gabor-PCA noise."""
+        compatible = {
+            "pixel noise, label means, cosine (authors' score)": [
+                scored(label_means(runs[f"{n}/uniform"]), "mnist", "cosine").accuracy for n in CNN
+            ],
+            DOUBLE_SOFTMAX: [
+                scored(label_means(runs["softmax-0/uniform"]), "mnist", "cosine").accuracy
+            ],
+            AUTHORS_GABOR: authors_gabor(gabor),
+        }
+        improved = {
+            AROUND_MEAN: [_test(runs[f"{n}/mean"], "logits", "correlation") for n in CNN],
+            DOUBLE_SOFTMAX: [_test(runs["softmax-0/mean"], "logits", "correlation")],
+            "Gabor-PCA noise around the mean, logits, correlation": [
+                _test(gabor[f"{n}/improved"], "logits", "correlation") for n in CNN
+            ],
+            "pixel noise, logits, correlation": [
+                _test(runs[f"{n}/uniform"], "logits", "correlation") for n in CNN
+            ],
+        }
+        control = [
+            shuffled(maps(runs[f"{n}/mean"], "logits"), data("mnist", False), "correlation")[0]
+            for n in CNN
+        ]
+        mean_image = scored(mean_images(data("mnist", True), 10), "mnist", "cosine").accuracy
+        return cls(compatible, improved, control, mean_image)
+
+    @property
+    def authors(self) -> list[float]:
+        """Accuracies by the authors' best noise and estimator."""
+        return self.compatible[AUTHORS_GABOR]
+
+    @property
+    def best(self) -> list[float]:
+        """Accuracies by our best noise and estimator."""
+        return self.improved[AROUND_MEAN]
+
+    @property
+    def control_fails(self) -> bool:
+        """Whether shuffled maps are at chance."""
+        return all(abs(c - 0.1) < 0.05 for c in self.control)
+
+    def numbers(self) -> tuple[Number, ...]:
+        """Beside the published ones."""
+        return (
             Number(
                 "test accuracy, Gabor-PCA RMS maps (authors')",
-                spread(theirs),
+                spread(self.authors),
                 "35.55 %",
-                same(bool(np.mean(theirs) >= 0.2)),
+                same(bool(np.mean(self.authors) >= 0.2)),
             ),
-            Number("test accuracy, improved", spread(best), "", same(min(best) >= 0.4)),
+            Number("test accuracy, improved", spread(self.best), "", same(min(self.best) >= 0.4)),
             Number(
                 "control: maps with shuffled pixels",
-                spread(control),
+                spread(self.control),
                 "",
-                same(all(abs(c - 0.1) < 0.05 for c in control)),
+                same(self.control_fails),
             ),
             Number("chance; majority class", "10.0 %; 11.35 %"),
-        ),
+        )
+
+    def groups(self) -> dict[str, list[float]]:
+        """All accuracies, by what a figure calls them."""
+        # A blank tells the second double softmax from the first.
+        improved = {
+            (f"{name} " if name == DOUBLE_SOFTMAX else name): values
+            for name, values in self.improved.items()
+        }
+        return {**self.compatible, **improved, "control: shuffled maps": self.control}
+
+
+def classifiers(sources: Sources) -> SectionParts:
+    """E3 on MNIST; the other data sets have sections of their own."""
+    runs, gabor = sources.runs("mnist-maps"), sources.runs("mnist-gabor")
+    measured = MapClassifiers.of(runs, gabor)
+    samples = f"{runs['cnn-0/mean'].moments.images:,}"
+    return SectionParts(
+        judged(min(measured.best) >= 0.4, np.mean(measured.authors) >= 0.2, measured.control_fails),
+        CLASSIFIERS_TEXT,
+        measured.numbers(),
         (
             Figure(
                 charts.dots(
-                    groups,
-                    "Maps as classifiers of 10,000 test digits (N ="
-                    f" {runs['cnn-0/mean'].moments.images:,} noise images a map)",
+                    measured.groups(),
+                    f"Maps as classifiers of 10,000 test digits (N = {samples} noise images a map)",
                     "test digits that are named right",
                     {
                         "chance": 0.1,
-                        "mean training image (cosine)": mean,
+                        "mean training image (cosine)": measured.mean_image,
                         "authors, Gabor-PCA": 0.3555,
                     },
                 ),
@@ -266,10 +325,10 @@ def classifiers(found: Found) -> Made:
             ),
             Figure(
                 charts.sheet(
-                    {f"seed {i}": maps(runs[f"{n}/mean"], "logits") for i, n in enumerate(cnn)},
+                    {f"seed {i}": maps(runs[f"{n}/mean"], "logits") for i, n in enumerate(CNN)},
                     DIGITS,
                     "Logit maps around the mean digit, logits per pixel unit, N ="
-                    f" {runs['cnn-0/mean'].moments.images:,} a network",
+                    f" {samples} a network",
                 ),
                 "The maps of the improved estimator: red, more light there and the network finds"
                 " the digit likelier.",
@@ -279,42 +338,28 @@ def classifiers(found: Found) -> Made:
     )
 
 
-def gabor(found: Found) -> Made:
+def authors_gabor(gabor: Mapping[str, Run]) -> list[float]:
+    """Test accuracy of RMS maps by the authors' Gabor-PCA noise, one a seed."""
+    return [scored(gabor[f"{n}/authors"].rms_maps[:10], "mnist", "cosine").accuracy for n in CNN]
+
+
+def _test(run: Run, kind: str, score: Score) -> float:
+    return scored(maps(run, kind), "mnist", score).accuracy
+
+
+def gabor(sources: Sources) -> SectionParts:
     """E5."""
-    runs, pixel = found.runs("mnist-gabor"), found.runs("mnist-maps")
-    cnn = [f"cnn-{i}" for i in range(3)]
+    runs, pixel = sources.runs("mnist-gabor"), sources.runs("mnist-maps")
     bits = {
         n: (entropy(counts(pixel[f"{n}/uniform"])), entropy(counts(runs[f"{n}/authors"])))
-        for n in cnn
+        for n in CNN
     }
     flat = all(b > a for a, b in bits.values())
-    theirs = [scored(runs[f"{n}/authors"].rms_maps[:10], "mnist", "cosine").accuracy for n in cnn]
-    ours = [_test(runs[f"{n}/improved"], "logits", "correlation") for n in cnn]
-    first = runs["cnn-0/authors"]
-    rows = tuple(
-        (
-            n,
-            *(f"{x:,}" for x in counts(runs[f"{n}/authors"])),
-            f"{bits[n][1]:.2f}",
-            f"{bits[n][0]:.2f}",
-        )
-        for n in cnn
-    )
-    pictures = {
-        "mean (authors)": charts.unit_scaled(label_means(first)),
-        "RMS (authors)": charts.unit_scaled(first.rms_maps[:10]),
-    }
-    return Made(
-        judged(flat, np.mean(theirs) >= 0.3),
-        (
-            (
-                "The noise is a random sum of Gabor wavelets, in directions in which digits vary:"
-                " 960 wavelets, 250 principal components of their weights. The authors scale each"
-                " image to [0, 1] and drop the components' mean (D16, D17); their form is made as"
-                " they made it, in 8 bits. The improved form keeps the mean, leaves images as they"
-                " are and keeps its moments by component, where the noise is white."
-            ),
-        ),
+    authors = authors_gabor(runs)
+    improved = [_test(runs[f"{n}/improved"], "logits", "correlation") for n in CNN]
+    return SectionParts(
+        judged(flat, np.mean(authors) >= 0.3),
+        GABOR_TEXT,
         (
             Number(
                 "entropy of labels, bits (pixel noise in brackets)",
@@ -324,25 +369,14 @@ def gabor(found: Found) -> Made:
             ),
             Number(
                 "RMS maps as classifier (authors')",
-                spread(theirs),
+                spread(authors),
                 "35.55 %",
-                same(bool(np.mean(theirs) >= 0.3)),
+                same(bool(np.mean(authors) >= 0.3)),
             ),
-            Number("logit maps as classifier (improved)", spread(ours)),
+            Number("logit maps as classifier (improved)", spread(improved)),
         ),
         (
-            Figure(
-                charts.sheet(
-                    pictures,
-                    DIGITS,
-                    "Gabor-PCA noise as the authors made it: each label's mean and root mean"
-                    f" square, scaled to [0, 1]\ncnn-0, N = {first.moments.images:,}",
-                    True,
-                    {"mean (authors)": [f"n {x:,}" for x in counts(first)]},
-                ),
-                "Mean and RMS images of each label, seed 0, each in its own grey scale.",
-                "Digit-like mean images of ten labels",
-            ),
+            _gabor_sheet(runs["cnn-0/authors"]),
             Figure(
                 figure(runs["cnn-0/improved"], "bias_maps"),
                 "The improved form, seed 0: label and logit maps. N ="
@@ -353,14 +387,41 @@ def gabor(found: Found) -> Made:
         (
             Table(
                 ("network", *DIGITS, "bits", "bits, pixel noise"),
-                rows,
+                tuple(
+                    (
+                        n,
+                        *(f"{x:,}" for x in counts(runs[f"{n}/authors"])),
+                        f"{bits[n][1]:.2f}",
+                        f"{bits[n][0]:.2f}",
+                    )
+                    for n in CNN
+                ),
                 "Labels given to the authors' Gabor-PCA noise",
             ),
         ),
     )
 
 
-def mean_baseline(_: Found) -> Made:
+def _gabor_sheet(run: Run) -> Figure:
+    """Mean and root mean square of each label, as the authors show them."""
+    return Figure(
+        charts.sheet(
+            {
+                "mean (authors)": charts.unit_scaled(label_means(run)),
+                "RMS (authors)": charts.unit_scaled(run.rms_maps[:10]),
+            },
+            DIGITS,
+            "Gabor-PCA noise as the authors made it: each label's mean and root mean square, scaled"
+            f" to [0, 1]\ncnn-0, N = {run.moments.images:,}",
+            True,
+            {"mean (authors)": [f"n {x:,}" for x in counts(run)]},
+        ),
+        "Mean and RMS images of each label, seed 0, each in its own grey scale.",
+        "Digit-like mean images of ten labels",
+    )
+
+
+def mean_baseline(_: Sources) -> SectionParts:
     """E8."""
     train, test = data("mnist", True), data("mnist", False)
     templates = mean_images(train, 10)
@@ -369,7 +430,7 @@ def mean_baseline(_: Found) -> Made:
     )
     fashion = mean_images(data("fashion-mnist", True), 10)
     f_dot, f_cosine = (scored(fashion, "fashion-mnist", s).accuracy for s in ("dot", "cosine"))
-    return Made(
+    return SectionParts(
         judged(abs(dot - 0.631) <= 0.002, abs(cosine - 0.822) <= 0.002),
         (
             (

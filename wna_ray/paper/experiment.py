@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from wna_ray.drawing.page import Figure, Number, Table, Verdict
 from wna_ray.networks.trained import TrainedNetwork
-from wna_ray.paper.sources import Found
+from wna_ray.paper.sources import Sources
 
 
 @dataclass(frozen=True)
-class Made:
+class SectionParts:
     """What came out of an experiment: the parts of its section in the report."""
 
     verdict: Verdict
@@ -35,13 +35,13 @@ class Experiment:
         As its section is headed.
     make
         Reads finished runs and networks; raises `wna_ray.paper.sources.Missing` where one is not
-        there.
+        at hand.
     """
 
     id: str
     title: str
     question: str
-    make: Callable[[Found], Made]
+    make: Callable[[Sources], SectionParts]
 
 
 def percent(value: float, digits: int = 1) -> str:

@@ -21,21 +21,31 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import yaml
 
 from wna_ray.drawing.page import Page, Section, Verdict, render
 from wna_ray.errors import SpecError, WnaError
+from wna_ray.execution.drive import ExecutorName
 from wna_ray.execution.tasks import task_runner
 from wna_ray.kinds.any import run_any
 from wna_ray.kinds.average.run import noise_runs
 from wna_ray.kinds.trials.result import trials_among
-from wna_ray.paper import attacks, backdoors, digits, families, neurons, objects, psychophysics
-from wna_ray.paper.experiment import Experiment, Made
+from wna_ray.paper import (
+    attacks,
+    backdoors,
+    digits,
+    families,
+    imagenet,
+    neurons,
+    objects,
+    psychophysics,
+)
+from wna_ray.paper.experiment import Experiment, SectionParts
 from wna_ray.paper.plan import STEPS, Step
-from wna_ray.paper.sources import Found, Missing
+from wna_ray.paper.sources import Missing, Sources
 from wna_ray.runs.finished import Finished
 from wna_ray.specs.base import read_yaml
 from wna_ray.specs.parse import parse_spec
@@ -47,19 +57,16 @@ from wna_ray.text import duration
 from wna_ray.training.job import train
 from wna_ray.training.spec import TrainSpec
 
+PARTS = (digits, objects, imagenet, psychophysics, attacks, backdoors, neurons, families)
 EXPERIMENTS: tuple[Experiment, ...] = tuple(
     sorted(
-        (
-            e
-            for part in (digits, objects, psychophysics, attacks, backdoors, neurons, families)
-            for e in part.EXPERIMENTS
-        ),
+        (e for part in PARTS for e in part.EXPERIMENTS),
         key=lambda e: e.id,
     )
 )
 OWN = "paper"  # the directory that job files are written for
 LEVEL = 0.05  # of all maps of a step together
-MOST_PRINTS = 4  # fingerprints that are told
+MOST_PRINTS = 4  # fingerprints that are listed
 # seconds: many sweeps wait for one another here, which is no sign of a cluster without room
 PATIENCE = 86_400
 # from a file of WNA_DATA, or else torchvision's own, which are downloaded
@@ -76,14 +83,21 @@ class Done:
     verdicts: Mapping[str, Verdict | None]
 
 
-def conduct(
+@dataclass(frozen=True)
+class Where:
+    """Where the steps of a paper are done, as for a run; none of this changes a number."""
+
+    executor: ExecutorName = "ray"
+    workers: int | None = None
+    address: str | None = None
+
+
+def make_paper(
     out: str | Path = OWN,
     *,
     jobs: str | Path = "jobs",
     full: bool = False,
-    executor: Literal["ray", "local"] = "ray",
-    workers: int | None = None,
-    address: str | None = None,
+    where: Where = Where(),
     steps: Sequence[Step] = STEPS,
     experiments: Sequence[Experiment] = EXPERIMENTS,
     say: Callable[[str], None] = print,
@@ -98,8 +112,8 @@ def conduct(
         Where the job files lie.
     full
         At the paper's size.
-    executor, workers, address
-        As for a run. None of these changes a number.
+    where
+        On a cluster, or in this process.
     steps, experiments
         What is done; all of it by default.
     say
@@ -108,44 +122,39 @@ def conduct(
     Raises
     ------
     SpecError
-        The job files are not there, or have a fault.
+        The job files are missing, or have a fault.
     """
-    asked = {step.name: read_step(step, Path(jobs), out, full) for step in steps}
+    specs = {step.name: read_step(step, Path(jobs), out, full) for step in steps}
     begin, failed = time.monotonic(), dict[str, str]()
 
     def do(step: Step) -> None:
         since = time.monotonic()
         try:
-            _do(asked[step.name], f"{out}/{step.name}", executor, workers)
+            _do(specs[step.name], f"{out}/{step.name}", where)
         except WnaError as error:
             failed[step.name] = str(error)
-        told = (
+        outcome = (
             f"failed: {failed[step.name].splitlines()[0]}"
             if step.name in failed
             else f"done in {duration(time.monotonic() - since)}"
         )
-        say(f"{duration(time.monotonic() - begin):>7}  {step.name}: {told}")
+        say(f"{duration(time.monotonic() - begin):>7}  {step.name}: {outcome}")
 
-    with task_runner(executor, workers, address):  # all steps share one cluster
+    # All steps share one cluster.
+    with task_runner(where.executor, where.workers, where.address):
         for _, wave in groupby(steps, key=lambda step: step.wave):
             together = list(wave)
-            with ThreadPoolExecutor(len(together) if executor == "ray" else 1) as pool:
+            with ThreadPoolExecutor(len(together) if where.executor == "ray" else 1) as pool:
                 list(pool.map(do, together))
-    verdicts = report(
-        Found(out, failed),
-        experiments,
-        {name: _text(spec) for name, spec in asked.items()},
-        full,
-        say,
-    )
-    return Done(failed, verdicts)
+    texts = {name: _yaml(spec) for name, spec in specs.items()}
+    return Done(failed, report(Sources(out, failed), experiments, texts, full, say))
 
 
-Asked = TrainSpec | SweepSpec | Any
+StepSpec = TrainSpec | SweepSpec | Any
 
 
-def read_step(step: Step, jobs: Path, out: str | Path, full: bool) -> Asked:
-    """What a step asks for, its paths under `out`."""
+def read_step(step: Step, jobs: Path, out: str | Path, full: bool) -> StepSpec:
+    """The spec of a step, its paths under `out`."""
     path = jobs / step.job
     if not path.is_file():
         raise SpecError(
@@ -181,93 +190,114 @@ def _moved(value: Any, out: str) -> Any:
     return value
 
 
-def _do(asked: Asked, out: str, executor: Literal["ray", "local"], workers: int | None) -> None:
-    if isinstance(asked, TrainSpec):
-        train(asked, out, executor=executor, workers=workers)
-    elif isinstance(asked, SweepSpec):
-        run_sweep(asked, out, executor=executor, workers=workers)
+def _do(spec: StepSpec, out: str, where: Where) -> None:
+    if isinstance(spec, TrainSpec):
+        train(spec, out, executor=where.executor, workers=where.workers)
+    elif isinstance(spec, SweepSpec):
+        run_sweep(spec, out, executor=where.executor, workers=where.workers)
     else:
-        run_any(asked, out, executor=executor, workers=workers)
+        run_any(spec, out, executor=where.executor, workers=where.workers)
 
 
-def _text(asked: Asked) -> str:
+def _yaml(spec: StepSpec) -> str:
     """A spec as YAML, to run it again; of a sweep its first members."""
-    if isinstance(asked, SweepSpec):
-        shown = dict(list(asked.members.items())[:1])
+    if isinstance(spec, SweepSpec):
         parts = [
-            f"# {len(asked.members)} members: {', '.join(asked.members)}\n# {name}:\n{_text(spec)}"
-            for name, spec in shown.items()
+            f"# {len(spec.members)} members: {', '.join(spec.members)}\n# {name}:\n{_yaml(member)}"
+            for name, member in list(spec.members.items())[:1]
         ]
         return "\n".join(parts)
-    plain = asked.model_dump(
+    plain = spec.model_dump(
         mode="json", by_alias=True, exclude_defaults=True, exclude={"execution"}
     )
     return str(yaml.safe_dump(plain, sort_keys=False))
 
 
 def report(
-    found: Found,
+    sources: Sources,
     experiments: Sequence[Experiment],
     specs: Mapping[str, str],
     full: bool,
     say: Callable[[str], None] = print,
 ) -> dict[str, Verdict | None]:
-    """Make every experiment from what is there, and write the page, its numbers and its
-    pictures.
+    """Make every experiment from what lies in the directory, and write the page, its numbers and
+    its pictures.
+
+    Parameters
+    ----------
+    specs
+        The text of each step's spec, by name.
     """
     sections, numbers, verdicts = list[Section](), dict[str, Any](), dict[str, Verdict | None]()
     for experiment in experiments:
-        found.read.clear()
+        sources.steps_read.clear()
         try:
-            made = experiment.make(found)
+            parts = experiment.make(sources)
         except Missing as reason:
             verdicts[experiment.id] = None
+            text = f"Could not be made. {reason}"
             sections.append(
-                Section(
-                    experiment.id,
-                    experiment.title,
-                    experiment.question,
-                    text=(f"Could not be made. {reason}",),
-                )
+                Section(experiment.id, experiment.title, experiment.question, text=(text,))
             )
             say(f"{experiment.title}: could not be made. {reason}")
             continue
-        verdicts[experiment.id] = made.verdict
-        steps = sorted(found.read)
-        facts = [(step, fact) for step in steps if (fact := told(found.opened(step)))]
-        sections.append(
-            _section(
-                experiment, made, facts, {name: specs[name] for name in steps if name in specs}
-            )
-        )
-        numbers[experiment.id] = {
-            "title": experiment.title,
-            "verdict": made.verdict.value,
-            "numbers": [
-                {
-                    "name": n.name,
-                    "ours": n.ours,
-                    "published": n.theirs,
-                    "verdict": n.verdict and n.verdict.value,
-                }
-                for n in made.numbers
-            ],
+        verdicts[experiment.id] = parts.verdict
+        sections.append(_section(experiment, parts, sources, specs))
+        numbers[experiment.id] = _numbers(experiment, parts)
+        pictures = {
+            f"{experiment.id}-{i}.png": figure.png
+            for i, figure in enumerate(parts.figures, start=1)
         }
-        write_files(
-            found.out / "figures",
+        write_files(sources.out / "figures", pictures, "--out")
+        first = parts.numbers[0]
+        published = f" (published: {first.theirs})" if first.theirs else ""
+        say(f"{experiment.title}: {parts.verdict.value}. {first.name}: {first.ours}{published}")
+    text = json.dumps(numbers, indent=1, ensure_ascii=False) + "\n"
+    page = render(_page(sections, full))
+    write_files(sources.out, {"report.html": page, "numbers.json": text.encode()}, "--out")
+    return verdicts
+
+
+def _section(
+    experiment: Experiment, parts: SectionParts, sources: Sources, specs: Mapping[str, str]
+) -> Section:
+    """An experiment's section, with facts and specs of the steps that it has read."""
+    steps = sorted(sources.steps_read)
+    facts = [(step, fact) for step in steps if (fact := run_summary(sources.opened(step)))]
+    return Section(
+        experiment.id,
+        experiment.title,
+        experiment.question,
+        parts.verdict,
+        parts.text,
+        parts.numbers,
+        parts.figures,
+        parts.tables,
+        (*parts.facts, *facts),
+        tuple((f"{name}: the spec", specs[name]) for name in steps if name in specs),
+    )
+
+
+def _numbers(experiment: Experiment, parts: SectionParts) -> dict[str, Any]:
+    """An experiment's entry in ``numbers.json``."""
+    return {
+        "title": experiment.title,
+        "verdict": parts.verdict.value,
+        "numbers": [
             {
-                f"{experiment.id}-{i}.png": figure.png
-                for i, figure in enumerate(made.figures, start=1)
-            },
-            "--out",
-        )
-        say(
-            f"{experiment.title}: {made.verdict.value}. {made.numbers[0].name}:"
-            f" {made.numbers[0].ours}"
-            + (f" (published: {made.numbers[0].theirs})" if made.numbers[0].theirs else "")
-        )
+                "name": n.name,
+                "ours": n.ours,
+                "published": n.theirs,
+                "verdict": n.verdict and n.verdict.value,
+            }
+            for n in parts.numbers
+        ],
+    }
+
+
+def _page(sections: Sequence[Section], full: bool) -> Page:
     size = "the paper's size" if full else "a size for two cores (make paper FULL=1: the paper's)"
-    page = Page(
+    return Page(
         "White noise analysis of neural networks: the whole paper again",
         f"Every experiment of Borji & Lin (ICLR 2020) on real data, at {size}. For each: the"
         " question, our numbers beside the published ones, whether it reproduces, the figures, and"
@@ -275,30 +305,27 @@ def report(
         tuple(sections),
         "Experiments",
     )
-    said = (json.dumps(numbers, indent=1, ensure_ascii=False) + "\n").encode()
-    write_files(found.out, {"report.html": render(page), "numbers.json": said}, "--out")
-    return verdicts
 
 
-def told(runs: Mapping[str, Finished]) -> str:
+def run_summary(runs: Mapping[str, Finished]) -> str:
     """N of some runs, and how sure their maps are: in one line."""
     if not runs:
         return ""
     samples = sorted({run.images for run in runs.values()})
-    of = "trials" if len(trials_among(runs)) == len(runs) else "images"
+    noun = "trials" if len(trials_among(runs)) == len(runs) else "images"
     words = [
         f"{len(runs)} run{'s' * (len(runs) > 1)} of"
-        f" {' to '.join(f'{n:,}' for n in (samples[0], samples[-1])[: len(samples)])} {of}"
+        f" {' to '.join(f'{n:,}' for n in (samples[0], samples[-1])[: len(samples)])} {noun}"
     ]
     readouts = [r for run in noise_runs(runs).values() for r in run.readouts]
     p = np.concatenate([r.p_value for r in readouts]) if readouts else np.zeros(0)
     tested = p[np.isfinite(p)]
     if len(tested):
         reliable = np.concatenate([r.reliability for r in readouts])[np.isfinite(p)]
-        found = int((tested < LEVEL / len(tested)).sum())
+        significant = int((tested < LEVEL / len(tested)).sum())
         words.append(
-            f"{found:,} of {len(tested):,} maps with enough images are significant (p < {LEVEL:g}"
-            " after Bonferroni)"
+            f"{significant:,} of {len(tested):,} maps with enough images are significant (p <"
+            f" {LEVEL:g} after Bonferroni)"
         )
         words.append(f"median reliability {np.median(reliable):.3f}")
     prints = [run.fingerprint[:8] for run in runs.values()]
@@ -307,20 +334,3 @@ def told(runs: Mapping[str, Finished]) -> str:
         + ", ..." * (len(prints) > MOST_PRINTS)
     )
     return "; ".join(words)
-
-
-def _section(
-    experiment: Experiment, made: Made, facts: Sequence[tuple[str, str]], specs: Mapping[str, str]
-) -> Section:
-    return Section(
-        experiment.id,
-        experiment.title,
-        experiment.question,
-        made.verdict,
-        made.text,
-        made.numbers,
-        made.figures,
-        made.tables,
-        (*made.facts, *facts),
-        tuple((f"{name}: the spec", text) for name, text in specs.items()),
-    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,40 @@ from wna_ray.drawing.page import Figure, Number, Table
 from wna_ray.kinds.average.run import Run
 from wna_ray.kinds.trials.result import Trials
 from wna_ray.paper import charts
-from wna_ray.paper.experiment import Experiment, Made, judged, percent, same, test_accuracy
-from wna_ray.paper.sources import Found, figure, maps
+from wna_ray.paper.experiment import (
+    Experiment,
+    SectionParts,
+    judged,
+    percent,
+    same,
+    test_accuracy,
+)
+from wna_ray.paper.sources import Sources, figure, maps
 from wna_ray.statistics.detection import area
 from wna_ray.statistics.maps import cosine
+
+FILTERS_TEXT = (
+    "A unit of the first convolution is linear until it is rectified, so the noise it answers to"
+    " must average to its own kernel: it does, for every unit. Units of the second convolution see"
+    " 14 x 14 pixels through a rectification and a maximum; what they look for has no closed form,"
+    " and is judged by how well two halves of the run agree."
+)
+TEN_WAY_TEXT = (
+    (
+        "Units of one layer get activity added or taken away, in proportion to their mean response"
+        " to a class, by forward hooks; the model stays as it is. In fc1 the network sees the class"
+        " more readily the more it is stimulated, and less when suppressed. In the convolutions,"
+        " where every position of a channel is stimulated alike, the sign is not reliable: the"
+        " authors' own figures say the same."
+    ),
+    (
+        "The authors' legends are ten times too large, and their layers have different units (D13);"
+        " here strength is in standard deviations of the layer's activity, signals and noise are"
+        " the same in all conditions, and a shuffled profile is the control. By STA, how each unit"
+        " goes with the class's logit over noise, the second convolution can be steered, too: what"
+        " fails there is the class mean, not the layer."
+    ),
+)
 
 
 def halves(run: Run, kind: str) -> NDArray[np.float64]:
@@ -26,53 +58,42 @@ def halves(run: Run, kind: str) -> NDArray[np.float64]:
     return np.asarray(whole / (2 - whole))
 
 
-def filters(found: Found) -> Made:
+def filters(sources: Sources) -> SectionParts:
     """E13."""
-    runs = found.runs("units")
+    runs = sources.runs("units")
     conv1, conv2 = runs["conv1"], runs["conv2"]
     assert conv1.filters is not None
-    found1 = {
+    close = {
         kind: cosine(next(r.bias for r in conv1.readouts if r.kind == kind), conv1.filters)
         for kind in ("activation", "rectified")
     }
+    median, least = (float(of(close["rectified"])) for of in (np.nanmedian, np.nanmin))
     rectified = next(r for r in conv2.readouts if r.kind == "rectified")
-    r2 = halves(conv2, "rectified")
-    told = [i for i, note in enumerate(rectified.note) if not note]
+    agreement = halves(conv2, "rectified")
+    active = [i for i, note in enumerate(rectified.note) if not note]
     silent = [rectified.names[i] for i, note in enumerate(rectified.note) if note]
-    median1, least1 = (
-        float(np.nanmedian(found1["rectified"])),
-        float(np.nanmin(found1["rectified"])),
-    )
-    median2 = float(np.median(r2[told]))
-    return Made(
-        judged(median1 >= 0.99, least1 >= 0.95, median2 >= 0.95),
+    median2 = float(np.median(agreement[active]))
+    return SectionParts(
+        judged(median >= 0.99, least >= 0.95, median2 >= 0.95),
         (
-            (
-                "A unit of the first convolution is linear until it is rectified, so the noise it"
-                " answers to must average to its own kernel: it does, for every unit. Units of the"
-                " second convolution see 14 x 14 pixels through a rectification and a maximum; what"
-                " they look for has no closed form, and is judged by how well two halves of the run"
-                " agree."
-            ),
-            (
-                "Units that were active too rarely to be told anything about:"
-                f" {', '.join(silent) or 'none'}."
-            ),
+            FILTERS_TEXT,
+            "Units that were active too rarely to be told anything about:"
+            f" {', '.join(silent) or 'none'}.",
         ),
         (
             Number(
                 "conv1, rectified: cosine with the kernels, median / smallest",
-                f"{median1:.4f} / {least1:.4f}",
+                f"{median:.4f} / {least:.4f}",
                 "1.000 / .991 (visually identical)",
-                same(median1 >= 0.99 and least1 >= 0.95),
+                same(median >= 0.99 and least >= 0.95),
             ),
             Number(
                 "conv1, activation: median / smallest",
-                f"{np.nanmedian(found1['activation']):.4f} / {np.nanmin(found1['activation']):.4f}",
+                f"{np.nanmedian(close['activation']):.4f} / {np.nanmin(close['activation']):.4f}",
             ),
             Number(
                 "conv2: split-half correlation, median of the units that answer",
-                f"{median2:.3f} ({len(told)} of {len(r2)})",
+                f"{median2:.3f} ({len(active)} of {len(agreement)})",
                 "44 of 50 oriented, by eye",
                 same(median2 >= 0.95),
             ),
@@ -93,24 +114,24 @@ def filters(found: Found) -> Made:
     )
 
 
-def natural(found: Found) -> Made:
+def natural(sources: Sources) -> SectionParts:
     """E14."""
-    run, noise = found.run("units-images"), found.runs("units")["conv1"]
+    run, noise = sources.run("units-images"), sources.runs("units")["conv1"]
     assert noise.filters is not None
     truth = noise.filters
     plain = cosine(next(r.bias for r in run.readouts if r.kind == "activation"), truth)
     white = run.whitened()[: len(truth)].reshape(
         len(truth), -1
     )  # of the activations, which come first
-    there = np.isfinite(white).all(axis=1) & np.isfinite(plain)
-    freed = cosine(white[there], truth[there])
+    both = np.isfinite(white).all(axis=1) & np.isfinite(plain)
+    freed = cosine(white[both], truth[both])
     pictures = {
         "kernel": truth.reshape(-1, *run.stimulus.shape),
         "average of digits": maps(run, "activation"),
         "whitened": white.reshape(-1, *run.stimulus.shape),
     }
     some = slice(0, 12)
-    return Made(
+    return SectionParts(
         judged(
             float(np.nanmedian(plain)) < 0.95,
             float(np.nanmedian(freed)) > float(np.nanmedian(plain)),
@@ -172,109 +193,133 @@ def _rising(values: list[float]) -> bool:
     return bool((np.diff(values) > 0).all())
 
 
-def _stimulation(trials: Trials) -> tuple[dict[str, int], dict[str, int], int, Table, bytes]:
-    """Classes whose area rises with strength, by layer, of how many; the same for sham; a
-    table; a figure.
+@dataclass(frozen=True)
+class Stimulation:
+    """How readily classes are seen when a layer is stimulated, or suppressed, in favour of each.
+
+    Attributes
+    ----------
+    trials
+        Where that was counted.
+    areas, sham
+        By layer and class, see `areas`: of the class's mean response, and of the same profile
+        shuffled over units.
     """
-    assert trials.spec.stimulate is not None
-    found, sham = areas(trials, "class-mean"), areas(trials, "sham")
-    layers, strengths = trials.spec.stimulate.layers, sorted(trials.spec.stimulate.strengths)
-    classes = list(dict.fromkeys(c for _, c in found))
-    rising, shams = (
-        {layer: sum(_rising(v) for (at, _), v in of.items() if at == layer) for layer in layers}
-        for of in (found, sham)
-    )
-    rows = tuple(
-        (
-            layer,
-            c,
-            *(f"{v:.3f}" for v in found[layer, c]),
-            "yes" if _rising(found[layer, c]) else "no",
+
+    trials: Trials
+    areas: Mapping[tuple[str, str], list[float]]
+    sham: Mapping[tuple[str, str], list[float]]
+
+    @classmethod
+    def of(cls, trials: Trials) -> Stimulation:
+        """Take the areas from trials."""
+        return cls(trials, areas(trials, "class-mean"), areas(trials, "sham"))
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Layers that were stimulated."""
+        assert self.trials.spec.stimulate is not None
+        return tuple(self.trials.spec.stimulate.layers)
+
+    @property
+    def strengths(self) -> list[float]:
+        """In standard deviations of a layer's activity, rising."""
+        assert self.trials.spec.stimulate is not None
+        return sorted(self.trials.spec.stimulate.strengths)
+
+    @property
+    def classes(self) -> list[str]:
+        """Classes in whose favour layers were stimulated."""
+        return list(dict.fromkeys(c for _, c in self.areas))
+
+    def rising(self, layer: str) -> int:
+        """Classes whose area rises with strength."""
+        return rising_classes(self.areas, layer)
+
+    def numbers(self, published: Mapping[str, str], enough: float) -> Iterator[Number]:
+        """Classes that rise, for each layer; of fc1 it is judged whether they are enough."""
+        n = len(self.classes)
+        for layer in self.layers:
+            rising, sham = self.rising(layer), rising_classes(self.sham, layer)
+            yield Number(
+                f"{layer}: classes that rise with strength (sham)",
+                f"{rising} of {n} ({sham} of {n})",
+                published[layer],
+                same(rising >= enough) if layer == "fc1" else None,
+            )
+
+    def table(self) -> Table:
+        """Area by strength, of each layer and class."""
+        rows = tuple(
+            (
+                layer,
+                c,
+                *(f"{v:.3f}" for v in self.areas[layer, c]),
+                "yes" if _rising(self.areas[layer, c]) else "no",
+            )
+            for layer in self.layers
+            for c in self.classes
         )
-        for layer in layers
-        for c in classes
-    )
-    panels = [
-        charts.Panel(
-            layer,
-            [charts.Line(f"class {c}", strengths, found[layer, c]) for c in classes]
-            + [
-                charts.Line(
-                    "sham, mean",
-                    strengths,
-                    np.mean([sham[layer, c] for c in classes], axis=0),
-                    "--",
-                    "0.4",
-                )
-            ],
-            "strength (sd of the layer's activity)",
-            "area under the curve of right answers",
-        )
-        for layer in layers
-    ]
-    title = (
-        "Area under the psychometric curve (mean share right over gamma 0 to 1) of the class that"
-        f" is stimulated\n{trials.answers[0].sum():,} trials a condition; sham: the same profile,"
-        " shuffled over units"
-    )
-    return (
-        rising,
-        shams,
-        len(classes),
-        Table(
-            ("layer", "class", *(f"{s:+g} sd" for s in strengths), "rises"),
+        return Table(
+            ("layer", "class", *(f"{s:+g} sd" for s in self.strengths), "rises"),
             rows,
             "Area by strength",
-        ),
-        charts.curves(panels, title, 3),
-    )
+        )
+
+    def curves(self) -> bytes:
+        """The same as a picture."""
+        strengths, classes = self.strengths, self.classes
+        panels = [
+            charts.Panel(
+                layer,
+                [charts.Line(f"class {c}", strengths, self.areas[layer, c]) for c in classes]
+                + [
+                    charts.Line(
+                        "sham, mean",
+                        strengths,
+                        np.mean([self.sham[layer, c] for c in classes], axis=0),
+                        "--",
+                        "0.4",
+                    )
+                ],
+                "strength (sd of the layer's activity)",
+                "area under the curve of right answers",
+            )
+            for layer in self.layers
+        ]
+        title = (
+            "Area under the psychometric curve (mean share right over gamma 0 to 1) of the class"
+            f" that is stimulated\n{self.trials.answers[0].sum():,} trials a condition; sham: the"
+            " same profile, shuffled over units"
+        )
+        return charts.curves(panels, title, 3)
 
 
-def ten_way(found: Found) -> Made:
+def rising_classes(of: Mapping[tuple[str, str], list[float]], layer: str) -> int:
+    """How many classes' areas rise with the strength in a layer."""
+    return sum(_rising(values) for (at, _), values in of.items() if at == layer)
+
+
+def ten_way(sources: Sources) -> SectionParts:
     """E15."""
-    trials = found.one_trials("microstimulation")
-    rising, shams, n, table, picture = _stimulation(trials)
+    trials = sources.one_trials("microstimulation")
+    stimulation = Stimulation.of(trials)
+    n = len(stimulation.classes)
     sta = areas(trials, "sta")
-    by_sta = {
-        layer: sum(_rising(v) for (at, _), v in sta.items() if at == layer) for layer in rising
-    }
-    return Made(
-        judged(rising["fc1"] >= 0.9 * n),
+    published = {"fc1": "monotone", "conv2": "mixed", "conv1": "almost no effect"}
+    return SectionParts(
+        judged(stimulation.rising("fc1") >= 0.9 * n),
+        TEN_WAY_TEXT,
         (
-            (
-                "Units of one layer get activity added or taken away, in proportion to their mean"
-                " response to a class, by forward hooks; the model stays as it is. In fc1 the"
-                " network sees the class more readily the more it is stimulated, and less when"
-                " suppressed. In the convolutions, where every position of a channel is stimulated"
-                " alike, the sign is not reliable: the authors' own figures say the same."
-            ),
-            (
-                "The authors' legends are ten times too large, and their layers have different"
-                " units (D13); here strength is in standard deviations of the layer's activity,"
-                " signals and noise are the same in all conditions, and a shuffled profile is the"
-                " control. By STA, how each unit goes with the class's logit over noise, the second"
-                " convolution can be steered, too: what fails there is the class mean, not the"
-                " layer."
-            ),
-        ),
-        (
-            *(
-                Number(
-                    f"{layer}: classes that rise with strength (sham)",
-                    f"{rising[layer]} of {n} ({shams[layer]} of {n})",
-                    {"fc1": "monotone", "conv2": "mixed", "conv1": "almost no effect"}[layer],
-                    same(rising[layer] >= 0.9 * n) if layer == "fc1" else None,
-                )
-                for layer in rising
-            ),
+            *stimulation.numbers(published, 0.9 * n),
             Number(
-                "the same by STA: " + " / ".join(by_sta),
-                " / ".join(f"{v} of {n}" for v in by_sta.values()),
+                "the same by STA: " + " / ".join(stimulation.layers),
+                " / ".join(f"{rising_classes(sta, layer)} of {n}" for layer in stimulation.layers),
             ),
         ),
         (
             Figure(
-                picture,
+                stimulation.curves(),
                 "How readily the stimulated class is seen, by strength and layer.",
                 "Areas by strength in three layers; fc1 rises for all classes",
             ),
@@ -284,17 +329,19 @@ def ten_way(found: Found) -> Made:
                 "Psychometric curves by strength",
             ),
         ),
-        (table,),
+        (stimulation.table(),),
     )
 
 
-def binary(found: Found) -> Made:
+def binary(sources: Sources) -> SectionParts:
     """E16."""
-    trials = found.one_trials("microstimulation-binary")
-    (network,) = found.networks("binary-28").values()
-    rising, shams, n, table, picture = _stimulation(trials)
-    return Made(
-        judged(rising["fc1"] == n),
+    trials = sources.one_trials("microstimulation-binary")
+    (network,) = sources.networks("binary-28").values()
+    stimulation = Stimulation.of(trials)
+    n = len(stimulation.classes)
+    published = {layer: "not specific" for layer in stimulation.layers} | {"fc1": "both"}
+    return SectionParts(
+        judged(stimulation.rising("fc1") == n),
         (
             (
                 "The same with two classes, where every trial that is moved away from one answer is"
@@ -303,15 +350,7 @@ def binary(found: Found) -> Made:
             ),
         ),
         (
-            *(
-                Number(
-                    f"{layer}: classes that rise with strength (sham)",
-                    f"{rising[layer]} of {n} ({shams[layer]} of {n})",
-                    {"fc1": "both"}.get(layer, "not specific"),
-                    same(rising[layer] == n) if layer == "fc1" else None,
-                )
-                for layer in rising
-            ),
+            *stimulation.numbers(published, n),
             Number(
                 "test accuracy, two against eight",
                 percent(test_accuracy(network), 2),
@@ -320,12 +359,12 @@ def binary(found: Found) -> Made:
         ),
         (
             Figure(
-                picture,
+                stimulation.curves(),
                 "How readily the stimulated class is seen, by strength and layer.",
                 "Areas by strength in three layers of the binary network",
             ),
         ),
-        (table,),
+        (stimulation.table(),),
     )
 
 

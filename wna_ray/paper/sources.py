@@ -20,21 +20,20 @@ from wna_ray.kinds.trials.result import Trials, trials_among
 from wna_ray.networks.models import load as load_model
 from wna_ray.networks.trained import TrainedNetwork
 from wna_ray.runs.finished import Finished
-from wna_ray.runs.names import RESULT
 from wna_ray.statistics.classifier import Score, Scored, classify
 from wna_ray.storage.store import Place, Store
-from wna_ray.sweeps.directory import open_sweep
+from wna_ray.sweeps.finished import open_sweep
 from wna_ray.training.job import read_network
 
 Maps = NDArray[np.float64]
 
 
 class Missing(Exception):
-    """Something that an experiment reads is not there; the message says what, in a sentence."""
+    """Something that an experiment reads is not at hand; the message says what, in a sentence."""
 
 
-class Found:
-    """What lies in a paper's directory.
+class Sources:
+    """The networks and runs that lie in a paper's directory.
 
     Parameters
     ----------
@@ -46,12 +45,12 @@ class Found:
 
     def __init__(self, out: str | Path, why: Mapping[str, str] | None = None) -> None:
         self.out, self.why = Path(out), dict(why or {})
-        self.read: set[str] = set()
-        """Names of steps that were asked for, since it was last emptied."""
+        self.steps_read: set[str] = set()
+        """Names of steps that were read, since it was last emptied."""
         self._opened: dict[str, dict[str, Finished]] = {}
 
     def _path(self, step: str) -> str:
-        self.read.add(step)
+        self.steps_read.add(step)
         if step in self.why:
             raise Missing(f"{step} could not be made: {self.why[step]}")
         return str(self.out / step)
@@ -90,7 +89,7 @@ class Found:
                 raise Missing(str(reason)) from None
         return self._opened[name]
 
-    def there(self, name: str) -> bool:
+    def is_finished(self, name: str) -> bool:
         """Whether a sweep that not everybody can run (it needs somebody's weights) is finished."""
         try:
             return bool(self.members(name))
@@ -117,7 +116,7 @@ class Found:
 
 def figure(run: Finished, name: str) -> bytes:
     """One of a run's own figures, PNG."""
-    return run._bytes(f"{RESULT}/figures/{name}.png")
+    return run.figure(name)
 
 
 @cache
@@ -162,22 +161,22 @@ def held_out(runs: Iterable[Run]) -> Scored:
     a response says of an image. Maps and images are compared in the cells that moments were kept
     of.
     """
-    found = []
+    scores = []
     for run in runs:
-        shown = run.stimulus.spec
-        assert shown.dataset is not None, "runs of pictures"
-        split, cell = data(shown.dataset, shown.split == "train"), shown.cell
-        rest = ~np.isin(split.labels, shown.classes or ())
+        spec = run.stimulus.spec
+        assert spec.dataset is not None, "runs of pictures"
+        split, cell = data(spec.dataset, spec.split == "train"), spec.cell
+        rest = ~np.isin(split.labels, spec.classes or ())
         means = avg_pool2d(
             torch.from_numpy(split.images[rest]), cell, ceil_mode=True, count_include_pad=False
         ).numpy()
         steps = means - mean_stimulus(run)[:, ::cell, ::cell]
-        found.append(
+        scores.append(
             classify(run.whitened()[:, :, ::cell, ::cell], Split(steps, split.labels[rest]), "dot")
         )
     confusion, ranks = (
-        np.sum([f.confusion for f in found], axis=0),
-        np.concatenate([f.ranks for f in found]),
+        np.sum([score.confusion for score in scores], axis=0),
+        np.concatenate([score.ranks for score in scores]),
     )
     return Scored(float(np.trace(confusion) / confusion.sum()), confusion, ranks)
 

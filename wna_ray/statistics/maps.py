@@ -1,4 +1,4 @@
-"""Read-outs: from exact sums to maps and to how sure they are.
+"""Maps, and the formulas that say how sure they are.
 
 Symbols: N images counted in, d independent noise values an image, noise sd sigma (known exactly),
 response y, and ``A = sum (y - mean y) x``, the summed product of response and noise. Given the
@@ -9,12 +9,8 @@ whatever the network; so if the response ignores the stimulus, every element of
 
 has mean 0 and variance exactly 1, and is normal in the limit. Everything else follows from z.
 
-Of pictures (a data set's, or noise stretched to 8 bits) no distribution is known. There mean and
-variance of each pixel are measured, and ``z = sqrt(N) cov(y, x) / (sd_x sd_y)`` pixel by pixel;
-pixels that never vary have z = 0. If response and picture are independent its variance is still 1,
-so ``E ||z||^2`` is the number of pixels that vary and the reliability means the same; but pixels
-correlate, so the p-value is Sidak's of the largest, and ``||z||^2`` counts shared variance many
-times, so there is no rho^2.
+Of pictures no distribution is known; what holds of them instead is in `wna_ray.statistics.nulls`.
+Sums become maps in `wna_ray.statistics.readouts`.
 
 References
 ----------
@@ -27,7 +23,6 @@ cross-correlation with white noise. Borji & Lin (2020), ICLR: bias maps of netwo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,32 +30,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtrc, ndtr, ndtri, stdtr
 
-from wna_ray.errors import RunError
 from wna_ray.moments.moments import Moments
-from wna_ray.moments.responses import FixedPoint, is_dense, is_rounded, is_triggered
-from wna_ray.noise.stream import Table
 from wna_ray.specs.response import ResponseKind
 
 Floats = NDArray[np.float64]
 
 FEWEST = 30
 """Effective images under which a row gets no p-value."""
-FEWEST_GRADIENTS = 2000
-"""Images under which a row of ``estimator: gradient`` gets no p-value: values of a gradient are
-skewed, and no known null helps. With a skewness of 1 the largest of 784 values is then called
-significant in 5.6 % of null maps (second order of Edgeworth's series at z = 4).
-"""
-FEWEST_PICTURES = 300
-"""The same for a pixel of pictures: effective images, times the pixel's variance over its
-largest square (of noise stretched to 8 bits, whose pixels are sums of many weights, effective
-images alone). Neither response nor pixel is symmetric; at this bound the skewness of the sum of
-their products is at most 1/sqrt(300), and the chance to pass the threshold of 784 values is off
-by 9 % (Edgeworth, second order).
-"""
-RESOLUTION = 4
-"""Steps of the fixed point in one standard deviation under which a dense row is called too
-coarse to judge.
-"""
 KURTOSIS_ERROR, TAIL_ERROR = 0.02, 0.1
 """Largest relative errors of Var(||z||^2), and of the chance to pass the threshold, from the
 noise's kurtosis (see `fewest_images`).
@@ -203,159 +179,6 @@ class Readout:
     split_half: Floats | None = None
 
 
-def read_out(
-    moments: Moments,
-    kind: ResponseKind,
-    point: FixedPoint,
-    table: Table | None,
-    unit: float,
-    names: Sequence[str],
-    patches: int = 1,
-    stretched: bool = False,
-) -> Readout:
-    """Maps and statistics of one kind of response.
-
-    Parameters
-    ----------
-    moments
-        Sums of a whole run.
-    point
-        Fixed point of the response.
-    table
-        Noise family: gives the exact variance and kurtosis of a grid value. None for pictures,
-        whose variance is measured: `moments` keep second moments. Maps of responses that are no
-        one-hot are then ``cov(y, x)`` over the mean variance of the pixels.
-    unit
-        Size of a grid unit in the stimulus's units.
-    names
-        One a row; their number is k.
-    patches
-        Patches of an image, each with a response of its own. Where there are several they overlap,
-        so the values of a z-map are still of mean 0 and variance 1, but no longer independent: the
-        p-value is then Sidak's of the largest, which holds for normal values however they depend on
-        each other.
-    stretched
-        Whether pictures are noise that was stretched to 8 bits.
-    """
-    sums, n = moments.responses[kind], moments.images * patches
-    k, d = len(names), moments.sum_x.size
-    values_spread: Floats = (
-        np.full(d, float(table.variance)) if table is not None else grid_variance(moments)
-    )
-    variance, varied = float(values_spread.mean()) if d else 0.0, values_spread > 0
-
-    def rows(values: NDArray[np.generic], fill: float = 0.0) -> Floats:
-        out = np.full((k, *values.shape[1:]), fill)
-        out[sums.rows] = values
-        return out
-
-    if sums.rows.size and int(sums.rows[-1]) >= k:
-        raise RunError(
-            f"the moments of '{kind}' have a row {int(sums.rows[-1])}, but there are only {k}"
-            " responses"
-        )
-    count = rows(sums.count).astype(np.int64)
-    if n == 0:
-        nothing, maps = np.full(k, np.nan), np.full((k, d), np.nan)
-        return Readout(
-            kind,
-            tuple(names),
-            maps,
-            maps,
-            nothing,
-            count,
-            nothing,
-            nothing,
-            nothing,
-            nothing,
-            ("no images",) * k,
-        )
-    total = rows(sums.sum_y)
-    product = rows(sums.sum_yx)
-    product -= total[:, None] / n * moments.sum_x  # A, from exact sums
-    variation = rows(sums.variation(n))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        z = product / np.sqrt(np.where(varied, values_spread, 1.0) * variation[:, None])
-        z[:, ~varied] = 0.0
-        z[variation == 0] = np.nan
-        largest = rows(sums.peak) + (
-            np.abs(total) / n if is_dense(kind) else 0.0
-        )  # >= |y - mean y|, or near it
-        if is_triggered(kind):
-            zero = np.asarray(
-                point.centre if is_dense(kind) else 0
-            )  # the fixed point's steps below its centre
-            size = unit / (total + n * zero)
-        else:
-            size = point.step / (n * variance * unit)
-        bias, standard_error = product * size[:, None], np.sqrt(variance * variation) * size
-        standard_error[variation == 0] = np.nan
-        # The kurtosis of A is the noise's, divided by (sum c^2)^2 / sum c^4 with c = y - mean y,
-        # which is at least this.
-        effective = variation / largest**2
-    z_squared, free = np.square(z).sum(axis=1), int(varied.sum())
-    few = FEWEST if table is None else fewest_images(table.excess_kurtosis, d)
-    if (
-        table is None
-        # no sum of squares has a known distribution; the largest of the pixels that vary often
-        # enough
-    ):
-        often = (
-            varied * 1.0
-            if stretched
-            else values_spread / np.square(128 + np.abs(moments.sum_x / n))
-        )
-        judged = effective[:, None] * often >= FEWEST_PICTURES
-        effective = np.where(judged.any(axis=1), effective, 0.0)
-    coarse = is_rounded(kind) * n * RESOLUTION**2  # others are not rounded to their own size
-    if kind == "spikes":
-        count = total.astype(np.int64)
-    none = "no spikes" if kind == "spikes" else "no images"
-    note = tuple(
-        (
-            none
-            if c == 0
-            else (
-                "constant"
-                if v == 0
-                else "below resolution"
-                if v < coarse
-                else "too few images"
-                if e < few
-                else ""
-            )
-        )
-        for c, v, e in zip(count, variation, effective, strict=True)
-    )
-    if table is None:
-        p_value = np.full(k, np.nan)
-        for row in np.flatnonzero(judged.any(axis=1)):
-            p_value[row] = float(sidak_p(np.abs(z[row, judged[row]]).max(), int(judged[row].sum())))
-    else:
-        p_value = chi_square_p(z_squared, d) if patches == 1 else sidak_p(np.abs(z).max(axis=1), d)
-    p_value = np.where([bool(text) for text in note], np.nan, p_value)
-    if kind in ("logits", "activation", "rectified"):
-        share = np.full(k, np.nan)
-    elif kind == "probabilities":
-        share = (total / n + np.asarray(point.centre)) * point.step
-    else:
-        share = count / n
-    rho2: Floats = np.full(k, np.nan) if table is None else explained_variance(z_squared, d, n)
-    return Readout(
-        kind,
-        tuple(names),
-        bias,
-        z,
-        standard_error,
-        count,
-        share,
-        rho2,
-        p_value,
-        reliability(z_squared, free),
-        note,
-    )
-
-
 def grid_variance(moments: Moments) -> Floats:
     """``(d,)``: measured variance of each grid value, ``E[x^2] - E[x]^2`` in grid units;
     exactly 0 where it never varied.
@@ -412,89 +235,6 @@ def best_ridge(covariance: Floats, reliability: Floats) -> Floats:
     size = (np.square(covariance).sum(axis=0)[varied] / np.diag(covariance)[varied]).mean()
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.where(reliability > 0, (1 - reliability) / reliability * size, np.nan))
-
-
-def read_out_gradient(
-    moments: Moments,
-    kind: ResponseKind,
-    point: FixedPoint,
-    exponent: Sequence[int],
-    sd: float,
-    names: Sequence[str],
-) -> Readout:
-    """Maps and statistics of ``estimator: gradient``, whose sums ``y x`` and ``y x^2`` are those of
-    the gradient and of its square.
-
-    The map is the mean gradient, and its error is measured, value by value, from how gradients
-    differ between images; they are correlated over the image, so the p-value is Sidak's of the
-    largest z, which is Student's t. ``|mean|^2 - sum error^2`` estimates the true map's energy
-    without bias; reliability and rho^2 follow from it as they do for noise.
-
-    Parameters
-    ----------
-    exponent
-        ``(k,)``: log2 of each row's step.
-    sd
-        Of the noise, in the stimulus's units.
-    names
-        One a row; their number is k.
-    """
-    sums, n, k, d = moments.responses[kind], moments.images, len(names), moments.sum_x.size
-    if n < 2 or not len(sums.rows):
-        nothing, maps = np.full(k, np.nan), np.full((k, d), np.nan)
-        return Readout(
-            kind,
-            tuple(names),
-            maps,
-            maps,
-            nothing,
-            np.full(k, n),
-            nothing,
-            nothing,
-            nothing,
-            nothing,
-            ("no images",) * k,
-            "gradient",
-        )
-    step = np.ldexp(1.0, np.asarray(exponent))[:, None]
-    mean = sums.sum_yx / n
-    spread = (sums.sum_yxx - n * np.square(mean)) / (n - 1) + 1 / 12  # and that of rounding
-    bias, error = mean * step, np.sqrt(spread / n) * step
-    z, energy = bias / error, np.square(bias).sum(axis=1)
-    signal, variance = energy - np.square(error).sum(axis=1), sums.variation(n) / n * point.step**2
-    varied = variance > 0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rho2, reliable = (
-            np.where(varied, sd**2 * signal / variance, np.nan),
-            np.where(varied, np.maximum(0.0, signal / energy), np.nan),
-        )
-    bias[~varied], z[~varied] = 0.0, np.nan
-    note = tuple(
-        "constant" if not v else "too few images" if n < FEWEST_GRADIENTS else "" for v in varied
-    )
-    p_value = np.where(
-        [bool(text) for text in note], np.nan, sidak_p(np.abs(z).max(axis=1), d, n - 1)
-    )
-    share = (
-        (sums.sum_y / n + np.asarray(point.centre)) * point.step
-        if kind == "probabilities"
-        else np.full(k, np.nan)
-    )
-    typical = np.where(varied, np.sqrt(np.square(error).mean(axis=1)), np.nan)
-    return Readout(
-        kind,
-        tuple(names),
-        bias,
-        z,
-        typical,
-        sums.count.copy(),
-        share,
-        rho2,
-        p_value,
-        reliable,
-        note,
-        "gradient",
-    )
 
 
 def cosine(a: Floats, b: Floats) -> Floats:

@@ -22,15 +22,9 @@ from wna_ray.moments.responses import FixedPoint, is_dense, is_triggered
 from wna_ray.runs.names import MOMENTS, RESULT
 from wna_ray.runs.segments import pack_moments
 from wna_ray.specs.run import Spec
-from wna_ray.statistics.maps import (
-    Readout,
-    cosine,
-    grid_variance,
-    read_out,
-    read_out_gradient,
-    spearman_brown,
-    variance_maps,
-)
+from wna_ray.statistics.maps import Readout, cosine, grid_variance, spearman_brown, variance_maps
+from wna_ray.statistics.nulls import KnownNoise, MeasuredPictures, Null
+from wna_ray.statistics.readouts import read_out, read_out_gradient
 from wna_ray.stimuli.stimulus import Stimulus
 from wna_ray.storage.arrays import to_npy, to_parquet
 from wna_ray.storage.tables import table_of
@@ -86,38 +80,26 @@ def read_outs(
     spec: Spec, stimulus: Stimulus, moments: Moments, identity: Mapping[str, Any], names: list[str]
 ) -> list[Readout]:
     """One `Readout` for each response of the spec, in its order."""
-    found = _read_outs(spec, stimulus, moments, identity, names)
     gradient = spec.estimator == "gradient"
-    return [
-        replace(r, split_half=spearman_brown(moments, r.kind, len(names), gradient)) for r in found
-    ]
+    null = null_of(stimulus)
+    readouts = []
+    for kind in (response.kind for response in spec.responses):
+        point = FixedPoint.parse(identity["fixed_point"][kind])
+        if gradient:
+            steps = identity["gradient_exponent"][kind]
+            readout = read_out_gradient(moments, kind, point, steps, stimulus.sd, names)
+        else:
+            readout = read_out(moments, kind, point, null, names)
+        halves = spearman_brown(moments, kind, len(names), gradient)
+        readouts.append(replace(readout, split_half=halves))
+    return readouts
 
 
-def _read_outs(
-    spec: Spec, stimulus: Stimulus, moments: Moments, identity: Mapping[str, Any], names: list[str]
-) -> list[Readout]:
-    points = identity["fixed_point"]
-    if spec.estimator == "gradient":
-        steps = identity["gradient_exponent"]
-        return [
-            read_out_gradient(
-                moments, r.kind, FixedPoint.parse(points[r.kind]), steps[r.kind], stimulus.sd, names
-            )
-            for r in spec.responses
-        ]
-    return [
-        read_out(
-            moments,
-            r.kind,
-            FixedPoint.parse(points[r.kind]),
-            None if stimulus.spec.measured else stimulus.noise.table,
-            stimulus.unit,
-            names,
-            stimulus.patches_an_image,
-            stimulus.spec.basis is not None,
-        )
-        for r in spec.responses
-    ]
+def null_of(stimulus: Stimulus) -> Null:
+    """What is known of a stimulus's values, where responses are averaged over them."""
+    if stimulus.spec.measured:
+        return MeasuredPictures(stimulus.unit, stretched=stimulus.spec.basis is not None)
+    return KnownNoise(stimulus.noise.table, stimulus.unit, stimulus.patches_an_image)
 
 
 def map_images(
@@ -282,11 +264,11 @@ def derive(
         objects[CURVE] = to_parquet(curve)
     if answers.pictures is not None:
         objects[DECODED_MAPS] = to_npy(answers.pictures)
-    shown, labels = [_drawable(r) for r in readouts], _drawable_labels(classes)
-    drawn = figures.draw(stimulus, shown, moments, labels, answers.filters)
+    drawable, labels = [_drawable(r) for r in readouts], _drawable_labels(classes)
+    drawn = figures.draw(stimulus, drawable, moments, labels, answers.filters)
     if answers.pictures is not None:
         drawn["decoded_maps.png"] = figures.decoded(
-            stimulus, shown, moments, labels, answers.pictures
+            stimulus, drawable, moments, labels, answers.pictures
         )
     if curve is not None:
         drawn["reliability.png"] = figures.reliability(curve, stimulus)
