@@ -23,7 +23,7 @@ from places import ROOT
 
 from wna_ray.networks import models
 from wna_ray.specs.stimulus import StimulusSpec
-from wna_ray.stimuli.stimulus import Stimulus
+from wna_ray.stimuli.stimulus import make_stimulus
 
 EXAMPLE = ROOT / "examples" / "output_statistics"
 STEP = 2.0**-16
@@ -69,7 +69,7 @@ def finished(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_means_and_variances_are_those_of_a_loop(finished: Path) -> None:
     """Rounding an output moves it by half a step at most, so a mean moves no further."""
-    stimulus = Stimulus(
+    stimulus = make_stimulus(
         StimulusSpec.model_validate(SPEC["stimulus"]), 3, np.full((1, 1, 1), 0.5, np.float32)
     )
     module = models.load("bundled:mnist-cnn").module

@@ -36,11 +36,12 @@ def directory(tmp_path: Path) -> RunDirectory:
 
 def foreign(directory: RunDirectory, **changes: Any) -> dict[str, Any]:
     """Make the newest driver one of another machine, as far as its object tells."""
-    generation, found = latest(directory)
-    assert found is not None
-    found |= {"host": "elsewhere", "process": "other boot/pid:[1]/7"} | changes
-    directory.store.replace(f"drivers/{generation:06d}.json", json.dumps(found).encode())
-    return found
+    generation, newest = latest(directory)
+    assert newest is not None
+    elsewhere = {"host": "elsewhere", "process": "other boot/pid:[1]/7"}
+    driver = newest.model_dump() | elsewhere | changes
+    directory.store.replace(f"drivers/{generation:06d}.json", json.dumps(driver).encode())
+    return driver
 
 
 def test_a_second_driver_of_this_machine_is_refused_at_once(directory: RunDirectory) -> None:
@@ -85,17 +86,21 @@ def test_a_living_driver_elsewhere_is_found_alive(directory: RunDirectory) -> No
 def test_a_silent_driver_elsewhere_is_replaced_and_stops_when_it_wakes(
     directory: RunDirectory,
 ) -> None:
-    old = Driver(directory, beat_seconds=3600)
+    old = Driver(directory, beat_seconds=3)
     foreign(directory)
     new = Driver(directory, silent_seconds=0.3)
     assert new.generation == 2
-    old._beat_seconds = 0.01
-    threading.Thread(target=old._live, daemon=True).start()  # it wakes
-    time.sleep(0.5)
+
+    def work() -> None:
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            old(Stage("x"))
+            time.sleep(0.1)
+
     with pytest.raises(
         RunError, match=r"has taken .* over, because this driver gave no sign of life"
     ):
-        old(Stage("x"))
+        work()  # until it wakes
     new(Stage("x"))
 
 
@@ -132,23 +137,24 @@ def test_the_journal_tells_what_happened(directory: RunDirectory) -> None:
         driver(event)
         time.sleep(0.06)
     driver.close("finished")
-    _, told = latest(directory)
-    assert told is not None
-    progress = told["progress"]
-    assert (told["state"], progress["done"], progress["committed"], progress["samples"]) == (
+    _, newest = latest(directory)
+    assert newest is not None
+    progress = newest.progress
+    assert (newest.state, progress.done, progress.committed, progress.samples) == (
         "finished",
         300,
         300,
         1000,
     )
-    assert (progress["retried"], progress["failed"], progress["workers"], progress["stage"]) == (
+    assert (progress.retried, progress.failed, progress.workers, progress.stage) == (
         1,
         0,
         5,
         "merge",
     )
-    assert told["phase_seconds"] == {"forward": 4.0, "noise": 1.0}
-    assert told["storage"] == {"commits": 1, "seconds": 0.5, "bytes": 1000, "retries": 2}
+    assert newest.phase_seconds == {"forward": 4.0, "noise": 1.0}
+    storage = {"commits": 1, "seconds": 0.5, "bytes": 1000, "retries": 2}
+    assert newest.storage.model_dump() == storage
     lines = [
         json.loads(line)
         for line in (directory.store.read("events/000001-00000.jsonl") or b"").splitlines()
@@ -201,7 +207,9 @@ def test_secrets_do_not_get_into_the_journal(directory: RunDirectory) -> None:
     }
     assert len(written) == 2
     assert not any(b"hunter2" in data or b"u001b" in data for data in written.values())
-    assert (latest(directory)[1] or {})["reason"] == "cannot read s3://***@bucket/run\ufffd[2J"
+    newest = latest(directory)[1]
+    assert newest is not None
+    assert newest.reason == "cannot read s3://***@bucket/run\ufffd[2J"
 
 
 HUGE = 10**400
@@ -255,10 +263,10 @@ def test_words_of_another_driver_are_plain(
 ) -> None:
     Driver(directory).close("running")
     foreign(directory, host="\x1b[2Jhost\n" * 99)
-    found = latest(directory)[1]
-    assert found is not None
-    assert found["host"].startswith("\ufffd[2Jhost\ufffd")
-    assert len(found["host"]) == 100
+    newest = latest(directory)[1]
+    assert newest is not None
+    assert newest.host.startswith("\ufffd[2Jhost\ufffd")
+    assert len(newest.host) == 100
     assert Driver(directory, silent_seconds=0.1).generation == 2
     assert "was last driven by process" in caplog.text
     assert "\x1b" not in caplog.text

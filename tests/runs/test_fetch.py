@@ -8,8 +8,6 @@ import errno
 import fcntl
 import json
 import os
-import re
-import shutil
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,33 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from copied_runs import SPEC, files, put
 from servers import S3Server
-from typer.testing import CliRunner
 
-from wna_ray.cli import app
-from wna_ray.errors import RunError, StoreError, WnaError
+from wna_ray.errors import RunError, StoreError
 from wna_ray.kinds.average.job import run
 from wna_ray.kinds.average.run import open_run
 from wna_ray.runs import fetch as fetch_module
 from wna_ray.runs.directory import RunDirectory
 from wna_ray.runs.fetch import Fetched, fetch
-from wna_ray.runs.manifest import listed
+from wna_ray.runs.local_folder import temporary_name
+from wna_ray.runs.manifest import Entry, Manifest
 from wna_ray.specs.run import Spec
-from wna_ray.specs.sweep import SweepSpec
 from wna_ray.storage.store import Store
-from wna_ray.sweeps.directory import SweepDirectory
-from wna_ray.sweeps.fetch import fetch_sweep
-from wna_ray.sweeps.job import run_sweep
 
 MakeSpec = Callable[..., Spec]
-SPEC: dict[str, Any] = {
-    "model": "python:networks_for_tests:linear",
-    "stimulus": {"kind": "gaussian", "shape": [1, 4, 4], "space": "input", "scale": 1.0},
-    "samples": 2000,
-    "seed": 7,
-    "numerics": {"batch": 64},
-    "execution": {"shard": 256, "segments": 4},
-}
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +43,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def manifest(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((path / "MANIFEST.json").read_text())
     return found
-
-
-def put(source: Path, store: Store) -> Store:
-    """Copy a local run to a store."""
-    for file in source.rglob("*"):
-        if file.is_file():
-            store.replace(file.relative_to(source).as_posix(), file.read_bytes())
-    return store
 
 
 @pytest.fixture(params=["local", "memory", "s3"])
@@ -85,13 +63,8 @@ def source(
     store.replace("evaluation/classifier.json", b"{}")
     yield store
     if request.param == "memory":
-        store._fs.rm(store._root, recursive=True)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        f.relative_to(folder).as_posix(): f.read_bytes() for f in folder.rglob("*") if f.is_file()
-    }
+        for name in store.list():
+            store.discard(name)
 
 
 def test_a_run_arrives_whole(source: Store, whole: Path, tmp_path: Path) -> None:
@@ -99,14 +72,15 @@ def test_a_run_arrives_whole(source: Store, whole: Path, tmp_path: Path) -> None
     got = fetch(
         source.place, tmp_path / "copy", callback=lambda done, total: told.append((done, total))
     )
-    names = {*listed(manifest(whole)), "MANIFEST.json"}
+    listed = Manifest.parse(manifest(whole), "MANIFEST.json").listed
+    names = {*listed, "MANIFEST.json"}
     assert files(tmp_path / "copy") == {name: (whole / name).read_bytes() for name in names}, (
         "what the manifest lists, and nothing else"
     )
     assert RunDirectory(str(tmp_path / "copy")).verify() == []
-    size = sum(entry["bytes"] for entry in listed(manifest(whole)).values())
+    size = sum(entry.bytes for entry in listed.values())
     manifest_size = (whole / "MANIFEST.json").stat().st_size
-    fingerprint = RunDirectory(str(whole)).spec()["fingerprint"]
+    fingerprint = RunDirectory(str(whole)).spec().fingerprint
     assert got == Fetched(
         tmp_path / "copy", fingerprint, len(names), size + manifest_size, 0, size, 0
     )
@@ -169,7 +143,7 @@ def test_an_interrupted_fetch_goes_on(
 def test_a_damaged_part_here_does_not_damage_the_whole(whole: Path, tmp_path: Path) -> None:
     """As a power cut leaves it: the right length so far, other bytes."""
     entry = manifest(whole)["objects"]["result/moments.npz"]
-    part = tmp_path / "copy" / fetch_module._temporary("result/moments.npz", entry)
+    part = tmp_path / "copy" / temporary_name("result/moments.npz", Entry(**entry))
     part.parent.mkdir(parents=True)
     for garbage in (bytes(1000), bytes(entry["bytes"]), bytes(entry["bytes"] + 1)):
         part.write_bytes(garbage)
@@ -283,8 +257,8 @@ def test_no_link_in_the_folder_leads_out_of_it(
     canary.mkdir()
     (canary / "file").write_bytes(b"canary")
     if name == "part":
-        name = fetch_module._temporary(
-            "result/z_maps.npy", manifest(whole)["objects"]["result/z_maps.npy"]
+        name = temporary_name(
+            "result/z_maps.npy", Entry(**manifest(whole)["objects"]["result/z_maps.npy"])
         )
     (copy / name).parent.mkdir(parents=True, exist_ok=True)
     folder = name in FOLDERS
@@ -320,7 +294,7 @@ def test_a_full_disk_is_seen_before_anything_is_written(
 def test_a_disk_that_fills_up_keeps_what_has_come(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, written = fetch_module._write, []
+    write, written = fetch_module.write_all, []
 
     def limited(file: int, data: bytes) -> None:
         full = sum(written) + len(data) > 20_000
@@ -329,7 +303,7 @@ def test_a_disk_that_fills_up_keeps_what_has_come(
         if full:
             raise OSError(errno.ENOSPC, "")
 
-    monkeypatch.setattr(fetch_module, "_write", limited)
+    monkeypatch.setattr(fetch_module, "write_all", limited)
     with pytest.raises(
         StoreError,
         match=(
@@ -340,7 +314,7 @@ def test_a_disk_that_fills_up_keeps_what_has_come(
         fetch(str(whole), tmp_path / "copy", workers=3)
     here = sum(len(data) for data in files(tmp_path / "copy").values())
     assert here == sum(written) > 10_000
-    monkeypatch.setattr(fetch_module, "_write", write)
+    monkeypatch.setattr(fetch_module, "write_all", write)
     got = fetch(str(whole), tmp_path / "copy")
     assert got.downloaded == got.bytes - (whole / "MANIFEST.json").stat().st_size - here
     assert RunDirectory(str(tmp_path / "copy")).verify() == []
@@ -381,205 +355,3 @@ def test_objects_come_in_parallel(
     monkeypatch.setattr(Store, "chunks", waiting)
     fetch(str(whole), tmp_path / "copy", workers=4)
     assert met.is_set()
-
-
-@pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished sweep of two runs on two levels; not to be changed."""
-    out = tmp_path_factory.mktemp("sweep") / "out"
-    axes = {"seed": {"one": {"seed": 1}, "two": {"seed": 2}}, "noise": {"n.1": None}}
-    run_sweep(
-        SweepSpec.parse({"sweep": axes} | SPEC | {"samples": 640}), str(out), executor="local"
-    )
-    return out
-
-
-MEMBERS = ["one/n.1", "two/n.1"]
-
-
-@pytest.mark.parametrize("kind", ["local", "memory"])
-def test_a_sweep_arrives_whole(sweep: Path, tmp_path: Path, kind: str) -> None:
-    store = put(
-        sweep,
-        Store(str(tmp_path / "source") if kind == "local" else f"memory://{uuid.uuid4().hex}"),
-    )
-    told: list[tuple[int, int]] = []
-    got = fetch_sweep(
-        store.place, tmp_path / "copy", callback=lambda done, total: told.append((done, total))
-    )
-    copy = files(tmp_path / "copy")
-    journals = ("/drivers/", "/events/")
-    assert copy == {
-        name: data
-        for name, data in files(sweep).items()
-        if not any(part in name for part in journals)
-    }
-    assert SweepDirectory(str(tmp_path / "copy")).verify() == {"": [], "one/n.1": [], "two/n.1": []}
-    assert (got.members, got.objects, got.bytes) == (2, len(copy), sum(map(len, copy.values())))
-    assert told[-1][0] == told[-1][1] == got.downloaded
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
-    again = fetch_sweep(store.place, tmp_path / "copy")
-    assert (again.kept, again.downloaded, again.bytes) == (got.objects, 0, got.bytes)
-
-
-def test_an_interrupted_sweep_goes_on(
-    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Stopped in the middle of the second member: an unfinished copy is no sweep, and no byte
-    comes twice.
-    """
-    monkeypatch.setattr("wna_ray.storage.store.CHUNK_BYTES", 1000)
-
-    def stop(done: int, total: int) -> None:
-        if done > 0.7 * total:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fetch_sweep(str(sweep), tmp_path / "copy", workers=2, callback=stop)
-    assert (tmp_path / "copy" / "one" / "n.1" / "MANIFEST.json").exists()
-    assert not {"spec.json", "SWEEP.json"} & {path.name for path in (tmp_path / "copy").iterdir()}
-    here = sum(
-        len(data) for name, data in files(tmp_path / "copy").items() if "MANIFEST" not in name
-    )
-    got = fetch_sweep(str(sweep), tmp_path / "copy")
-    manifests = sum((sweep / name / "MANIFEST.json").stat().st_size for name in MEMBERS)
-    ends = sum((sweep / name).stat().st_size for name in ("spec.json", "SWEEP.json"))
-    assert got.downloaded == got.bytes - manifests - ends - here
-    assert not list((tmp_path / "copy").rglob(".tmp-*"))
-
-
-def test_a_sweep_without_segments_proves_nothing(sweep: Path, tmp_path: Path) -> None:
-    got = fetch_sweep(str(sweep), tmp_path / "copy", segments=False)
-    assert got.left_out == sum(len(list((sweep / name / "segments").iterdir())) for name in MEMBERS)
-    found = SweepDirectory(str(tmp_path / "copy")).verify()
-    assert all("was it fetched without them?" in found[name][0] for name in MEMBERS)
-    fetch_sweep(str(sweep), tmp_path / "copy")
-    assert SweepDirectory(str(tmp_path / "copy")).verify() == {"": [], "one/n.1": [], "two/n.1": []}
-
-
-def edit(path: Path, change: Callable[[Any], Any]) -> None:
-    path.write_text(json.dumps(change(json.loads(path.read_text()))))
-
-
-HARMS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "not finished": (lambda f: (f / "SWEEP.json").unlink(), "the sweep is not finished"),
-    "another spec": (
-        lambda f: edit(f / "spec.json", lambda s: s | {"more": 1}),
-        "spec.json is not what SWEEP.json lists",
-    ),
-    "another member": (
-        lambda f: edit(f / "two/n.1/MANIFEST.json", lambda m: m | {"more": 1}),
-        "two/n.1/MANIFEST.json is not what SWEEP.json lists",
-    ),
-    "a member that is gone": (
-        lambda f: (f / "two/n.1/MANIFEST.json").unlink(),
-        "the run is not finished",
-    ),
-    "a member that is damaged": (
-        lambda f: edit(f / "two/n.1/MANIFEST.json", lambda m: m | {"objects": {}}),
-        "is not one of a whole run: MANIFEST.json: it does not list spec.json",
-    ),
-    "a link": (
-        lambda f: [(f / "two").rename(f.parent / "x"), (f / "two").symlink_to(f.parent / "x")],
-        "two' is a symbolic link",
-    ),
-}
-
-
-@pytest.mark.parametrize("harm, words", HARMS.values(), ids=HARMS.keys())
-def test_a_sweep_that_is_not_whole_is_not_begun(
-    sweep: Path, tmp_path: Path, harm: Callable[[Path], Any], words: str
-) -> None:
-    shutil.copytree(sweep, tmp_path / "source")
-    harm(tmp_path / "source")
-    with pytest.raises(WnaError) as told:
-        fetch_sweep(str(tmp_path / "source"), tmp_path / "copy")
-    assert words in str(told.value)
-    assert not (tmp_path / "copy").exists(), "all members are looked at first"
-
-
-def test_a_damaged_object_of_a_member_is_named(sweep: Path, tmp_path: Path) -> None:
-    shutil.copytree(sweep, tmp_path / "source")
-    victim = tmp_path / "source" / "two" / "n.1" / "result" / "z_maps.npy"
-    victim.write_bytes(victim.read_bytes()[:-1] + b"x")
-    with pytest.raises(
-        RunError, match=r"two/n\.1/result/z_maps\.npy is damaged.*Nothing of it was put in place"
-    ):
-        fetch_sweep(str(tmp_path / "source"), tmp_path / "copy")
-    assert not (tmp_path / "copy" / "SWEEP.json").exists()
-
-
-# what a folder may hold already, and why it is refused
-THERE: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
-    "a run": (
-        lambda copy, sweep: shutil.copytree(sweep / "one" / "n.1", copy),
-        "spec.json' is not that of",
-    ),
-    "another sweep": (
-        lambda copy, sweep: (
-            shutil.copytree(sweep, copy) and edit(copy / "SWEEP.json", lambda s: s | {"more": 1})
-        ),
-        "SWEEP.json' is not that of",
-    ),
-    "a part of another sweep": (
-        lambda copy, sweep: shutil.copytree(sweep / "one", copy / "three"),
-        "three/n.1' is not of this sweep; move it away",
-    ),
-    "another member": (
-        lambda copy, sweep: shutil.copytree(sweep / "one", copy / "two"),
-        "two/n.1' holds another run",
-    ),
-    "a link": (
-        lambda copy, sweep: copy.mkdir() or (copy / "two").symlink_to(sweep / "two"),
-        "a symbolic link",
-    ),
-    "a link below": (
-        lambda copy, sweep: (
-            (copy / "two").mkdir(parents=True)
-            or (copy / "two" / "n.1").symlink_to(sweep / "two" / "n.1")
-        ),
-        "a symbolic link",
-    ),
-    "another object": (
-        lambda copy, sweep: (
-            shutil.copytree(sweep / "two", copy / "two")
-            and (copy / "two/n.1/result/x.npy").write_bytes(b"")
-        ),
-        "two/n.1/result/x.npy' is not of this run",
-    ),
-}
-
-
-@pytest.mark.parametrize("there, words", THERE.values(), ids=THERE.keys())
-def test_a_folder_that_holds_something_else_is_refused(
-    sweep: Path, tmp_path: Path, there: Callable[[Path, Path], Any], words: str
-) -> None:
-    there(tmp_path / "copy", sweep)
-    before, theirs = files(tmp_path / "copy"), files(sweep)
-    with pytest.raises(WnaError) as told:
-        fetch_sweep(str(sweep), tmp_path / "copy")
-    assert words in str(told.value)
-    assert files(tmp_path / "copy") == before
-    assert files(sweep) == theirs
-
-
-def test_a_run_is_not_fetched_into_a_sweep(whole: Path, sweep: Path, tmp_path: Path) -> None:
-    shutil.copytree(sweep, tmp_path / "copy")
-    with pytest.raises(RunError, match="copy' holds no run but something else"):
-        fetch(str(whole), tmp_path / "copy")
-
-
-def test_the_command_fetches_a_sweep(sweep: Path, tmp_path: Path) -> None:
-    got = CliRunner().invoke(
-        app, ["fetch", str(sweep), str(tmp_path / "copy")], catch_exceptions=False
-    )
-    assert got.exit_code == 0, got.output
-    assert re.search(
-        r"copy: 2 members, \d+ objects, .*, every SHA-256 as in the manifest \(0 were there"
-        r" already\)",
-        got.output,
-    )
-    got = CliRunner().invoke(app, ["verify", str(tmp_path / "copy")], catch_exceptions=False)
-    assert (
-        "whole. 2 members, each as published and whole by itself; 1,280 images in all" in got.output
-    )

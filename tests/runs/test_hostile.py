@@ -35,6 +35,7 @@ NURSERY = """
 import json, os, resource, signal, sys, traceback
 import typer
 import wna_ray.kinds.average.figures, wna_ray.statistics.classifier
+import wna_ray.cli.inspecting, wna_ray.cli.reporting
 from wna_ray.cli import app
 from wna_ray.cli.shared import exiting
 from wna_ray import open_run
@@ -44,8 +45,8 @@ def rss():
 
 def touch(url):
     run = open_run(url)
-    for name in ("spec", "names", "stimulus", "moments", "classes", "bias_maps", "z_maps", "map_outputs"):
-        getattr(run, name)
+    run.spec, run.names, run.stimulus, run.moments, run.classes
+    run.bias_maps, run.z_maps, run.map_outputs
 
 def child(command, url, cwd, out):
     file = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -61,7 +62,8 @@ def child(command, url, cwd, out):
         if command == "open":
             exiting(touch)(url)
         else:
-            app([command, url, *{"fetch": [cwd + "/copy"], "report": ["--to", cwd + "/out"]}.get(command, [])])
+            more = {"fetch": [cwd + "/copy"], "report": ["--to", cwd + "/out"]}
+            app([command, url, *more.get(command, [])])
     except typer.Exit as left:
         code = left.exit_code
     except SystemExit as left:

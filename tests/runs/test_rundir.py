@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable
@@ -18,13 +17,11 @@ from wna_ray.canonical import canonical
 from wna_ray.errors import RunError, StoreError
 from wna_ray.kinds.average.job import run
 from wna_ray.kinds.average.run import open_run
-from wna_ray.moments.moments import Moments, Partial
 from wna_ray.runs.directory import Description, RunDirectory
 from wna_ray.runs.fetch import fetch
-from wna_ray.runs.segments import pack_moments, segment_name, unpack_moments
+from wna_ray.runs.segments import segment_name
 from wna_ray.specs.covariance import StcSpec
 from wna_ray.specs.run import Spec
-from wna_ray.storage.arrays import pack, unpack
 
 MakeSpec = Callable[..., Spec]
 
@@ -40,10 +37,6 @@ def finished(tmp_path: Path, make_spec: MakeSpec) -> Path:
     return tmp_path / "run"
 
 
-def partial(start: int = 0, images: int = 5) -> Partial:
-    return Partial(start, start + images, Moments.identity(3, ["label"]).skip(nonfinite=images))
-
-
 def objects(run: Path) -> dict[str, bytes]:
     """All files of a run but what its drivers wrote about themselves."""
     found = {f.relative_to(run).as_posix(): f.read_bytes() for f in run.rglob("*") if f.is_file()}
@@ -52,92 +45,14 @@ def objects(run: Path) -> dict[str, bytes]:
     }
 
 
-def test_packing_is_deterministic_and_complete() -> None:
-    arrays = {"a": np.arange(4), "b/c": np.ones((2, 3))}
-    data = pack({"k": 1}, arrays)
-    assert data == pack({"k": 1}, {"b/c": arrays["b/c"], "a": arrays["a"]} | arrays)
-    header, back = unpack(data, "here")
-    assert header == {"k": 1}
-    assert all(np.array_equal(back[name], arrays[name]) for name in arrays)
-
-
-def test_every_flipped_bit_of_a_segment_is_found() -> None:
-    """One bit in every byte of the object: read back as it was (unused archive bytes), or
-    refused; never other moments.
-    """
-    data = pack_moments(partial(), "f" * 64)
-    refused = 0
-    for at in range(len(data)):
-        broken = bytearray(data)
-        broken[at] ^= 1 << (at % 8)
-        try:
-            got = unpack_moments(bytes(broken), "f" * 64, "segment")
-        except RunError:
-            refused += 1
-        else:
-            assert pack_moments(got, "f" * 64) == data, f"byte {at}"
-    assert refused > 0.7 * len(data), f"{refused} of {len(data)} refused"
-
-
-def test_every_truncation_of_a_segment_is_found() -> None:
-    data = pack_moments(partial(), "f" * 64)
-    for length in range(0, len(data), 7):
-        with pytest.raises(RunError, match="segment is damaged"):
-            unpack_moments(data[:length], "f" * 64, "segment")
-
-
-def test_another_number_in_a_sound_archive_is_found() -> None:
-    """Written anew by NumPy, so that the archive's own checksums are right: only the digest in
-    the header can tell.
-    """
-    data = pack_moments(partial(), "f" * 64)
-    with np.load(io.BytesIO(data)) as archive:
-        arrays = {name: archive[name].copy() for name in archive.files}
-    arrays["counts"][1] += 1
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    with pytest.raises(RunError, match="its digest does not match"):
-        unpack_moments(buffer.getvalue(), "f" * 64, "segment")
-
-
-def test_a_pickle_is_refused_unopened(tmp_path: Path) -> None:
-    np.savez(tmp_path / "evil.npz", header=np.array([{"x": 1}], dtype=object))
-    with pytest.raises(RunError, match="damaged or not a segment"):
-        unpack((tmp_path / "evil.npz").read_bytes(), "evil.npz")
-
-
-def test_gaps_and_overlaps(tmp_path: Path) -> None:
-    directory = RunDirectory(str(tmp_path))
-    assert directory.gaps(20) == [(0, 20)]
-    for start in (5, 15):
-        directory.commit(partial(start), "f")
-    assert directory.gaps(30) == [(0, 5), (10, 15), (20, 30)]
-    assert directory.gaps(20) == [(0, 5), (10, 15)]
-    with pytest.raises(RunError, match="reach image 20, but the run has 12"):
-        directory.gaps(12)
-    directory.commit(partial(7), "f")
-    with pytest.raises(RunError, match=r"overlap.*delete one"):
-        directory.gaps(30)
-
-
-def test_a_segment_is_committed_once(tmp_path: Path) -> None:
-    directory = RunDirectory(str(tmp_path))
-    directory.commit(partial(), "f")
-    directory.commit(partial(), "f")
-    with pytest.raises(RunError, match="exists with other content"):
-        directory.commit(partial(), "g")
-
-
 def test_a_finished_run_is_whole(finished: Path) -> None:
     directory = RunDirectory(str(finished))
     assert directory.verify() == []
     manifest = directory.manifest()
     assert manifest is not None
-    assert sum(manifest["counts"].values()) == 2000
-    assert manifest["counts"]["nonfinite"] > 0
-    assert objects(finished).keys() == set(manifest["objects"]) | {
-        s["name"] for s in manifest["segments"]
-    } | {"MANIFEST.json"}
+    assert sum(manifest.counts.model_dump().values()) == 2000
+    assert manifest.counts.nonfinite > 0
+    assert objects(finished).keys() == manifest.listed.keys() | {"MANIFEST.json"}
 
 
 def test_every_object_is_guarded(finished: Path) -> None:
@@ -267,14 +182,12 @@ def test_a_run_of_every_kind_has_what_its_spec_implies(
     directory = RunDirectory(str(tmp_path / "run"))
     manifest = directory.manifest()
     assert manifest is not None
-    assert {name for name in manifest["objects"] if "figures" not in name} == ALWAYS | own
+    assert {name for name in manifest.objects if "figures" not in name} == ALWAYS | own
     assert directory.verify() == []
     for name in ALWAYS | own:
-        (tmp_path / "run" / "MANIFEST.json").write_text(
-            json.dumps(
-                manifest | {"objects": {n: e for n, e in manifest["objects"].items() if n != name}}
-            )
-        )
+        written = manifest.written()
+        written["objects"].pop(name)
+        (tmp_path / "run" / "MANIFEST.json").write_text(json.dumps(written))
         assert any(f"does not list {name}" in fault for fault in directory.verify()), name
 
 
@@ -389,7 +302,7 @@ def test_a_segment_of_another_run_is_refused(
 
 
 def test_a_renamed_segment_is_refused(finished: Path) -> None:
-    fingerprint = RunDirectory(str(finished)).spec()["fingerprint"]
+    fingerprint = RunDirectory(str(finished)).spec().fingerprint
     (finished / segment_name(0, 512)).rename(finished / segment_name(2048, 2560))
     with pytest.raises(RunError, match=r"holds images \[0, 512\): it was renamed"):
         RunDirectory(str(finished)).read_segment(segment_name(2048, 2560), fingerprint)
@@ -480,7 +393,7 @@ def test_secrets_of_urls_are_not_stored_and_the_same_run_goes_on(tmp_path: Path)
     environment = {"seen": ["https://me:hunter2@host"]}
     for _ in "ab":
         directory.begin(Description("wna-pass/1", identity, 100, ["a"], spec, environment))
-    assert directory.spec()["spec"]["run"] == "http://***@host/run?sig=***"
+    assert directory.spec().spec["run"] == "http://***@host/run?sig=***"
     assert not any(b"hunter2" in file.read_bytes() for file in tmp_path.iterdir())
 
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pkgutil import resolve_name
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from wna_ray.errors import SpecError, Stopped
 from wna_ray.events import Callback, Event, RunFinished
@@ -34,8 +34,8 @@ def make_executor(
     check_executor(executor, workers, address)
     if executor == "local":
         return InProcessExecutor(spec)
-    made: Executor = resolve_name("wna_ray.execution.ray:RayExecutor")(spec, workers, address)
-    return made
+    on_ray: Executor = resolve_name("wna_ray.execution.ray:RayExecutor")(spec, workers, address)
+    return on_ray
 
 
 def check_executor(
@@ -74,6 +74,15 @@ class How:
     callbacks: Sequence[Callback] = ()
 
 
+class Where(TypedDict, total=False):
+    """Keywords of `How` that say where a job runs."""
+
+    executor: ExecutorName
+    workers: int | None
+    address: str | None
+    single_writer: bool
+
+
 def drive(question: Question, spec: JobSpec, out: str, how: How) -> Place:
     """Run a job from its question to its manifest; stops and failures are told to all, and end
     the executor.
@@ -82,25 +91,24 @@ def drive(question: Question, spec: JobSpec, out: str, how: How) -> Place:
     directory = RunDirectory(place)
     check_reachable(out, how.executor)
     with contextlib.ExitStack() as stack:
-        told = Told(directory, how.callbacks, question.announced)
+        listeners = Listeners(directory, how.callbacks, question.announced)
         runner = make_executor(question.held, how.executor, how.workers, how.address)
         stack.callback(runner.close)
-        stack.enter_context(
-            stop_on_sigterm(told.how_to_go_on)
-        )  # after Ray has started, which sets a handler of its own
+        # After Ray has started, which sets a handler of its own.
+        stack.enter_context(stop_on_sigterm(listeners.how_to_go_on))
         if how.executor == "ray":
-            told.add(resolve_name("wna_ray.execution.metrics:RayMetrics")())
+            listeners.add(resolve_name("wna_ray.execution.metrics:RayMetrics")())
         try:
-            desk = Desk(directory, runner, told, spec.execution.attempts, told.claim)
+            desk = Desk(directory, runner, listeners, spec.execution.attempts, listeners.claim)
             prepared = question.prepare(desk)
             desk.conduct(prepared)
             prepared.after()
-            told.finish()
+            listeners.finish()
         except KeyboardInterrupt:
-            told.close("stopped", told.how_to_go_on(), LAST_WORDS_SECONDS)
-            raise Stopped(told.how_to_go_on()) from None
+            listeners.close("stopped", listeners.how_to_go_on(), LAST_WORDS_SECONDS)
+            raise Stopped(listeners.how_to_go_on()) from None
         except BaseException as error:
-            told.close("failed", str(error))
+            listeners.close("failed", str(error))
             raise
     return directory.store.place
 
@@ -114,7 +122,7 @@ def check_reachable(out: str, executor: ExecutorName) -> None:
         )
 
 
-class Told:
+class Listeners:
     """Hands events to all who want them, and, once there is one, to the driver's journal first."""
 
     def __init__(
@@ -139,6 +147,7 @@ class Told:
         self._driver = Driver(self._directory)
 
     def close(self, state: State, reason: str = "", patience: float | None = None) -> None:
+        """End the journal, where there is one (see `wna_ray.runs.driver.Driver.close`)."""
         if self._driver is not None:
             self._driver.close(state, reason, patience)
 

@@ -26,8 +26,9 @@ from wna_ray.execution.scheduler import Scheduler
 from wna_ray.moments.moments import Partial
 from wna_ray.runs.directory import Description, RunDirectory
 from wna_ray.runs.finished import Finished
+from wna_ray.runs.manifest import Segment
 from wna_ray.runs.names import MOMENTS
-from wna_ray.runs.segments import SegmentInfo, pack_moments
+from wna_ray.runs.segments import pack_moments
 from wna_ray.shards.network import Device
 from wna_ray.shards.work import Work
 from wna_ray.specs.job import Held
@@ -187,7 +188,7 @@ class Desk:
 
     def _sums(
         self, wanted: Round, directory: RunDirectory, description: Description
-    ) -> tuple[Partial, list[SegmentInfo]]:
+    ) -> tuple[Partial, list[Segment]]:
         """Sums of the first images, from the segments of a directory and what is missing of
         them.
         """
@@ -238,7 +239,7 @@ class Desk:
 
     def _merged(
         self, samples: int, directory: RunDirectory, fingerprint: str, scheduler: Scheduler
-    ) -> tuple[Partial, list[SegmentInfo]]:
+    ) -> tuple[Partial, list[Segment]]:
         """Read the segments and merge them on the workers, by a tree; only the last partial
         comes here.
         """

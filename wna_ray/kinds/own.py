@@ -105,7 +105,7 @@ class NamedResult(Finished):
     def table(self, name: str, columns: Mapping[str, pa.DataType]) -> pa.Table:
         """One of its tables; `RunError` where it has other columns, rows or names than it must."""
         names, words = self.names, [c for c, kind in columns.items() if kind == pa.string()]
-        rows, most = range(len(names), len(names) + 1), self._found.most(name)
+        rows, most = range(len(names), len(names) + 1), self.extent.most(name)
 
         def parse(data: bytes) -> pa.Table:
             return read_parquet(data, columns, rows, most, words)

@@ -1,13 +1,15 @@
 """The run directory: what lies where, and the proof that it is whole.
 
-    spec.json          format, fingerprint, identity (what changes a result), samples, the spec as asked, names
+    spec.json          format, fingerprint, identity (what changes a result), samples, the spec as
+                       asked, names
     offset.npy         the offset, where it is an image
     basis.npy          the pictures that stimuli are mixtures of, where there are such
     environment.json   versions and device that began the run (told, not compared)
     segments/A-B.npz   partial moments of images A ... B - 1
     responses/A-B.parquet   their responses, where they are kept (see `wna_ray.moments.kept`)
     result/...         the merged moments and everything read out of them
-    MANIFEST.json      last: every object with size and SHA-256; the ranges tile [0, N), the counts add up to N
+    MANIFEST.json      last: every object with size and SHA-256; the ranges tile [0, N), the counts
+                       add up to N
 
 The directory is the database: `gaps` is all that resuming needs, and `verify` needs nothing else.
 """
@@ -29,20 +31,27 @@ from wna_ray.machine import require_memory
 from wna_ray.moments.moments import Partial
 from wna_ray.registry import Kind
 from wna_ray.runs.claim import claim
-from wna_ray.runs.formats import Extent, extent_of, require_format
-from wna_ray.runs.manifest import COUNTS, check_manifest, listed, manifest_faults, tiling_faults
+from wna_ray.runs.described import Described, require_digests
+from wna_ray.runs.formats import Extent, extent_of, kind_of_format
+from wna_ray.runs.manifest import (
+    Counts,
+    Entry,
+    Manifest,
+    Segment,
+    manifest_faults,
+    tiling_faults,
+)
 from wna_ray.runs.names import ENVIRONMENT, MANIFEST, MOMENTS, RESPONSES, RESULT, SEGMENTS, SPEC
 from wna_ray.runs.segments import (
     FORMAT,
     SEGMENT_NAME,
-    SegmentInfo,
     pack_moments,
     responses_name,
     segment_name,
     unpack_segment,
 )
 from wna_ray.storage.arrays import to_npy
-from wna_ray.storage.bounds import MOST_JSON, MOST_OTHER, parse_json
+from wna_ray.storage.bounds import MOST_JSON, MOST_OTHER, parse_json, validated
 from wna_ray.storage.store import Place, Store
 from wna_ray.text import plain, redacted_tree
 
@@ -113,27 +122,19 @@ class RunDirectory:
         """Which kind of job the directory is of; `RunError` where there is none, or of no kind
         that is installed.
         """
-        return require_format(self._read_spec(), f"{self.url}/{SPEC}")
+        return kind_of_format(self._read_spec().get("format"), f"{self.url}/{SPEC}")
 
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> Described:
         """What ``spec.json`` says, its fingerprint checked; `RunError` where there is no run."""
         return self.describe()[0]
 
-    def describe(self) -> tuple[dict[str, Any], Extent]:
+    def describe(self) -> tuple[Described, Extent]:
         """What ``spec.json`` says, and how large the run's objects may be."""
-        spec, where = self._read_spec(), f"{self.url}/{SPEC}"
-        require_format(spec, where)
-        digest = spec.pop("digest", None)
-        try:
-            if sha256(canonical(spec.get("identity")).encode()) != spec.get("fingerprint"):
-                raise RunError(f"{where} is damaged: its fingerprint does not match its identity")
-            if digest != sha256(canonical(spec).encode()):
-                raise RunError(f"{where} is damaged: its digest does not match")
-        except RecursionError:
-            raise RunError(f"{where} is damaged (nested too deeply)") from None
-        extent = extent_of(spec, where)
-        # earlier versions stored secrets of URLs
-        return spec | {"spec": redacted_tree(spec["spec"])}, extent
+        value, where = self._read_spec(), f"{self.url}/{SPEC}"
+        kind_of_format(value.get("format"), where)
+        require_digests(value, where)
+        extent = extent_of(value, where)
+        return Described.parse(value, where), extent
 
     def _read_spec(self) -> dict[str, Any]:
         spec = self.read_json(SPEC)
@@ -187,10 +188,17 @@ class RunDirectory:
 
     def _differs(self, wanted: Mapping[str, Any]) -> list[str]:
         """What differs from the run that is there, one line each."""
-        there, keep = self.spec(), ("samples", "identity")
-        old, new = (
-            {k: d.get(k) for k in keep} | {"stop": d["spec"].get("stop")} for d in (there, wanted)
-        )
+        recorded = self.spec()
+        old = {
+            "samples": recorded.samples,
+            "identity": recorded.identity,
+            "stop": recorded.spec.get("stop"),
+        }
+        new = {
+            "samples": wanted["samples"],
+            "identity": wanted["identity"],
+            "stop": wanted["spec"].get("stop"),
+        }
         changes = list(differences(old, new))
         # they follow from the rest and the machine
         derived = ("identity.canary", "identity.fixed_point")
@@ -212,7 +220,7 @@ class RunDirectory:
         """Committed ranges and their objects, in order; `RunError` where they overlap or a name
         is foreign.
         """
-        found: dict[Span, str] = {}
+        spans: dict[Span, str] = {}
         end, last = 0, ""
         for name in self.store.list(SEGMENTS):
             match = SEGMENT_NAME.fullmatch(name)
@@ -226,22 +234,22 @@ class RunDirectory:
                     f"{self.url}: the segments {last} and {name} overlap; delete one and run the"
                     " same command again"
                 )
-            found[start, stop] = name
+            spans[start, stop] = name
             end, last = stop, name
-        return found
+        return spans
 
     def gaps(self, samples: int, most: int | None = None) -> list[Span]:
         """Ranges of the first `samples` images that no segment covers; later looks may have
         segments up to `most` images.
         """
-        missing, at, found = [], 0, list(self.segments())
-        end = found[-1][1] if found else 0
+        missing, at, spans = [], 0, list(self.segments())
+        end = spans[-1][1] if spans else 0
         if end > (most or samples):
             raise RunError(
                 f"{self.url}: segments reach image {end}, but the run has {most or samples}; this"
                 " is not its directory"
             )
-        for start, stop in found:
+        for start, stop in spans:
             if start >= samples:
                 break
             if start > at:
@@ -264,7 +272,7 @@ class RunDirectory:
                 responses_name(partial.start, partial.stop),
                 partial.stored.pack(partial.start),
             )
-            entry = {"bytes": len(values), "sha256": sha256(values)}
+            entry = _entry(values).model_dump()
             if not self.store.create(beside, values) and self.store.read(beside) != values:
                 raise RunError(
                     f"{self.url}/{beside} exists with other content (of another version?); delete"
@@ -281,7 +289,7 @@ class RunDirectory:
 
     def read_segment(
         self, name: str, fingerprint: str, extent: Extent | None = None
-    ) -> tuple[Partial, SegmentInfo]:
+    ) -> tuple[Partial, Segment]:
         """A segment, checked: digest, fingerprint, the range in its name, and (where it is
         given) what the run's spec allows.
         """
@@ -296,23 +304,23 @@ class RunDirectory:
                 f"{where} holds images [{partial.start}, {partial.stop}): it was renamed; move it"
                 " away and run again"
             )
-        m, beside = partial.moments, header.get("responses")
-        info = SegmentInfo(
-            name,
-            partial.start,
-            partial.stop,
-            m.images,
-            m.nonfinite,
-            m.out_of_range,
-            len(data),
-            sha256(data),
-            beside,
-        )
-        return partial, info
+        m, entry = partial.moments, _entry(data)
+        segment = {
+            "name": name,
+            "start": partial.start,
+            "stop": partial.stop,
+            "images": m.images,
+            "nonfinite": m.nonfinite,
+            "out_of_range": m.out_of_range,
+            "bytes": entry.bytes,
+            "sha256": entry.sha256,
+            "responses": header.get("responses"),
+        }
+        return partial, validated(Segment, segment, where)
 
     def publish(
         self,
-        segments: Iterable[SegmentInfo],
+        segments: Iterable[Segment],
         result: Mapping[str, bytes],
         fingerprint: str,
         samples: int,
@@ -321,50 +329,45 @@ class RunDirectory:
         for name, data in result.items():
             self.store.replace(name, data)
         self.store.sweep()
-        objects = {
-            name: {"bytes": len(data), "sha256": sha256(data)} for name, data in result.items()
-        }
+        objects = {name: _entry(data) for name, data in result.items()}
         extent = self.describe()[1]
         for name in (SPEC, ENVIRONMENT, *extent.arrays):
             kept = self.store.read(name, most=MOST_OTHER) if name in extent.objects else None
             if kept is not None:
-                objects[name] = {"bytes": len(kept), "sha256": sha256(kept)}
+                objects[name] = _entry(kept)
         ordered = sorted(segments, key=lambda s: s.start)
         objects |= {
-            responses_name(s.start, s.stop): dict(s.responses)
-            for s in ordered
-            if s.responses is not None
+            responses_name(s.start, s.stop): s.responses for s in ordered if s.responses is not None
         }
-        manifest = {
-            "format": FORMAT,
-            "fingerprint": fingerprint,
-            "samples": samples,
-            "counts": {key: sum(getattr(s, key) for s in ordered) for key in COUNTS},
-            "segments": [s.listed() for s in ordered],
-            "objects": dict(sorted(objects.items())),
-        }
+        manifest = Manifest(
+            format=FORMAT,
+            fingerprint=fingerprint,
+            samples=samples,
+            counts=Counts.total(ordered),
+            segments=ordered,
+            objects=dict(sorted(objects.items())),
+        )
         faults = tiling_faults(manifest)
         if faults:
             raise RunError(
                 f"{self.url}: the run is not whole: {'; '.join(faults)}; run the same command again"
             )
+        written = manifest.written()
         if (
-            not self.store.create(MANIFEST, json_bytes(manifest))
-            and self.read_json(MANIFEST) != manifest
+            not self.store.create(MANIFEST, json_bytes(written))
+            and self.read_json(MANIFEST) != written
         ):
             raise RunError(
                 f"{self.url}/{MANIFEST} exists with other content; is another job writing to this"
                 " run?"
             )
 
-    def manifest(self) -> dict[str, Any] | None:
+    def manifest(self) -> Manifest | None:
         """The manifest, or None where the run is not finished."""
-        manifest = self.read_json(MANIFEST)
-        if manifest is not None:
-            check_manifest(manifest, f"{self.url}/{MANIFEST}")
-        return manifest
+        value = self.read_json(MANIFEST)
+        return None if value is None else Manifest.parse(value, f"{self.url}/{MANIFEST}")
 
-    def finished(self) -> tuple[dict[str, Any], dict[str, Any], Extent]:
+    def finished(self) -> tuple[Described, Manifest, Extent]:
         """Spec and manifest of a finished run, each checked and fit for the other, and how large
         its objects may be.
 
@@ -380,17 +383,17 @@ class RunDirectory:
                 f"'{self.url}' has no {MANIFEST}: the run is not finished; run the same command"
                 f" again to go on (wna status {self.url} tells how far it is)"
             )
-        if manifest["samples"] not in extent.looks:
+        if manifest.samples not in extent.looks:
             raise RunError(
-                f"{self.url}/{MANIFEST} is damaged: it says {manifest['samples']} samples, where"
+                f"{self.url}/{MANIFEST} is damaged: it says {manifest.samples} samples, where"
                 f" the run has {extent.samples}"
             )
-        extent = extent.until(manifest["samples"])
-        self.store.refuse_links(listed(manifest))
-        for name, entry in listed(manifest).items():
-            if entry["bytes"] > extent.most(name):
+        extent, listed = extent.until(manifest.samples), manifest.listed
+        self.store.refuse_links(listed)
+        for name, entry in listed.items():
+            if entry.bytes > extent.most(name):
                 raise RunError(
-                    f"{self.url}/{MANIFEST} is damaged: it lists {entry['bytes']:,} bytes of"
+                    f"{self.url}/{MANIFEST} is damaged: it lists {entry.bytes:,} bytes of"
                     f" {name}, but a run of this spec has at most {extent.most(name):,} there"
                 )
         return spec, manifest, extent
@@ -404,13 +407,13 @@ class RunDirectory:
         segments hold.
         """
         spec, manifest, extent = self.finished()
-        faults = manifest_faults(spec, manifest, extent)
-        expected, there = listed(manifest), self.store.list(SEGMENTS)
+        faults = manifest_faults(spec.fingerprint, manifest, extent)
+        expected, present = manifest.listed, self.store.list(SEGMENTS)
         names = list(expected)
-        if manifest["segments"] and not there:
-            names = list(manifest["objects"])
+        if manifest.segments and not present:
+            names = list(manifest.objects)
             faults.append(
-                f"none of the {len(manifest['segments'])} segments is here (was it fetched without"
+                f"none of the {len(manifest.segments)} segments is here (was it fetched without"
                 " them?), so that they add up to the result cannot be proved; fetch them, too"
             )
         faults += [
@@ -423,28 +426,28 @@ class RunDirectory:
             if name not in expected
         ]
         faults = faults or self._array_faults(extent)
-        faults = faults or self._verify_sums(spec["fingerprint"], manifest, extent)
+        faults = faults or self._verify_sums(manifest, extent)
         return (
             faults
             if len(faults) <= MOST_FAULTS
             else [*faults[:MOST_FAULTS], f"and {len(faults) - MOST_FAULTS:,} more faults"]
         )
 
-    def _fault(self, name: str, entry: Mapping[str, Any]) -> str | None:
+    def _fault(self, name: str, entry: Entry) -> str | None:
         """What is wrong with the bytes of an object; they are never all in memory."""
         size = self.store.size(name)
         if size is None:
             return f"{name} is missing"
-        if size != entry["bytes"]:
-            return f"{name} is damaged: {size} bytes; {MANIFEST} says {entry['bytes']}"
+        if size != entry.bytes:
+            return f"{name} is damaged: {size} bytes; {MANIFEST} says {entry.bytes}"
         digest = hashlib.sha256()
         for chunk in self.store.chunks(name):
             digest.update(chunk)
-        if digest.hexdigest() == entry["sha256"]:
+        if digest.hexdigest() == entry.sha256:
             return None
         return (
             f"{name} is damaged: SHA-256 {digest.hexdigest()[:12]}...; {MANIFEST} says"
-            f" {entry['sha256'][:12]}..."
+            f" {entry.sha256[:12]}..."
         )
 
     def _array_faults(self, extent: Extent) -> list[str]:
@@ -458,26 +461,30 @@ class RunDirectory:
                 faults.append(f"{name} is not the {what} that {SPEC} tells of")
         return faults
 
-    def _verify_sums(
-        self, fingerprint: str, manifest: Mapping[str, Any], extent: Extent
-    ) -> list[str]:
+    def _verify_sums(self, manifest: Manifest, extent: Extent) -> list[str]:
         """Add the segments up again and compare with the result: the counts and every sum."""
-        objects, total = manifest["objects"], None
+        objects, fingerprint, total = manifest.objects, manifest.fingerprint, None
         sizes = [
-            entry["bytes"]
-            for name, entry in listed(manifest).items()
+            entry.bytes
+            for name, entry in manifest.listed.items()
             if name == MOMENTS or SEGMENT_NAME.fullmatch(name)
         ]
         require_memory(4 * max(sizes, default=0), f"adding up the segments of '{self.url}'")
-        for said in manifest["segments"]:
-            partial, info = self.read_segment(said["name"], fingerprint, extent)
-            if any(said.get(key) != value for key, value in vars(info).items()):
-                return [f"{said['name']}: its header says {info.listed()}, the manifest {said}"]
+        for listed in manifest.segments:
+            partial, segment = self.read_segment(listed.name, fingerprint, extent)
+            if segment != listed:
+                entry = dict(sorted(listed.written().items()))  # as it lies there
+                return [f"{listed.name}: its header says {segment.written()}, the manifest {entry}"]
             total = partial if total is None else total.merge(partial)
         if (
             total is None
             or MOMENTS not in objects
-            or sha256(pack_moments(total, fingerprint)) != objects[MOMENTS]["sha256"]
+            or sha256(pack_moments(total, fingerprint)) != objects[MOMENTS].sha256
         ):
             return [f"{MOMENTS} is not the sum of the segments"]
         return []
+
+
+def _entry(data: bytes) -> Entry:
+    """Size and digest of an object."""
+    return Entry(bytes=len(data), sha256=sha256(data))

@@ -22,10 +22,10 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 from wna_ray import processes as process
 from wna_ray.errors import RunError, StoreError
@@ -40,7 +40,7 @@ from wna_ray.events import (
     WorkersChanged,
 )
 from wna_ray.runs.directory import RunDirectory
-from wna_ray.runs.driver_record import check_driver
+from wna_ray.runs.driver_record import DriverRecord
 from wna_ray.text import printable, redacted_tree
 
 DRIVERS, EVENTS = "drivers", "events"
@@ -55,6 +55,38 @@ _CLAIM = re.compile(rf"{DRIVERS}/([0-9]{{6,9}})\.json")
 State = Literal["running", "stopped", "finished", "failed"]
 _log = logging.getLogger(__name__)
 _living: set[str] = set()  # drivers of this process that have not been closed
+
+
+@dataclass(frozen=True)
+class _Myself:
+    """This driver, as it names itself in its object."""
+
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+    process: str = field(default_factory=lambda: process.name_of(os.getpid()))
+
+
+@dataclass
+class _Progress:
+    """How far the run is, by the events so far."""
+
+    samples: int | None = None
+    done: int = 0
+    workers: int = 0
+    retried: int = 0
+    failed: int = 0
+    stage: str = "start"
+
+
+@dataclass
+class _Storage:
+    """What the commits so far took."""
+
+    commits: int = 0
+    seconds: float = 0.0
+    bytes: int = 0
+    retries: int = 0
 
 
 class Driver:
@@ -91,29 +123,16 @@ class Driver:
         self._over = threading.Event()
         self.committed = 0
         """Images that are safe."""
-        self._progress: dict[str, Any] = {
-            "samples": None,
-            "done": 0,
-            "workers": 0,
-            "retried": 0,
-            "failed": 0,
-            "stage": "start",
-        }
+        self._progress, self._storage = _Progress(), _Storage()
         self._phases: dict[str, float] = {}
-        self._storage = {"commits": 0, "seconds": 0.0, "bytes": 0, "retries": 0}
         self._recent: list[tuple[float, int]] = []
-        self._me: dict[str, Any] = {
-            "id": uuid.uuid4().hex,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "process": process.name_of(os.getpid()),
-        }
+        self._me = _Myself()
         self._beats, self._began = 0, _now()
-        _living.add(str(self._me["id"]))
+        _living.add(self._me.id)
         try:
             self.generation = self._claim(silent_seconds)
         except BaseException:
-            _living.discard(str(self._me["id"]))
+            _living.discard(self._me.id)
             raise
         self._thread = threading.Thread(target=self._live, name="driver-beat", daemon=True)
         self._thread.start()
@@ -134,20 +153,20 @@ class Driver:
         if self._over.is_set():
             return
         self._over.set()
-        _living.discard(str(self._me["id"]))
+        _living.discard(self._me.id)
         if patience is not None:
-            self._store.patience = patience
+            self._store.give_up_after(patience)
         with suppress(StoreError):
             self._write(state, reason)
 
     def _claim(self, silent_seconds: float) -> int:
         while True:
-            generation, found = latest(self._directory)
-            alive: Mapping[str, Any] | None = found
-            if found is not None and not _lives(found):
-                alive = self._watch(generation, found, silent_seconds)
+            generation, newest = latest(self._directory)
+            alive = newest
+            if newest is not None and not _lives(newest):
+                alive = self._watch(generation, newest, silent_seconds)
             if alive is not None and not _gone(alive):
-                who = f"process {alive['pid']} on {alive['host']}, since {alive['began']}"
+                who = f"process {alive.pid} on {alive.host}, since {alive.began}"
                 raise RunError(
                     f"another driver is at work in '{self._directory.url}': {who}. Let it finish "
                     "(wna status tells how far it is), or stop it and run the same command again"
@@ -160,34 +179,31 @@ class Driver:
             if self._store.create(_name(generation + 1), self._object("running", "")):
                 return generation + 1
 
-    def _watch(
-        self, generation: int, found: Mapping[str, Any], seconds: float
-    ) -> Mapping[str, Any] | None:
+    def _watch(self, generation: int, other: DriverRecord, seconds: float) -> DriverRecord | None:
         """The other driver, once it gives a sign of life; None where it gives none, or has
         ended.
         """
-        if _gone(found):
+        if _gone(other):
             return None
-        who = f"process {found['pid']} on {found['host']}"
-        told = f"'{self._directory.url}' was last driven by {who}"
-        _log.warning("%s", printable(f"{told}; waiting up to {seconds:.0f} s for a sign of life"))
+        last = f"'{self._directory.url}' was last driven by process {other.pid} on {other.host}"
+        _log.warning("%s", printable(f"{last}; waiting up to {seconds:.0f} s for a sign of life"))
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             time.sleep(min(1.0, seconds / 10))
             newest, now = latest(self._directory)
             if now is None or (newest == generation and _gone(now)):
                 return None
-            if newest != generation or now["beat"] != found["beat"]:
+            if newest != generation or now.beat != other.beat:
                 return now
         return None
 
     def _live(self) -> None:
         while not self._over.wait(self._beat_seconds):
             try:
-                generation, found = latest(self._directory)
-                if generation > self.generation and found is not None:
+                generation, newest = latest(self._directory)
+                if generation > self.generation and newest is not None:
                     self._fenced = (
-                        f"process {found['pid']} on {found['host']} has taken"
+                        f"process {newest.pid} on {newest.host} has taken"
                         f" '{self._directory.url}' over, because this driver gave no sign of life"
                         " for a while; what was committed stays, and the other goes on"
                     )
@@ -220,7 +236,7 @@ class Driver:
     def _object(self, state: State, reason: str) -> bytes:
         with self._lock:
             self._beats += 1
-            value = self._me | {
+            value = vars(self._me) | {
                 "state": state,
                 "reason": printable(reason),
                 "beat": self._beats,
@@ -228,51 +244,48 @@ class Driver:
                 "time": _now(),
                 "every_seconds": self._beat_seconds,
                 "progress": (
-                    self._progress
+                    vars(self._progress)
                     | {
                         "committed": self.committed,
                         "images_per_second": self._rate(),
                     }
                 ),
                 "phase_seconds": self._phases,
-                "storage": self._storage,
+                "storage": vars(self._storage),
             }
             return (json.dumps(redacted_tree(value), indent=1, sort_keys=True) + "\n").encode()
 
     def _note(self, event: Event) -> None:
-        progress = self._progress
+        progress, storage = self._progress, self._storage
         match event:
             case RunStarted():
-                self.committed = event.done
-                progress |= {
-                    "samples": event.samples,
-                    "done": event.done,
-                    "workers": event.workers,
-                    "stage": "shards",
-                }
+                self.committed = progress.done = event.done
+                progress.samples, progress.workers = event.samples, event.workers
+                progress.stage = "shards"
                 self._recent = [(time.monotonic(), event.done)]
             case ShardDone():
-                progress["done"] += event.stop - event.start
+                progress.done += event.stop - event.start
                 for phase, seconds in event.seconds.items():
                     self._phases[phase] = self._phases.get(phase, 0.0) + seconds
                 now = time.monotonic()
                 if now - self._recent[-1][0] > 1.0 or len(self._recent) == 1:
-                    self._recent.append((now, progress["done"]))
+                    self._recent.append((now, progress.done))
                 while len(self._recent) > 2 and now - self._recent[1][0] > RECENT_SECONDS:
                     self._recent.pop(0)
             case ShardRetried():
-                progress["retried"] += 1
+                progress.retried += 1
             case ShardFailed():
-                progress["failed"] += 1
+                progress.failed += 1
             case WorkersChanged():
-                progress["workers"] = event.workers
+                progress.workers = event.workers
             case SegmentCommitted():
                 self.committed += event.stop - event.start
-                self._storage["commits"] += 1
-                for key, value in dataclasses.asdict(event.commit).items():
-                    self._storage[key] += value
+                storage.commits += 1
+                storage.seconds += event.commit.seconds
+                storage.bytes += event.commit.bytes
+                storage.retries += event.commit.retries
             case Stage():
-                progress["stage"] = event.name
+                progress.stage = event.name
             case _:
                 pass
 
@@ -284,8 +297,8 @@ class Driver:
         return (n1 - n0) / max(t1 - t0, 1e-9)
 
 
-def latest(directory: RunDirectory) -> tuple[int, dict[str, Any] | None]:
-    """Number and object of the newest driver; 0 and None where there was none.
+def latest(directory: RunDirectory) -> tuple[int, DriverRecord | None]:
+    """Number and record of the newest driver; 0 and None where there was none.
 
     The object may be anybody's: its numbers are within bounds, its texts are plain.
 
@@ -300,24 +313,24 @@ def latest(directory: RunDirectory) -> tuple[int, dict[str, Any] | None]:
         return 0, None
     newest = max(claims, key=lambda claim: int(claim[1]))
     try:
-        found, where = directory.read_json(newest[0]), f"{directory.url}/{newest[0]}"
-        return int(newest[1]), None if found is None else check_driver(found, where)
+        value, where = directory.read_json(newest[0]), f"{directory.url}/{newest[0]}"
+        return int(newest[1]), None if value is None else DriverRecord.parse(value, where)
     except RunError as error:
         raise RunError(f"{error}; delete it, unless a driver is at work there") from None
 
 
-def _gone(driver: Mapping[str, Any]) -> bool:
+def _gone(driver: DriverRecord) -> bool:
     """Whether a driver has said that it ended, or was a process of this machine that is no more."""
-    return driver["state"] != "running" or _lives(driver) is False
+    return driver.state != "running" or _lives(driver) is False
 
 
-def _lives(driver: Mapping[str, Any]) -> bool | None:
+def _lives(driver: DriverRecord) -> bool | None:
     """Whether a driver is at work on this machine; None where that cannot be told from here."""
-    if driver["state"] != "running":
+    if driver.state != "running":
         return False
-    if driver["process"] and driver["process"] == process.name_of(os.getpid()):
-        return driver["id"] in _living
-    return process.lives(driver["pid"], driver["process"])
+    if driver.process and driver.process == process.name_of(os.getpid()):
+        return driver.id in _living
+    return process.lives(driver.pid, driver.process)
 
 
 def _name(generation: int) -> str:

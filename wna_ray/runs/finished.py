@@ -10,32 +10,47 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from wna_ray.canonical import sha256
 from wna_ray.errors import RunError
 from wna_ray.machine import require_memory
 from wna_ray.moments.moments import Partial
 from wna_ray.runs.directory import RunDirectory
-from wna_ray.runs.formats import require_format
+from wna_ray.runs.formats import kind_of_format
 from wna_ray.runs.names import ENVIRONMENT, MOMENTS, RESULT, SPEC
 from wna_ray.runs.segments import unpack_moments
 from wna_ray.specs.job import JobSpec
 from wna_ray.storage.arrays import from_npy, reading
-from wna_ray.storage.bounds import parse_json
+from wna_ray.storage.bounds import parse_json, validated
 from wna_ray.storage.store import Place
 from wna_ray.text import plain, redacted_tree
 
 T = TypeVar("T")
 E = TypeVar("E")
+M = TypeVar("M", bound=BaseModel)
 
 
 class Finished:
-    """Spec, manifest and objects of a finished run directory of either kind.
+    """Spec, manifest and objects of a finished run directory of any kind.
 
     Parameters
     ----------
     place
         A path, any fsspec URL, or a `Place`.
+
+    Attributes
+    ----------
+    directory
+        Where it lies.
+    described
+        What ``spec.json`` says.
+    manifest
+        What ``MANIFEST.json`` lists.
+    extent
+        How large its objects may be.
+    kind
+        Of the job.
 
     Raises
     ------
@@ -45,29 +60,28 @@ class Finished:
 
     def __init__(self, place: Place | str) -> None:
         self.directory = RunDirectory(place)
-        self._described, self._manifest, self._found = self.directory.finished()
-        if self._manifest["fingerprint"] != self._described["fingerprint"]:
+        self.described, self.manifest, self.extent = self.directory.finished()
+        if self.manifest.fingerprint != self.described.fingerprint:
             raise RunError(f"{self.directory.url}/MANIFEST.json is of another run")
-        self.kind = require_format(self._described, f"{self.directory.url}/{SPEC}")
-        self._objects: dict[str, dict[str, Any]] = self._manifest["objects"]
+        self.kind = kind_of_format(self.described.format, self._spec_url)
 
     @property
     def spec(self) -> JobSpec:
         """The spec as asked."""
         spec: type[JobSpec] = self.kind.part("spec")
-        return spec.parse(self._described["spec"], f"{self.directory.url}/{SPEC}")
+        return spec.parse(self.described.spec, self._spec_url)
 
     @property
     def fingerprint(self) -> str:
         """What the result is a function of, with N."""
-        return str(self._described["fingerprint"])
+        return self.described.fingerprint
 
     @property
     def names(self) -> list[str]:
         """Names of outputs or units, made plain: one line each, and nothing that a terminal
         would obey.
         """
-        return [plain(name) for name in self._described["names"]]
+        return [plain(name) for name in self.described.names]
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -79,10 +93,10 @@ class Finished:
             It is not what the manifest lists, or no JSON object.
         """
         where = f"{self.directory.url}/{ENVIRONMENT}"
-        found = self._parsed(ENVIRONMENT, lambda data: parse_json(data, where))
+        environment = self._parsed(ENVIRONMENT, lambda data: parse_json(data, where))
         with reading(where):  # too deep a tree is damage
-            shown: dict[str, Any] = redacted_tree(found)
-        return shown
+            redacted: dict[str, Any] = redacted_tree(environment)
+        return redacted
 
     @property
     def images(self) -> int:
@@ -93,8 +107,8 @@ class Finished:
     @cached_property
     def partial(self) -> Partial:
         """The merged sums, with their range."""
-        where, samples = f"{self.directory.url}/{MOMENTS}", self._found.samples
-        partial = unpack_moments(self._bytes(MOMENTS), self.fingerprint, where, self._found)
+        where, samples = f"{self.directory.url}/{MOMENTS}", self.extent.samples
+        partial = unpack_moments(self._bytes(MOMENTS), self.fingerprint, where, self.extent)
         if (partial.start, partial.stop) != (0, samples):
             raise RunError(
                 f"{where} holds images [{partial.start}, {partial.stop}), not [0, {samples})"
@@ -104,24 +118,38 @@ class Finished:
     def derive(self) -> dict[str, bytes]:
         """Every object of the result, as it is stored, its digest checked."""
         beginning = f"{RESULT}/"
-        return {name: self._bytes(name) for name in self._objects if name.startswith(beginning)}
+        objects = self.manifest.objects
+        return {name: self._bytes(name) for name in objects if name.startswith(beginning)}
+
+    @property
+    def _spec_url(self) -> str:
+        """Where its spec lies, for messages."""
+        return f"{self.directory.url}/{SPEC}"
 
     def _expect(self, kind: type[E], otherwise: str) -> E:
         """How large its objects may be; `RunError` where it is a directory of the other kind."""
-        if not isinstance(self._found, kind):
+        if not isinstance(self.extent, kind):
             raise RunError(f"'{self.directory.url}' is {otherwise}")
-        return self._found
+        return self.extent
+
+    def _identified(self, kind: type[M]) -> M:
+        """The identity as the record of its kind, which was compared with the spec before."""
+        return validated(kind, self.described.identity, self._spec_url)
+
+    def figure(self, name: str) -> bytes:
+        """One of its figures, PNG, its digest checked."""
+        return self._bytes(f"{RESULT}/figures/{name}.png")
 
     def _bytes(self, name: str) -> bytes:
         """An object, its digest checked."""
-        where, entry = f"{self.directory.url}/{name}", self._objects.get(name)
+        where, entry = f"{self.directory.url}/{name}", self.manifest.objects.get(name)
         if entry is None:
             raise RunError(f"{where} is not listed in the manifest: the run was made without it")
-        require_memory(2 * entry["bytes"], where)
-        data = self.directory.store.read(name, most=entry["bytes"])
+        require_memory(2 * entry.bytes, where)
+        data = self.directory.store.read(name, most=entry.bytes)
         if data is None:
             raise RunError(f"{where} is missing (wna verify tells what else is)")
-        if sha256(data) != entry["sha256"]:
+        if sha256(data) != entry.sha256:
             raise RunError(f"{where} is damaged: it is not what the manifest lists")
         return data
 

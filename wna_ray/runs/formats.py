@@ -59,22 +59,31 @@ class Extent(Protocol):
 def extent_of(described: Mapping[str, Any], where: str) -> Extent:
     """How large the objects of a run may be, by the kind that its format names.
 
+    Parameters
+    ----------
+    described
+        What ``spec.json`` says, as it lies there: its kind knows what it must say.
+    where
+        It lies, for messages.
+
     Raises
     ------
     RunError
         No kind that is installed has this format, or ``spec.json`` does not say what it must.
     """
-    extent: Extent = require_format(described, where).part("extent")(described, where)
+    kind = kind_of_format(described.get("format"), where)
+    extent: Extent = kind.part("extent")(described, where)
     return extent
 
 
-def require_format(described: Mapping[str, Any], where: str) -> Kind:
-    """The kind whose format ``spec.json`` names; `RunError` where none that is installed has it."""
+def kind_of_format(name: Any, where: str) -> Kind:
+    """The kind that has a format, whatever was read as its name; `RunError` where none that is
+    installed has it.
+    """
     known = {kind.format: kind for kind in kinds()}
-    said = described.get("format")
-    if not isinstance(said, str) or said not in known:
+    if not isinstance(name, str) or name not in known:
         formats = ", ".join(map(repr, known))
         raise RunError(
-            f"{where}: format {plain(str(said), 40)!r}, but this version reads {formats}"
+            f"{where}: format {plain(str(name), 40)!r}, but this version reads {formats}"
         )
-    return known[said]
+    return known[name]

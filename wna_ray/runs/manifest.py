@@ -1,10 +1,10 @@
-"""``MANIFEST.json``: its types, and what is wrong with a list of objects."""
+"""``MANIFEST.json``: what it says, as records, and what is wrong with a list of objects."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,36 +15,63 @@ from wna_ray.text import plain
 
 TOP = ("spec.json", "environment.json", "offset.npy", "basis.npy", "block.npy", "MANIFEST.json")
 FOLDERS = ("segments", "result", "result/figures", "responses", "evaluation")
+COUNTS = ("images", "nonfinite", "out_of_range")  # images in the moments, and those that are not
 
 _PART = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]{0,199}")
 _FIGURE = re.compile(r"result/figures/[a-z0-9_-]{1,60}\.png")
 
 
-class _Entry(Loose):
+class Entry(Loose):
+    """Size and digest of an object."""
+
     bytes: Annotated[int, Field(ge=0, le=1 << 62)]
     sha256: Digest
 
 
-class _Segment(_Entry):
+class Segment(Entry):
+    """A segment: its object, the range of its images, and how many of them were counted in.
+
+    Attributes
+    ----------
+    name
+        Of its object.
+    start, stop
+        Its range is [start, stop).
+    images, nonfinite, out_of_range
+        Images in the moments, and those that are not.
+    responses
+        Its responses, where they are kept.
+    """
+
     name: str
     start: Count
     stop: Count
     images: Count
     nonfinite: Count
     out_of_range: Count
-    responses: _Entry | None = None
+    responses: Entry | None = None
 
     @model_validator(mode="after")
-    def _check(self) -> _Segment:
+    def _check(self) -> Segment:
         if self.name != f"segments/{self.start:015d}-{self.stop:015d}.npz":
             raise ValueError(
                 f"{plain(self.name, 80)!r} is not the segment of images [{self.start}, {self.stop})"
             )
         return self
 
+    def written(self) -> dict[str, Any]:
+        """Its entry in the manifest, as plain JSON values."""
+        keys = ("name", "start", "stop", *COUNTS, "bytes", "sha256")
+        entry = {key: getattr(self, key) for key in keys}
+        if self.responses is not None:
+            entry["responses"] = self.responses.model_dump()
+        return entry
 
-class _Counts(BaseModel):
-    """No other key: whatever is added up has to be compared with the segments."""
+
+class Counts(BaseModel):
+    """Images by what became of them. No other key: whatever is added up has to be compared with
+    the segments.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
@@ -52,17 +79,40 @@ class _Counts(BaseModel):
     nonfinite: Count
     out_of_range: Count
 
+    @classmethod
+    def total(cls, segments: list[Segment]) -> Counts:
+        """Those of some segments together."""
+        return cls(**{key: sum(getattr(s, key) for s in segments) for key in COUNTS})
 
-class _Manifest(Loose):
+
+class Manifest(Loose):
+    """What ``MANIFEST.json`` says of a finished run.
+
+    Attributes
+    ----------
+    format
+        Of manifests and of packed sums, whatever the kind of job is.
+    fingerprint
+        Of the run.
+    samples
+        N: images of the run as it ended.
+    counts
+        Of all its images.
+    segments
+        In the order of their ranges.
+    objects
+        Size and digest of every other object, by name.
+    """
+
     format: str
     fingerprint: str
     samples: Count
-    counts: _Counts
-    segments: list[_Segment]
-    objects: dict[str, _Entry]
+    counts: Counts
+    segments: list[Segment]
+    objects: dict[str, Entry]
 
     @model_validator(mode="after")
-    def _check(self) -> _Manifest:
+    def _check(self) -> Manifest:
         names = [s.name for s in self.segments] + list(self.objects)
         for name in self.objects:
             if not safe(name) or name.startswith("segments/") or name == "MANIFEST.json":
@@ -70,6 +120,27 @@ class _Manifest(Loose):
         if len({name.casefold() for name in names}) < len(names):
             raise ValueError("two of its names are the same to some file systems")
         return self
+
+    @classmethod
+    def parse(cls, value: Mapping[str, Any], where: str) -> Self:
+        """What a JSON object says; `RunError` where that is no manifest."""
+        return validated(cls, value, where)
+
+    @property
+    def listed(self) -> dict[str, Entry]:
+        """Size and digest of every object, those of segments included, by name."""
+        return {s.name: s for s in self.segments} | self.objects
+
+    def written(self) -> dict[str, Any]:
+        """The manifest as plain JSON values."""
+        return {
+            "format": self.format,
+            "fingerprint": self.fingerprint,
+            "samples": self.samples,
+            "counts": self.counts.model_dump(),
+            "segments": [s.written() for s in self.segments],
+            "objects": {name: entry.model_dump() for name, entry in self.objects.items()},
+        }
 
 
 def safe(name: str) -> bool:
@@ -80,88 +151,72 @@ def safe(name: str) -> bool:
     return bool(_PART.fullmatch(last)) and (folder in FOLDERS or name in TOP)
 
 
-def check_manifest(manifest: Mapping[str, Any], where: str) -> None:
-    """Types and names of ``MANIFEST.json``."""
-    validated(_Manifest, manifest, where)
-
-
 def expected_objects(
-    there: Mapping[str, bool], may: Mapping[str, bool] | None = None
+    must: Mapping[str, bool], may: Mapping[str, bool] | None = None
 ) -> dict[str, bool]:
-    """What every finished run has, what of `there` this one has, and what of `may` it may have."""
+    """What every finished run has, what of `must` this one has, and what of `may` it may have."""
     always = ("spec.json", "environment.json", "result/moments.npz")
     optional = {name: False for name, possible in (may or {}).items() if possible}
     return (
-        dict.fromkeys(always, True) | {name: True for name, has in there.items() if has} | optional
+        dict.fromkeys(always, True) | {name: True for name, has in must.items() if has} | optional
     )
 
 
-def listing_faults(manifest: Mapping[str, Any], extent: Extent) -> list[str]:
+def listing_faults(manifest: Manifest, extent: Extent) -> list[str]:
     """What a manifest does not list though its run must have it, or lists though its run cannot.
 
     Figures may be any: versions draw different ones. Responses are those that the segments name,
     of every segment or of none.
     """
-    known, listed = extent.objects, manifest["objects"]
-    spans = {(s["start"], s["stop"]): s.get("responses") for s in manifest["segments"]}
-    beside = {f"responses/{a:015d}-{b:015d}.parquet": said for (a, b), said in spans.items()}
-    must = [name for name in known if known[name]] + list(beside) * extent.kept
+    known, listed = extent.objects, manifest.objects
+    responses = {
+        f"responses/{s.start:015d}-{s.stop:015d}.parquet": s.responses for s in manifest.segments
+    }
+    must = [name for name in known if known[name]] + list(responses) * extent.kept
     missing = [name for name in must if name not in listed]
     faults = [f"it does not list {name}, which every run of this spec has" for name in missing]
-    for name, said in beside.items():
-        if said is not None and not extent.kept:
+    for name, entry in responses.items():
+        if entry is not None and not extent.kept:
             faults.append(f"a segment has {name}, but its spec keeps no responses")
-        elif extent.kept and name in listed and said != listed[name]:
+        elif extent.kept and name in listed and entry != listed[name]:
             faults.append(f"{name} is not listed with the digest that its segment has")
     return faults + [
         f"it lists {plain(name, 200)}, which no run of this spec has"
         for name in listed
         if name not in known
-        and not (extent.kept and name in beside)
+        and not (extent.kept and name in responses)
         and not (extent.figures and _FIGURE.fullmatch(name))
     ]
 
 
-COUNTS = ("images", "nonfinite", "out_of_range")  # images in the moments, and those that are not
-
-
-def listed(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Size and digest of every object that a manifest lists, by name."""
-    segments: dict[str, dict[str, Any]] = {s["name"]: s for s in manifest["segments"]}
-    objects: dict[str, dict[str, Any]] = manifest["objects"]
-    return segments | objects
-
-
-def manifest_faults(
-    spec: Mapping[str, Any], manifest: Mapping[str, Any], extent: Extent
-) -> list[str]:
-    """What is wrong with a manifest, as far as it and ``spec.json`` tell; one sentence each."""
-    same = manifest["fingerprint"] == spec["fingerprint"]
-    faults = [] if same else [f"{MANIFEST} is of another run"]
+def manifest_faults(fingerprint: str, manifest: Manifest, extent: Extent) -> list[str]:
+    """What is wrong with a manifest of the run that has this fingerprint, as far as it and
+    ``spec.json`` tell; one sentence each.
+    """
+    faults = [] if manifest.fingerprint == fingerprint else [f"{MANIFEST} is of another run"]
     faults += tiling_faults(manifest)
     return faults + [f"{MANIFEST}: {fault}" for fault in listing_faults(manifest, extent)]
 
 
-def tiling_faults(manifest: Mapping[str, Any]) -> list[str]:
+def tiling_faults(manifest: Manifest) -> list[str]:
     """Whether the ranges tile [0, N) and each count is the sum of those of the segments."""
     faults, at = [], 0
-    for s in manifest["segments"]:
-        if s["start"] != at:
+    for s in manifest.segments:
+        if s.start != at:
             faults.append(
-                f"images [{min(at, s['start'])}, {max(at, s['start'])}) are counted"
-                f" {'twice' if s['start'] < at else 'never'}"
+                f"images [{min(at, s.start)}, {max(at, s.start)}) are counted"
+                f" {'twice' if s.start < at else 'never'}"
             )
-        if s["images"] + s["nonfinite"] + s["out_of_range"] != s["stop"] - s["start"]:
-            faults.append(
-                f"{s['name']} covers {s['stop'] - s['start']} images but counts another number"
-            )
-        at = s["stop"]
-    if at != manifest["samples"]:
-        faults.append(f"the segments end at image {at}, not {manifest['samples']}")
-    counts = manifest["counts"]
+        if s.images + s.nonfinite + s.out_of_range != s.stop - s.start:
+            faults.append(f"{s.name} covers {s.stop - s.start} images but counts another number")
+        at = s.stop
+    if at != manifest.samples:
+        faults.append(f"the segments end at image {at}, not {manifest.samples}")
     for key in COUNTS:
-        total = sum(s[key] for s in manifest["segments"])
-        if counts[key] != total:
-            said = f"the count '{key}' is {counts[key]:,}"
-            faults.append(f"{said}, but those of the segments add up to {total:,}")
+        count = getattr(manifest.counts, key)
+        total = sum(getattr(s, key) for s in manifest.segments)
+        if count != total:
+            faults.append(
+                f"the count '{key}' is {count:,}, but those of the segments add up to {total:,}"
+            )
     return faults

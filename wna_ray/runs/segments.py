@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from wna_ray.errors import RunError
@@ -13,7 +12,7 @@ from wna_ray.moments.moments import Partial
 from wna_ray.runs.formats import Extent
 from wna_ray.runs.names import RESPONSES, SEGMENTS
 from wna_ray.storage.arrays import pack, unpack
-from wna_ray.storage.store import no_memory
+from wna_ray.storage.faults import no_memory
 
 FORMAT = "wna-run/1"  # of packed sums of every kind, and of manifests
 SEGMENT_NAME = re.compile(r"segments/(\d{15})-(\d{15})\.npz")
@@ -82,22 +81,3 @@ def unpack_segment(
         raise RunError(
             f"{where} does not hold moments ({error}); delete it and run the same command again"
         ) from None
-
-
-@dataclass(frozen=True)
-class SegmentInfo:
-    """A segment as the manifest lists it."""
-
-    name: str
-    start: int
-    stop: int
-    images: int
-    nonfinite: int
-    out_of_range: int
-    bytes: int
-    sha256: str
-    responses: Mapping[str, Any] | None = None
-
-    def listed(self) -> dict[str, Any]:
-        """Its entry in the manifest."""
-        return {key: value for key, value in vars(self).items() if value is not None}

@@ -15,23 +15,22 @@ import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from wna_ray.canonical import differences, json_bytes, sha256
 from wna_ray.errors import RunError, SpecError, StoreError
-from wna_ray.kinds.any import open_any
 from wna_ray.runs.claim import claim
 from wna_ray.runs.directory import RunDirectory
 from wna_ray.runs.driver import latest
-from wna_ray.runs.finished import Finished
-from wna_ray.runs.manifest import check_manifest
+from wna_ray.runs.driver_record import DriverRecord
+from wna_ray.runs.manifest import Manifest
 from wna_ray.runs.names import MANIFEST
 from wna_ray.specs.parse import parse_spec
 from wna_ray.specs.sweep import MOST_MEMBERS, NAME, SweepSpec, identity
-from wna_ray.storage.bounds import MOST_JSON, parse_json
+from wna_ray.storage.bounds import MOST_JSON, Digest, Loose, parse_json
 from wna_ray.storage.store import Place, Store
 from wna_ray.text import plain, redacted_tree
 
@@ -39,37 +38,40 @@ FORMAT = "wna-sweep/1"
 SPEC, SWEEP = "spec.json", "SWEEP.json"
 
 _PATH = re.compile(rf"{NAME}(/{NAME})*")
-_Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class _Loose(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+class Axis(Loose):
+    """An axis of a sweep, and the names of its values."""
 
-
-class _Axis(_Loose):
     name: Annotated[str, Field(pattern=rf"^{NAME}$")]
     values: list[Annotated[str, Field(pattern=rf"^{NAME}$")]]
 
 
-class _Asked(_Loose):
+class WantedMember(Loose):
+    """A member as it is to be made."""
+
     name: str
     spec: dict[str, Any]
 
 
-class _Done(_Loose):
+class PublishedMember(Loose):
+    """A member as it was published: its fingerprint, N, and the digest of its manifest."""
+
     name: str
-    fingerprint: _Digest
+    fingerprint: Digest
     samples: Annotated[int, Field(ge=1, le=1 << 41)]
-    manifest: _Digest
+    manifest: Digest
 
 
-class _Whole(_Loose):
+class SweepRecord(Loose):
+    """What both objects of a sweep say; its members are the product of its axes."""
+
     format: Literal["wna-sweep/1"]
-    axes: Annotated[list[_Axis], Field(min_length=1, max_length=MOST_MEMBERS)]
-    members: Annotated[list[_Asked] | list[_Done], Field(max_length=MOST_MEMBERS)]
+    axes: Annotated[list[Axis], Field(min_length=1, max_length=MOST_MEMBERS)]
+    members: Annotated[list[WantedMember] | list[PublishedMember], Field(max_length=MOST_MEMBERS)]
 
     @model_validator(mode="after")
-    def _check(self) -> _Whole:
+    def _check(self) -> SweepRecord:
         count = 1
         for axis in self.axes:
             count *= len(axis.values)
@@ -82,16 +84,20 @@ class _Whole(_Loose):
         return self
 
 
-class _Described(_Whole):
-    members: list[_Asked]
+class WantedSweep(SweepRecord):
+    """What ``spec.json`` says of a sweep: its axes, and the spec of every member."""
+
+    members: list[WantedMember]
 
 
-class _Published(_Whole):
-    spec: _Digest
-    members: list[_Done]
+class PublishedSweep(SweepRecord):
+    """What ``SWEEP.json`` says of a finished sweep, and the digest of its ``spec.json``."""
+
+    spec: Digest
+    members: list[PublishedMember]
 
 
-_W = TypeVar("_W", bound=_Whole)
+_W = TypeVar("_W", bound=SweepRecord)
 
 
 def is_sweep(place: Place | str) -> bool:
@@ -110,7 +116,7 @@ class MemberState:
     done: int
     samples: int | None
     finished: bool
-    driver: Mapping[str, Any] | None
+    driver: DriverRecord | None
 
 
 class SweepDirectory:
@@ -141,12 +147,12 @@ class SweepDirectory:
         differs.
         """
         new = {name: redacted_tree(identity(member)) for name, member in spec.members.items()}
-        asked = {
+        wanted = {
             "format": FORMAT,
             "axes": [{"name": axis, "values": list(values)} for axis, values in spec.axes.items()],
             "members": [{"name": name, "spec": member} for name, member in new.items()],
         }
-        described = json_bytes(asked)
+        described = json_bytes(wanted)
         if len(described) > MOST_JSON:
             raise RunError(
                 f"{SPEC} would have {len(described):,} bytes, but at most {MOST_JSON:,} are read"
@@ -158,9 +164,9 @@ class SweepDirectory:
 
     def _differs(self, spec: SweepSpec, new: Mapping[str, Any]) -> list[str]:
         """What differs from the sweep that is there, one line each."""
-        there = self.describe()
-        old = {m.name: redacted_tree(m.spec) for m in there.members}
-        axes, wanted = self.axes_of(there), dict(spec.axes)
+        recorded = self.describe()
+        old = {m.name: redacted_tree(m.spec) for m in recorded.members}
+        axes, wanted = self.axes_of(recorded), dict(spec.axes)
         listed = ({axis: list(values) for axis, values in some.items()} for some in (axes, wanted))
         lines = [
             f"axes.{path}: {a} -> {b}" for path, a, b in differences(next(listed), next(listed))
@@ -176,19 +182,19 @@ class SweepDirectory:
             lines.append(f"{path}: {a} -> {b} ({whose})")
         return lines
 
-    def describe(self) -> _Described:
+    def describe(self) -> WantedSweep:
         """What was asked."""
         return self._checked(
             SPEC,
-            _Described,
+            WantedSweep,
             f"no sweep at '{self.url}' (it has no {SPEC}); give the --out of a sweep",
         )
 
-    def published(self) -> _Published:
+    def published(self) -> PublishedSweep:
         """What was published; `RunError` where the sweep is not finished."""
         way = f"run the same command again to go on (wna status {self.url} tells how far it is)"
         return self._checked(
-            SWEEP, _Published, f"'{self.url}' has no {SWEEP}: the sweep is not finished; {way}"
+            SWEEP, PublishedSweep, f"'{self.url}' has no {SWEEP}: the sweep is not finished; {way}"
         )
 
     def is_published(self) -> bool:
@@ -196,7 +202,7 @@ class SweepDirectory:
         return self.store.size(SWEEP) is not None
 
     @staticmethod
-    def axes_of(whole: _Whole) -> dict[str, tuple[str, ...]]:
+    def axes_of(whole: SweepRecord) -> dict[str, tuple[str, ...]]:
         """Names of the values of each axis."""
         return {axis.name: tuple(axis.values) for axis in whole.axes}
 
@@ -205,10 +211,10 @@ class SweepDirectory:
         directory = RunDirectory(self.member(name))
         if directory.store.size("spec.json") is None:
             return MemberState(0, None, False, None)
-        samples, manifest = directory.spec()["samples"], directory.manifest()
+        samples, manifest = directory.spec().samples, directory.manifest()
         driver = latest(directory)[1]
         if manifest is not None:
-            return MemberState(manifest["samples"], manifest["samples"], True, driver)
+            return MemberState(manifest.samples, manifest.samples, True, driver)
         return MemberState(
             samples - sum(b - a for a, b in directory.gaps(samples)), samples, False, driver
         )
@@ -223,8 +229,8 @@ class SweepDirectory:
             members.append(
                 {
                     "name": name,
-                    "fingerprint": manifest["fingerprint"],
-                    "samples": manifest["samples"],
+                    "fingerprint": manifest.fingerprint,
+                    "samples": manifest.samples,
                     "manifest": sha256(data),
                 }
             )
@@ -250,14 +256,14 @@ class SweepDirectory:
         is.
         """
         published = self.published()
-        asked, found = self.asked_faults(published)
-        faults = {"": found}
+        wanted, own = self.wanted_faults(published)
+        faults = {"": own}
         for done in published.members:
             try:
-                self._expect(done)
+                self.require_published(done)
                 directory = RunDirectory(self.member(done.name))
                 faults[done.name] = directory.verify()
-                if done.name in asked and not _is_asked(asked[done.name], directory.spec()["spec"]):
+                if done.name in wanted and not _is_wanted(wanted[done.name], directory.spec().spec):
                     fault = f"its spec is not the one that the sweep's {SPEC} has for it"
                     faults[done.name].append(fault)
             except StoreError as error:
@@ -268,30 +274,28 @@ class SweepDirectory:
                 faults[done.name] = [str(error)]
         return faults
 
-    def asked_faults(self, published: _Published) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    def wanted_faults(
+        self, published: PublishedSweep
+    ) -> tuple[dict[str, dict[str, Any]], list[str]]:
         """Specs that were asked for, by member, and what is wrong with the object that says so."""
         data = self.store.read(SPEC, MOST_JSON)
         if data is None or sha256(data) != published.spec:
             return {}, [f"{SPEC} is not what {SWEEP} lists"]
-        asked = self.describe()
+        wanted = self.describe()
         # The members of each are the product of its axes, so these are enough.
-        other = [] if asked.axes == published.axes else [f"{SWEEP} has other axes than {SPEC}"]
-        return {m.name: m.spec for m in asked.members}, other
+        faults = [] if wanted.axes == published.axes else [f"{SWEEP} has other axes than {SPEC}"]
+        return {m.name: m.spec for m in wanted.members}, faults
 
-    def open(self, done: _Done) -> Finished:
-        """A finished member, which must be what was published."""
-        self._expect(done)
-        return open_any(self.member(done.name))
-
-    def _expect(self, done: _Done) -> None:
+    def require_published(self, done: PublishedMember) -> None:
+        """`RunError` unless a member is what was published."""
         data, manifest = self._manifest(done.name)
-        if sha256(data) != done.manifest or (manifest["fingerprint"], manifest["samples"]) != (
+        if sha256(data) != done.manifest or (manifest.fingerprint, manifest.samples) != (
             done.fingerprint,
             done.samples,
         ):
             raise RunError(f"{self.url}/{done.name}/{MANIFEST} is not what {SWEEP} lists")
 
-    def _manifest(self, name: str) -> tuple[bytes, dict[str, Any]]:
+    def _manifest(self, name: str) -> tuple[bytes, Manifest]:
         """Bytes and content of a member's manifest."""
         place = self.member(name)
         data = Store(place).read(MANIFEST, MOST_JSON)
@@ -300,9 +304,8 @@ class SweepDirectory:
                 f"'{place.url}' has no {MANIFEST}: this member is not finished, or was deleted; run"
                 " the same command again"
             )
-        manifest = parse_json(data, f"{place.url}/{MANIFEST}")
-        check_manifest(manifest, f"{place.url}/{MANIFEST}")
-        return data, manifest
+        where = f"{place.url}/{MANIFEST}"
+        return data, Manifest.parse(parse_json(data, where), where)
 
     def _checked(self, name: str, kind: type[_W], otherwise: str) -> _W:
         data = self.store.read(name, MOST_JSON)
@@ -322,55 +325,12 @@ class SweepDirectory:
             ) from None
 
 
-class Sweep:
-    """A finished sweep, read from storage alone.
-
-    Parameters
-    ----------
-    place
-        A path, any fsspec URL, or a `Place`.
-
-    Raises
-    ------
-    RunError
-        There is none, it is not finished, or something in it is damaged.
-    """
-
-    def __init__(self, place: Place | str) -> None:
-        self.directory = SweepDirectory(place)
-        self._published = self.directory.published()
-
-    @property
-    def url(self) -> str:
-        """Where the sweep lies."""
-        return self.directory.url
-
-    @property
-    def axes(self) -> dict[str, tuple[str, ...]]:
-        """Names of the values of each axis, in order."""
-        return self.directory.axes_of(self._published)
-
-    @cached_property
-    def members(self) -> dict[str, Finished]:
-        """Every member opened, by its name, in the order of the product; each must be what was
-        published.
-        """
-        return {done.name: self.directory.open(done) for done in self._published.members}
-
-
-def open_sweep(url: Place | str) -> Sweep:
-    """Open a finished sweep: ``.members["seed-0/uniform"]`` is an opened run, ``.axes`` the
-    names of all values.
-    """
-    return Sweep(url)
-
-
-def _is_asked(asked: Mapping[str, Any], spec: Mapping[str, Any]) -> bool:
+def _is_wanted(wanted: Mapping[str, Any], spec: Mapping[str, Any]) -> bool:
     """Whether a spec is the one that was asked for; a batch that it was to choose may be any."""
-    wanted, made = parse_spec(redacted_tree(asked), SPEC), parse_spec(redacted_tree(spec), SPEC)
-    if type(wanted) is type(made):
-        wanted = wanted.chosen_from(made)
-    return identity(wanted) == identity(made)
+    first, second = parse_spec(redacted_tree(wanted), SPEC), parse_spec(redacted_tree(spec), SPEC)
+    if type(first) is type(second):
+        first = first.chosen_from(second)
+    return identity(first) == identity(second)
 
 
 def _some(names: list[str]) -> str:

@@ -9,15 +9,8 @@ from pathlib import Path
 from wna_ray.canonical import sha256
 from wna_ray.errors import RunError
 from wna_ray.runs.directory import RunDirectory
-from wna_ray.runs.fetch import (
-    Fetched,
-    LocalFolder,
-    Progress,
-    Source,
-    folders_above,
-    local_errors,
-    require_local,
-)
+from wna_ray.runs.fetch import Fetched, Progress, Source, folders_above, require_local
+from wna_ray.runs.local_folder import LocalFolder, local_errors
 from wna_ray.runs.names import MANIFEST, SPEC
 from wna_ray.storage.bounds import MOST_JSON
 from wna_ray.storage.store import Place, Store
@@ -91,7 +84,7 @@ def fetch_sweep(
     sweep = SweepDirectory(place)
     texts = {name: sweep.store.read(name, most=MOST_JSON) or b"" for name in (SPEC, SWEEP)}
     published = sweep.published()
-    faults = sweep.asked_faults(published)[1]
+    faults = sweep.wanted_faults(published)[1]
     same = (
         sha256(texts[SPEC]) == published.spec
         and sweep.store.read(SWEEP, most=MOST_JSON) == texts[SWEEP]
@@ -141,15 +134,15 @@ def _part(callback: Progress | None, before: int, total: int) -> Progress | None
 def _refuse_another_sweep(
     dest: Path, url: str, texts: Mapping[str, bytes], members: set[str]
 ) -> None:
-    here = Store(str(dest))
+    copy = Store(str(dest))
     for name, text in texts.items():
-        if here.size(name) is not None and here.read(name, most=MOST_JSON) != text:
+        if copy.size(name) is not None and copy.read(name, most=MOST_JSON) != text:
             raise RunError(
                 f"'{dest}/{name}' is not that of '{url}'; give another folder, or delete it"
             )
-    if here.size(MANIFEST) is not None:
+    if copy.size(MANIFEST) is not None:
         raise RunError(f"'{dest}' holds a run; give another folder")
-    for name in here.list():
+    for name in copy.list():
         folder, _, last = name.rpartition("/")
         if folder and last == SPEC and not folders_above(folder) & members:
             raise RunError(

@@ -13,18 +13,25 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, TextIO, Unpack
 
 from wna_ray.errors import RunError, Stopped, WnaError
 from wna_ray.events import Callback
-from wna_ray.execution.drive import ExecutorName, check_executor, check_reachable, stop_on_sigterm
+from wna_ray.execution.drive import (
+    How,
+    Where,
+    check_executor,
+    check_reachable,
+    stop_on_sigterm,
+)
 from wna_ray.execution.tasks import Failed, LocalTasks, Lost, Task, task_runner
 from wna_ray.kinds.any import run_any
 from wna_ray.specs.job import JobSpec
 from wna_ray.specs.parse import runs_code
 from wna_ray.specs.sweep import SweepSpec
 from wna_ray.storage.store import Place
-from wna_ray.sweeps.directory import Sweep, SweepDirectory
+from wna_ray.sweeps.directory import SweepDirectory
+from wna_ray.sweeps.finished import Sweep
 from wna_ray.terminal import Forgiving, traceback_text
 from wna_ray.text import duration, printable
 
@@ -129,13 +136,10 @@ def run_sweep(
     spec: SweepSpec,
     out: str,
     *,
-    executor: ExecutorName = "ray",
-    workers: int | None = None,
-    address: str | None = None,
-    single_writer: bool = False,
     one_by_one: bool = False,
     callbacks: Sequence[Callable[[SweepEvent], None]] = (),
     member_callbacks: Sequence[Callback] = (),
+    **where: Unpack[Where],
 ) -> Sweep:
     """Run the members of a sweep, or go on with them.
 
@@ -146,6 +150,13 @@ def run_sweep(
     out
         Directory of the sweep: a path or any fsspec URL. The same call again resumes; another sweep
         there is refused.
+    one_by_one
+        Give each member in turn the whole cluster. For members that are large: they are cut into
+        shards for all workers, and what each takes to begin and to merge is waited for.
+    callbacks
+        Called with what happens to members.
+    member_callbacks
+        Called with the events of each run, where these happen in this process: one by one.
     executor
         ``ray``: each member is a task of as many CPUs as its forward pass has threads, and of one
         GPU where the cluster has any; as many at once as fit. ``local``: one after the other in
@@ -154,13 +165,6 @@ def run_sweep(
         Most members at a time; one by one, workers of each member.
     address, single_writer
         As for a run.
-    one_by_one
-        Give each member in turn the whole cluster. For members that are large: they are cut into
-        shards for all workers, and what each takes to begin and to merge is waited for.
-    callbacks
-        Called with what happens to members.
-    member_callbacks
-        Called with the events of each run, where these happen in this process: one by one.
 
     Returns
     -------
@@ -172,10 +176,11 @@ def run_sweep(
     RunError
         Members failed, all others are finished; or the directory holds something else.
     """
-    check_executor(executor, workers, address)
-    check_reachable(out, executor)
+    how = How(**where, callbacks=member_callbacks)
+    check_executor(how.executor, how.workers, how.address)
+    check_reachable(out, how.executor)
     endpoint = next(iter(spec.members.values())).execution.endpoint
-    directory = SweepDirectory(Place(out, endpoint, single_writer))
+    directory = SweepDirectory(Place(out, endpoint, how.single_writer))
     directory.store.require_conditions()
     directory.begin(spec)
     if directory.is_published():
@@ -184,65 +189,102 @@ def run_sweep(
     waiting = {
         name: member for name, member in spec.members.items() if not _is_over(directory, name)
     }
-    done, failed = len(spec.members) - len(waiting), dict[str, str]()
-
-    def last_words() -> str:
-        return (
-            f"stopped; {done} of {len(spec.members)} members are done in '{directory.url}'. The"
-            " same command goes on from there"
-        )
-
-    def tell(event: SweepEvent) -> None:
-        for callback in callbacks:
-            callback(event)
-
-    tell(SweepStarted(directory.url, len(spec.members), done))
+    course = _Course(directory.url, len(spec.members), len(waiting), callbacks)
+    course.begin()
     try:
         threads = max(member.numerics.threads for member in spec.members.values())
         code = any(map(runs_code, spec.members.values()))
         with (
-            task_runner(executor, workers, address, threads, code) as cluster,
-            stop_on_sigterm(last_words),  # after Ray has started, which sets a handler of its own
+            task_runner(how.executor, how.workers, how.address, threads, code) as cluster,
+            # After Ray has started, which sets a handler of its own.
+            stop_on_sigterm(course.last_words),
         ):
-            runner, how = cluster, LOCALLY
-            if one_by_one or executor == "local":
+            runner, each = cluster, LOCALLY
+            if one_by_one or how.executor == "local":
                 runner = LocalTasks()
-                how = {
-                    "executor": executor,
-                    "workers": workers,
-                    "address": address,
-                    "callbacks": member_callbacks,
+                each = {
+                    "executor": how.executor,
+                    "workers": how.workers,
+                    "address": how.address,
+                    "callbacks": how.callbacks,
                 }
             tasks = [
                 Task(
                     name,
                     run_member,
-                    (directory.member(name), name, member, how),
+                    (directory.member(name), name, member, each),
                     _needs(member, cluster.has("GPU")),
                 )
                 for name, member in waiting.items()
             ]
             patience = max((member.execution.patience for member in waiting.values()), default=0.0)
-            for name, happened in runner.stream(tasks, workers, patience, "member"):
-                event = _as_event(name, happened)
-                done += isinstance(event, MemberDone)
-                if isinstance(event, MemberFailed):
-                    failed[event.name] = event.reason
-                tell(event)
+            for name, happened in runner.stream(tasks, how.workers, patience, "member"):
+                course.note(_as_event(name, happened))
     except (KeyboardInterrupt, Stopped):
-        raise Stopped(last_words()) from None
-    if failed:
-        shown = "\n".join(
-            f"  {name}: {reason}" for name, reason in list(failed.items())[:MOST_FAILED]
-        )
-        rest = f"\n  and {len(failed) - MOST_FAILED} more" if len(failed) > MOST_FAILED else ""
-        raise RunError(
-            f"{len(failed)} of {len(spec.members)} members failed; all others are finished in"
-            f" '{directory.url}':\n{shown}{rest}\nMend the cause and run the same command again:"
-            " only these are missing"
-        )
+        raise Stopped(course.last_words()) from None
+    course.require_all()
     directory.publish(spec)
     return Sweep(directory.store.place)
+
+
+class _Course:
+    """How far a sweep is while it is worked on, and who hears of it.
+
+    Parameters
+    ----------
+    url
+        Where the sweep lies.
+    members, waiting
+        How many it has, and how many of them are to be done.
+    callbacks
+        Called with every event.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        members: int,
+        waiting: int,
+        callbacks: Sequence[Callable[[SweepEvent], None]],
+    ) -> None:
+        self._url, self._members, self._callbacks = url, members, callbacks
+        self._done = members - waiting
+        self._failed: dict[str, str] = {}
+
+    def begin(self) -> None:
+        """Say that the work begins."""
+        self._tell(SweepStarted(self._url, self._members, self._done))
+
+    def note(self, event: SweepEvent) -> None:
+        """Note what happened to a member."""
+        self._done += isinstance(event, MemberDone)
+        if isinstance(event, MemberFailed):
+            self._failed[event.name] = event.reason
+        self._tell(event)
+
+    def last_words(self) -> str:
+        """How to go on after a stop."""
+        return (
+            f"stopped; {self._done} of {self._members} members are done in '{self._url}'. The"
+            " same command goes on from there"
+        )
+
+    def require_all(self) -> None:
+        """`RunError` where members failed; the first ones are named."""
+        failed = list(self._failed.items())
+        if not failed:
+            return
+        named = "\n".join(f"  {name}: {reason}" for name, reason in failed[:MOST_FAILED])
+        rest = f"\n  and {len(failed) - MOST_FAILED} more" if len(failed) > MOST_FAILED else ""
+        raise RunError(
+            f"{len(failed)} of {self._members} members failed; all others are finished in"
+            f" '{self._url}':\n{named}{rest}\nMend the cause and run the same command again:"
+            " only these are missing"
+        )
+
+    def _tell(self, event: SweepEvent) -> None:
+        for callback in self._callbacks:
+            callback(event)
 
 
 def _is_over(directory: SweepDirectory, name: str) -> bool:
@@ -250,7 +292,7 @@ def _is_over(directory: SweepDirectory, name: str) -> bool:
     and its last words is looked at again.
     """
     state = directory.state(name)
-    return state.finished and state.driver is not None and state.driver.get("state") == "finished"
+    return state.finished and state.driver is not None and state.driver.state == "finished"
 
 
 def run_member(
@@ -269,10 +311,7 @@ def run_member(
         _log.error("member %s\n%s", name, traceback_text())
         yield MemberFailed(name, f"{type(error).__name__}: {error}")
     else:
-        samples = finished.directory.manifest()
-        yield MemberDone(
-            name, samples["samples"] if samples is not None else 0, time.monotonic() - begin
-        )
+        yield MemberDone(name, finished.manifest.samples, time.monotonic() - begin)
 
 
 LOCALLY: Mapping[str, Any] = {"executor": "local"}

@@ -28,7 +28,7 @@ from wna_ray.kinds.average.run import open_run
 from wna_ray.kinds.covariance.job import run_stc
 from wna_ray.kinds.trials.job import run_trials
 from wna_ray.moments.moments import Partial
-from wna_ray.shards.network import Network
+from wna_ray.shards.loading import load_network
 from wna_ray.shards.resolve import check_canary
 from wna_ray.shards.shard import run_shard
 from wna_ray.specs.covariance import StcSpec
@@ -150,7 +150,7 @@ def test_any_cut_gives_the_same_bytes_on_any_worker(
     made, network = prepared(asked)
     whole = Partial(0, 2000, run_shard(made, network, 0, 2000)[0])
     monkeypatch.setattr("wna_ray.shards.shard.PENDING_VALUES", 1)
-    other = Network(asked, "cpu")
+    other = load_network(asked, "cpu")
     check_canary(made, other)
     parts = [
         Partial(a, b, run_shard(made, n, a, b)[0])

@@ -90,7 +90,7 @@ def test_halves_change_nothing_else(make_spec: MakeSpec, tmp_path: Path) -> None
     assert plain.classes["split_half"].null_count == len(plain.classes)
     assert split.classes["split_half"].null_count < len(split.classes)
     assert split.directory.verify() == []
-    assert "halves" not in str(plain._described["identity"])
+    assert "halves" not in str(plain.described.identity)
     with pytest.raises(RunError, match=r"moments\.halves: null -> true"):
         run(make_spec(**HALVES), str(tmp_path / "plain"), executor="local")
 
@@ -146,7 +146,7 @@ def test_damage_to_halves_is_found(make_spec: MakeSpec, tmp_path: Path) -> None:
     that asked for halves.
     """
     split = run(make_spec(**HALVES), str(tmp_path / "run"), executor="local")
-    moments, extent = split.moments, split._extent
+    moments, extent = split.moments, split.extent
     extent.check(moments)
     assert moments.odd is not None
     for wrong in (

@@ -92,7 +92,7 @@ def test_stopping_is_clean_and_says_how_to_go_on(
     assert "Traceback" not in errors
     assert time.monotonic() - begin < 15
     directory = RunDirectory(str(tmp_path / "run"))
-    fingerprint = directory.spec()["fingerprint"]
+    fingerprint = directory.spec().fingerprint
     assert (
         len([directory.read_segment(name, fingerprint) for name in directory.segments().values()])
         >= 2

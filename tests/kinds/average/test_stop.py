@@ -27,8 +27,8 @@ ENOUGH = {"stop": {"reliability": 0.98, "first": 500}, "samples": 20_000, "respo
 
 def results(finished: Run) -> dict[str, str]:
     return {
-        name: entry["sha256"]
-        for name, entry in finished._objects.items()
+        name: entry.sha256
+        for name, entry in finished.manifest.objects.items()
         if name.startswith("result/")
     }
 
@@ -152,7 +152,7 @@ def test_fetched_and_reported(make_spec: MakeSpec, tmp_path: Path) -> None:
     copy = fetch(str(tmp_path / "run"), tmp_path / "copy").folder
     again = open_run(str(copy))
     made = again.derive()
-    assert {name: finished._bytes(name) for name in made} == made
+    assert {name: finished.directory.store.read(name) for name in made} == made
     assert "result/figures/reliability.png" in made
     assert "result/reliability.parquet" in made
 

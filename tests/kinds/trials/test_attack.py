@@ -10,12 +10,12 @@ from prepared import prepared as job_of
 
 from wna_ray.kinds.trials import attack
 from wna_ray.kinds.trials.attack import Form, attacked, gradient_steps
-from wna_ray.shards.network import Network
+from wna_ray.shards.fed_network import FedNetwork
 from wna_ray.specs.run import Spec
 
 
 @pytest.fixture(scope="module")
-def network() -> Network:
+def network() -> FedNetwork:
     stimulus = {"kind": "gaussian", "shape": [1, 4, 4], "space": "input", "scale": 1.0}
     return job_of(
         Spec.parse(
@@ -35,7 +35,7 @@ def stimuli() -> torch.Tensor:
 
 
 def test_a_linear_logit_moves_by_the_product_of_weights_and_step(
-    network: Network, stimuli: torch.Tensor
+    network: FedNetwork, stimuli: torch.Tensor
 ) -> None:
     """Nothing is cut: stimuli lie within [0.3, 0.7], steps are at most 0.2 long."""
     templates, w = (
@@ -54,7 +54,7 @@ def test_a_linear_logit_moves_by_the_product_of_weights_and_step(
         np.testing.assert_allclose(moved, np.tile(0.2 * w @ steps[1], (32, 1)), atol=2e-6)
 
 
-def test_a_mixed_logit_is_the_mean_of_both(network: Network, stimuli: torch.Tensor) -> None:
+def test_a_mixed_logit_is_the_mean_of_both(network: FedNetwork, stimuli: torch.Tensor) -> None:
     template = attack.prepared(np.random.default_rng(0).standard_normal((3, 1, 4, 4)), "mix")[2]
     assert (template.min(), template.max()) == (0, 1)
     mixed = network(attacked(stimuli, torch.from_numpy(template), 0.3, "mix"))
@@ -85,7 +85,7 @@ def test_steps_keep_their_budget_and_pixels_their_range(
     assert (step.min() >= 0) & (step.max() <= 1)
 
 
-def test_gradients_of_a_linear_softmax(network: Network, stimuli: torch.Tensor) -> None:
+def test_gradients_of_a_linear_softmax(network: FedNetwork, stimuli: torch.Tensor) -> None:
     """The cross-entropy's gradient is ``sum_k (p_k - [k = target]) w_k``; float32 against
     float64, far from its zeros.
     """

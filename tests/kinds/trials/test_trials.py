@@ -27,7 +27,8 @@ from wna_ray.kinds.trials.result import Trials, open_trials, summary
 from wna_ray.kinds.trials.shard import TrialJob
 from wna_ray.kinds.trials.shard import run_trials as shard
 from wna_ray.runs.directory import RunDirectory
-from wna_ray.shards.network import Network
+from wna_ray.shards.fed_network import FedNetwork
+from wna_ray.shards.loading import load_network
 from wna_ray.specs.parse import read_spec
 from wna_ray.specs.trials import TrialSpec
 
@@ -65,14 +66,14 @@ def small_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     return
 
 
-def resolved(asked: TrialSpec) -> tuple[TrialJob, Network]:
+def resolved(asked: TrialSpec) -> tuple[TrialJob, FedNetwork]:
     question = TrialQuestion.of(asked)
     executor = make_executor(question.held, "local")
     introduction = call(executor, 1, "introduce")
     job = resolve_trials(
         question, introduction.job, lambda *args: call(executor, 1, "activity", *args)
     )
-    return job, Network(question.held, "cpu")
+    return job, load_network(question.held, "cpu")
 
 
 def expected(job: TrialJob, images: torch.Tensor) -> NDArray[np.int64]:
@@ -235,10 +236,11 @@ def test_a_run_must_list_what_it_has(tmp_path: Path, moments: bool) -> None:
     directory = RunDirectory(str(tmp_path / "run"))
     manifest, names = directory.manifest(), ALWAYS | (OF_MOMENTS if moments else set())
     assert manifest is not None
-    assert {name for name in manifest["objects"] if "figures" not in name} == names
+    assert {name for name in manifest.objects if "figures" not in name} == names
     for name in names:
-        objects = {n: entry for n, entry in manifest["objects"].items() if n != name}
-        (tmp_path / "run" / "MANIFEST.json").write_text(json.dumps(manifest | {"objects": objects}))
+        written = manifest.written()
+        written["objects"].pop(name)
+        (tmp_path / "run" / "MANIFEST.json").write_text(json.dumps(written))
         assert any(f"does not list {name}" in fault for fault in directory.verify()), name
 
 

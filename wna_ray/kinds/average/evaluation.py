@@ -7,7 +7,7 @@ It is no part of the result: whether a data set is at hand must not change the b
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from wna_ray.data.datasets import DatasetName, NotAtHand, Split, class_names
 from wna_ray.data.transforms import transformed
 from wna_ray.errors import ModelError, RunError, SpecError
 from wna_ray.events import Callback, Stage
-from wna_ray.kinds.average.evaluation_record import EVALUATION
+from wna_ray.kinds.average.evaluation_record import EVALUATION, read_evaluation
 from wna_ray.kinds.average.run import Run
 from wna_ray.moments.responses import is_dense
 from wna_ray.networks.models import ModelURI, describe
@@ -248,22 +248,20 @@ def picture_name(kind: str) -> str:
     return f"{EVALUATION.rpartition('/')[0]}/classifier_{kind.replace(' ', '_')}.png"
 
 
-def usual_score(kind: str, entry: Mapping[str, Any]) -> str:
-    """The score of a template set's figure: the authors' for templates of theirs."""
-    return (
-        "cosine"
-        if kind.endswith((AVERAGE, RMS))
-        else CENTRED
-        if CENTRED in entry["accuracy"]
-        else "correlation"
-    )
+def usual_score(kind: str, scores: Collection[str]) -> str:
+    """The score of a template set's figure, of those that there are: the authors' for templates
+    of theirs.
+    """
+    if kind.endswith((AVERAGE, RMS)):
+        return "cosine"
+    return CENTRED if CENTRED in scores else "correlation"
 
 
 def _picture(
     kind: str, found: Mapping[str, Scored], entry: Mapping[str, Any], names: list[str], data: Data
 ) -> bytes:
     figures = resolve_name(FIGURES)
-    score, n, k = usual_score(kind, entry), len(data.images.labels), data.classes
+    score, n, k = usual_score(kind, found), len(data.images.labels), data.classes
     s, control = found[score], entry["control"][score]
     title = (
         f"{kind} as classifier of {data.name}: accuracy {s.accuracy:.4g} ({score})\n{n:,}"
@@ -285,7 +283,6 @@ def evaluate(spec: Spec, finished: Run, emit: Callback, ask: Ask) -> None:
         spec.evaluation is not None and spec.evaluation.dataset == "none"
     ):
         return
-    store, names = finished.directory.store, finished.names
     try:
         wanted, recipe = asked(spec)
         if wanted.dataset == "none" or _was_scored(finished, wanted):
@@ -297,7 +294,7 @@ def evaluate(spec: Spec, finished: Run, emit: Callback, ask: Ask) -> None:
     images, k, decoded = data.images, data.classes, finished.decoded_maps
     if (
         images.images.shape[1:] != (spec.stimulus.shape if decoded is None else decoded.shape[1:])
-        or len(names) != k
+        or len(finished.names) != k
     ):
         emit(
             Stage(
@@ -307,6 +304,16 @@ def evaluate(spec: Spec, finished: Run, emit: Callback, ask: Ask) -> None:
         )
         return
     emit(Stage(f"bias-map classifier on {data.name}, {data.split} images"))
+    report = _report(spec, finished, data, wanted, ask)
+    finished.directory.store.replace(EVALUATION, (json.dumps(report, indent=1) + "\n").encode())
+
+
+def _report(
+    spec: Spec, finished: Run, data: Data, wanted: EvaluationSpec, ask: Ask
+) -> dict[str, Any]:
+    """Score every template set; gives what ``classifier.json`` says, and writes the figures."""
+    store, names = finished.directory.store, finished.names
+    images, k = data.images, data.classes
     majority = float(np.bincount(images.labels).max() / len(images.labels))
     mean_rank, rank_error = classifier.chance_rank(k, len(images.labels))
     report: dict[str, Any] = {
@@ -345,16 +352,16 @@ def evaluate(spec: Spec, finished: Run, emit: Callback, ask: Ask) -> None:
         entry, found = scored(classifier.mean_images(data.others, k), images, majority)
         report["templates"][MEAN_IMAGE] = entry
         store.replace(picture_name(MEAN_IMAGE), _picture(MEAN_IMAGE, found, entry, names, data))
-    store.replace(EVALUATION, (json.dumps(report, indent=1) + "\n").encode())
+    return report
 
 
 def _was_scored(finished: Run, wanted: EvaluationSpec) -> bool:
     """Whether ``evaluation/`` holds just that."""
     try:
-        there = finished.directory.read_json(EVALUATION)
+        recorded = read_evaluation(finished.directory)
     except RunError:
         return False  # damaged: made anew
-    return there is not None and (there["dataset"], there.get("split"), there.get("wanted")) == (
+    return recorded is not None and (recorded.dataset, recorded.split, recorded.wanted) == (
         wanted.dataset,
         wanted.split,
         wanted.images,

@@ -1,10 +1,10 @@
-"""``evaluation/classifier.json``: its types and bounds."""
+"""``evaluation/classifier.json``: what maps do as classifiers, as a record with bounds."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from wna_ray.runs.directory import RunDirectory
 from wna_ray.storage.bounds import Loose, validated
@@ -12,64 +12,89 @@ from wna_ray.text import plain
 
 EVALUATION = "evaluation/classifier.json"
 
+
+def _line(most: int) -> AfterValidator:
+    """One line of a text, made plain."""
+    return AfterValidator(lambda text: plain(text, most))
+
+
+_Word = Annotated[str, _line(40)]
+_Sentence = Annotated[str, _line(300)]
 _ByScore = dict[Literal["dot", "correlation", "cosine", "centred"], float]
 
 
-class _Control(Loose):
+class ShuffledMaps(Loose):
+    """Accuracy of maps whose values lie in other places: over several shuffles."""
+
     mean: float
     sd: float
 
 
-class _Template(Loose):
+class TemplateScores(Loose):
+    """How well a set of templates does, by score; older versions know fewer of these numbers."""
+
     accuracy: _ByScore
     interval: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]] = Field(
         default_factory=dict
     )
     p_value: _ByScore = Field(default_factory=dict)
-    control: dict[str, _Control] = Field(default_factory=dict)
+    control: dict[str, ShuffledMaps] = Field(default_factory=dict)
     mean_rank: _ByScore = Field(default_factory=dict)
     top5: _ByScore = Field(default_factory=dict)
 
 
-class _Rank(Loose):
+class ChanceRank(Loose):
+    """Mean rank of the right class where classes are ordered by chance."""
+
     mean: float
     standard_error: float
 
 
-class _Self(Loose):
+class OwnLabels(Loose):
+    """How many of the maps that there are get their own label from the network."""
+
     own: int
     maps: int
 
 
-class _Evaluation(Loose):
-    dataset: str
-    split: str = "test"
+class Evaluation(Loose):
+    """What the maps of a run do as classifiers.
+
+    Attributes
+    ----------
+    dataset, split, images
+        What they are scored on; `wanted` says how many images that was to be, None for all.
+    chance, majority_class
+        Accuracies of guesses: by chance, and always the most frequent class.
+    chance_rank
+        Of guesses, where there are many classes.
+    note
+        What could not be done, and why.
+    templates
+        By the name of each set.
+    own_labels
+        By the kind of the response whose averages the network was shown.
+    """
+
+    dataset: _Word
+    split: _Word = ""
+    wanted: int | None = None
     images: int
     chance: float
     majority_class: float
-    chance_rank: _Rank | None = None
-    note: str = ""
-    templates: Annotated[dict[str, _Template], Field(max_length=16)]
-    self: Annotated[dict[str, _Self], Field(max_length=16)] = Field(default_factory=dict)
+    chance_rank: ChanceRank | None = None
+    note: _Sentence = ""
+    templates: Annotated[dict[_Word, TemplateScores], Field(max_length=16)]
+    own_labels: Annotated[dict[_Word, OwnLabels], Field(max_length=16)] = Field(
+        default_factory=dict, alias="self"
+    )
 
 
-def read_evaluation(directory: RunDirectory) -> dict[str, Any] | None:
+def read_evaluation(directory: RunDirectory) -> Evaluation | None:
     """What the maps of a run do as classifiers; None where that was not asked, `RunError` where
-    it is damaged.
+    it is damaged. It has no digest, so its words are made plain.
     """
-    evaluation = directory.read_json(EVALUATION)
-    if evaluation is not None:
-        check_evaluation(evaluation, f"{directory.url}/{EVALUATION}")
-    return evaluation
-
-
-def check_evaluation(evaluation: dict[str, Any], where: str) -> None:
-    """Types of ``evaluation/classifier.json``, which has no digest; its words are made plain."""
-    validated(_Evaluation, evaluation, f"{where} (which is no part of the result)")
-    evaluation["dataset"] = plain(evaluation["dataset"], 40)
-    for key, most in (("split", 40), ("note", 300)):
-        evaluation[key] = plain(evaluation.get(key, ""), most)
-    for key in ("templates", "self"):
-        evaluation[key] = {
-            plain(kind, 40): entry for kind, entry in evaluation.get(key, {}).items()
-        }
+    value, where = directory.read_json(EVALUATION), f"{directory.url}/{EVALUATION}"
+    if value is None:
+        return None
+    return validated(Evaluation, value, f"{where} (which is no part of the result)")

@@ -15,16 +15,15 @@ from wna_ray.geometry import Box
 from wna_ray.moments.counts import PassSums
 from wna_ray.moments.kept import most_bytes, width
 from wna_ray.moments.moments import Moments
-from wna_ray.moments.responses import LIMIT, is_dense
+from wna_ray.moments.responses import LIMIT, FixedPoint, is_dense
 from wna_ray.networks.field import Field as UnitField
 from wna_ray.runs.manifest import expected_objects
 from wna_ray.runs.names import BASIS, OFFSET
-from wna_ray.shards.job import stimulus_of
 from wna_ray.specs.response import ResponseKind
 from wna_ray.specs.run import Spec
-from wna_ray.specs.stimulus import StimulusSpec
 from wna_ray.stimuli.bases import digest
-from wna_ray.stimuli.stimulus import Stimulus
+from wna_ray.stimuli.geometry import geometry_of
+from wna_ray.stimuli.offsets import offset_digest
 from wna_ray.storage.arrays import from_npy
 from wna_ray.storage.bounds import (
     ARCHIVE_BYTES,
@@ -42,13 +41,19 @@ from wna_ray.storage.bounds import (
 
 MOST_NAMES, MOST_NAME = 1_000_000, 1_000  # outputs of a network, and characters of a name
 MOST_GRID = 128  # magnitude of a grid value: noise has 127, bytes less 128 one more
-NO_OFFSET = np.zeros((1, 1, 1), dtype=np.float32)  # sizes do not depend on it
 
 
-class _Point(Loose):
+class Point(Loose):
+    """How a kind of response is rounded, as an identity has it."""
+
     exponent: list[Annotated[int, Field(ge=-256, le=256)]]
     centre: list[Annotated[int, Field(gt=-(1 << 62), lt=1 << 62)]]
     threshold: list[float] = Field(default_factory=list)
+
+    @property
+    def fixed(self) -> FixedPoint:
+        """The fixed point itself."""
+        return FixedPoint(tuple(self.exponent), tuple(self.centre), tuple(self.threshold))
 
 
 _Place = Annotated[int, Field(ge=0, le=1 << 31)]
@@ -89,7 +94,9 @@ class _Decoder(Loose):
     ]
 
 
-class _Identity(Loose):
+class Identity(Loose):
+    """What the result of a run of noise is a function of."""
+
     keep_responses: bool = False
     seed: int
     stimulus: dict[str, Any]
@@ -97,7 +104,7 @@ class _Identity(Loose):
     target: _Target | None = None
     decoder: _Decoder | None = None
     responses: list[dict[str, Any]]
-    fixed_point: dict[str, _Point]
+    fixed_point: dict[str, Point]
     moments: dict[str, Any]
     numerics: dict[str, Any]
     gradient_exponent: dict[str, list[Annotated[int, Field(ge=-1100, le=1100)]]] = Field(
@@ -106,7 +113,7 @@ class _Identity(Loose):
 
 
 class _Described(Loose):
-    identity: _Identity
+    identity: Identity
     samples: Annotated[int, Field(ge=1, le=1 << 40)]
     names: Annotated[
         list[Annotated[str, Field(max_length=MOST_NAME)]],
@@ -176,7 +183,7 @@ def _digest_of_offset(spec: Spec, digest: Any) -> bool:
     if isinstance(offset, str):
         return is_digest(digest)
     number = np.full((1, 1, 1), offset, dtype=np.float32)
-    return bool(stimulus_of(spec, number, None).offset_digest == digest)
+    return bool(offset_digest(number) == digest)
 
 
 def _is_normalise(spec: Spec, recorded: Mapping[str, Any] | None) -> bool:
@@ -260,8 +267,6 @@ class Extent:
         Whether it may end early, and so has a curve of its looks.
     kept
         Whether the responses of every image are kept.
-    stimulus
-        As its spec has it.
     offset, content
         Digests of the offset, and of what a data set gave to the stimulus ("" where nothing).
     """
@@ -283,7 +288,6 @@ class Extent:
     pictured: bool = False
     stops: bool = False
     kept: bool = False
-    stimulus: StimulusSpec | None = None
     offset: str = ""
     content: str = ""
     figures: ClassVar[bool] = True
@@ -292,9 +296,9 @@ class Extent:
     def of(cls, spec: Spec, names: list[str], field: UnitField | None = None) -> Extent:
         """Of a spec, the names of the network's outputs, and where units look."""
         text = sum(len(name.encode(errors="surrogatepass")) for name in names)
-        kinds, stimulus, basis = (
+        kinds, geometry, basis = (
             tuple(r.kind for r in spec.responses),
-            stimulus_of(spec, NO_OFFSET, field),
+            geometry_of(spec.stimulus, field),
             spec.stimulus.basis,
         )
         return cls(
@@ -302,8 +306,8 @@ class Extent:
             kinds,
             len(names),
             text,
-            stimulus.pixels,
-            stimulus.shape,
+            geometry.pixels,
+            geometry.shape,
             spec.keeps_squares,
             spec.moments.halves,
             spec.stimulus.shape,
@@ -318,7 +322,6 @@ class Extent:
             pictured=isinstance(spec.stimulus.offset, str),
             stops=spec.stop is not None,
             kept=spec.keep_responses,
-            stimulus=spec.stimulus,
         )
 
     @property
@@ -360,9 +363,9 @@ class Extent:
             return False
         if name == BASIS:
             return array.dtype == np.int32 and digest(array) == self.content
-        if array.shape != self.whole or array.dtype != np.float32 or self.stimulus is None:
+        if array.shape != self.whole or array.dtype != np.float32:
             return False
-        return Stimulus(self.stimulus, 0, array).offset_digest == self.offset
+        return offset_digest(array) == self.offset
 
     @property
     def rows(self) -> int:

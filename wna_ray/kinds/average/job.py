@@ -113,7 +113,7 @@ class NoiseQuestion:
         if spec.numerics.tune:
             directory = RunDirectory(place)
             if directory.read_json(SPEC) is not None:
-                batch = directory.spec()["identity"].get("numerics", {}).get("batch")
+                batch = directory.spec().identity.get("numerics", {}).get("batch")
                 return cls(spec.with_batch(batch) if isinstance(batch, int) else spec)
         return cls(spec)
 

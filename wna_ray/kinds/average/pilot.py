@@ -61,17 +61,14 @@ def pilot(spec: Spec, images: int, workers: int) -> Pilot:
     try:
         begin = time.perf_counter()
         introduction: Introduction = call(executor, 1, "introduce")
-        start_seconds = (
-            time.perf_counter()
-            - begin
-            - introduction.environment.get("tune", {}).get("seconds", 0.0)
-        )
-        batch = introduction.job.spec.numerics.batch
-        few = introduction.job.spec.model_copy(
+        tuned_seconds = introduction.environment.get("tune", {}).get("seconds", 0.0)
+        start_seconds = time.perf_counter() - begin - tuned_seconds
+        resolved, batch = introduction.job.spec, introduction.job.spec.numerics.batch
+        few = resolved.model_copy(
             update={"samples": min(-(-images // batch) * batch, spec.samples)}
         )
         job = replace(introduction.job, spec=few)
-        for _ in "ab":
+        for _ in range(2):
             ticket = executor.submit("shard", NoiseWork(job), 0, few.samples)
             executor.wait(TICK_SECONDS)
             seconds = executor.report(ticket)

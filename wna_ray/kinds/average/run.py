@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from wna_ray.errors import RunError
 from wna_ray.geometry import Span
-from wna_ray.kinds.average.extent import Extent
+from wna_ray.kinds.average.extent import Extent, Identity
 from wna_ray.kinds.average.result import (
     BIAS_MAPS,
     CLASSES,
@@ -64,16 +64,17 @@ class Run(Finished):
         self._extent = self._expect(
             Extent, "a covariance, not a run; open it with wna_ray.open_stc"
         )
+        self._identity = self._identified(Identity)
         self._part: tuple[Span, Stored] | None = None
 
     @cached_property
     def spec(self) -> Spec:
         """The spec as asked; the names of model and decoder made plain."""
-        asked = Spec.parse(self._described["spec"], f"{self.directory.url}/spec.json")
-        return asked.model_copy(
+        spec = Spec.parse(self.described.spec, self._spec_url)
+        return spec.model_copy(
             update={
-                "model": plain(asked.model),
-                "decoder": None if asked.decoder is None else plain(asked.decoder),
+                "model": plain(spec.model),
+                "decoder": None if spec.decoder is None else plain(spec.decoder),
             }
         )
 
@@ -97,20 +98,15 @@ class Run(Finished):
         """Fixed point of each kind of response: what an integer of the moments, or of a kept
         response, is worth.
         """
-        return {
-            kind: FixedPoint.parse(point)
-            for kind, point in self._described["identity"]["fixed_point"].items()
-        }
+        return {kind: point.fixed for kind, point in self._identity.fixed_point.items()}
 
     @property
     def gradient_exponents(self) -> dict[str, tuple[int, ...]]:
         """log2 of the step of each row's gradient, by kind of response; empty without
         ``estimator: gradient``.
         """
-        return {
-            kind: tuple(e)
-            for kind, e in self._described["identity"].get("gradient_exponent", {}).items()
-        }
+        steps = self._identity.gradient_exponent
+        return {kind: tuple(exponents) for kind, exponents in steps.items()}
 
     @cached_property
     def stimulus(self) -> Stimulus:
@@ -122,19 +118,19 @@ class Run(Finished):
             if not isinstance(offset, str)
             else self._array(OFFSET, shape)
         )
-        asked, pixels = self.spec.stimulus.basis, math.prod(shape)
+        components, pixels = self.spec.stimulus.basis, math.prod(shape)
         basis = (
             None
-            if asked is None
-            else self._array(BASIS, (1 + asked.coefficients(shape), pixels), np.int32)
+            if components is None
+            else self._array(BASIS, (1 + components.coefficients(shape), pixels), np.int32)
         )
-        content = self._described["identity"]["stimulus"].get("content", "")
+        content = self._extent.content
         if basis is not None and digest(basis) != content:
             raise RunError(
                 f"{self.directory.url}/{BASIS} is not the basis that its spec.json tells of"
             )
         stimulus = stimulus_of(self.spec, image, self._extent.field, basis, content)
-        if stimulus.offset_digest != self._described["identity"]["stimulus"]["offset"]:
+        if stimulus.offset_digest != self._extent.offset:
             raise RunError(
                 f"{self.directory.url}/{OFFSET} is not the offset that its spec.json tells of"
             )
@@ -152,7 +148,7 @@ class Run(Finished):
         again from the moments.
         """
         return read_outs(
-            self.spec, self.stimulus, self.moments, self._described["identity"], self.names
+            self.spec, self.stimulus, self.moments, self.described.identity, self.names
         )
 
     @cached_property
@@ -317,7 +313,7 @@ class Run(Finished):
                 f"'{self.directory.url}' has no responses of single images; run its spec with"
                 " keep_responses: true, elsewhere"
             )
-        return sorted((s["start"], s["stop"]) for s in self._manifest["segments"])
+        return sorted((segment.start, segment.stop) for segment in self.manifest.segments)
 
     def stored_part(self, start: int, stop: int) -> Stored:
         """The kept responses of one file; the last one stays in memory."""
@@ -339,16 +335,15 @@ class Run(Finished):
         shape = (self._extent.outputs, self._extent.d)
         return (
             self._array(FILTERS, shape, np.float64)
-            if FILTERS in self._objects
+            if FILTERS in self.manifest.objects
             else np.full(shape, np.nan)
         )
 
     @cached_property
     def classes(self) -> pa.Table:
         """One row a response: counts, significance, reliability, what the network calls the map."""
-        return self._parsed(
-            CLASSES, lambda data: read_table(data, self._extent, self._described["names"])
-        )
+        names = self.described.names
+        return self._parsed(CLASSES, lambda data: read_table(data, self._extent, names))
 
     def clusters(
         self, kind: ResponseKind, name: str, sd: float = 1.0, threshold: float = CLUSTER_THRESHOLD
@@ -417,9 +412,10 @@ class Run(Finished):
 
     def derive(self) -> dict[str, bytes]:
         """Every result object, made again from the moments."""
-        moments = self._objects.get(MOMENTS, {"bytes": 0})["bytes"]
+        moments = self.manifest.objects.get(MOMENTS)
         require_memory(
-            self._extent.report_bytes(moments), f"making the result of '{self.directory.url}' again"
+            self._extent.report_bytes(0 if moments is None else moments.bytes),
+            f"making the result of '{self.directory.url}' again",
         )
         answers = Answers(self.map_outputs, self.filters, self.decoded_maps)
         made = derive(

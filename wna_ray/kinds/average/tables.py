@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from wna_ray.drawing.tables import MOST_ROWS, fill, form_of, p_form
+from wna_ray.kinds.average.evaluation_record import Evaluation
 from wna_ray.kinds.average.run import Run
 from wna_ray.runs.names import RESULT
 from wna_ray.statistics.maps import entropy
@@ -35,18 +36,18 @@ def table_of_classes(finished: Run) -> Table:
     return table
 
 
-def classifier_table(evaluation: Mapping[str, Any]) -> Table:
+def classifier_table(evaluation: Evaluation) -> Table:
     """How well maps classify images, as ``evaluation/classifier.json`` has it: one row a
     template set and score.
     """
-    ranked = any(entry.get("top5") for entry in evaluation["templates"].values())
+    ranked = any(scores.top5 for scores in evaluation.templates.values())
     title = (
-        f"As classifiers of {evaluation['dataset']}: {evaluation['images']:,} {evaluation['split']}"
-        f" images, chance {evaluation['chance']:.3g}, majority class"
-        f" {evaluation['majority_class']:.3g}"
+        f"As classifiers of {evaluation.dataset}: {evaluation.images:,} {evaluation.split}"
+        f" images, chance {evaluation.chance:.3g}, majority class"
+        f" {evaluation.majority_class:.3g}"
     )
-    if ranked and (rank := evaluation.get("chance_rank")):
-        title += f", mean rank by chance {rank['mean']:.1f} ± {rank['standard_error']:.1f}"
+    if ranked and (rank := evaluation.chance_rank) is not None:
+        title += f", mean rank by chance {rank.mean:.1f} ± {rank.standard_error:.1f}"
     table = Table(box=SIMPLE, title=title, title_justify="left")
     for column in (
         "templates",
@@ -61,39 +62,34 @@ def classifier_table(evaluation: Mapping[str, Any]) -> Table:
             column, justify="left" if column in ("templates", "score") else "right", no_wrap=True
         )
     digits = 4 if ranked else 3
-    for kind, entry in evaluation["templates"].items():
-        for score, accuracy in entry["accuracy"].items():
-            interval, control = (
-                entry.get("interval", {}).get(score),
-                entry.get("control", {}).get(score),
-            )
+    for kind, scores in evaluation.templates.items():
+        for score, accuracy in scores.accuracy.items():
+            interval, control = scores.interval.get(score), scores.control.get(score)
             cells = [kind, score, f"{accuracy:.{digits}f}"]
             cells.append(
                 "-" if interval is None else f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"
             )
-            cells.append(_maybe(entry, "p_value", score, p_form(".1e")))
+            cells.append(_maybe(scores.p_value.get(score), p_form(".1e")))
             cells.append(
-                "-"
-                if control is None
-                else f"{control['mean']:.{digits}f} ± {control['sd']:.{digits}f}"
+                "-" if control is None else f"{control.mean:.{digits}f} ± {control.sd:.{digits}f}"
             )
             if ranked:
                 cells += [
-                    _maybe(entry, "top5", score, form_of(".4f")),
-                    _maybe(entry, "mean_rank", score, form_of(".1f")),
+                    _maybe(scores.top5.get(score), form_of(".4f")),
+                    _maybe(scores.mean_rank.get(score), form_of(".1f")),
                 ]
             table.add_row(*cells)
     notes = [
-        f"scaled to [0, 1], {s['own']} of {s['maps']} {kind} averages get their own label"
-        for kind, s in evaluation["self"].items()
+        f"scaled to [0, 1], {own.own} of {own.maps} {kind} averages get their own label"
+        for kind, own in evaluation.own_labels.items()
     ]
-    notes += [evaluation["note"]] if evaluation["note"] else []
+    notes += [evaluation.note] if evaluation.note else []
     table.caption = ". ".join(notes) or None
     return table
 
 
-def _maybe(entry: Mapping[str, Any], name: str, score: str, form: Callable[[Any], str]) -> str:
-    value = entry.get(name, {}).get(score)
+def _maybe(value: float | None, form: Callable[[Any], str]) -> str:
+    """A number, or a dash where an older version did not know it."""
     return "-" if value is None else form(value)
 
 

@@ -59,8 +59,8 @@ class NoiseViews(Views[Spec, Run]):
         return [table_of_classes(finished)]
 
     def further_tables(self, finished: Run) -> list[RichTable]:
-        scored = read_evaluation(finished.directory)
-        return [] if scored is None else [classifier_table(scored)]
+        evaluation = read_evaluation(finished.directory)
+        return [] if evaluation is None else [classifier_table(evaluation)]
 
     def headline(self, finished: Run) -> tuple[str, str]:
         medians = [
@@ -80,24 +80,23 @@ class NoiseViews(Views[Spec, Run]):
 
     def sections(self, finished: Run) -> Iterator[Section]:
         """What ``evaluation/`` holds of maps as classifiers, where there is something."""
-        scored = read_evaluation(finished.directory)
-        if scored is None:
+        evaluation = read_evaluation(finished.directory)
+        if evaluation is None:
             return
         figures = []
-        for kind, entry in scored["templates"].items():
+        for kind, scores in evaluation.templates.items():
             name = picture_name(kind)
             data = finished.directory.store.read(name, most=MOST_PICTURE) if safe(name) else None
             if data is not None:
-                caption = (
-                    f"{kind} as classifier of {scored['dataset']}, by {usual_score(kind, entry)}."
-                )
+                score = usual_score(kind, scores.accuracy)
+                caption = f"{kind} as classifier of {evaluation.dataset}, by {score}."
                 try:
                     figures.append(Figure(data, caption, caption))
                 except ValueError as error:
                     raise RunError(
                         f"{name} is damaged ({error}), and no part of the result; remove it"
                     ) from None
-        table = section_table(classifier_table(scored))
+        table = section_table(classifier_table(evaluation))
         yield Section(
             "classifier",
             "Maps as classifiers",

@@ -39,8 +39,10 @@ class _PassShape(Loose):
     bins: Annotated[int, Field(ge=0, le=1 << 10)] = 0
 
 
-class _PassIdentity(Loose):
-    """A pass in the folder of another is ``of`` it, and the other says what was asked."""
+class PassIdentity(Loose):
+    """What the result of a pass is a function of. One in the folder of another is ``of`` it, and
+    the other says what was asked.
+    """
 
     of: str | None = None
     shape: _PassShape
@@ -53,7 +55,7 @@ class _PassIdentity(Loose):
 
 
 class _PassDescribed(Loose):
-    identity: _PassIdentity
+    identity: PassIdentity
     spec: dict[str, Any]
     samples: Annotated[int, Field(ge=1, le=1 << 40)]
     names: Annotated[

@@ -27,9 +27,9 @@ from wna_ray.kinds.covariance.passes import Floats, pass_shape, profile, streams
 from wna_ray.moments.counts import PassSums
 from wna_ray.moments.moments import Ints, Partial
 from wna_ray.moments.responses import Dense, respond
+from wna_ray.shards.fed_network import FedNetwork
 from wna_ray.shards.gradients import gradients_of
 from wna_ray.shards.job import Job
-from wna_ray.shards.network import Network
 from wna_ray.shards.timing import Phases
 from wna_ray.shards.work import Host
 from wna_ray.specs.response import ResponseKind
@@ -128,7 +128,7 @@ class TwinPass:
 
 
 def run_twin_pass(
-    asked: TwinPass, network: Network, start: int, stop: int
+    asked: TwinPass, network: FedNetwork, start: int, stop: int
 ) -> tuple[PassSums, dict[str, float]]:
     """Sums of the images ``start ... stop - 1``, and seconds by phase (noise, forward, moments);
     `start` is a multiple of the batch.

@@ -22,6 +22,13 @@ from wna_ray.execution.worker import Introduction
 from wna_ray.kinds.average.memory import BASE_BYTES
 from wna_ray.kinds.average.run import Run
 from wna_ray.kinds.covariance import KIND
+from wna_ray.kinds.covariance.checks import (
+    check_estimator,
+    check_method,
+    check_noise,
+    chosen_kind,
+    chosen_names,
+)
 from wna_ray.kinds.covariance.hessian import Bend, TwinPass, hessians
 from wna_ray.kinds.covariance.passes import (
     BLOCK_BITS,
@@ -57,7 +64,6 @@ from wna_ray.storage.arrays import to_npy
 from wna_ray.storage.store import Place
 from wna_ray.text import size
 
-MOST_DENSE = 4096  # values of an image up to which all of the matrix is kept
 COPIES = 6  # of a pass's sums that a machine may hold at a time
 SEGMENTS_BYTES = 1 << 30  # of all segments of a pass together
 FLOPS = 2e10  # a second, of one worker: chooses the default shard
@@ -116,66 +122,11 @@ class Question:
             There is no such run, it is not finished, or its responses were not kept.
         """
         run = Run(Place(spec.run, spec.execution.endpoint))
-        where = f"run: '{run.directory.url}'"
         gradient = run.spec.estimator == "gradient"
-        if gradient and run.spec.decoder is not None:
-            raise SpecError(
-                f"{where} was made by gradients through a decoder, whose covariance is not taken"
-                " here; take its answers: estimator: noise with keep_responses: true"
-            )
-        if gradient and spec.model is None:
-            raise SpecError(
-                f"{where} was made by gradients, so its covariance needs the network once more;"
-                f" give model: {run.spec.model} (if you trust it)"
-            )
-        if not gradient:
-            if spec.model is not None:
-                raise SpecError(
-                    f"model: {where} was made by answers, which were kept; only runs with"
-                    " estimator: gradient need their model"
-                )
-            _ = run.stored_spans
-        kinds = [r.kind for r in run.spec.responses]
-        kind = spec.response or kinds[0]
-        if kind not in kinds:
-            raise SpecError(f"response: {where} has no {kind}; it has {', '.join(kinds)}")
-        names = tuple(run.names) if spec.units == "all" else spec.units
-        unknown = [name for name in names if name not in run.names]
-        if unknown:
-            raise SpecError(
-                f"units: {where} has no {unknown[0]!r}; it has"
-                f" {', '.join(run.names[:8])}{', ...' * (len(run.names) > 8)}"
-            )
-        if run.stimulus.patches_an_image > 1:
-            raise SpecError(
-                f"{where} pools positions whose patches overlap, so they are no independent"
-                " samples; take target.position: centre"
-            )
-        if run.spec.stimulus.measured:
-            raise SpecError(
-                f"{where} shows pictures whose pixels correlate, which would be axes of their own;"
-                " a covariance needs noise"
-            )
-        d = run.stimulus.pixels
-        if spec.method == "dense" and d > MOST_DENSE:
-            raise SpecError(
-                f"method: dense is for up to {MOST_DENSE:,} values an image, but {where} has {d:,};"
-                " take matrix-free"
-            )
-        if spec.method == "matrix-free" and len(names) != 1:
-            raise SpecError(
-                f"units: matrix-free takes one unit at a time, got {len(names)}; give units:"
-                f" [{names[0]}]"
-            )
-        if spec.clip is not None and gradient:
-            raise SpecError(
-                f"clip: is for answers, but {where} was made by gradients; leave it out"
-            )
-        if spec.method == "matrix-free" and gradient:
-            raise SpecError(
-                f"method: matrix-free works on kept responses, but {where} was made by gradients;"
-                " take dense"
-            )
+        check_estimator(spec, run)
+        kind, names = chosen_kind(spec, run), chosen_names(spec, run)
+        check_noise(run)
+        check_method(spec, run, names)
         rows = [run.names.index(name) for name in names]
         units = tuple(
             (
@@ -186,14 +137,18 @@ class Question:
             for row in rows
         )
         question = cls(spec, run, kind, names, units)
-        need, there = BASE_BYTES + COPIES * question.sum_bytes, available()
-        if there is not None and need > there:
-            raise SpecError(
-                f"sums of {size(question.sum_bytes)} ({len(names)} units x {1 + spec.fresh} streams"
-                f" x {d:,}^2 values) take {size(need)} of memory, but this machine has"
-                f" {size(there)}; take fewer units, fewer fresh streams, or method: matrix-free"
-            )
+        question.check_memory()
         return question
+
+    def check_memory(self) -> None:
+        """`SpecError` where the sums do not fit into the memory of this machine."""
+        need, memory = BASE_BYTES + COPIES * self.sum_bytes, available()
+        if memory is not None and need > memory:
+            raise SpecError(
+                f"sums of {size(self.sum_bytes)} ({len(self.names)} units x {1 + self.spec.fresh}"
+                f" streams x {self.d:,}^2 values) take {size(need)} of memory, but this machine has"
+                f" {size(memory)}; take fewer units, fewer fresh streams, or method: matrix-free"
+            )
 
     @property
     def d(self) -> int:
@@ -223,12 +178,12 @@ class Question:
         stored = (
             next(self.run.stored())[1].part(slice(EDGE_IMAGES)) if self.spec.model is None else None
         )
-        found = {}
+        edges = {}
         for name, unit in zip(self.names, _all(Residual, self.units), strict=False):
             assert stored is not None
             y = stored.row(self.kind, unit.row)[stored.counted]
-            found[name] = null_edges(unit.without(y, np.zeros(len(y))), self.d / max(1, images))
-        return found
+            edges[name] = null_edges(unit.without(y, np.zeros(len(y))), self.d / max(1, images))
+        return edges
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -317,21 +272,18 @@ def _rounds(question: Question, description: Description, desk: Desk) -> Rounds:
     if question.spec.method == "dense":
         seeds = null_seeds(run.fingerprint, question.spec.seed, question.spec.fresh)
         summed = yield passes.round(passes.a_pass(description.fingerprint, seeds=seeds))
-        found, ends, spectra = _dense_axes(question, summed.moments, desk.emit)
+        axes, ends, spectra = _dense_axes(question, summed.moments, desk.emit)
     else:
         block = yield from _look_for_axes(question, passes)
         _keep_block(desk.directory, block)
         summed = yield passes.round(passes.a_pass(description.fingerprint, block=block, half=1))
-        found, ends, spectra = (
-            _tested_axes(question, summed.moments, block),
-            [(math.nan, math.nan)],
-            None,
-        )
-    profiles = yield from _profiles(question, found, passes)
+        axes = _tested_axes(question, summed.moments, block)
+        ends, spectra = [(math.nan, math.nan)], None
+    profiles = yield from _profiles(question, axes, passes)
     desk.emit(Stage("draw"))
-    axes = axes_table(names, found, ends, kind == "gaussian")
-    vectors = np.concatenate([one.vectors for one in found])
-    return result(run, question.kind, names, axes, vectors, spectra, profiles)
+    table = axes_table(names, axes, ends, kind == "gaussian")
+    vectors = np.concatenate([one.vectors for one in axes])
+    return result(run, question.kind, names, table, vectors, spectra, profiles)
 
 
 def _keep_block(directory: RunDirectory, block: Floats) -> None:
@@ -456,16 +408,16 @@ def whole(block: Floats) -> Floats:
 
 
 def _profiles(
-    question: Question, found: Sequence[Axes], passes: _Passes
+    question: Question, axes: Sequence[Axes], passes: _Passes
 ) -> Generator[Round, Partial, pa.Table]:
     """Mean response along the STA and along each axis of each unit."""
     run, kind = question.run, question.kind
     readout, point = next(r for r in run.readouts if r.kind == kind), run.points[kind]
     vectors, columns = list[Floats](), list[tuple[int, int | None]]()
-    for j, (unit, axes) in enumerate(zip(question.units, found, strict=True)):
+    for j, (unit, of_unit) in enumerate(zip(question.units, axes, strict=True)):
         sta = readout.bias[unit.row]
-        vectors += [sta / np.linalg.norm(sta), *axes.vectors]
-        columns += [(j, None), *((j, i) for i in range(len(axes.vectors)))]
+        vectors += [sta / np.linalg.norm(sta), *of_unit.vectors]
+        columns += [(j, None), *((j, i) for i in range(len(of_unit.vectors)))]
     owners = tuple(owner for owner, _ in columns)
     sums = yield from passes.inner("profile", block=whole(np.array(vectors).T), owners=owners)
     scale = [(float(point.step[unit.row]), point.centre[unit.row]) for unit in question.units]
@@ -477,7 +429,7 @@ def _dense_axes(
 ) -> tuple[list[Axes], list[tuple[float, float]], NDArray[np.float64]]:
     """Axes, edges of the null spectrum, and all eigenvalues of every unit."""
     spec, variance = question.spec, float(question.run.stimulus.noise.table.variance)
-    found, ends, spectra = list[Axes](), list[tuple[float, float]](), list[Floats]()
+    axes, ends, spectra = list[Axes](), list[tuple[float, float]](), list[Floats]()
     for j, unit in enumerate(question.units):
         emit(Stage(f"axes of {question.names[j]} ({j + 1} of {len(question.units)})"))
         stack = (
@@ -485,7 +437,7 @@ def _dense_axes(
             if isinstance(unit, Residual)
             else hessians(sums, j, unit, question.run.stimulus.unit)
         )
-        found.append(nested_axes(stack, min(spec.axes, question.d)))
+        axes.append(nested_axes(stack, min(spec.axes, question.d)))
         spectra.append(np.linalg.eigvalsh(stack[0]))
         if isinstance(unit, Bend):
             ends.append(_usual_ends(stack[1:]))
@@ -495,7 +447,7 @@ def _dense_axes(
                 residuals(question.run, question.kind, unit, EDGE_IMAGES), question.d / sums.images
             )
         )
-    return found, ends, np.array(spectra)
+    return axes, ends, np.array(spectra)
 
 
 def _usual_ends(null: NDArray[np.float64]) -> tuple[float, float]:

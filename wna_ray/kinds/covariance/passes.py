@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -214,7 +214,7 @@ def null_seeds(run: str, seed: int, count: int) -> tuple[int, ...]:
 
 def streams_of(stimulus: Stimulus, seeds: Sequence[int]) -> list[Stimulus]:
     """The same stimulus with noise of other seeds."""
-    return [replace(stimulus, seed=seed) for seed in seeds]
+    return [stimulus.with_seed(seed) for seed in seeds]
 
 
 def run_pass(job: Pass, run: Run, start: int, stop: int) -> tuple[PassSums, dict[str, float]]:

@@ -29,7 +29,7 @@ from wna_ray.drawing.words import noise_kind
 from wna_ray.errors import RunError
 from wna_ray.kinds.average.extent import MOST_NAME
 from wna_ray.kinds.average.run import Run
-from wna_ray.kinds.covariance.extent import PassExtent
+from wna_ray.kinds.covariance.extent import PassExtent, PassIdentity
 from wna_ray.kinds.covariance.passes import EDGES, Residual, stimulus_products
 from wna_ray.moments.counts import PassSums
 from wna_ray.moments.responses import is_dense, is_triggered
@@ -170,11 +170,12 @@ class Stc(Finished):
         self._extent = self._expect(
             PassExtent, "a run, not a covariance of one; open it with wna_ray.open_run"
         )
+        self._identity = self._identified(PassIdentity)
 
     @cached_property
     def spec(self) -> StcSpec:
         """What was asked."""
-        return StcSpec.parse(self._described["spec"], f"{self.directory.url}/spec.json")
+        return StcSpec.parse(self.described.spec, self._spec_url)
 
     @cached_property
     def sums(self) -> PassSums:
@@ -226,7 +227,7 @@ class Stc(Finished):
         known = {MOMENTS, AXES, PICTURES, SPECTRA, PROFILES}
         return {
             name: self._bytes(name)
-            for name in self._objects
+            for name in self.manifest.objects
             if name in known or FIGURE.fullmatch(name)
         }
 
@@ -259,13 +260,12 @@ class Stc(Finished):
             The responses can be negative, the linear part was taken out, residuals were clipped,
             the method was matrix-free, the run was made by gradients, or `run` is another.
         """
-        identity, spec = self._described["identity"], self.spec
-        if identity.get("run") != run.fingerprint:
+        kind, spec = self._identity.kind, self.spec
+        if self._identity.run != run.fingerprint or kind is None:
             raise RunError(
                 f"'{run.directory.url}' is not the run that '{self.directory.url}' is a"
                 " covariance of"
             )
-        kind: ResponseKind = identity["kind"]
         if (
             spec.method != "dense"
             or spec.linear
@@ -317,7 +317,7 @@ class Stc(Finished):
             ["unit"],
         )
         units = words_of(table["unit"])
-        if not set(units) <= set(self._described["names"]):
+        if not set(units) <= set(self.described.names):
             raise ValueError("units that it does not have")
         return table.set_column(0, "unit", pa.array(units, pa.string()))
 

@@ -12,12 +12,12 @@ from pydantic import Field
 
 from wna_ray.data.datasets import SHAPES
 from wna_ray.errors import SpecError
-from wna_ray.kinds.average.extent import MOST_GRID, MOST_NAME, MOST_NAMES, NO_OFFSET
+from wna_ray.kinds.average.extent import MOST_GRID, MOST_NAME, MOST_NAMES
 from wna_ray.kinds.trials.conditions import conditions
 from wna_ray.moments.counts import PassSums, trial_shapes
 from wna_ray.runs.manifest import expected_objects
-from wna_ray.shards.job import stimulus_of
 from wna_ray.specs.trials import MOST_CONDITIONS, TrialSpec
+from wna_ray.stimuli.geometry import geometry_of
 from wna_ray.storage.bounds import (
     ARCHIVE_BYTES,
     MOST_JSON,
@@ -44,7 +44,9 @@ class _Signals(Loose):
     count: Annotated[int, Field(ge=1, le=1 << 40)]
 
 
-class _TrialIdentity(Loose):
+class TrialIdentity(Loose):
+    """What the result of a run of trials is a function of."""
+
     shape: _TrialShape
     signals: _Signals
     attack: dict[str, Any] | None = None
@@ -60,7 +62,7 @@ class _TrialIdentity(Loose):
 
 
 class _TrialsDescribed(Loose):
-    identity: _TrialIdentity
+    identity: TrialIdentity
     samples: Annotated[int, Field(ge=1, le=1 << 40)]
     names: Annotated[
         list[Annotated[str, Field(max_length=MOST_NAME)]],
@@ -80,8 +82,8 @@ def check_trials(described: Mapping[str, Any], where: str) -> TrialExtent:
         expected = conditions(spec, found.names)
     except (SpecError, ValueError) as error:
         raise unlike_spec(error) from None
-    shown = spec.shown(SHAPES[spec.signals.dataset], found.samples)
-    pixels, signals = stimulus_of(shown, NO_OFFSET, None).pixels, identity.signals.count
+    noise = spec.shown(SHAPES[spec.signals.dataset], found.samples).stimulus
+    pixels, signals = geometry_of(noise, None).pixels, identity.signals.count
     asked = spec.model_dump(mode="json")
     counted = {key: asked[key] for key in ("gammas", "transforms", "moments", "repeats")}
     kept = (len(spec.gammas), pixels, signals) if spec.moments else (0, 0, 0)

@@ -27,12 +27,12 @@ from wna_ray.drawing.words import noise_text
 from wna_ray.errors import RunError
 from wna_ray.kinds.trials.conditions import Condition, conditions
 from wna_ray.kinds.trials.detection import Detected, detect, detection_table
-from wna_ray.kinds.trials.extent import TrialExtent
+from wna_ray.kinds.trials.extent import TrialExtent, TrialIdentity
 from wna_ray.moments.counts import PassSums
 from wna_ray.runs.finished import Finished
 from wna_ray.runs.names import MOMENTS, RESULT
 from wna_ray.specs.trials import TrialSpec
-from wna_ray.stimuli.stimulus import Stimulus
+from wna_ray.stimuli.stimulus import Stimulus, make_stimulus
 from wna_ray.storage.arrays import to_npy, to_parquet
 from wna_ray.storage.store import Place
 from wna_ray.storage.tables import table_of
@@ -174,26 +174,27 @@ class Trials(Finished):
         self._extent = self._expect(
             TrialExtent, "no run of trials; open it with wna_ray.open_run or open_stc"
         )
+        self._identity = self._identified(TrialIdentity)
 
     @cached_property
     def spec(self) -> TrialSpec:
         """What was asked."""
-        return TrialSpec.parse(self._described["spec"], f"{self.directory.url}/spec.json")
+        return TrialSpec.parse(self.described.spec, self._spec_url)
 
     @property
     def classes(self) -> list[str]:
         """Names of the signals' classes, in the order of the counts."""
-        return [plain(name) for name in self._described["identity"]["classes"]]
+        return [plain(name) for name in self._identity.classes]
 
     @cached_property
     def correct(self) -> NDArray[np.int64]:
         """``(s,)``: the response that names each class; -1 where none does."""
-        return np.array(self._described["identity"]["correct"], dtype=np.int64)
+        return np.array(self._identity.correct, dtype=np.int64)
 
     @cached_property
     def conditions(self) -> list[Condition]:
         """What was done in each condition, in the order of the counts."""
-        return conditions(self.spec, self._described["names"])
+        return conditions(self.spec, self.described.names)
 
     @cached_property
     def sums(self) -> PassSums:
@@ -220,7 +221,7 @@ class Trials(Finished):
     def stimulus(self) -> Stimulus:
         """The noise, without its offset, which no map of it needs."""
         shown = self.spec.shown(SHAPES[self.spec.signals.dataset], 1)
-        return Stimulus(shown.stimulus, shown.seed, np.zeros((1, 1, 1), dtype=np.float32))
+        return make_stimulus(shown.stimulus, shown.seed, np.zeros((1, 1, 1), dtype=np.float32))
 
     @cached_property
     def detected(self) -> Detected:

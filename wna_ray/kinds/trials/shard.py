@@ -23,8 +23,8 @@ from wna_ray.kinds.trials.conditions import Condition
 from wna_ray.moments.counts import PassSums, trial_shapes
 from wna_ray.moments.moments import Partial
 from wna_ray.networks.stimulation import Stimulation, stimulated
+from wna_ray.shards.fed_network import FedNetwork
 from wna_ray.shards.job import Job
-from wna_ray.shards.network import Network
 from wna_ray.shards.timing import Phases
 from wna_ray.shards.work import Host
 from wna_ray.specs.trials import TrialSpec
@@ -107,7 +107,7 @@ class TrialJob:
 
 
 def run_trials(
-    asked: TrialJob, network: Network, start: int, stop: int
+    asked: TrialJob, network: FedNetwork, start: int, stop: int
 ) -> tuple[PassSums, dict[str, float]]:
     """Counts of the trials ``start ... stop - 1``, and seconds by phase (noise, forward, moments);
     `start` is a multiple of the batch.
@@ -153,7 +153,7 @@ def run_trials(
 
 def _outputs(
     asked: TrialJob,
-    network: Network,
+    network: FedNetwork,
     noise: torch.Tensor,
     signals: torch.Tensor,
     which: NDArray[np.int64],
@@ -177,7 +177,7 @@ def _outputs(
 
 def _attacked(
     asked: TrialJob,
-    network: Network,
+    network: FedNetwork,
     base: torch.Tensor,
     c: Condition,
     which: NDArray[np.int64],
