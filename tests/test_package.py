@@ -98,14 +98,18 @@ def test_no_module_of_a_strangers_folder_is_imported(
         (tmp_path / f"{name}.py").write_text(
             f"open('sprung', 'w').close()\nraise SystemExit('{name}.py of the folder was run')\n"
         )
-    done = subprocess.run(
-        [sys.executable, *start, "--version"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert (done.returncode, done.stdout.strip()) == (0, wna_ray.__version__), done.stderr
+    for command, code, text in (
+        (["--version"], 0, wna_ray.__version__),
+        (["plan", "nowhere.yaml"], 2, ""),  # which imports every room
+    ):
+        done = subprocess.run(
+            [sys.executable, *start, *command],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (done.returncode, done.stdout.strip()) == (code, text), done.stderr
     assert not (tmp_path / "sprung").exists()
     # the trap works: Python itself would have imported from there
     code = "import sys; sys.argv = ['x']; import json"

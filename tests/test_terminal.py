@@ -50,11 +50,11 @@ def test_foreign_text_is_printed_as_it_stands_in_every_part_of_a_table(text: str
     table = Table(title=f"title {text}", caption=f"caption {text}")
     table.add_column(f"header {text}")
     table.add_row(f"cell {text}")
-    shown = printed(table)
+    text_of_table = printed(table)
     plain = "".join("\ufffd" if c in "\x1b\x07\u202e" else c for c in text)
     for part in ("title", "caption", "header", "cell"):
-        assert f"{part} {plain}" in shown
-    assert not set(shown) & {"\x1b", "\x07", "\u202e"}
+        assert f"{part} {plain}" in text_of_table
+    assert not set(text_of_table) & {"\x1b", "\x07", "\u202e"}
     assert plain in printed(text)
 
 
@@ -159,9 +159,9 @@ def test_a_bug_keeps_its_traceback_and_tells_no_secrets(tmp_path: Path) -> None:
     )
     (tmp_path / "spec.yaml").write_text(SPEC.replace("bundled:mnist-cnn", "python:broken:network"))
     (tmp_path / "bug.py").write_text(
-        "from wna_ray.cli import app, main\nimport wna_ray.cli.shared as shared\n"
+        "from wna_ray.cli import main\nimport wna_ray.cli.reading as reading\n"
         "def boom(*_, **__): raise RuntimeError('http://me:pw@host/x?sig=pw \\x1b[2J')\n"
-        "shared.read_asked = boom\nmain()\n"
+        "reading.read_asked = boom\nmain()\n"
     )
     got = subprocess.run(
         [sys.executable, "bug.py", "plan", "spec.yaml"],

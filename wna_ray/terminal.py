@@ -85,8 +85,8 @@ class Forgiving:
 
 def console() -> Console:
     """A console for results, whose tables are not squeezed where there is no terminal to fit."""
-    found = PlainConsole()
-    return found if found.is_terminal else PlainConsole(width=160)
+    fitting = PlainConsole()
+    return fitting if fitting.is_terminal else PlainConsole(width=160)
 
 
 def show(value: Any) -> None:

@@ -142,12 +142,12 @@ def test_plan_refuses_what_does_not_fit_and_says_which_number_to_change(tmp_path
     )
     assert wna("plan", path, "--pilot", "64", "--memory", "64GB").exit_code == 0
     got = wna("plan", path, "--pilot", "64", "--memory", "2GB", "--workers", "2")
-    told = got.stderr.replace("\n", " ")
+    message = got.stderr.replace("\n", " ")
     assert got.exit_code == 2
-    assert "moments of 1,001 rows x 12,288 values x 8 bytes = 98.4 MB" in told
-    assert "a machine of 2GB has" in told
-    assert "responses: without logits" in told
-    assert "stimulus.cell: " in told
+    assert "moments of 1,001 rows x 12,288 values x 8 bytes = 98.4 MB" in message
+    assert "a machine of 2GB has" in message
+    assert "responses: without logits" in message
+    assert "stimulus.cell: " in message
     assert wna("plan", path, "--memory", "much").exit_code == 2
 
 
@@ -336,11 +336,11 @@ def test_covariance_of_a_run(tmp_path: Path, kept: Path) -> None:
     planned = wna("plan", path)
     assert planned.exit_code == 0
     assert "4 streams of 2,000 images" in planned.stdout
-    told = re.search(
+    spectrum = re.search(
         r"spectrum  \S+: without any axis from (-[\d.]+) to \+([\d.]+) sd", planned.stdout
     )
-    assert told is not None, planned.stdout
-    low, high = (float(end) for end in told.groups())
+    assert spectrum is not None, planned.stdout
+    low, high = (float(end) for end in spectrum.groups())
     assert (-low, high) == pytest.approx(
         [2 * math.sqrt(16 / 2000)] * 2, rel=0.3
     )  # to the first order in d / N
@@ -357,9 +357,9 @@ def test_covariance_of_a_run(tmp_path: Path, kept: Path) -> None:
     assert wna("verify", tmp_path / "stc").exit_code == 0
     assert wna("fetch", tmp_path / "stc", tmp_path / "copy").exit_code == 0
     assert wna("verify", tmp_path / "copy").exit_code == 0
-    told = wna("report", tmp_path / "stc", "--to", tmp_path / "again")
-    assert told.exit_code == 0, told.stderr
-    assert "Axes of the covariance, 2,000 images" in told.stdout
+    report = wna("report", tmp_path / "stc", "--to", tmp_path / "again")
+    assert report.exit_code == 0, report.stderr
+    assert "Axes of the covariance, 2,000 images" in report.stdout
     stored, again = tmp_path / "stc" / "result", tmp_path / "again"
     assert {p.relative_to(again): p.read_bytes() for p in again.rglob("*.*")} == {
         p.relative_to(stored): p.read_bytes() for p in stored.rglob("*.*")

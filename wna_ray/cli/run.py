@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.box import SIMPLE
-from rich.table import Table
 
 from wna_ray.cli.shared import (
+    Address,
     Changes,
     Endpoint,
+    ExecutionOptions,
     ExecutorChoice,
     Full,
     NoCode,
+    SingleWriter,
+    SpecFile,
     SpecPath,
     Workers,
     app,
     exiting,
-    print_result,
-    print_sweep,
-    read_changed,
-    values_of,
 )
-from wna_ray.errors import RunError
-from wna_ray.execution.progress import ProgressPrinter
-from wna_ray.kinds.any import run_any
-from wna_ray.networks.trained import TrainedNetwork
-from wna_ray.specs.sweep import SweepSpec
-from wna_ray.sweeps.job import SweepPrinter, run_sweep
-from wna_ray.terminal import say, show, tell
-from wna_ray.training.job import told
-from wna_ray.training.job import train as train_networks
-from wna_ray.training.spec import TrainSpec
 
 
 @app.command()
@@ -52,19 +39,8 @@ def run(
         typer.Option(help="ray: actors on a cluster or this machine; local: this process"),
     ] = ExecutorChoice.ray,
     workers: Workers = None,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            help="Ray address; default: the job's cluster, RAY_ADDRESS, or a new local one"
-        ),
-    ] = None,
-    single_writer: Annotated[
-        bool,
-        typer.Option(
-            "--single-writer",
-            help="use a storage that ignores conditional writes; only one driver may run",
-        ),
-    ] = False,
+    address: Address = None,
+    single_writer: SingleWriter = False,
     changes: Changes = None,
     full: Full = False,
     no_code: NoCode = False,
@@ -79,32 +55,10 @@ def run(
     """Run a spec (or go on with it), and publish maps, statistics and figures. Of a sweep: all
     members, as many at once as fit.
     """
-    asked = read_changed(spec, changes, full, no_code)
-    printer = ProgressPrinter()
-    how: dict[str, Any] = {
-        "executor": executor.value,
-        "workers": workers,
-        "address": address,
-        "single_writer": single_writer,
-    }
-    try:
-        if isinstance(asked, SweepSpec):
-            inner = [printer] if one_by_one else []
-            print_sweep(
-                run_sweep(
-                    asked,
-                    out,
-                    one_by_one=one_by_one,
-                    callbacks=[SweepPrinter()],
-                    member_callbacks=inner,
-                    **how,
-                )
-            )
-            return
-        finished = run_any(asked, out, callbacks=[printer], **how)
-    finally:
-        printer.close()
-    print_result(finished)
+    from wna_ray.cli.running import run_spec
+
+    options = ExecutionOptions(executor, workers, address, single_writer)
+    run_spec(SpecFile(spec, changes, full, no_code), out, options, one_by_one)
 
 
 @app.command()
@@ -137,19 +91,8 @@ def train(
     workers: Annotated[
         int | None, typer.Option(min=1, help="most networks at a time; default one a CPU")
     ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            help="Ray address; default: the job's cluster, RAY_ADDRESS, or a new local one"
-        ),
-    ] = None,
-    single_writer: Annotated[
-        bool,
-        typer.Option(
-            "--single-writer",
-            help="use a storage that ignores conditional writes; only one driver may run",
-        ),
-    ] = False,
+    address: Address = None,
+    single_writer: SingleWriter = False,
     changes: Changes = None,
     full: Full = False,
     endpoint: Endpoint = None,
@@ -157,17 +100,10 @@ def train(
     """Train the networks of a spec (or go on with them); each is then a model,
     trained:OUT/seed-N.
     """
-    networks = train_networks(
-        TrainSpec.load(spec, values_of(changes), full),
-        out,
-        executor=executor.value,
-        workers=workers,
-        address=address,
-        endpoint=endpoint,
-        single_writer=single_writer,
-        callbacks=[lambda event: tell(told(event))],
-    )
-    _print_networks(networks, out)
+    from wna_ray.cli.training import train_networks
+
+    options = ExecutionOptions(executor, workers, address, single_writer)
+    train_networks(SpecFile(spec, changes, full), out, options, endpoint)
 
 
 @app.command()
@@ -192,80 +128,11 @@ def paper(
         ),
     ] = ExecutorChoice.ray,
     workers: Workers = None,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            help="Ray address; default: the job's cluster, RAY_ADDRESS, or a new local one"
-        ),
-    ] = None,
+    address: Address = None,
 ) -> None:
     """Do the whole paper again, every experiment on real data, and write a gallery
     (report.html) with the published numbers beside.
     """
-    from wna_ray.paper.make import conduct
+    from wna_ray.cli.reproducing import reproduce_paper
 
-    done = conduct(
-        out,
-        jobs=jobs,
-        full=full,
-        executor=executor.value,
-        workers=workers,
-        address=address,
-        say=say,
-    )
-    say(f"written to {out}/report.html")
-    missing = [name for name, verdict in done.verdicts.items() if verdict is None]
-    if done.failed or missing:
-        shown = "\n".join(
-            f"  {name}: {reason.splitlines()[0]}" for name, reason in done.failed.items()
-        )
-        raise RunError(
-            f"{len(done.failed)} jobs failed, and {len(missing)} of {len(done.verdicts)}"
-            f" experiments could not be made:\n{shown}\nMend the cause and run the same command"
-            " again: only what is missing is done"
-        )
-
-
-def _print_networks(networks: Mapping[str, TrainedNetwork], out: str) -> None:
-    """The table of trained networks: their accuracies in percent (or squared errors), and what
-    the trigger of a poisoned one does.
-    """
-    first = next(iter(networks.values()))
-    score = "mean squared error of a value" if first.autoencoder else "accuracy in %"
-    table = Table(box=SIMPLE, title=f"{out}: {first.name}, {score}", title_justify="left")
-    poisoned = any(network.attack for network in networks.values())
-    for column in (
-        "network",
-        "epoch",
-        "training",
-        "held out",
-        "test",
-        *(("trigger", "moved", "of others") if poisoned else ()),
-        "seconds",
-    ):
-        table.add_column(column, justify="left" if column == "network" else "right")
-    for name, network in networks.items():
-        s, attack, poison = network.scores, network.attack, network.poison
-        shown = [
-            None if x is None else f"{x:.5f}" if network.autoencoder else f"{100 * x:.2f}"
-            for x in (s.train, s.validation, s.test)
-        ]
-        cells = [name, str(network.epoch), *(text or "-" for text in shown)]
-        if poisoned:
-            shares: tuple[str, ...] = ("-", "-", "-")
-            if attack is not None and poison is not None:
-                parts = (
-                    (attack.moved, attack.patched),
-                    (attack.others_moved, attack.others_patched),
-                )
-                shares = (
-                    f"{poison.source} -> {poison.target}",
-                    *(f"{100 * m / n:.1f}" if n else "-" for m, n in parts),
-                )
-            cells += shares
-        table.add_row(*cells, f"{network.seconds:.0f}")
-    show(table)
-    show(
-        f"curves: {out.rstrip('/')}/curves.png; as models:"
-        f" trained:{out.rstrip('/')}/{next(iter(networks))}"
-    )
+    reproduce_paper(out, jobs, full, ExecutionOptions(executor, workers, address))

@@ -1,30 +1,52 @@
-"""The command line's application: what all commands share, and exit codes."""
+"""What all commands share: the application, options, and the table of exit codes.
+
+This module and the commands' signatures are all that ``wna --help`` imports, so they import no
+room: a command imports the module that does its work when it is called.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from enum import StrEnum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from wna_ray.errors import SpecError, WnaError
-from wna_ray.kinds.any import views_of
-from wna_ray.reports.tables import members_table, tables_of
-from wna_ray.runs.finished import Finished
-from wna_ray.runs.names import RESULT
-from wna_ray.specs.job import JobSpec
-from wna_ray.specs.parse import require_no_code
-from wna_ray.specs.sweep import SweepSpec, read_asked
-from wna_ray.specs.yaml_text import parse_yaml
-from wna_ray.sweeps.directory import Sweep
-from wna_ray.terminal import say, show, tell, tell_what_was_escaped
+from wna_ray.errors import SpecError, Stopped, WnaError
+from wna_ray.terminal import say, tell, tell_what_was_escaped
 from wna_ray.version import __version__
+
+
+class ExitCode(IntEnum):
+    """How a command ends; those of errors stand at their classes (see `wna_ray.errors`).
+
+    Typer ends with `ARGUMENT` by itself where it refuses an argument, and with `STOPPED` at Ctrl-C.
+    """
+
+    DONE = 0
+    ERROR = WnaError.exit_code
+    ARGUMENT = SpecError.exit_code
+    UNFINISHED = 3
+    STOPPED = Stopped.exit_code
+
+
+MEANINGS: Mapping[ExitCode, str] = {
+    ExitCode.DONE: "done",
+    ExitCode.ERROR: "an error, such as a damaged run, a storage that refuses, or a failed job",
+    ExitCode.ARGUMENT: "the spec or an argument does not fit, or a model cannot be used",
+    ExitCode.UNFINISHED: "wna status only: not finished yet",
+    ExitCode.STOPPED: "stopped by Ctrl-C or SIGTERM; the same command goes on",
+}
 
 app = typer.Typer(
     help="White-noise analysis of neural networks: what does a network expect to see?",
+    # Typer joins lines, and keeps paragraphs.
+    epilog="\n\n".join(
+        ["Exit codes:", *(f"{code:>3}  {meaning}" for code, meaning in MEANINGS.items())]
+    ),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -57,6 +79,17 @@ Workers = Annotated[
         )
     ),
 ]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Ray address; default: the job's cluster, RAY_ADDRESS, or a new local one"),
+]
+SingleWriter = Annotated[
+    bool,
+    typer.Option(
+        "--single-writer",
+        help="use a storage that ignores conditional writes; only one driver may run",
+    ),
+]
 Full = Annotated[
     bool,
     typer.Option(
@@ -77,10 +110,58 @@ Endpoint = Annotated[
 
 
 class ExecutorChoice(StrEnum):
-    """Where the shards run."""
+    """What runs the shards."""
 
     ray = "ray"
     local = "local"
+
+
+@dataclass(frozen=True)
+class SpecFile:
+    """A spec's file, and how a command line changes it.
+
+    Attributes
+    ----------
+    path
+        The YAML file.
+    changes
+        ``KEY=VALUE``, as ``--set`` has them.
+    full
+        Whether the changes that the file keeps under ``full:`` come first.
+    no_code
+        Whether a model that runs code is refused.
+    """
+
+    path: Path
+    changes: Sequence[str] | None = None
+    full: bool = False
+    no_code: bool = False
+
+
+@dataclass(frozen=True)
+class ExecutionOptions:
+    """Which workers do a job, and who else may write to its directory.
+
+    Attributes
+    ----------
+    executor
+        Ray, or this process.
+    workers
+        How many; None: as many as fit.
+    address
+        Of the Ray cluster; None: Ray chooses.
+    single_writer
+        Whether the storage may ignore conditional writes, as no other driver runs.
+    """
+
+    executor: ExecutorChoice
+    workers: int | None = None
+    address: str | None = None
+    single_writer: bool = False
+
+    def keywords(self) -> dict[str, Any]:
+        """Keyword arguments of jobs."""
+        return vars(self) | {"executor": self.executor.value}
 
 
 def exiting(command: Callable[..., None]) -> Callable[..., None]:
@@ -100,33 +181,13 @@ def exiting(command: Callable[..., None]) -> Callable[..., None]:
                 f"wna: out of memory ({error}); fewer pixels, responses or numerics.batch would"
                 " need less"
             )
-            raise typer.Exit(1) from None
+            raise typer.Exit(ExitCode.ERROR) from None
         except BrokenPipeError:
-            raise typer.Exit(1) from None
+            raise typer.Exit(ExitCode.ERROR) from None
         finally:
             tell_what_was_escaped()
 
     return wrapped
-
-
-def read_changed(
-    path: Path, changes: list[str] | None, full: bool, no_code: bool
-) -> JobSpec | SweepSpec:
-    asked = read_asked(path, values_of(changes), full)
-    if no_code:
-        require_no_code(asked.members.values() if isinstance(asked, SweepSpec) else [asked])
-    return asked
-
-
-def values_of(changes: list[str] | None) -> dict[str, Any]:
-    """What ``--set KEY=VALUE`` says."""
-    values = {}
-    for change in changes or []:
-        key, equals, value = change.partition("=")
-        if not equals or not key:
-            raise SpecError(f"--set {change}: expected KEY=VALUE, such as stimulus.scale=0.5")
-        values[key] = parse_yaml(value, f"--set {change}")
-    return values
 
 
 def _version(value: bool) -> None:
@@ -142,20 +203,3 @@ def _main(
     ] = False,
 ) -> None:
     pass
-
-
-def print_result(finished: Finished) -> None:
-    """The tables of a finished run of any kind, the classifier's accuracies where there are
-    any, and where the figures are.
-    """
-    for table in tables_of(finished):
-        show(table)
-    for table in views_of(finished).further_tables(finished):
-        show(table)
-    show(f"figures: {finished.directory.url}/{RESULT}/figures/")
-
-
-def print_sweep(sweep: Sweep) -> None:
-    """One row a member, and where they are."""
-    show(members_table(sweep))
-    show(f"each a run of its own: {sweep.url}/{next(iter(sweep.members))}")

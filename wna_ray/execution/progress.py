@@ -53,9 +53,8 @@ class Meter:
         parts = [f"{min(self.done, samples):,} of {samples:,} images", f"{rate:,.0f} images/s"]
         total = sum(self._seconds.values())
         if total:
-            phase = (
-                "forward" if "forward" in self._seconds else "moments"
-            )  # passes that come later have no forward pass
+            # Passes over kept responses have no forward pass.
+            phase = "forward" if "forward" in self._seconds else "moments"
             parts.append(f"{100 * self._seconds.get(phase, 0.0) / total:.0f} % {phase}")
         if rate > 0 and self.done < samples:
             parts.append(f"{duration((samples - self.done) / rate)} left")
