@@ -5,7 +5,7 @@ pixels themselves.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_up_bytes import N, correlated
 from networks_for_tests import weights
 from numpy.typing import NDArray
 from prepared import prepared, read
@@ -21,7 +22,6 @@ from scipy.stats import pearsonr
 from wna_ray import StcSpec, run, run_stc
 from wna_ray.data import datasets
 from wna_ray.data.datasets import Split
-from wna_ray.drawing.maps import samples
 from wna_ray.errors import CanaryError, RunError, SpecError
 from wna_ray.kinds.average.run import Run, open_run
 from wna_ray.moments.moments import Moments
@@ -30,43 +30,18 @@ from wna_ray.paper import sources as finding
 from wna_ray.runs.directory import RunDirectory
 from wna_ray.shards.shard import run_shard
 from wna_ray.specs.run import Spec
-from wna_ray.specs.stimulus import BasisSpec, StimulusSpec
+from wna_ray.specs.stimulus import StimulusSpec
 from wna_ray.specs.trials import TrialSpec
-from wna_ray.statistics.maps import FEWEST_PICTURES, best_ridge, cosine, read_out, sidak_p, whiten
-from wna_ray.stimuli import bases, pictures
-from wna_ray.stimuli.bases import build
-from wna_ray.stimuli.offsets import load_basis, load_offset
+from wna_ray.statistics.maps import best_ridge, cosine, sidak_p, whiten
+from wna_ray.statistics.nulls import FEWEST_PICTURES, MeasuredPictures
+from wna_ray.statistics.readouts import read_out
+from wna_ray.stimuli import pictures
 from wna_ray.stimuli.pictures import cell_means, images_of
-from wna_ray.stimuli.stimulus import Stimulus, stimulus_text
+from wna_ray.stimuli.stimulus import make_stimulus, stimulus_text
 from wna_ray.studies.contrast import contrast
 
 Floats = NDArray[np.float64]
 MakeSpec = Callable[..., Spec]
-N = 1500
-
-
-def made_up(seed: int = 0, n: int = N) -> NDArray[np.uint8]:
-    """``(n, 1, 4, 4)`` bytes that correlate over space and are skewed; the first pixel never
-    varies.
-    """
-    rng = np.random.default_rng(seed)
-    x = rng.exponential(size=(n, 16)) @ (np.eye(16) + 0.4 * rng.normal(size=(16, 16))) * 40 + 60
-    x[:, 0] = 17
-    return np.clip(x, 0, 255).astype(np.uint8).reshape(n, 1, 4, 4)
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[NDArray[np.uint8]]:
-    """Stands for ``mnist``: `made_up` images of three classes in turn."""
-    images = made_up()
-    monkeypatch.setitem(datasets.SHAPES, "mnist", (1, 4, 4))
-    for module in (pictures, bases):
-        monkeypatch.setattr(module, "load_bytes", lambda name, train: (images, np.arange(N) % 3))
-    images_of.cache_clear()
-    build.cache_clear()
-    yield images
-    images_of.cache_clear()
-    build.cache_clear()
 
 
 def shown(**more: Any) -> dict[str, Any]:
@@ -78,7 +53,7 @@ def of_images(make_spec: MakeSpec, responses: Any = ("label", "logits"), **more:
 
 
 def test_every_image_in_its_order_to_the_bit(small: NDArray[np.uint8], make_spec: MakeSpec) -> None:
-    stimulus = Stimulus(of_images(make_spec).stimulus, 3, np.zeros((1, 1, 1), np.float32))
+    stimulus = make_stimulus(of_images(make_spec).stimulus, 3, np.zeros((1, 1, 1), np.float32))
     grid = stimulus.noise.grid(10, 14)
     assert np.array_equal(grid.astype(int) + 128, small[10:14])
     assert np.array_equal(
@@ -88,7 +63,7 @@ def test_every_image_in_its_order_to_the_bit(small: NDArray[np.uint8], make_spec
         stimulus.noise.grid(N - 1, N + 2),
         np.concatenate([stimulus.noise.grid(N - 1, N), stimulus.noise.grid(0, 2)]),
     )
-    moved = Stimulus(
+    moved = make_stimulus(
         StimulusSpec(**shown(offset=0.5, scale=0.25)), 0, np.full((1, 1, 1), 0.5, np.float32)
     )
     np.testing.assert_allclose(
@@ -98,7 +73,9 @@ def test_every_image_in_its_order_to_the_bit(small: NDArray[np.uint8], make_spec
 
 
 def test_images_of_some_classes(small: NDArray[np.uint8]) -> None:
-    stimulus = Stimulus(StimulusSpec(**shown(classes=[2, 0])), 0, np.zeros((1, 1, 1), np.float32))
+    stimulus = make_stimulus(
+        StimulusSpec(**shown(classes=[2, 0])), 0, np.zeros((1, 1, 1), np.float32)
+    )
     expected = np.stack([image for i, image in enumerate(small) if i % 3 != 1])
     assert np.array_equal(stimulus.noise.grid(0, 1000).astype(int) + 128, expected)
     with pytest.raises(SpecError, match=r"stimulus\.classes: mnist has no images of 7"):
@@ -189,7 +166,7 @@ def test_pictures_of_classes_that_were_not_shown(
 
 
 def test_other_images_than_the_run_began_with(small: NDArray[np.uint8]) -> None:
-    stimulus = Stimulus(
+    stimulus = make_stimulus(
         StimulusSpec(**shown()), 0, np.zeros((1, 1, 1), np.float32), content="0" * 64
     )
     with pytest.raises(CanaryError, match="has other images than the run began with; set WNA_DATA"):
@@ -235,10 +212,11 @@ def test_responses_that_ignore_pictures() -> None:
     is 15 within 5 standard errors, and the share of p-values below 0.05 is 0.05, or less, to 4 of
     its standard deviations.
     """
-    x = (made_up(1, 4000).astype(int) - 128).astype(np.int8)
+    x = (correlated(1, 4000).astype(int) - 128).astype(np.int8)
     y = np.rint(np.random.default_rng(2).normal(size=(4000, 300)) * 1000).astype(np.int64)
     point = FixedPoint((0,) * 300, (0,) * 300)
-    found = read_out(moments_of(x, y), "activation", point, None, 1.0, [str(i) for i in range(300)])
+    names = [str(i) for i in range(300)]
+    found = read_out(moments_of(x, y), "activation", point, MeasuredPictures(1.0), names)
     squares = np.square(found.z).sum(axis=1)
     assert abs(squares.mean() - 15) < 5 * squares.std() / math.sqrt(300)
     assert (found.p_value < 0.05).mean() <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / 300)
@@ -253,31 +231,24 @@ def test_pixels_that_hardly_vary_are_not_judged() -> None:
     x[::2, 0, 0, 1] = 127
     y = np.rint(np.random.default_rng(0).normal(size=(20_000, 1)) * 1000).astype(np.int64)
     y[7] = 6000
-    found = read_out(moments_of(x, y), "activation", FixedPoint((0,), (0,)), None, 1.0, ["0"])
+    point, null = FixedPoint((0,), (0,)), MeasuredPictures(1.0)
+    found = read_out(moments_of(x, y), "activation", point, null, ["0"])
     assert found.z[0, 0] > 5
     assert found.p_value[0] == pytest.approx(float(sidak_p(np.abs(found.z[0, 1]), 1)))
     some = slice(0, FEWEST_PICTURES)
-    few = read_out(
-        moments_of(x[some], y[some]), "activation", FixedPoint((0,), (0,)), None, 1.0, ["0"]
-    )
+    few = read_out(moments_of(x[some], y[some]), "activation", point, null, ["0"])
     assert few.note == ("too few images",)
     dim = (
         np.full((2000, 1, 1, 1), -100, dtype=np.int8)
         + np.arange(2000).reshape(-1, 1, 1, 1) // 8 % 3
     )  # few levels of 256
     y = np.rint(np.random.default_rng(1).uniform(-1000, 1000, size=(2000, 1))).astype(np.int64)
-    ask = (
-        moments_of(dim.astype(np.int8), y),
-        "activation",
-        FixedPoint((0,), (0,)),
-        None,
-        1.0,
-        ["0"],
-    )
-    assert read_out(*ask).note == ("too few images",)
-    assert read_out(*ask, stretched=True).note == (
-        "",
-    )  # a sum of many weights is not skewed as rare ink is
+    moments = moments_of(dim.astype(np.int8), y)
+    rare = read_out(moments, "activation", point, null, ["0"])
+    assert rare.note == ("too few images",)
+    # a sum of many weights is not skewed as rare ink is
+    mixed = read_out(moments, "activation", point, MeasuredPictures(1.0, stretched=True), ["0"])
+    assert mixed.note == ("",)
     assert np.isnan(few.p_value[0])
 
 
@@ -446,93 +417,6 @@ def test_mean_gradients_over_pictures(
 def test_more_images_than_there_are(small: NDArray[np.uint8], make_spec: MakeSpec) -> None:
     with pytest.raises(SpecError, match="samples: 1,501, but there are only 1,500 such images"):
         prepared(of_images(make_spec, samples=N + 1))
-
-
-def stretched(kind: str = "uniform", **more: Any) -> Stimulus:
-    basis = {"kind": "gabor", "rescale": "minmax", **more}
-    spec = StimulusSpec.model_validate(
-        {"kind": kind, "shape": (2, 6, 5), "scale": 1.0, "basis": basis}
-    )
-    return Stimulus(spec, 5, load_offset(spec), basis=load_basis(spec))
-
-
-@pytest.mark.parametrize("kind", ["uniform", "gaussian"])
-def test_stretched_noise_to_the_bit(kind: str) -> None:
-    """From Python's whole numbers and fractions: each channel of each image to 0 ... 255,
-    halves to even.
-    """
-    from fractions import Fraction
-
-    stimulus = stretched(kind)
-    basis = load_basis(stimulus.spec)
-    assert basis is not None
-    weighed = Stimulus(
-        StimulusSpec.model_validate({**stimulus.spec.model_dump(), "basis": {"kind": "gabor"}}),
-        5,
-        stimulus.offset,
-    ).noise
-    grid = stimulus.noise.grid(0, 40)
-    assert grid.shape == (40, 2, 6, 5)
-    for i in (0, 39):
-        g = [int(v) for v in weighed.grid(i, i + 1).reshape(-1)]
-        mixed = [sum(a * int(b) for a, b in zip(g, basis[1:, j], strict=True)) for j in range(60)]
-        expected = []
-        for channel in (mixed[:30], mixed[30:]):
-            low, high = min(channel), max(channel)
-            expected += [round(Fraction(255 * (v - low), high - low)) for v in channel]
-        assert (grid[i].reshape(-1).astype(int) + 128).tolist() == expected
-    assert np.array_equal(stimulus.noise.grid(17, 20), grid[17:20])
-    images = stimulus.images(grid).numpy()
-    assert np.array_equal(images, (grid.astype(int) + 128).astype(np.float32) / np.float32(255))
-    assert (images.min(axis=(2, 3)) == 0).all()
-    assert (images.max(axis=(2, 3)) == 1).all()
-    assert samples(stimulus, 4).startswith(b"\x89PNG")
-
-
-def test_stretching_keeps_the_centre_of_a_basis(small: NDArray[np.uint8]) -> None:
-    """Around the mean image, weights of any size: the same as stretching the image that is not
-    stretched, to half a step of 8 bits.
-    """
-    spec = {"kind": "uniform", "shape": [1, 4, 4], "scale": 1.0}
-    basis = {"kind": "pca", "dataset": "mnist", "components": 3, "spread": "range"}
-    plain, whole = (
-        StimulusSpec.model_validate({**spec, "basis": basis | extra})
-        for extra in ({}, {"rescale": "minmax"})
-    )
-    plain_, whole_ = (Stimulus(s, 1, load_offset(s), basis=load_basis(s)) for s in (plain, whole))
-    x = plain_.images(plain_.noise.grid(0, 50)).double().numpy().reshape(50, 16)
-    low, high = x.min(axis=1, keepdims=True), x.max(axis=1, keepdims=True)
-    found = whole_.images(whole_.noise.grid(0, 50)).numpy().reshape(50, 16)
-    np.testing.assert_allclose(found, (x - low) / (high - low), atol=0.5 / 255 + 1e-5)
-
-
-def test_a_run_of_stretched_noise(make_spec: MakeSpec, tmp_path: Path) -> None:
-    """Class means of what was shown; read and proved again; whitened from noise that is made
-    again.
-    """
-    basis = {"kind": "gabor", "rescale": "minmax"}
-    spec = make_spec(stimulus={"kind": "uniform", "basis": basis}, samples=1024)
-    done = run(spec, str(tmp_path / "run"), executor="local")
-    assert RunDirectory(str(tmp_path / "run")).verify() == []
-    again = open_run(str(tmp_path / "run"))
-    images = (
-        again.stimulus.images(again.stimulus.noise.grid(0, 1024)).double().numpy().reshape(1024, 16)
-    )
-    labels = (images @ weights().double().numpy().T).argmax(axis=1)
-    for k in range(3):
-        np.testing.assert_allclose(
-            done.bias_maps[k].reshape(-1),
-            images[labels == k].mean(axis=0) - images.mean(axis=0),
-            atol=1e-6,
-        )
-        np.testing.assert_allclose(
-            again.rms_maps[k].reshape(-1),
-            np.sqrt(np.square(images[labels == k]).mean(axis=0)),
-            rtol=0,
-            atol=1e-7,
-        )
-    np.testing.assert_allclose(again.covariance, np.cov(images.T, ddof=0), atol=1e-8)
-    assert build(BasisSpec(kind="gabor"), (1, 4, 4)).shape[1] == 16
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from wna_ray.specs.run import Spec
 from wna_ray.specs.stimulus import StimulusSpec
 from wna_ray.statistics.maps import cosine
 from wna_ray.stimuli.offsets import load_offset
-from wna_ray.stimuli.stimulus import Stimulus
+from wna_ray.stimuli.stimulus import Stimulus, make_stimulus
 
 Floats = NDArray[np.float64]
 MakeSpec = Callable[..., Spec]
@@ -31,7 +31,7 @@ def stimulus_of(
     shape: tuple[int, int, int] = (2, 5, 8), spectrum: float = 1.0, **more: Any
 ) -> Stimulus:
     spec = StimulusSpec(kind="gaussian", shape=shape, scale=0.3, spectrum=spectrum, **more)
-    return Stimulus(spec, 3, load_offset(spec))
+    return make_stimulus(spec, 3, load_offset(spec))
 
 
 def root(stimulus: Stimulus) -> Floats:

@@ -19,7 +19,7 @@ from wna_ray.noise.stream import KINDS, Kind
 from wna_ray.specs.stimulus import StimulusSpec
 from wna_ray.stimuli import offsets
 from wna_ray.stimuli.offsets import load_offset
-from wna_ray.stimuli.stimulus import Stimulus
+from wna_ray.stimuli.stimulus import Stimulus, make_stimulus
 
 UNIT = {
     "gaussian": 1 / 29,
@@ -39,7 +39,7 @@ def spec_of(
 
 
 def stimulus_of(spec: StimulusSpec, seed: int = 3) -> Stimulus:
-    return Stimulus(spec, seed, load_offset(spec))
+    return make_stimulus(spec, seed, load_offset(spec))
 
 
 def naive_images(

@@ -4,6 +4,7 @@ basis.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from importlib.resources import files
@@ -129,6 +130,11 @@ def _mean_image(name: str, shape: tuple[int, int, int], where: str) -> NDArray[n
     except NotAtHand as reason:
         raise SpecError(f"{where}: {reason}; or give the image itself as a .npy file") from None
     return np.asarray(images.sum(axis=0, dtype=np.int64) / (LEVELS * len(images)), dtype=np.float32)
+
+
+def offset_digest(offset: NDArray[np.float32]) -> str:
+    """SHA-256 of an offset's float32 values."""
+    return hashlib.sha256(np.ascontiguousarray(offset, dtype="<f4").tobytes()).hexdigest()
 
 
 def load_basis(spec: StimulusSpec) -> NDArray[np.int32] | None:

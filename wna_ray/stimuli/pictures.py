@@ -1,24 +1,22 @@
-"""Stimuli of bytes: pictures of a data set, and noise that is stretched to 8 bits. Their grid is
-the byte less 128.
+"""Sources of grid values; among them the pictures of a data set, whose grid is the byte less 128.
 
-Nobody designed how they are distributed, and their pixels correlate; so their mean and variance are
-measured, pixel by pixel.
+Nobody designed how bytes of pictures are distributed, and their pixels correlate; so their mean and
+variance are measured, pixel by pixel.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from wna_ray.data.datasets import DatasetName, NotAtHand, load_bytes
 from wna_ray.errors import CanaryError, SpecError
-from wna_ray.noise.stream import Noise, Table
+from wna_ray.noise.stream import Table
 
 LEVELS = 255  # steps of a byte
 MIDDLE = 128  # the byte of grid value 0
@@ -43,7 +41,9 @@ class Source(Protocol):
         """``(stop - start, C, h, w)``."""
 
 
-class _Bytes:
+class Bytes:
+    """Grid values that are bytes less 128, whose distribution nobody designed."""
+
     @property
     def table(self) -> Table:
         """No family has such values: `SpecError`."""
@@ -98,7 +98,7 @@ def cell_means(grid: NDArray[np.int8], cell: int) -> NDArray[np.int8]:
 
 
 @dataclass(frozen=True)
-class Pictures(_Bytes):
+class Pictures(Bytes):
     """Images of a data set; after the last the first comes again.
 
     Attributes
@@ -145,60 +145,3 @@ class Pictures(_Bytes):
         """``(stop - start, C, H, W)`` int8: bytes less 128."""
         chosen = self._images[np.arange(start, stop) % self.count]
         return (np.ascontiguousarray(chosen[:, :, *self.where]) ^ np.uint8(MIDDLE)).view(np.int8)
-
-
-@dataclass(frozen=True)
-class Rescaled(_Bytes):
-    """Mixtures of a basis, each channel of each image stretched to 0 ... 255 and rounded (to even,
-    where it is half way).
-
-    Mixtures are sums of whole numbers below 2^53, so they are exact; so are the stretched ones but
-    for one division. The same bytes everywhere.
-
-    Attributes
-    ----------
-    noise
-        The weights.
-    basis
-        ``(1 + d, C * H * W)`` whole numbers: centre and pictures (see
-        `wna_ray.stimuli.bases.build`).
-    whole
-        ``(C, H, W)`` of an image.
-    where, shape
-        Rows and columns that are shown, and ``(C, H, W)`` of them.
-    """
-
-    noise: Noise
-    basis: NDArray[np.int32] = field(repr=False)
-    whole: tuple[int, int, int]
-    where: tuple[slice, slice]
-    shape: tuple[int, int, int]
-
-    @property
-    def pixels(self) -> int:
-        """Values in one image."""
-        return self.shape[0] * self.shape[1] * self.shape[2]
-
-    @cached_property
-    def _mixture(self) -> torch.Tensor:
-        """``(1 + d, C * H * W)`` float64; the centre in steps of the weights, too."""
-        found = torch.from_numpy(self.basis.astype(np.float64))
-        found[0] *= round(1 / self.noise.table.unit)
-        return found
-
-    def grid(self, start: int, stop: int) -> NDArray[np.int8]:
-        """``(stop - start, C, H, W)`` int8: bytes less 128."""
-        weights = (
-            torch.from_numpy(self.noise.grid(start, stop))
-            .reshape(stop - start, self.noise.pixels)
-            .to(torch.float64)
-        )
-        mixed = (
-            (self._mixture[0] + weights @ self._mixture[1:])
-            .numpy()
-            .reshape(stop - start, self.whole[0], self.whole[1] * self.whole[2])
-        )
-        low, high = mixed.min(axis=2, keepdims=True), mixed.max(axis=2, keepdims=True)
-        bytes_ = np.rint((mixed - low) * LEVELS / np.maximum(high - low, 1.0)).astype(np.uint8)
-        shown = bytes_.reshape(stop - start, *self.whole)[:, :, *self.where]
-        return (np.ascontiguousarray(shown) ^ np.uint8(MIDDLE)).view(np.int8)
