@@ -46,8 +46,9 @@ from wna_ray.kinds.covariance.passes import (
 from wna_ray.moments.kept import Stored
 from wna_ray.moments.moments import Moments
 from wna_ray.moments.responses import Dense, FixedPoint, Response, Selected
+from wna_ray.shards.fed_network import FedNetwork
 from wna_ray.shards.job import Job
-from wna_ray.shards.network import Network
+from wna_ray.shards.loading import load_network
 from wna_ray.shards.resolve import resolve
 from wna_ray.shards.shard import run_shard
 from wna_ray.specs.response import ResponseKind
@@ -56,7 +57,7 @@ from wna_ray.specs.stimulus import StimulusSpec
 from wna_ray.statistics.covariance import Krylov, held_out, matrices, nested_axes
 from wna_ray.statistics.maps import Floats, read_out, z_threshold
 from wna_ray.statistics.significance import Shape, cluster_test, fdr_threshold, field_threshold
-from wna_ray.stimuli.stimulus import Stimulus
+from wna_ray.stimuli.stimulus import Stimulus, make_stimulus
 from wna_ray.storage.store import Place
 
 Outcomes = Iterator[tuple[str, str, bool]]  # test, response, whether it was rejected
@@ -89,7 +90,7 @@ def stimulus(
     spec = {"kind": kind, "shape": shape, "scale": 1.0} | (
         {"density": 0.1} if kind == "sparse" else {}
     )
-    return Stimulus(
+    return make_stimulus(
         StimulusSpec.model_validate(spec), seed, np.zeros((1, 1, 1), np.float32), patches=patches
     )
 
@@ -164,7 +165,7 @@ class Pairs(nn.Module):
 
 
 @lru_cache
-def differentiable(shape: Shape, batch: int) -> tuple[Job, Network]:
+def differentiable(shape: Shape, batch: int) -> tuple[Job, FedNetwork]:
     spec: dict[str, Any] = {
         "model": "python:calibration:Pairs",
         "responses": ["activation"],
@@ -181,8 +182,8 @@ def differentiable(shape: Shape, batch: int) -> tuple[Job, Network]:
     parsed = Spec.parse(
         spec | {"stimulus": noise, "numerics": {"batch": batch, "threads": 1, "device": "cpu"}}
     )
-    network = Network(parsed, "cpu")
-    return resolve(parsed, network), network
+    network = load_network(parsed, "cpu")
+    return resolve(parsed, network).job, network
 
 
 def gradients(shape: Shape, n: int, _: float, seed: int) -> Outcomes:

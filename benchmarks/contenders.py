@@ -30,16 +30,17 @@ from wna_ray.events import Event, ShardDone
 from wna_ray.execution.drive import make_executor
 from wna_ray.execution.executor import call
 from wna_ray.execution.plan import Cut, plan
+from wna_ray.execution.process import keep_freed_memory
 from wna_ray.execution.scheduler import Scheduler
-from wna_ray.execution.worker import Introduction, keep_freed_memory
+from wna_ray.execution.worker import Introduction
 from wna_ray.kinds.average.job import description_of, moment_size
 from wna_ray.kinds.average.work import NoiseWork
 from wna_ray.networks.models import load
 from wna_ray.runs.directory import RunDirectory
-from wna_ray.shards.network import Network
+from wna_ray.shards.loading import load_network
 from wna_ray.specs.run import Spec
 from wna_ray.stimuli.offsets import load_offset
-from wna_ray.stimuli.stimulus import Stimulus
+from wna_ray.stimuli.stimulus import make_stimulus
 
 READY = 8  # batches that lie ready for the limit
 SHARDS = 2  # of a worker in a slice; a real run's last two seconds and more, and cost less
@@ -203,12 +204,13 @@ def _forward_only(case: Case, line: Connection) -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     spec = case.spec()
-    network, stimulus = Network(spec, "cpu"), Stimulus(spec.stimulus, 1, load_offset(spec.stimulus))
+    network = load_network(spec, "cpu")
+    stimulus = make_stimulus(spec.stimulus, 1, load_offset(spec.stimulus))
     grids = [stimulus.noise.grid(i * case.batch, (i + 1) * case.batch) for i in range(READY)]
-    turn = itertools.cycle([network.ready(stimulus.images(grid)) for grid in grids])
+    turn = itertools.cycle([network.feed.ready(stimulus.images(grid)) for grid in grids])
 
     def work() -> int:
-        network.forward(next(turn))
+        network.network.forward(next(turn))
         return case.batch
 
     with torch.inference_mode():
@@ -253,7 +255,7 @@ class Ours:
             # Nobody else wants to know an actor's process.
             numbers = [
                 actor.handle.__ray_call__.remote(lambda _: os.getpid())
-                for actor in self._executor._pool
+                for actor in self._executor.pool
             ]
             self._processes = {str(number) for number in ray.get(numbers)}
 

@@ -32,12 +32,13 @@ from wna_ray.cuda.moments import DeviceMoments
 from wna_ray.cuda.noise import by_torch, fed, grid
 from wna_ray.cuda.responses import Responder, Values, row_sums, softmax
 from wna_ray.execution.plan import Cut, plan
+from wna_ray.execution.process import set_up_process
 from wna_ray.kinds.average.job import moment_size
 from wna_ray.moments.moments import Moments
 from wna_ray.moments.responses import LIMIT, Dense, Selected
 from wna_ray.noise.stream import KINDS, Noise
 from wna_ray.shards.job import Job
-from wna_ray.shards.network import Network
+from wna_ray.shards.loading import load_network
 from wna_ray.shards.resolve import resolve
 from wna_ray.shards.shard import run_shard
 from wna_ray.specs.run import Spec
@@ -111,24 +112,23 @@ def check(device: torch.device) -> None:
     for asked in (EXACT, pictures):
         both = []
         for where in ("cuda", "cpu"):
-            network = Network(Spec.parse(asked | {"numerics": {"device": where}}), where)
-            both.append(
-                run_shard(resolve(network.spec, network), network, 0, network.spec.samples)[
-                    0
-                ].arrays()
-            )
+            spec = Spec.parse(asked | {"numerics": {"device": where}})
+            network = load_network(spec, where)
+            job = resolve(spec, network).job
+            both.append(run_shard(job, network, 0, spec.samples)[0].arrays())
         assert all(np.array_equal(array, both[1][name]) for name, array in both[0].items())
     y = torch.randn((64, 1000), dtype=torch.float64, device=device)
     for made_of in (row_sums, softmax):
         assert torch.equal(made_of(y), torch.cat([made_of(row[None]) for row in y])), (
             "an image is answered the same in any company"
         )
-    network = Network(model_spec(MODELS["ResNet-18"], "bfloat16", 64, None, ["label"]), "cuda")
-    stimulus = resolve(network.spec, network).stimulus
+    spec = model_spec(MODELS["ResNet-18"], "bfloat16", 64, None, ["label"])
+    network = load_network(spec, "cuda")
+    stimulus = resolve(spec, network).job.stimulus
     values = grid(stimulus.noise, 0, 64, device)
     assert torch.equal(
-        fed(values, network.levels(stimulus), stimulus),
-        network.ready(stimulus.images(values, device)),
+        fed(values, network.feed.levels(stimulus), stimulus),
+        network.feed.ready(stimulus.images(values, device)),
     )
     print(
         "a shard: the CPU's moments, to the last bit; what the network is fed: by one kernel, or"
@@ -236,19 +236,19 @@ def model_rates(
     as well.
     """
     specs = {name: model_spec(uri, dtype, batch, mode, kinds) for name, kinds in RESPONSES.items()}
-    network = Network(specs["label"], "cuda")
-    shards = {name: Shards(resolve(spec, network)) for name, spec in specs.items()}
+    network = load_network(specs["label"], "cuda")
+    shards = {name: Shards(resolve(spec, network).job) for name, spec in specs.items()}
     stimulus = shards["label"].job.stimulus
     shown = [
         stimulus.images(grid(stimulus.noise, i * batch, (i + 1) * batch, device), device)
         for i in range(READY)
     ]
-    ready = [network.ready(images) for images in shown]
+    ready = [network.feed.ready(images) for images in shown]
 
     def forward() -> int:
         with torch.inference_mode():
             for x in ready:
-                network.forward(x)
+                network.network.forward(x)
         return batch * READY
 
     rate(forward, seconds / 2)
@@ -281,13 +281,13 @@ def part_seconds(
     uri: str, dtype: str, batch: int, device: torch.device, seconds: float
 ) -> dict[str, float]:
     """What each part that we add takes for one image, done alone, in seconds."""
-    network = Network(model_spec(uri, dtype, batch, None, ["label"]), "cuda")
-    job = resolve(model_spec(uri, dtype, batch, None, ["label", "logits"]), network)
+    network = load_network(model_spec(uri, dtype, batch, None, ["label"]), "cuda")
+    job = resolve(model_spec(uri, dtype, batch, None, ["label", "logits"]), network).job
     noise, k, n = job.stimulus.noise, len(job.names), 27 * batch  # a set, on a large device
-    shown, levels = grid(noise, 0, n, device), network.levels(job.stimulus)
+    shown, levels = grid(noise, 0, n, device), network.feed.levels(job.stimulus)
     outputs = torch.cat(
         [
-            network.answer_shown(fed(part, levels, job.stimulus))
+            network.answer_begun(fed(part, levels, job.stimulus))
             for part in torch.split(shown, batch)
         ]
     )
@@ -385,6 +385,7 @@ def main() -> None:
         raise SystemExit("torch finds no CUDA device here; this measures one")
 
     device = torch.device("cuda")
+    set_up_process("cuda", torch.get_num_threads())
     check(device)
     record: dict[str, Any] = {
         "device": torch.cuda.get_device_name(),

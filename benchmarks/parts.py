@@ -30,13 +30,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from wna_ray import Spec, StcSpec, run, run_stc
 from wna_ray.events import Event, ShardDone
 from wna_ray.execution.plan import SHARD_SECONDS
-from wna_ray.execution.worker import keep_freed_memory
+from wna_ray.execution.process import keep_freed_memory
 from wna_ray.kinds.average.result import read_outs
 from wna_ray.moments.kept import Stored
 from wna_ray.moments.moments import Moments
 from wna_ray.moments.responses import Dense, Response, Selected
 from wna_ray.noise.stream import KINDS, Noise
-from wna_ray.shards.network import Network
+from wna_ray.shards.fed_network import FedNetwork
+from wna_ray.shards.loading import load_network
 from wna_ray.shards.resolve import resolve
 from wna_ray.shards.shard import run_shard
 from wna_ray.studies.compare import correlate
@@ -236,13 +237,14 @@ def arithmetic(record: dict[str, Any]) -> str:
         "responses": ["label", "logits"],
         "samples": images,
     }
-    plain = Network(Spec.parse(spec), "cpu")
+    plain = load_network(Spec.parse(spec), "cpu")
     maps, changed = {}, {}
     for seed, name in enumerate(("float32", "float32 again", "bfloat16", "float16")):
-        network = Network(
-            Spec.parse(spec | {"seed": 100 + seed, "numerics": {"dtype": name.split()[0]}}), "cpu"
+        changed_spec = Spec.parse(
+            spec | {"seed": 100 + seed, "numerics": {"dtype": name.split()[0]}}
         )
-        job, stored = resolve(network.spec, network), list[Stored]()
+        network = load_network(changed_spec, "cpu")
+        job, stored = resolve(changed_spec, network).job, list[Stored]()
         found, _ = run_shard(job, network, 0, images, stored)
         readouts = read_outs(job.spec, job.stimulus, found, job.identity, list(job.names))
         maps[name] = next(r for r in readouts if r.kind == "logits").z
@@ -307,16 +309,16 @@ def compiling(record: dict[str, Any]) -> str:
                     "numerics": numerics,
                 }
             )
-            network = Network(spec, "cpu")
+            network = load_network(spec, "cpu")
             images = torch.rand(batch, *shape)
             took = seconds(lambda network=network, images=images: network(images))
             with torch.inference_mode():
                 fed = network.ready(images)
 
-            def forward(network: Network = network, fed: torch.Tensor = fed) -> None:
+            def forward(network: FedNetwork = network, fed: torch.Tensor = fed) -> None:
                 with torch.inference_mode():
                     for _ in range(PASSES):
-                        network.forward(fed)
+                        network.network.forward(fed)
 
             calls[str(mode)] = forward
         taken = in_turns(calls, 5)
@@ -371,13 +373,14 @@ def profile(record: dict[str, Any]) -> str:
     )
     torch.set_num_threads(1)
     for case in PROFILED:
-        network = Network(case.spec(), "cpu")
-        job = resolve(network.spec, network)
-        fed = network.shown(job.stimulus, torch.from_numpy(job.stimulus.noise.grid(0, case.batch)))
+        network = load_network(case.spec(), "cpu")
+        job = resolve(case.spec(), network).job
+        grid = torch.from_numpy(job.stimulus.noise.grid(0, case.batch))
+        fed = network.feed.begin(job.stimulus, grid)
 
-        def forward(network: Network = network, fed: torch.Tensor = fed) -> None:
+        def forward(network: FedNetwork = network, fed: torch.Tensor = fed) -> None:
             with torch.inference_mode():
-                network.forward(fed)
+                network.network.forward(fed)
 
         taken = in_turns({"forward": forward, "product": lambda: square @ square}, 40)
         run_shard(job, network, 0, case.batch)
@@ -444,8 +447,8 @@ def memory(record: dict[str, Any]) -> str:
             "evaluation": "none",
         }
     )
-    network = Network(spec, "cpu")
-    job = resolve(spec, network)
+    network = load_network(spec, "cpu")
+    job = resolve(spec, network).job
     rows, total = [], job.no_images()
     for i in range(200):
         made, _ = run_shard(job, network, i * 512, (i + 1) * 512)

@@ -250,7 +250,7 @@ def simulate(args: argparse.Namespace) -> dict[str, float]:
         real = time.perf_counter() - begin
         journal = sum(f.stat().st_size for f in Path(folder).rglob("*.jsonl"))
         faults = directory.verify()
-        counted = (directory.manifest() or {})["counts"]["images"]
+        counted = directory.finished()[1].counts.images
     gc.collect()
     took = watch.last_shard - watch.begin
     ideal = args.shards * args.shard_ms / 1000 / args.workers

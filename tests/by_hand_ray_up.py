@@ -32,7 +32,9 @@ ROOT = Path(__file__).resolve().parents[1]
 MOUNTS = """
 set -e
 for path in $VISIBLE; do mkdir -p "$PRIVATE$path"; mount --bind "$path" "$PRIVATE$path"; done
-for place in "$HOME" /tmp; do mkdir -p "$PRIVATE$place"; mount --rbind "$PRIVATE$place" "$place"; done
+for place in "$HOME" /tmp; do
+    mkdir -p "$PRIVATE$place"; mount --rbind "$PRIVATE$place" "$place"
+done
 mount -t tmpfs -o size=8g tmpfs /dev/shm
 """
 SSHD = """
@@ -158,6 +160,24 @@ def operate(folder: Path, source: Path, samples: int) -> None:
         "tunnel",
         needs=tunnel,
     )
+    refuse_strangers()
+    wait_until(lambda: nodes(config) == len(machines), 120, "all machines")
+    say("all machines have joined")
+    submit_jobs(source, run, samples)
+    timed("wna verify", "wna", "verify", run)
+    timed("ray down", "ray", "down", "-y", config)
+    check(not ray_runs(machines[0], key), "Ray is left on the head", "")
+    wait_until(
+        lambda: not any(ray_runs(machine, key) for machine in machines),
+        120,
+        "the workers end themselves",
+    )
+    say("no Ray process is left")
+    tunnel.kill()
+
+
+def refuse_strangers() -> None:
+    """Without the token nobody reads or submits a job."""
     stranger = os.environ | {"HOME": "/nowhere", "RAY_AUTH_MODE": ""}
     for attempt in (["ray", "job", "list"], ["ray", "job", "submit", "--", "true"]):
         refused = subprocess.run(attempt, capture_output=True, text=True, env=stranger)
@@ -167,8 +187,10 @@ def operate(folder: Path, source: Path, samples: int) -> None:
             str(refused),
         )
     say("without the token: can neither read nor submit")
-    wait_until(lambda: nodes(config) == len(machines), 120, "all machines")
-    say("all machines have joined")
+
+
+def submit_jobs(source: Path, run: str, samples: int) -> None:
+    """The demo twice, and a small job of the installed package."""
     job = [
         "python",
         "-m",
@@ -201,16 +223,6 @@ def operate(folder: Path, source: Path, samples: int) -> None:
         "--",
         *installed,
     )
-    timed("wna verify", "wna", "verify", run)
-    timed("ray down", "ray", "down", "-y", config)
-    check(not ray_runs(machines[0], key), "Ray is left on the head", "")
-    wait_until(
-        lambda: not any(ray_runs(machine, key) for machine in machines),
-        120,
-        "the workers end themselves",
-    )
-    say("no Ray process is left")
-    tunnel.kill()
 
 
 def timed(what: str, *command: str) -> None:

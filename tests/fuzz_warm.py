@@ -35,6 +35,8 @@ WARM = [
     "studies.backdoor_figures",
 ]
 WARM += ["kinds.trials.figures", "kinds.covariance.figures", "execution.local", "drawing.page"]
+WARM += [f"cli.{work}" for work in ("planning", "running", "inspecting", "reporting")]
+WARM += [f"cli.{work}" for work in ("training", "contrasting", "comparing", "searching")]
 CHANGES = [f"os.{name}" for name in ("mkdir", "remove", "rename", "rmdir", "symlink", "link")]
 CHANGES += [f"os.{name}" for name in ("chmod", "chown", "truncate", "utime", "setxattr")]
 BEGINS = ["os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "pickle.find_class"]

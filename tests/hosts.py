@@ -30,7 +30,8 @@ from servers import spawn, wait_until
 
 PREFIX = "wna"
 MOUNTS = """
-mkdir -p /tmp/ray && mount -t tmpfs -o size=2g tmpfs /dev/shm && mount -t tmpfs -o size=2g tmpfs /tmp/ray || exit
+mkdir -p /tmp/ray && mount -t tmpfs -o size=2g tmpfs /dev/shm \\
+    && mount -t tmpfs -o size=2g tmpfs /tmp/ray || exit
 """  # the last one tells that the host is up
 IDLE = "while :; do sleep 3600 & wait $!; done"  # bash as process 1 also buries orphans
 _numbers = itertools.count()

@@ -35,5 +35,5 @@ def install(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         return split(train)
 
     monkeypatch.setattr(datasets, "load", load)
-    training._splits.cache_clear()
+    training.splits.cache_clear()
     return asked

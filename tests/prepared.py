@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from wna_ray.kinds.average.result import read_outs
 from wna_ray.moments.moments import Moments
+from wna_ray.shards.fed_network import FedNetwork
 from wna_ray.shards.job import Job
-from wna_ray.shards.network import Network
+from wna_ray.shards.loading import load_network
 from wna_ray.shards.resolve import resolve
 from wna_ray.specs.run import Spec
 from wna_ray.statistics.maps import Readout
 
 
-def prepared(spec: Spec) -> tuple[Job, Network]:
+def prepared(spec: Spec) -> tuple[Job, FedNetwork]:
     """A resolved spec, and its network."""
-    network = Network(spec, "cpu")
-    return resolve(spec, network), network
+    resolved = resolve(spec, load_network(spec, "cpu"))
+    return resolved.job, resolved.network
 
 
 def read(job: Job, moments: Moments) -> list[Readout]:

@@ -87,7 +87,8 @@ def test_hosts_and_this_machine_reach_each_other(machines: Hosts, host: Host) ->
     assert all(reaches(other.address) for other in machines)
     ask = (
         "import urllib.request, sys;"
-        " print(urllib.request.build_opener(urllib.request.ProxyHandler({})).open(sys.argv[1]).status)"
+        " direct = urllib.request.build_opener(urllib.request.ProxyHandler({}));"
+        " print(direct.open(sys.argv[1]).status)"
     )
     with http.server.ThreadingHTTPServer(
         ("0.0.0.0", 0), http.server.SimpleHTTPRequestHandler

@@ -49,7 +49,8 @@ def test_logistic_regression_on_real_digits_shows_its_weights(
         Spec.parse(
             {
                 "model": (
-                    f"python:wna_ray.networks:logistic_regression?weights={tmp_path / 'lr.safetensors'}"
+                    "python:wna_ray.networks:logistic_regression"
+                    f"?weights={tmp_path / 'lr.safetensors'}"
                 ),
                 "stimulus": {
                     "kind": "uniform",

@@ -184,7 +184,7 @@ def test_a_run_of_an_earlier_version_that_has_stored_a_secret_does_not_show_it(
     assert [s.exit_code for s in said[:4]] == [0] * 4, [told(s) for s in said]
     assert all(hidden(told(s)) for s in said)
     assert hidden(readable(tmp_path / "report", tmp_path / "page"))
-    assert hidden(json.dumps(RunDirectory(str(out)).spec()))
+    assert hidden(json.dumps(RunDirectory(str(out)).spec().model_dump()))
 
 
 FAILING: dict[

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from wna_ray.specs.run import Spec
     from wna_ray.specs.sweep import SweepSpec
     from wna_ray.specs.trials import TrialSpec
-    from wna_ray.sweeps.directory import Sweep, open_sweep
+    from wna_ray.sweeps.finished import Sweep, open_sweep
     from wna_ray.sweeps.job import run_sweep
 
 _HOMES = {
@@ -65,14 +65,14 @@ _HOMES = {
     "Spec": "wna_ray.specs.run",
     "Stc": "wna_ray.kinds.covariance.result",
     "StcSpec": "wna_ray.specs.covariance",
-    "Sweep": "wna_ray.sweeps.directory",
+    "Sweep": "wna_ray.sweeps.finished",
     "SweepSpec": "wna_ray.specs.sweep",
     "TrialSpec": "wna_ray.specs.trials",
     "Trials": "wna_ray.kinds.trials.result",
     "WnaError": "wna_ray.errors",
     "open_run": "wna_ray.kinds.average.run",
     "open_stc": "wna_ray.kinds.covariance.result",
-    "open_sweep": "wna_ray.sweeps.directory",
+    "open_sweep": "wna_ray.sweeps.finished",
     "open_trials": "wna_ray.kinds.trials.result",
     "run": "wna_ray.kinds.average.job",
     "run_stc": "wna_ray.kinds.covariance.job",

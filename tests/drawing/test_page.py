@@ -194,7 +194,8 @@ def test_in_a_browser_all_that_scrolls_or_opens_can_be_reached_by_keyboard(
 ) -> None:
     running, page = opened
     question = """[...document.querySelectorAll('*')].filter(e => (e.scrollWidth > e.clientWidth + 1
-        && getComputedStyle(e).overflowX === 'auto' && e.tabIndex < 0)).map(e => e.outerHTML.slice(0, 80))"""
+        && getComputedStyle(e).overflowX === 'auto' && e.tabIndex < 0))
+        .map(e => e.outerHTML.slice(0, 80))"""
     assert running.ask(page, question, 360)[0] == []
     assert (
         running.ask(page, "document.querySelectorAll('a, summary, [tabindex=\"0\"]').length", 360)[
@@ -211,9 +212,11 @@ def test_in_a_browser_words_have_contrast(opened: tuple[browser.Browser, Path], 
     question = """(() => {
         const rgb = c => c.match(/[\\d.]+/g).map(Number);
         const light = c => { const [r, g, b] = rgb(c).slice(0, 3).map(v => v / 255)
-            .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b; };
+            .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+            return .2126 * r + .7152 * g + .0722 * b; };
         const ground = e => { while (e) { const c = getComputedStyle(e).backgroundColor;
-            if (rgb(c).length === 3 || rgb(c)[3] === 1) return c; e = e.parentElement; } return 'rgb(255, 255, 255)'; };
+            if (rgb(c).length === 3 || rgb(c)[3] === 1) return c; e = e.parentElement; }
+            return 'rgb(255, 255, 255)'; };
         const found = [];
         for (const e of document.querySelectorAll('body *')) {
             if (![...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())) continue;

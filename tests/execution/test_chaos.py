@@ -92,7 +92,7 @@ class World:
         assert directory.verify() == []
         manifest = directory.manifest()
         assert manifest is not None
-        assert manifest["counts"]["images"] == manifest["samples"]
+        assert manifest.counts.images == manifest.samples
         assert result(directory) == reference
 
     def heal(self) -> None:
@@ -258,7 +258,7 @@ def test_stopping_a_job_takes_less_than_three_seconds_and_says_how_to_go_on(
     assert "The same command goes on from there" in world.log(name)
     _, driver = latest(world.directory("stopped"))
     assert driver is not None
-    assert driver["state"] == "stopped", "it had time to say so"
+    assert driver.state == "stopped", "it had time to say so"
     report("ray job stop", took=seconds)
 
 

@@ -57,7 +57,8 @@ from wna_ray.specs.run import Spec
 from aiobotocore.httpsession import AIOHTTPSession
 
 DIED = 137
-FILES = {"open", "os.link", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.scandir", "os.listdir"}
+FILES = {"open", "os.link", "os.rename", "os.remove"}
+FILES |= {"os.mkdir", "os.rmdir", "os.scandir", "os.listdir"}
 torch.set_num_threads(1)
 pictures = json.loads(sys.argv[1])
 figures.draw = lambda *_, **__: {name: text.encode() for name, text in pictures.items()}
@@ -74,7 +75,8 @@ class Counter:
             os._exit(DIED)
 
     def audit(self, event, args):
-        if event in FILES and isinstance(args[0], (str, os.PathLike)) and os.fspath(args[0]).startswith(self.folder):
+        named = event in FILES and isinstance(args[0], (str, os.PathLike))
+        if named and os.fspath(args[0]).startswith(self.folder):
             self.step(event + " " + os.path.basename(os.fspath(args[0]))[:9])
 
     def fsync(self, fd, fsync=os.fsync):
@@ -110,7 +112,8 @@ def child(spec, url, k, log):
         json.dump([counter.n, counter.names], file)
     os._exit(code)
 
-with tempfile.TemporaryDirectory() as folder:  # imports what a run imports on its way, which else each child would do
+# This imports what a run imports on its way, which else each child would do.
+with tempfile.TemporaryDirectory() as folder:
     run(Spec.parse(json.loads(sys.argv[2])), folder + "/warm", executor="local")
 
 for line in sys.stdin:
@@ -220,10 +223,9 @@ def test_a_crash_at_any_operation_costs_nothing(
             return f"{at}: exit codes {died}, {resumed}; {told[-1:]}"
         found = objects(directory)
         if found != reference:
-            return (
-                f"{at}: not the same:"
-                f" {sorted(n for n in found.keys() | reference if found.get(n) != reference.get(n))}"
-            )
+            every = found.keys() | reference
+            other = sorted(n for n in every if found.get(n) != reference.get(n))
+            return f"{at}: not the same: {other}"
         return "\n".join(f"{at}: {fault}" for fault in directory.verify())
 
     with ThreadPoolExecutor(len(nurseries)) as pool:

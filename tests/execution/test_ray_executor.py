@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,8 @@ from wna_ray.events import (
     WorkersChanged,
 )
 from wna_ray.execution.executor import PayloadLost
-from wna_ray.execution.ray import RayExecutor, _Actor, _Call, connect
+from wna_ray.execution.ray import connect
+from wna_ray.execution.ray_calls import Actor, Call, Calls
 
 LOSE_A_NODE = """
 import sys
@@ -42,8 +42,14 @@ from wna_ray.execution.ray import RayExecutor
 from wna_ray.runs.directory import RunDirectory
 from wna_ray.specs.run import Spec
 
-fast = dict(health_check_initial_delay_ms=500, health_check_period_ms=500, health_check_timeout_ms=1000, health_check_failure_threshold=3)
-cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=1, include_dashboard=False, _system_config=fast))
+fast = dict(
+    health_check_initial_delay_ms=500,
+    health_check_period_ms=500,
+    health_check_timeout_ms=1000,
+    health_check_failure_threshold=3,
+)
+head = dict(num_cpus=1, include_dashboard=False, _system_config=fast)
+cluster = Cluster(initialize_head=True, head_node_args=head)
 second = cluster.add_node(num_cpus=1)
 ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
 spec = Spec.parse({
@@ -57,12 +63,13 @@ gone = False
 
 def callback(event):
     global gone
-    if isinstance(event, ShardDone) and not gone and sum(a.node is not None for a in executor._pool) == 2:
+    if isinstance(event, ShardDone) and not gone and executor.workers == 2:
         gone = True
         cluster.remove_node(second, allow_graceful=False)
 
 execute(spec, RunDirectory(sys.argv[1]), executor, callback)
-print("gone:", gone, "faults:", RunDirectory(sys.argv[1]).verify(), "started:", sum(a.node is not None for a in executor._pool), flush=True)
+faults = RunDirectory(sys.argv[1]).verify()
+print("gone:", gone, "faults:", faults, "started:", executor.workers, flush=True)
 executor.close()
 ray.shutdown()
 cluster.shutdown()
@@ -127,13 +134,14 @@ done = []
 
 def notice(event):
     if isinstance(event, ShardDone):
-        done.append(len(executor._unfit))
-    if len(done) == 20 and not executor._unfit:
+        done.append(len(executor.unfit))
+    if len(done) == 20 and not executor.unfit:
         say("nobody was found unfit")
 
 execute(spec, RunDirectory(sys.argv[1] + "/unfit"), executor, notice)
-used = {actor.node for actor in executor._pool if actor.node}
-say("unfit:", RunDirectory(sys.argv[1] + "/unfit").verify(), len(executor._unfit), len(used), used.isdisjoint(executor._unfit))
+used, unfit = {actor.node for actor in executor.pool if actor.node}, executor.unfit
+faults = RunDirectory(sys.argv[1] + "/unfit").verify()
+say("unfit:", faults, len(unfit), len(used), used.isdisjoint(unfit))
 executor.close()
 ray.shutdown()
 cluster.shutdown()
@@ -304,52 +312,47 @@ def test_workers_come_and_go_with_the_cluster(tmp_path: Path) -> None:
 
 def test_a_copy_may_go_where_the_first_has_ended() -> None:
     """Or it would wait for ever, where that is the only worker left."""
-    only = _Actor(None, None, "node")
-    executor = RayExecutor.__new__(RayExecutor)
-    executor._pool = [only]
-    first = _Call("merge", (), (), actor=only)
+    only = Actor(None, None, "node")
+    pool = [only]
+    calls = Calls(pool)
+    first = Call("merge", (), (), actor=only)
     only.calls.append(first)
-    copy = _Call("merge", (), (), avoid=first)
-    assert executor._place(copy) is None
-    other = _Actor(None, None, "node")
-    executor._pool.append(other)
-    assert executor._place(copy) is other, "the same machine, where there is no other"
-    executor._pool.append(_Actor(None, None, "another"))
-    assert executor._place(copy) is executor._pool[-1]
-    executor._pool = [only]
+    copy = Call("merge", (), (), avoid=first)
+    assert calls.place(copy) is None
+    other = Actor(None, None, "node")
+    pool.append(other)
+    assert calls.place(copy) is other, "the same machine, where there is no other"
+    pool.append(Actor(None, None, "another"))
+    assert calls.place(copy) is pool[-1]
+    del pool[1:]
     only.calls.remove(first)
-    assert executor._place(copy) is only
+    assert calls.place(copy) is only
 
 
 def test_what_only_a_lost_machine_had_is_lost_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray itself takes 10 to 18 s more to tell a merge that its partial will not come."""
     cancelled = []
     monkeypatch.setattr("ray.cancel", cancelled.append)
-    lost, living = _Actor(None, None, "lost"), _Actor(None, None, "living")
-    executor = RayExecutor.__new__(RayExecutor)
-    executor._pool, executor._gone, executor._ended, executor._waiting = (
-        [lost, living],
-        set(),
-        [],
-        deque(),
-    )
-    partials = [_Call("shard", (), (), actor=actor) for actor in (lost, living)]
+    lost, living = Actor(None, None, "lost"), Actor(None, None, "living")
+    calls = Calls([lost, living])
+    partials = [Call("shard", (), (), actor=actor) for actor in (lost, living)]
     flying = [
-        _Call("merge", (partial,), (), actor=living, report=f"{partial.actor.node} report")
+        Call("merge", (partial,), (), actor=living, report=f"{partial.actor.node} report")
         for partial in partials
         if partial.actor
     ]
     living.calls += flying
-    waiting = _Call("merge", tuple(partials), ())
-    executor._waiting.append(waiting)
-    executor._note_gone({"lost"})
+    waiting = Call("merge", tuple(partials), ())
+    calls.add(waiting)
+    calls.note_gone({"lost"})
     living.calls.clear()  # room for one more
-    executor._dispatch()
-    assert executor._ended == [flying[0], waiting]
+    calls.dispatch()
+    ended = calls.take_ended()
+    assert ended == [flying[0], waiting]
     assert cancelled == ["lost report"]
-    for call in executor._ended:
+    for call in ended:
         with pytest.raises(PayloadLost, match="the machine that had it is gone"):
-            executor.report(call)
+            call.result()
 
 
 @pytest.mark.ray

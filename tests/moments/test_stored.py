@@ -242,8 +242,8 @@ def test_a_manifest_names_every_file(make_spec: MakeSpec, tmp_path: Path) -> Non
         for f in (tmp_path / "run" / "responses").iterdir()
     }
     listed = {
-        name: entry["sha256"]
-        for name, entry in finished._objects.items()
+        name: entry.sha256
+        for name, entry in finished.manifest.objects.items()
         if name.startswith("responses/")
     }
     assert listed == files

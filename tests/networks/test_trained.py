@@ -19,7 +19,7 @@ import torch
 from wna_ray.errors import ModelError
 from wna_ray.networks.models import load
 from wna_ray.networks.trained import describe
-from wna_ray.shards.network import Network
+from wna_ray.shards.loading import load_network
 from wna_ray.shards.resolve import resolve
 from wna_ray.specs.numerics import NormaliseSpec
 from wna_ray.specs.run import Spec
@@ -92,7 +92,7 @@ def test_a_run_of_it_does_not_depend_on_where_it_lies(
         Spec.parse({"model": f"trained:{where}", "stimulus": stimulus, "samples": 1000})
         for where in (folder, tmp_path / "moved")
     ]
-    one, two = (resolve(spec, Network(spec, "cpu")) for spec in specs)
+    one, two = (resolve(spec, load_network(spec, "cpu")).job for spec in specs)
     assert one.fingerprint == two.fingerprint
     assert one.names == ("3", "8")
 

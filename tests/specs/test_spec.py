@@ -32,7 +32,9 @@ numerics: {dtype: float32, batch: 512}
 """
 FULL = """
 model: python:net:make?depth=3
-stimulus: {kind: sparse, shape: [3, 8, 9], offset: mean.npy, scale: 1.5, cell: 2, density: 0.25, space: input}
+stimulus:
+  {kind: sparse, shape: [3, 8, 9], offset: mean.npy, scale: 1.5, cell: 2, density: 0.25,
+   space: input}
 responses: [confidence, {kind: logits, centred: false}, probabilities]
 samples: 7
 seed: 18446744073709551615

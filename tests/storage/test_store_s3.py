@@ -16,6 +16,7 @@ from s3fs import S3FileSystem
 from servers import S3Server
 
 from wna_ray.errors import StoreError
+from wna_ray.storage import s3
 from wna_ray.storage import store as store_module
 from wna_ray.storage.store import Place, Store
 
@@ -149,9 +150,8 @@ def test_a_store_that_ignores_conditions_is_named(
 
 
 def test_a_protocol_without_conditions_is_named() -> None:
-    store = Store("memory://x/y")
-    store._protocol = "ftp"
-    with pytest.raises(StoreError, match="ftp:// is not known to write on a condition"):
+    store = Store("http://127.0.0.1:9/run")
+    with pytest.raises(StoreError, match="http:// is not known to write on a condition"):
         store.require_conditions()
 
 
@@ -186,7 +186,8 @@ class Faulty(BaseHTTPRequestHandler):
                 "409": "ConditionalRequestConflict",
                 "403": "AccessDenied",
             }[fault]
-            text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>planted</Message></Error>".encode()
+            error = f"<Error><Code>{code}</Code><Message>planted</Message></Error>"
+            text = f"<?xml version='1.0'?>{error}".encode()
             self.reply(int(fault), {"Content-Type": "application/xml"}, text, len(text))
             return
         upstream = http.client.HTTPConnection(self.upstream)
@@ -274,14 +275,7 @@ def test_half_an_answer_is_no_answer(faults: list[str]) -> None:
 def test_a_server_that_hangs_is_left_and_tried_again(
     faults: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = store_module._s3_options
-
-    def impatient(endpoint: str | None) -> dict[str, Any]:
-        found = options(endpoint)
-        found["config_kwargs"]["read_timeout"] = 0.5
-        return found
-
-    monkeypatch.setattr(store_module, "_s3_options", impatient)
+    monkeypatch.setattr(s3, "READ_SECONDS", 0.5)
     store = Store(f"s3://runs/{uuid.uuid4().hex}")
     faults[:] = ["hang"]
     assert store.create("x", b"mine")

@@ -277,36 +277,22 @@ def test_other_things_are_refused(changes: dict[str, Any], words: str) -> None:
         correlations([base])
 
 
+def wna(*arguments: Any) -> Any:
+    return CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+
+
 def test_the_command(make_spec: MakeSpec, tmp_path: Path) -> None:
-    """A sweep and a run beside it; the same noise is told, other images are refused but for
-    their convergence.
-    """
-
-    def wna(*arguments: Any) -> Any:
-        return CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
-
+    """A sweep and a run beside it; that they saw the same noise is said."""
     base = make_spec(samples=640).model_dump(mode="json", exclude_unset=True)
     nets = {
         f"net-{i}": {"model": f"python:networks_for_tests:linear?seed={i}", "seed": i}
         for i in range(2)
     }
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump({"sweep": {"network": nets}} | base))
-    assert (
-        wna(
-            "run", tmp_path / "job.yaml", "--out", tmp_path / "sweep", "--executor", "local"
-        ).exit_code
-        == 0
-    )
-    run(make_spec(seed=1, samples=640), str(tmp_path / "other"), executor="local")
-    got = wna(
-        "compare",
-        tmp_path / "sweep",
-        tmp_path / "other",
-        "--kind",
-        "logits",
-        "--to",
-        tmp_path / "out",
-    )
+    job, sweep, other, out = (tmp_path / name for name in ("job.yaml", "sweep", "other", "out"))
+    job.write_text(yaml.safe_dump({"sweep": {"network": nets}} | base))
+    assert wna("run", job, "--out", sweep, "--executor", "local").exit_code == 0
+    run(make_spec(seed=1, samples=640), str(other), executor="local")
+    got = wna("compare", sweep, other, "--kind", "logits", "--to", out)
     assert got.exit_code == 0, got.output
     assert "sweep/net-1, other saw the same noise (one seed)" in got.stderr
     assert "sweep/net-0" in got.stdout
@@ -317,42 +303,30 @@ def test_the_command(make_spec: MakeSpec, tmp_path: Path) -> None:
         "images.parquet",
         "mean_correlations.parquet",
     ]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names
-    table = pq.read_table(tmp_path / "out" / "mean_correlations.parquet").to_pylist()
+    assert sorted(p.name for p in out.iterdir()) == names
+    table = pq.read_table(out / "mean_correlations.parquet").to_pylist()
     assert [(row["a"], row["b"]) for row in table] == [
         ("sweep/net-0", "sweep/net-1"),
         ("sweep/net-0", "other"),
         ("sweep/net-1", "other"),
     ]
-    refused = wna("compare", tmp_path / "sweep", "--kind", "activation", "--to", tmp_path / "x")
-    assert (refused.exit_code, "has no activation; it has label, logits" in refused.stderr) == (
-        1,
-        True,
-    )
-    run(
-        make_spec(stimulus={"shape": [1, 2, 8]}, samples=640),
-        str(tmp_path / "wide"),
-        executor="local",
-    )
-    wide = wna(
-        "compare", tmp_path / "other", tmp_path / "wide", "--kind", "logits", "--to", tmp_path / "x"
-    )
-    assert (wide.exit_code, "1x4x4 and 1x2x8" in wide.stderr) == (1, True)
-    only = wna(
-        "compare",
-        tmp_path / "other",
-        tmp_path / "wide",
-        "--kind",
-        "logits",
-        "--to",
-        tmp_path / "x",
-        "--only-convergence",
-    )
+    refused = wna("compare", sweep, "--kind", "activation", "--to", tmp_path / "x")
+    assert refused.exit_code == 1
+    assert "has no activation; it has label, logits" in refused.stderr
+
+
+def test_the_command_refuses_other_images_but_for_their_convergence(
+    make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    other, wide, to = (tmp_path / name for name in ("other", "wide", "x"))
+    run(make_spec(seed=1, samples=640), str(other), executor="local")
+    run(make_spec(stimulus={"shape": [1, 2, 8]}, samples=640), str(wide), executor="local")
+    asked = ("compare", other, wide, "--kind", "logits", "--to", to)
+    refused = wna(*asked)
+    assert (refused.exit_code, "1x4x4 and 1x2x8" in refused.stderr) == (1, True)
+    only = wna(*asked, "--only-convergence")
     assert only.exit_code == 0, only.output
-    assert sorted(p.name for p in (tmp_path / "x").iterdir()) == [
-        "convergence.png",
-        "images.parquet",
-    ]
+    assert sorted(p.name for p in to.iterdir()) == ["convergence.png", "images.parquet"]
 
 
 def test_figures_are_a_function_of_what_they_show() -> None:

@@ -208,7 +208,7 @@ def test_other_images_are_told(
     monkeypatch.setattr(
         made_up_digits, "split", lambda train: real(train).of_classes(tuple(range(9, -1, -1)))
     )
-    training._splits.cache_clear()
+    training.splits.cache_clear()
     with pytest.raises(RunError, match="trained on different images"):
         train(spec(), str(tmp_path), executor="local")
 
@@ -218,7 +218,7 @@ def test_absent_images_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         raise train_run.NotAtHand("no MNIST at hand; set WNA_DATA to a folder that holds MNIST/raw")
 
     monkeypatch.setattr(training.datasets, "load", absent)
-    training._splits.cache_clear()
+    training.splits.cache_clear()
     with pytest.raises(SpecError, match=r"^dataset: no MNIST at hand; set WNA_DATA"):
         train(spec(), str(tmp_path), executor="local")
 
@@ -243,7 +243,7 @@ def test_a_panel(digits: list[bool], tmp_path: Path) -> None:
 
 @pytest.mark.ray
 def test_ray_gives_the_same_bytes(wna_data: Path, ray_cluster: None, tmp_path: Path) -> None:
-    training._splits.cache_clear()
+    training.splits.cache_clear()
     asked = spec(images=50, epochs=2, validation=100)
     train(asked, str(tmp_path / "local"), executor="local")
     events: list[TrainingEvent] = []
@@ -262,7 +262,7 @@ def test_a_worker_that_dies_is_replaced(wna_data: Path, ray_cluster: None, tmp_p
     import os
     from collections.abc import Iterator
 
-    training._splits.cache_clear()
+    training.splits.cache_clear()
     asked = spec(images=50, epochs=3, validation=100, seeds=[0])
     train(asked, str(tmp_path / "local"), executor="local")
     real, flag = train_run.train_network, str(tmp_path / "died")

@@ -1,7 +1,11 @@
-"""The command line: one file a group of commands, on top of every other room.
+"""The command line, on top of every other room.
 
-Its public names are `app`, the Typer application with all commands, and `main`, the entry point of
-``wna``. It may import every room, and it alone imports late: when a command is called.
+`plan`, `run`, `inspect` and `studies` hold the commands with their options and help texts. Each
+command imports the module that does its work when it is called (`planning`, `running`,
+`inspecting`, ...), so ``wna --help`` loads no room. The exit codes are in `shared`.
+
+Public: `app`, the Typer application with all commands, and `main`, the entry point of ``wna``.
+May import: every room, and it alone imports late.
 """
 
 from __future__ import annotations

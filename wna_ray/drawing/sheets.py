@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -111,14 +111,14 @@ class Cell:
         **how: Any,
     ) -> None:
         """An image ``(H, W)`` or ``(H, W, 3)``, its first row on top."""
-        shown = np.asarray(values)
-        height, width = shown.shape[:2]
+        picture = np.asarray(values)
+        height, width = picture.shape[:2]
         self._aspect, self._x, self._y = height / width, (-0.5, width - 0.5), (height - 0.5, -0.5)
         self._settle()
         image = AxesImage(
             self.axis, cmap=cmap, extent=(-0.5, width - 0.5, height - 0.5, -0.5), **how
         )
-        image.set_data(shown)
+        image.set_data(picture)
         image.set_clim(vmin, vmax)
         image.set_transform(self._place + self.axis.transData)
         self.axis.add_artist(image)
@@ -192,15 +192,11 @@ class Block:
     titled: Sequence[int] = ()
 
 
-class Sheet:
-    """Blocks of cells one below another.
+class Layout(TypedDict, total=False):
+    """How a sheet is laid out; `USUAL` has what is left out.
 
-    Parameters
+    Attributes
     ----------
-    title
-        Of the whole.
-    blocks
-        From above.
     aspect
         Height over width of a picture.
     side
@@ -211,75 +207,108 @@ class Sheet:
         Inches kept free for labels of lines and for colour bars.
     narrowest
         Inches; a figure is never narrower, whatever it shows.
+    size
+        Of the title's letters.
     framed
         Whether cells have frames.
     """
 
-    def __init__(
-        self,
-        title: str,
-        blocks: Sequence[Block],
-        *,
-        aspect: float = 1.0,
-        side: float = 1.2,
-        pitch: float = 1.35,
-        left: float = 0.0,
-        right: float = 0.0,
-        narrowest: float = 7.5,
-        size: float = LARGE,
-        framed: bool = True,
-    ) -> None:
+    aspect: float
+    side: float
+    pitch: float
+    left: float
+    right: float
+    narrowest: float
+    size: float
+    framed: bool
+
+
+USUAL: Layout = {
+    "aspect": 1.0,
+    "side": 1.2,
+    "pitch": 1.35,
+    "left": 0.0,
+    "right": 0.0,
+    "narrowest": 7.5,
+    "size": LARGE,
+    "framed": True,
+}
+
+
+class Sheet:
+    """Blocks of cells one below another.
+
+    Parameters
+    ----------
+    title
+        Of the whole.
+    blocks
+        From above.
+    **layout
+        See `Layout`.
+    """
+
+    def __init__(self, title: str, blocks: Sequence[Block], **layout: Unpack[Layout]) -> None:
+        self._layout: Layout = {**USUAL, **layout}
+        aspect, side, pitch = (self._layout[key] for key in ("aspect", "side", "pitch"))
+        left, right, size = (self._layout[key] for key in ("left", "right", "size"))
         columns = max(len(line) for block in blocks for line in block.lines)
-        width = max(narrowest, columns * pitch + left + right + 2 * GAP)
-        picture = side * min(1.0, aspect)
-        lines = [
-            [_height(picture, line, n) for line, n in zip(b.lines, _titles(b), strict=True)]
-            for b in blocks
-        ]
+        width = max(self._layout["narrowest"], columns * pitch + left + right + 2 * GAP)
+        self._picture = side * min(1.0, aspect)
+        heights = [self._heights(block) for block in blocks]
         headings = [
             _tall(block.heading, MIDDLE) + 2 * GAP if block.heading else 0.0 for block in blocks
         ]
         tall = _tall(title, size) + 3 * GAP
-        height = tall + sum(headings) + sum(map(sum, lines)) + GAP
+        height = tall + sum(headings) + sum(map(sum, heights)) + GAP
         self.figure = Figure(figsize=(width, height))
         self.axis = self.figure.add_axes((0.0, 0.0, 1.0, 1.0))
         self.axis.set_axis_off()
         self.axis.set_xlim(0, width)
         self.axis.set_ylim(0, height)
         self.axis.set_autoscale_on(False)
-        self.axis.text(width / 2, height - GAP, title, ha="center", va="top", fontsize=size)
+        self._write(width / 2, height - GAP, title, size)
         self.cells: list[list[list[Cell]]] = []
         """By block, line and column."""
         self._bars: list[tuple[float, float]] = []
         self._bar_at = width - right + 2 * GAP
-        y, first = (
-            height - tall,
-            left + GAP + (width - 2 * GAP - left - right - columns * pitch) / 2,
-        )
-        for block, heights, above in zip(blocks, lines, headings, strict=True):
+        self._first = left + GAP + (width - 2 * GAP - left - right - columns * pitch) / 2
+        y = height - tall
+        for block, needed, above in zip(blocks, heights, headings, strict=True):
             if block.heading:
-                self.axis.text(
-                    left + (width - left - right) / 2,
-                    y,
-                    block.heading,
-                    ha="center",
-                    va="top",
-                    fontsize=MIDDLE,
-                )
-            y -= above
-            of_block = []
-            for line, needed, n in zip(block.lines, heights, _titles(block), strict=True):
-                top = y - _over(n)
-                places = [first + i * pitch + (pitch - side) / 2 for i in range(len(line))]
-                of_block.append(
-                    [Cell(self.axis, x, top, side, picture, aspect, framed) for x in places]
-                )
-                for cell, text in zip(of_block[-1], line, strict=True):
-                    if text:
-                        cell.set_xlabel(text)
-                y -= needed
-            self.cells.append(of_block)
-            self._bars.append((y + 2 * GAP, sum(heights) - 3 * GAP))
+                self._write(left + (width - left - right) / 2, y, block.heading, MIDDLE)
+            y = self._add(block, needed, y - above)
+
+    def _heights(self, block: Block) -> list[float]:
+        """Inches that each line of a block takes."""
+        titles = _titles(block)
+        return [
+            _height(self._picture, line, n) for line, n in zip(block.lines, titles, strict=True)
+        ]
+
+    def _write(self, x: float, y: float, text: str, size: float) -> None:
+        self.axis.text(x, y, text, ha="center", va="top", fontsize=size)
+
+    def _add(self, block: Block, heights: Sequence[float], y: float) -> float:
+        """Draw the cells of a block from `y` on downwards; gives where it ends."""
+        aspect, side, pitch = (self._layout[key] for key in ("aspect", "side", "pitch"))
+        lines = []
+        for line, needed, n in zip(block.lines, heights, _titles(block), strict=True):
+            top = y - _over(n)
+            places = [self._first + i * pitch + (pitch - side) / 2 for i in range(len(line))]
+            lines.append(
+                [
+                    Cell(self.axis, x, top, side, self._picture, aspect, self._layout["framed"])
+                    for x in places
+                ]
+            )
+            for cell, text in zip(lines[-1], line, strict=True):
+                if text:
+                    cell.set_xlabel(text)
+            y -= needed
+        self.cells.append(lines)
+        self._bars.append((y + 2 * GAP, sum(heights) - 3 * GAP))
+        return y
 
     def bar(self, block: int, most: float = 1.6) -> Axes:
         """Axes for a colour bar, right of a block."""

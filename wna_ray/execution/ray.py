@@ -17,9 +17,7 @@ import socket
 import stat
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +29,7 @@ from ray.job_config import JobConfig
 
 from wna_ray.errors import CanaryError, SpecError, WnaError
 from wna_ray.execution.executor import PayloadLost, WorkerLost
+from wna_ray.execution.ray_calls import IN_FLIGHT, Actor, Call, Calls
 from wna_ray.execution.worker import Worker
 from wna_ray.machine import Machine
 from wna_ray.shards.network import Device
@@ -42,9 +41,6 @@ os.environ.setdefault(
 )  # workers use this interpreter, however it was started
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
-IN_FLIGHT = (
-    2  # calls on an actor: one that runs, one that waits, so that no actor idles for the driver
-)
 FOLLOW_SECONDS = 2.0  # between looks at what the cluster has
 DEAD_SECONDS = 10.0  # how long a dead actor's other calls may take to be reported dead
 FETCH_SECONDS = 600.0  # for the merged moments on their way to the driver
@@ -58,32 +54,6 @@ class RayWorker(Worker):
     def where(self) -> str:
         """The node's identifier."""
         return str(ray.get_runtime_context().get_node_id())
-
-
-_GONE = PayloadLost("the machine that had it is gone")
-
-
-@dataclass(eq=False)
-class _Actor:
-    handle: Any
-    ready: Any  # ray.ObjectRef: ends when the actor has started, with its node
-    node: str | None = None  # once it has started
-    calls: list[_Call] = field(default_factory=list)
-
-
-@dataclass(eq=False)
-class _Call:
-    """A ticket: a call that waits for an actor, or is on one, or has ended."""
-
-    method: str
-    inputs: Sequence[_Call]
-    args: tuple[Any, ...]
-    avoid: _Call | None = None
-    actor: _Actor | None = None
-    payload: Any = None  # ray.ObjectRef, once it is on an actor
-    report: Any = None  # ray.ObjectRef
-    end: Any = None
-    dropped: bool = False
 
 
 class RayExecutor:
@@ -103,12 +73,12 @@ class RayExecutor:
     """
 
     def __init__(self, spec: Held, workers: int | None = None, address: str | None = None) -> None:
-        self._spec, self._asked = spec, workers
-        self._pool: list[_Actor] = []
-        self._waiting: deque[_Call] = deque()
-        self._ended: list[_Call] = []
-        self._unfit: dict[str, CanaryError] = {}
-        self._gone: set[str] = set()  # nodes that were there once
+        self._spec, self._target = spec, workers
+        self.pool: list[Actor] = []
+        """Actors that have started, or are starting."""
+        self.unfit: dict[str, CanaryError] = {}
+        """Machines, by node, whose arithmetic is not the run's."""
+        self._calls = Calls(self.pool)
         self._losses = 0  # actors lost since a call last ended well
         self._alone_since = self._followed = time.monotonic()
         self._started = connect(address, workers, spec.numerics.threads, runs_code(spec))
@@ -123,11 +93,11 @@ class RayExecutor:
 
     @property
     def workers(self) -> int:
-        return sum(actor.node is not None for actor in self._pool)
+        return sum(actor.node is not None for actor in self.pool)
 
     @property
     def wanted(self) -> int:
-        return max(1, len(self._pool))
+        return max(1, len(self.pool))
 
     @property
     def window(self) -> int:
@@ -151,56 +121,43 @@ class RayExecutor:
         return ray.put(value)
 
     def submit(
-        self, method: str, *args: Any, inputs: Sequence[_Call] = (), avoid: _Call | None = None
-    ) -> _Call:
-        call = _Call(method, tuple(inputs), args, avoid)
-        if inputs or avoid is not None:
-            self._waiting.appendleft(
-                call
-            )  # merges and commits free memory, copies are late already: they go first
-        else:
-            self._waiting.append(call)
-        self._dispatch()
+        self, method: str, *args: Any, inputs: Sequence[Call] = (), avoid: Call | None = None
+    ) -> Call:
+        call = Call(method, tuple(inputs), args, avoid)
+        self._calls.add(call)
+        self._calls.dispatch()
         return call
 
-    def wait(self, timeout: float) -> list[_Call]:
+    def wait(self, timeout: float) -> list[Call]:
         self._follow()
-        self._dispatch()
-        calls = {call.report: actor for actor in self._pool for call in actor.calls}
-        starting = {actor.ready: actor for actor in self._pool if actor.node is None}
+        self._calls.dispatch()
+        calls = {call.report: actor for actor in self.pool for call in actor.calls}
+        starting = {actor.ready: actor for actor in self.pool if actor.node is None}
         refs = [*calls, *starting]
-        assert refs or self._ended, "calls are waited for that no worker has"
-        ready, _ = ray.wait(
-            refs, num_returns=1, timeout=0 if self._ended else timeout, fetch_local=True
-        )
+        assert refs or self._calls.any_ended, "calls are waited for that no worker has"
+        longest = 0 if self._calls.any_ended else timeout
+        ready, _ = ray.wait(refs, num_returns=1, timeout=longest, fetch_local=True)
         if ready:  # take all that is ready, not only the first
             ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=True)
         for actor in {id(a): a for a in (calls.get(r) or starting[r] for r in ready)}.values():
             self._look_at(actor, set(ready))
-        self._dispatch()
-        ended, self._ended = self._ended, []
-        return ended
+        self._calls.dispatch()
+        return self._calls.take_ended()
 
-    def report(self, ticket: _Call) -> Any:
-        if isinstance(ticket.end, BaseException):
-            raise ticket.end
-        return ticket.end
+    def report(self, ticket: Call) -> Any:
+        return ticket.result()
 
-    def payload(self, ticket: _Call) -> Any:
+    def payload(self, ticket: Call) -> Any:
         try:
             return ray.get(ticket.payload, timeout=FETCH_SECONDS)
         except RayError as error:
             raise PayloadLost(_first_line(error)) from None
 
-    def release(self, ticket: _Call) -> None:
-        ticket.dropped = True
-        ticket.payload = None  # the last reference: the object store frees the arrays
-        ticket.inputs = ()
-        if ticket in self._waiting:
-            self._waiting.remove(ticket)
+    def release(self, ticket: Call) -> None:
+        self._calls.drop(ticket)
 
     def close(self) -> None:
-        for actor in self._pool:
+        for actor in self.pool:
             with contextlib.suppress(RayError):
                 ray.kill(actor.handle)
         if self._started:
@@ -232,19 +189,19 @@ class RayExecutor:
         when nobody comes for too long.
         """
         now = time.monotonic()
-        if self._pool and now - self._followed < FOLLOW_SECONDS:
+        if self.pool and now - self._followed < FOLLOW_SECONDS:
             return
         self._followed = now
         nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        self._note_gone({node["NodeID"] for node in nodes if not node["Alive"]})
-        there = [node for node in nodes if node["Alive"] and node["NodeID"] not in self._unfit]
-        target = self._asked or max(1, sum(self._slots(node["Resources"]) for node in there))
-        while len(self._pool) < target:
-            self._pool.append(self._hire())
-        for actor in [actor for actor in self._pool if actor.node is None][
-            : max(0, len(self._pool) - target)
+        self._calls.note_gone({node["NodeID"] for node in nodes if not node["Alive"]})
+        fit = [node for node in nodes if node["Alive"] and node["NodeID"] not in self.unfit]
+        target = self._target or max(1, sum(self._slots(node["Resources"]) for node in fit))
+        while len(self.pool) < target:
+            self.pool.append(self._hire())
+        for actor in [actor for actor in self.pool if actor.node is None][
+            : max(0, len(self.pool) - target)
         ]:
-            self._pool.remove(actor)
+            self.pool.remove(actor)
             with contextlib.suppress(RayError):
                 ray.kill(actor.handle)
         if self.workers:
@@ -256,29 +213,11 @@ class RayExecutor:
                 " same command again when there is room"
             )
 
-    def _note_gone(self, gone: set[str]) -> None:
-        """Calls that need what only a lost machine had are lost; Ray would find out, too, but
-        many seconds later.
-        """
-        if gone == self._gone:
-            return
-        self._gone = gone
-        for actor in self._pool:
-            for call in [c for c in actor.calls if self._needs_gone(c)]:
-                with contextlib.suppress(RayError):
-                    ray.cancel(call.report)
-                self._settle(actor, call, _GONE)
-
-    def _needs_gone(self, call: _Call) -> bool:
-        return any(
-            ticket.actor is not None and ticket.actor.node in self._gone for ticket in call.inputs
-        )
-
     def _needs(self) -> str:
         threads = self._spec.numerics.threads
         return f"{threads} CPU{'s' * (threads > 1)}{' and 1 GPU' if self.device == 'cuda' else ''}"
 
-    def _hire(self) -> _Actor:
+    def _hire(self) -> Actor:
         # Out of order: a merge that waits for a partial on its way (or on a machine that is gone)
         # must not hold up a shard.
         options: dict[str, Any] = {
@@ -289,57 +228,16 @@ class RayExecutor:
         options["num_cpus"] = self._spec.numerics.threads
         if self.device == "cuda":
             options["num_gpus"] = 1
-        if self._unfit:
-            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(self._unfit)})"}
+        if self.unfit:
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(self.unfit)})"}
         handle: Any = (
             ray.remote(RayWorker)
             .options(scheduling_strategy="SPREAD", **options)
             .remote(self._spec, self.device)
         )
-        return _Actor(handle, handle.where.remote())
+        return Actor(handle, handle.where.remote())
 
-    def _dispatch(self) -> None:
-        """Give waiting calls to actors that have started and have room; never to one that may
-        not find a place.
-        """
-        kept: list[_Call] = []
-        room = sum(IN_FLIGHT - len(actor.calls) for actor in self._pool if actor.node is not None)
-        while self._waiting and room:
-            call = self._waiting.popleft()
-            if self._needs_gone(call):
-                call.end = _GONE
-                self._ended.append(call)
-                continue
-            actor = self._place(call)
-            if actor is None:
-                kept.append(call)
-                continue
-            bound = getattr(actor.handle, call.method).options(num_returns=2)
-            call.payload, call.report = bound.remote(
-                *(ticket.payload for ticket in call.inputs), *call.args
-            )
-            call.actor = actor
-            actor.calls.append(call)
-            room -= 1
-        self._waiting.extendleft(reversed(kept))
-
-    def _place(self, call: _Call) -> _Actor | None:
-        """The actor with least to do; for a second copy not the one that is at the first, and
-        rather on another machine.
-        """
-        free = [
-            actor
-            for actor in self._pool
-            if actor.node is not None
-            and len(actor.calls) < IN_FLIGHT
-            and call.avoid not in actor.calls
-        ]
-        if call.avoid is not None and call.avoid.actor is not None:
-            node = call.avoid.actor.node
-            free = [actor for actor in free if actor.node != node] or free
-        return min(free, key=lambda a: len(a.calls), default=None)
-
-    def _look_at(self, actor: _Actor, ready: set[Any]) -> None:
+    def _look_at(self, actor: Actor, ready: set[Any]) -> None:
         """Note that an actor has started, and how its calls ended; replace it if it is dead."""
         try:
             if actor.ready in ready:
@@ -349,32 +247,30 @@ class RayExecutor:
                 if isinstance(end, CanaryError):
                     self._shun(actor, end)
                     return
-                self._settle(actor, call, end)
+                self._calls.settle(actor, call, end)
                 self._losses = 0
         except (
             RayError
         ) as error:  # it died, or its machine did, or it ran out of memory, or it cannot be reached
             self._bury(actor, error)
 
-    def _shun(self, actor: _Actor, error: CanaryError) -> None:
+    def _shun(self, actor: Actor, error: CanaryError) -> None:
         """Use a machine no more whose arithmetic is not the run's; the others go on. If there
         are no others, that is the end.
         """
         assert actor.node is not None
-        self._unfit[actor.node] = error
-        if all(
-            node["NodeID"] in self._unfit for node in _nodes() if self._slots(node["Resources"])
-        ):
+        self.unfit[actor.node] = error
+        if all(node["NodeID"] in self.unfit for node in _nodes() if self._slots(node["Resources"])):
             raise error
-        for dead in [a for a in self._pool if a.node == actor.node]:
+        for dead in [a for a in self.pool if a.node == actor.node]:
             self._bury(dead, error, blame=False)
 
-    def _bury(self, dead: _Actor, error: Exception, blame: bool = True) -> None:
+    def _bury(self, dead: Actor, error: Exception, blame: bool = True) -> None:
         """Put a new actor in a dead one's place; its calls that had not ended are lost, and the
         oldest of them is to blame.
         """
         self._losses += blame
-        if self._losses > 3 * len(self._pool) + 3:
+        if self._losses > 3 * len(self.pool) + 3:
             raise WnaError(
                 f"{self._losses} workers in a row died without finishing a call"
                 f" ({_first_line(error)}); mend the cause (memory? libraries?) and run the same"
@@ -382,26 +278,20 @@ class RayExecutor:
             )
         with contextlib.suppress(RayError):
             ray.kill(dead.handle)  # in case it is only unreachable: its place must become free
-        self._pool[self._pool.index(dead)] = self._hire()
+        self.pool[self.pool.index(dead)] = self._hire()
         for call in list(dead.calls):
             try:
                 end = WorkerLost(_first_line(error), blamed=False) if not blame else _end(call)
             except RayError:
                 end, blame = WorkerLost(_first_line(error), blame), False
-            self._settle(dead, call, end)
-
-    def _settle(self, actor: _Actor, call: _Call, end: Any) -> None:
-        call.end, call.report = end, None
-        actor.calls.remove(call)
-        if not call.dropped:
-            self._ended.append(call)
+            self._calls.settle(dead, call, end)
 
 
 def _nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
-def _end(call: _Call) -> Any:
+def _end(call: Call) -> Any:
     """The report of a call, or the error it ended with; raises a `RayError` where its actor did
     not live to tell.
     """

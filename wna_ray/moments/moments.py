@@ -96,7 +96,8 @@ class ResponseMoments:
             for f in fields(self)
             if f.name.startswith(("count", "sum"))
         }
-        return ResponseMoments(rows=rows, peak=np.maximum(a.peak, b.peak), **sums)._carry()
+        sums["sum_yy"] = _carried(sums["sum_yy"])
+        return ResponseMoments(rows=rows, peak=np.maximum(a.peak, b.peak), **sums)
 
     def _on(self, rows: Ints) -> ResponseMoments:
         """The same sums on more rows."""
@@ -108,10 +109,6 @@ class ResponseMoments:
             wider[f.name] = np.zeros((len(rows), *mine.shape[1:]), dtype=np.int64)
             wider[f.name][np.searchsorted(rows, self.rows)] = mine
         return ResponseMoments(**wider)
-
-    def _carry(self) -> ResponseMoments:
-        high, low = self.sum_yy[:, 0], self.sum_yy[:, 1]
-        return replace(self, sum_yy=np.stack([high + (low >> 32), low & _LOW], axis=1))
 
     def variation(self, images: int) -> NDArray[np.float64]:
         """``(m,)``: ``sum (y - mean y)^2`` over all `images`, or patches (those that did not feed a
@@ -288,6 +285,12 @@ class Moments:
         return cls(
             images, nonfinite, out_of_range, arrays["sum_x"], arrays["sum_xx"], responses, half
         )
+
+
+def _carried(pairs: Ints) -> Ints:
+    """Pairs ``(m, 2)`` of high and low bits whose low part has 32 bits again."""
+    high, low = pairs[:, 0], pairs[:, 1]
+    return np.stack([high + (low >> 32), low & _LOW], axis=1)
 
 
 def add(a: Ints, b: Ints) -> Ints:

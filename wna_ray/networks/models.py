@@ -24,27 +24,24 @@ import hashlib
 import importlib
 import inspect
 import os
-import pickle
-import struct
 import sys
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from io import BytesIO
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import safetensors.torch
 import torch
 from torch import nn
 
 from wna_ray.errors import ModelError, near
-from wna_ray.files import expanded, read_file
+from wna_ray.files import read_file
 from wna_ray.networks import architectures as networks
 from wna_ray.networks import trained
 from wna_ray.networks.autoencoders import Autoencoder
+from wna_ray.networks.checkpoints import kind_of, load_weights
 from wna_ray.networks.exported.archive import Refused
 from wna_ray.networks.exported.reader import load_exported
 from wna_ray.networks.units import Tap
@@ -55,10 +52,6 @@ SCHEMES = MODEL_SCHEMES
 BUNDLED: dict[str, Callable[[], nn.Module]] = {"mnist-cnn": networks.mnist_cnn}
 BUNDLED_SHAPES = {"mnist-cnn": (1, 28, 28)}
 MOST_EXPORTED = 16 << 30  # bytes of an exported program, which says itself how large it is
-CHECKPOINT_SETS, CHECKPOINT_BYTES = 8, 64 << 20
-"""A file of weights may hold so many times the network's own bytes: in double precision, with
-averages and an optimiser's two moments.
-"""
 
 T = TypeVar("T")
 
@@ -152,7 +145,7 @@ def load(uri: str) -> Model:
         if parsed.scheme in ("export", "trained"):
             what = "an exported program" if parsed.scheme == "export" else "a trained network"
             raise ModelError(f"model: '{uri}': {what} holds its own weights; leave weights= out")
-        _load_weights(module, parsed.weights_path)
+        load_weights(module, parsed.weights_path)
     if parsed.scheme != "export":  # an exported program is fixed; torch refuses .eval() on it
         module.eval()
     module.requires_grad_(False)
@@ -373,7 +366,7 @@ def _export(uri: ModelURI) -> Model:
         raise ModelError(f"model: '{uri.name}' is refused: {reason}") from None
     except Exception as error:  # torch.export raises whatever its archive reader met
         raise ModelError(
-            f"model: '{uri.name}' is not a program saved by torch.export ({_kind(error)})"
+            f"model: '{uri.name}' is not a program saved by torch.export ({kind_of(error)})"
         ) from None
     return Model(module, "", hashlib.sha256(data).hexdigest())
 
@@ -447,94 +440,3 @@ def _trained(uri: ModelURI) -> Model:
         return Model(module.decoder, described.name, "", shape=module.code)
     names = () if described.autoencoder else described.classes
     return Model(module, described.name, "", names, identity, described.shape)
-
-
-def _load_weights(module: nn.Module, path: str) -> None:
-    """Load safetensors or a plain state dict; unwraps ``{"state_dict": ...}`` and a leading
-    ``module.``.
-    """
-    path, own = expanded(path), module.state_dict()
-    most = CHECKPOINT_BYTES + CHECKPOINT_SETS * sum(
-        v.numel() * v.element_size() for v in own.values()
-    )
-    data = read_file(path, "safetensors or a PyTorch state dict", most)
-    state: Any
-    try:
-        if urlsplit(path).path.endswith(".safetensors"):
-            state = safetensors.torch.load(data)
-        else:
-            _require_unpacked(data, most)
-            state = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
-    except _TooLarge as reason:
-        raise ModelError(f"model: weights '{path}' are refused: {reason}") from None
-    except Exception as error:  # safetensors and torch each have their own families of errors here
-        raise ModelError(
-            f"model: weights '{path}' are neither safetensors nor a state dict that"
-            f" weights_only=True reads ({_kind(error)})"
-        ) from None
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(
-        isinstance(v, torch.Tensor) for v in state.values()
-    ):
-        raise ModelError(
-            f"model: weights '{path}' hold {type(state).__name__}; expected a state dict (name ->"
-            " tensor)"
-        )
-    if state and all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    counters = {
-        key: value for key, value in own.items() if key.endswith("num_batches_tracked")
-    }  # old files lack them; eval ignores them
-    state = {**counters, **state}
-    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
-    if missing or extra or shapes:
-        wrong = [
-            f"{k} is {tuple(state[k].shape)}, not {tuple(own[k].shape)}" for k in sorted(shapes)
-        ]
-        faults = [f"no {', '.join(missing[:3])}"] * bool(missing) + [
-            f"unknown {', '.join(extra[:3])}"
-        ] * bool(extra)
-        raise ModelError(
-            f"model: weights '{path}' do not fit the network ({len(missing)} missing, {len(extra)}"
-            f" unknown, {len(shapes)} of another shape): {'; '.join([*faults, *wrong[:3]])}"
-        )
-    module.load_state_dict(state)
-
-
-class _TooLarge(Exception):
-    """An archive that would take more memory than the network has use for."""
-
-
-def _require_unpacked(data: bytes, most: int) -> None:
-    """Refuse an archive whose members are more than the network needs once they are unpacked.
-
-    torch reads sizes from the archive's last directory, and so does zipfile, as long as nothing
-    stands behind it.
-    """
-    if not data.startswith(b"PK"):
-        return  # the older form, which is not packed
-    if data[-22:-18] != b"PK\5\6" or data[-2:] != b"\0\0":
-        raise _TooLarge("something stands behind its archive; save it again by torch.save")
-    try:
-        with zipfile.ZipFile(BytesIO(data)) as archive:
-            total = sum(info.file_size for info in archive.infolist())
-    except (zipfile.BadZipFile, struct.error, NotImplementedError):
-        return  # torch says what it is
-    if total > most:
-        raise _TooLarge(
-            f"unpacked it has {total:,} bytes, more than the {most:,} that such a network can have"
-            " use for"
-        )
-
-
-def _kind(error: Exception) -> str:
-    """What went wrong, without torch's own advice (which is to switch its safety off)."""
-    return (
-        "it is a pickle of more than tensors"
-        if isinstance(error, pickle.UnpicklingError)
-        else type(error).__name__
-    )

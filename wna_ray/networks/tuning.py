@@ -57,11 +57,13 @@ class Compiled:
         return y.clone() if isinstance(y, torch.Tensor) else y
 
     def _compiled(self, x: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-        import torch._inductor.config
+        # The compiler's settings have no public name: torch.compile takes options or a mode, not
+        # both. They are imported only where a network is compiled, for that takes a second.
+        from torch._inductor import config
 
         if not x.is_cuda:
-            torch._inductor.config.compile_threads = 1  # no pool of processes beside the worker
-            torch._inductor.config.freezing = True  # weights are packed and batch norms folded once
+            config.compile_threads = 1  # no pool of processes beside the worker
+            config.freezing = True  # weights are packed and batch norms folded once
         try:
             call: Callable[[torch.Tensor], torch.Tensor] = torch.compile(
                 self._module, mode=self._mode, dynamic=False

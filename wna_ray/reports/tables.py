@@ -8,7 +8,7 @@ from rich.table import Table
 from wna_ray.drawing.tables import MOST_ROWS
 from wna_ray.kinds.any import views_of
 from wna_ray.runs.finished import Finished
-from wna_ray.sweeps.directory import Sweep
+from wna_ray.sweeps.finished import Sweep
 
 
 def tables_of(finished: Finished) -> list[Table]:

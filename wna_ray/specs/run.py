@@ -133,71 +133,14 @@ class Spec(Written):
 
     @model_validator(mode="after")
     def _check(self) -> Spec:
-        kinds = [r.kind for r in self.responses]
-        if len(set(kinds)) < len(kinds):
-            raise ValueError(f"responses: each kind may stand once, got {', '.join(kinds)}")
-        foreign = [kind for kind in kinds if kind not in UNIT_KINDS]
-        if self.target is not None and foreign:
-            raise ValueError(
-                f"responses: {foreign[0]} is of the network's output; units (target:) have"
-                f" {', '.join(UNIT_KINDS)}"
-            )
-        if self.decoder is not None and self.stimulus.space != "input":
-            raise ValueError(
-                "decoder: the noise is what it is fed, not pixels; give stimulus.space: input"
-            )
-        if self.decoder is not None and self.target is not None and self.target.evaluate != "image":
-            raise ValueError("decoder: it takes whole codes only; give target.evaluate: image")
+        """`ValueError` for the first parts that do not go together."""
+        self._check_responses()
+        self._check_decoder()
         if self.estimator == "gradient":
             self._check_gradient()
-        if self.stop is not None and self.stop.response not in (None, *kinds):
-            raise ValueError(
-                f"stop.response: {self.stop.response} is none of the responses ({', '.join(kinds)})"
-            )
-        if self.numerics.compile is not None and (
-            self.target is not None or self.estimator == "gradient"
-        ):
-            other = "target" if self.target is not None else "estimator: gradient"
-            raise ValueError(
-                f"numerics.compile: a compiled network gives its outputs, no more, but {other}"
-                " looks inside; leave one out"
-            )
-        if self.numerics.tune and self.estimator == "gradient":
-            raise ValueError(
-                "numerics.tune: times forward passes, but estimator: gradient goes backward, too;"
-                " give numerics.batch instead"
-            )
-        if self.numerics.tune and any(
-            uri.startswith("export:") for uri in (self.model, self.decoder or "")
-        ):
-            raise ValueError(
-                "numerics.tune: a program saved by torch.export has its batch built in; give"
-                " numerics.batch instead"
-            )
-        if self.target is not None and self.target.position == "pooled" and self.stimulus.cell > 1:
-            raise ValueError(
-                "target.position: pooled needs noise of single pixels; leave stimulus.cell out"
-            )
-        correlates = next(
-            (name for name in ("spectrum", "basis") if getattr(self.stimulus, name) is not None),
-            None,
-        )
-        if self.moments.second and self.stimulus.mixed:
-            raise ValueError(
-                "moments.second: variances of single values say nothing where values correlate;"
-                f" leave stimulus.{correlates} out"
-            )
-        if self.target is not None and self.target.position == "pooled":
-            if correlates is not None:
-                raise ValueError(
-                    "target.position: pooled needs patches of white noise; leave"
-                    f" stimulus.{correlates} out, or take centre"
-                )
-            if self.stimulus.measured:
-                raise ValueError(
-                    "target.position: patches of one picture are no independent samples, so pooled"
-                    " needs noise; take centre"
-                )
+        self._check_stop()
+        self._check_numerics()
+        self._check_correlations()
         return self
 
     def with_batch(self, batch: int) -> Self:
@@ -258,4 +201,79 @@ class Spec(Written):
             raise ValueError(
                 "estimator: gradient keeps neither second moments nor single responses; leave"
                 " them out"
+            )
+
+    def _check_responses(self) -> None:
+        kinds = [r.kind for r in self.responses]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError(f"responses: each kind may stand once, got {', '.join(kinds)}")
+        foreign = [kind for kind in kinds if kind not in UNIT_KINDS]
+        if self.target is not None and foreign:
+            raise ValueError(
+                f"responses: {foreign[0]} is of the network's output; units (target:) have"
+                f" {', '.join(UNIT_KINDS)}"
+            )
+
+    def _check_decoder(self) -> None:
+        if self.decoder is None:
+            return
+        if self.stimulus.space != "input":
+            raise ValueError(
+                "decoder: the noise is what it is fed, not pixels; give stimulus.space: input"
+            )
+        if self.target is not None and self.target.evaluate != "image":
+            raise ValueError("decoder: it takes whole codes only; give target.evaluate: image")
+
+    def _check_stop(self) -> None:
+        kinds = [r.kind for r in self.responses]
+        if self.stop is not None and self.stop.response not in (None, *kinds):
+            raise ValueError(
+                f"stop.response: {self.stop.response} is none of the responses ({', '.join(kinds)})"
+            )
+
+    def _check_numerics(self) -> None:
+        inside = self.target is not None or self.estimator == "gradient"
+        if self.numerics.compile is not None and inside:
+            other = "target" if self.target is not None else "estimator: gradient"
+            raise ValueError(
+                f"numerics.compile: a compiled network gives its outputs, no more, but {other}"
+                " looks inside; leave one out"
+            )
+        if self.numerics.tune and self.estimator == "gradient":
+            raise ValueError(
+                "numerics.tune: times forward passes, but estimator: gradient goes backward, too;"
+                " give numerics.batch instead"
+            )
+        uris = (self.model, self.decoder or "")
+        if self.numerics.tune and any(uri.startswith("export:") for uri in uris):
+            raise ValueError(
+                "numerics.tune: a program saved by torch.export has its batch built in; give"
+                " numerics.batch instead"
+            )
+
+    def _check_correlations(self) -> None:
+        """Pooled positions and second moments need values that are independent of each other."""
+        pooled = self.target is not None and self.target.position == "pooled"
+        if pooled and self.stimulus.cell > 1:
+            raise ValueError(
+                "target.position: pooled needs noise of single pixels; leave stimulus.cell out"
+            )
+        correlates = next(
+            (name for name in ("spectrum", "basis") if getattr(self.stimulus, name) is not None),
+            None,
+        )
+        if self.moments.second and self.stimulus.mixed:
+            raise ValueError(
+                "moments.second: variances of single values say nothing where values correlate;"
+                f" leave stimulus.{correlates} out"
+            )
+        if pooled and correlates is not None:
+            raise ValueError(
+                "target.position: pooled needs patches of white noise; leave"
+                f" stimulus.{correlates} out, or take centre"
+            )
+        if pooled and self.stimulus.measured:
+            raise ValueError(
+                "target.position: patches of one picture are no independent samples, so pooled"
+                " needs noise; take centre"
             )

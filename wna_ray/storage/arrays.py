@@ -28,7 +28,7 @@ from wna_ray.canonical import canonical
 from wna_ray.errors import RunError, StoreError
 from wna_ray.machine import require_memory
 from wna_ray.storage.bounds import NPY_BYTES
-from wna_ray.storage.store import no_memory
+from wna_ray.storage.faults import no_memory
 from wna_ray.text import plain
 
 MEMBERS = 128  # seven kinds of responses have 53, with halves 105

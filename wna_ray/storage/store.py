@@ -18,72 +18,50 @@ And a URL that is shown tells no secrets.
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
 import logging
 import os
 import random
 import re
-import stat
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from wna_ray import processes as process
 from wna_ray.errors import StoreError
 from wna_ray.files import fault_of
+from wna_ray.storage import local
+from wna_ray.storage.faults import (
+    is_absent,
+    may_pass,
+    no_memory,
+    reason,
+    status,
+    too_large,
+    way_out,
+)
+from wna_ray.storage.s3 import S3, s3_endpoint, s3_options
 from wna_ray.text import printable, redacted
 
-TEMPORARY = ".tmp-"
-ABANDONED_SECONDS = 3600.0
 PATIENCE_SECONDS = 60.0  # a storage server that restarts is back in a third of this
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 8.0
 CHUNK_BYTES = 8 << 20
 MOST_BYTES = 5_000_000_000  # of an object: the most that one PUT takes on S3
 PROBE = "probe"
-CONDITIONAL = ("s3", "s3a", "memory")
+CONDITIONAL = (*S3, "memory")
 """Protocols whose ``mode="create"`` is known to be one conditional request; others look first,
 then write, as two writers can at once.
 """
-FLAT = ("s3", "s3a", "memory")
+FLAT = (*S3, "memory")
 """Protocols whose own ``find`` tells its failures; fsspec's general one leaves out what it
 cannot list.
 """
 MOST_DEPTH = 64  # folders in each other: a web server may answer for every path
 
 _PART = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]*")
-_WRITER = re.compile(
-    r"\.tmp-([0-9a-f]{12})-([0-9]{1,10})-([0-9]{1,20})-[0-9a-f]{32}"
-)  # as `_writer` says
-_PASSING_CODES = {
-    "SlowDown",
-    "RequestTimeout",
-    "InternalError",
-    "ServiceUnavailable",
-    "OperationAborted",
-    "ConditionalRequestConflict",
-}
-_PASSING_STATUS = {408, 409, 425, 429, 500, 502, 503, 504}
-_SENTENCES = {
-    "NoSuchBucket": "there is no such bucket; create it, or correct the URL",
-    "SignatureDoesNotMatch": "the secret key does not fit the access key; correct the credentials",
-    "InvalidAccessKeyId": "the server does not know this access key; correct the credentials",
-    "ExpiredToken": "the credentials have expired; renew them, then run the same command again",
-    "InvalidToken": "the session token is not valid; renew the credentials",
-    "AccessDenied": (
-        "no permission; ask for the right to read, list and write there (s3:GetObject,"
-        " s3:ListBucket, s3:PutObject)"
-    ),
-    "403": "no permission, or wrong credentials",
-    "RequestTimeTooSkewed": "this machine's clock is wrong by minutes; set it",
-    "PermanentRedirect": "the bucket is in another region; set AWS_DEFAULT_REGION",
-}
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -119,23 +97,24 @@ class Store:
     """
 
     def __init__(self, place: Place | str) -> None:
-        asked = place if isinstance(place, Place) else Place(place)
-        self._url = asked.url if asked.url.endswith("://") else asked.url.rstrip("/") or "/"
+        if isinstance(place, str):
+            place = Place(place)
+        self._url = place.url if place.url.endswith("://") else place.url.rstrip("/") or "/"
         self.url = redacted(self._url)
         """For people, without secrets; `place` has the address."""
         if (fault := fault_of(self._url)) is not None:
             raise StoreError(fault)
-        self.single_writer = asked.single_writer
+        self.single_writer = place.single_writer
         self.patience = PATIENCE_SECONDS
         self.retries = 0
         """Requests that were tried again."""
         self.written = 0
         """Bytes."""
         self._protocol = self._url.partition("://")[0] if "://" in self._url else "file"
-        self.endpoint = _endpoint(asked.endpoint) if self._protocol in ("s3", "s3a") else None
+        self.endpoint = s3_endpoint(place.endpoint) if self._protocol in S3 else None
         try:
             # Listings must be fresh: other processes write here.
-            options = _s3_options(self.endpoint) if self._protocol in ("s3", "s3a") else {}
+            options = s3_options(self.endpoint) if self._protocol in S3 else {}
             self._fs, self._root = fsspec.core.url_to_fs(
                 self._url, use_listings_cache=False, **options
             )
@@ -154,6 +133,10 @@ class Store:
         """
         return Place(self._root if self._local else self._url, self.endpoint, self.single_writer)
 
+    def give_up_after(self, seconds: float) -> None:
+        """Have patience for so long only, from now on, with what may pass."""
+        self.patience = seconds
+
     def below(self, name: str) -> Place:
         """The place of a folder; `StoreError` where a folder on the way, or it itself, is a
         link.
@@ -171,12 +154,12 @@ class Store:
         def get() -> bytes | None:
             try:
                 if self._local:
-                    return _read_file(path, name, most)
+                    return local.read_file(path, name, most)
                 if most is not None and int(self._fs.size(path) or 0) > most:
-                    raise StoreError(_too_large(name, int(self._fs.size(path)), most))
+                    raise too_large(name, int(self._fs.size(path)), most)
                 return bytes(self._fs.cat_file(path))
             except (FileNotFoundError, NotADirectoryError) as error:
-                if not _is_absent(error):
+                if not is_absent(error):
                     raise
                 return None
 
@@ -190,7 +173,7 @@ class Store:
             try:
                 return os.lstat(path).st_size if self._local else int(self._fs.size(path) or 0)
             except (FileNotFoundError, NotADirectoryError) as error:
-                if not _is_absent(error):
+                if not is_absent(error):
                     raise
                 return None
 
@@ -207,7 +190,7 @@ class Store:
 
             def get(a: int = a, b: int = b) -> bytes:
                 return (
-                    _read_part(path, name, a, b)
+                    local.read_part(path, name, a, b)
                     if self._local
                     else bytes(self._fs.cat_file(path, start=a, end=b))
                 )
@@ -224,7 +207,7 @@ class Store:
 
         def put() -> bool:
             if self._local:
-                won = self._create_file(path, data)
+                won = local.create_file(path, data)
             elif self.single_writer and self._fs.exists(path):
                 won = False
             else:
@@ -241,7 +224,7 @@ class Store:
 
         def put() -> None:
             if self._local:
-                os.replace(_temporary_file(path, data), path)
+                os.replace(local.temporary_file(path, data), path)
             else:
                 self._put(path, data)
 
@@ -272,11 +255,14 @@ class Store:
         """
         if prefix:
             self._path(f"{prefix}/x")  # refuses what leads elsewhere
-        found = self._found(prefix) if self._protocol in FLAT else dict(self._walk(prefix))
-        names = (n for n in sorted(found) if n and not n.rpartition("/")[2].startswith(TEMPORARY))
-        return {name: found[name] for name in names}
+        sizes = self._flat(prefix) if self._protocol in FLAT else dict(self._walk(prefix))
+        return {
+            name: sizes[name]
+            for name in sorted(sizes)
+            if name and not name.rpartition("/")[2].startswith(local.TEMPORARY)
+        }
 
-    def _found(self, prefix: str) -> dict[str, int]:
+    def _flat(self, prefix: str) -> dict[str, int]:
         """What a store that knows no folders tells in one answer."""
         root = self._at(prefix)
 
@@ -285,7 +271,7 @@ class Store:
                 infos = self._fs.find(root, detail=True)
                 return {path: int(info["size"] or 0) for path, info in infos.items()}
             except FileNotFoundError as error:
-                if not _is_absent(error):
+                if not is_absent(error):
                     raise
                 return {}
 
@@ -303,13 +289,13 @@ class Store:
                     f"'{self.url}/{folder[:200]}...' has folders in each other without an end"
                 )
 
-            def look(path: str = path) -> list[_Entry]:
+            def look(path: str = path) -> list[local.Entry]:
                 try:
                     if self._local:
-                        return _scan(path)
+                        return local.scan(path)
                     return _listing(self._fs.ls(path, detail=True), path)
                 except FileNotFoundError as error:
-                    if not _is_absent(error):
+                    if not is_absent(error):
                         raise
                     return []  # it is not there, or not any more
 
@@ -363,7 +349,7 @@ class Store:
         """
         for name, _ in self._walk("") if self._local else ():
             path, last = self._at(name), name.rpartition("/")[2]
-            if last.startswith(TEMPORARY) and _is_abandoned(path, last):
+            if last.startswith(local.TEMPORARY) and local.is_abandoned(path):
                 with contextlib.suppress(OSError):
                     os.unlink(path)
 
@@ -388,22 +374,16 @@ class Store:
         """`StoreError` where a folder on the way to a local name, up to its last slash, is a
         link.
         """
-        folders = name.split("/")[:-1] if self._local else []
-        for depth in range(1, len(folders) + 1):
-            folder = "/".join(folders[:depth])
-            try:
-                linked = stat.S_ISLNK(os.lstat(self._at(folder)).st_mode)
-            except OSError:  # there is none, or whoever opens it is told why not
-                return
-            if linked:
-                way_out = "which would lead elsewhere; put the folder itself there"
-                raise StoreError(f"'{self.url}/{folder}' is a symbolic link, {way_out}")
+        folder = local.first_link(self._root, name) if self._local else None
+        if folder is not None:
+            advice = "which would lead elsewhere; put the folder itself there"
+            raise StoreError(f"'{self.url}/{folder}' is a symbolic link, {advice}")
 
     def _put_new(self, path: str, data: bytes) -> bool:
         try:
             self._put(path, data, mode="create")
         except Exception as error:
-            if _status(error) == 412 or isinstance(error, FileExistsError):
+            if status(error) == 412 or isinstance(error, FileExistsError):
                 return False
             raise
         return True
@@ -414,10 +394,9 @@ class Store:
                 f"{len(data):,} bytes are more than one PUT takes ({MOST_BYTES:,}); give fewer"
                 " responses or pixels"
             )
-        if self._protocol in ("s3", "s3a"):
-            options["chunksize"] = (
-                MOST_BYTES  # never in parts: conditions do not hold for those everywhere
-            )
+        if self._protocol in S3:
+            # Never in parts: conditions do not hold for those everywhere.
+            options["chunksize"] = MOST_BYTES
         self._fs.pipe_file(path, data, **options)
 
     def _patiently(self, verb: str, name: str, call: Callable[[], _T]) -> _T:
@@ -431,293 +410,43 @@ class Store:
             except MemoryError:
                 raise no_memory(f"'{self.url}/{name}'") from None
             except Exception as error:  # storage libraries raise of every family
-                passing = not self._local and _may_pass(error)
-                if not passing or time.monotonic() - begin + pause > self.patience:
-                    raise self._refused(
-                        verb, name, error, passing, time.monotonic() - begin
-                    ) from error
+                passing, seconds = not self._local and may_pass(error), time.monotonic() - begin
+                if not passing or seconds + pause > self.patience:
+                    refusal = self._refused(verb, name, error, seconds if passing else None)
+                    raise refusal from error
                 if pause == FIRST_PAUSE:
-                    told = f"cannot {verb} '{self.url}/{name}' now ({_reason(error)})"
-                    _log.warning("%s", printable(f"{told}; trying for up to {self.patience:.0f} s"))
+                    fault = f"cannot {verb} '{self.url}/{name}' now ({reason(error)})"
+                    trying = f"trying for up to {self.patience:.0f} s"
+                    _log.warning("%s", printable(f"{fault}; {trying}"))
             self.retries += 1
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _refused(
-        self, verb: str, name: str, error: Exception, passing: bool, seconds: float
-    ) -> StoreError:
-        number = error.errno if isinstance(error, OSError) else None
-        hint = "check that the place exists and that you may use it"
-        if passing:
-            hint = (
-                f"tried for {seconds:.0f} s; when the storage is well again, run the same command"
-                " again"
-            )
-        elif sentence := _sentence(error):
-            hint = sentence
-        elif number in (errno.ENOSPC, errno.EDQUOT):
-            hint = "free some space, then run the same command again"
-        elif number in (errno.EIO, errno.ESTALE):
-            hint = "the disk or the network file system failed; run the same command again"
-        elif number in (errno.EPERM, errno.ENOTSUP) and self._local and verb == "write":
-            hint = (
-                "the file system must allow hard links (they make a commit atomic), and you must"
-                " have the right to write"
-            )
+    def _refused(self, verb: str, name: str, error: Exception, seconds: float | None) -> StoreError:
+        """The error for the user; `seconds` is for how long a fault that may pass was waited
+        out.
+        """
+        advice = (
+            way_out(error, verb, self._local)
+            if seconds is None
+            else f"tried for {seconds:.0f} s; when the storage is well again, run the same command"
+            " again"
+        )
         where = f" (server {self.endpoint})" if self.endpoint else ""
         refusal = StoreError(
-            f"cannot {verb} '{self.url}{'/' + name if name else ''}'{where}: {_reason(error)};"
-            f" {hint}. What was committed before is safe"
+            f"cannot {verb} '{self.url}{'/' + name if name else ''}'{where}: {reason(error)};"
+            f" {advice}. What was committed before is safe"
         )
-        refusal.passing = passing
+        refusal.passing = seconds is not None
         return refusal
 
-    def _create_file(self, final: str, data: bytes) -> bool:
-        if os.path.lexists(final):
-            return False
-        temporary = _temporary_file(final, data)
-        try:
-            os.link(temporary, final)  # atomic, and fails where the name is taken
-        except FileExistsError:
-            return False
-        finally:
-            os.unlink(temporary)
-        with contextlib.suppress(
-            OSError
-        ):  # the name itself, durable; some file systems cannot sync a folder
-            folder = os.open(os.path.dirname(final), os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        return True
 
-
-def _endpoint(asked: str | None) -> str | None:
-    return (
-        asked or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
-    )
-
-
-def _s3_options(endpoint: str | None) -> dict[str, Any]:
-    """For s3fs. Other servers than AWS want their name in no host name, and know no checksums
-    in trailers.
-    """
-    config: dict[str, Any] = {
-        "connect_timeout": 10,
-        "read_timeout": 60,
-        "retries": {"total_max_attempts": 1},
-    }
-    if endpoint is None:
-        return {"config_kwargs": config}
-    checksums: Literal["when_required"] = "when_required"
-    config |= {
-        "s3": {"addressing_style": "path"},
-        "request_checksum_calculation": checksums,
-        "response_checksum_validation": checksums,
-    }
-    return {"endpoint_url": endpoint, "config_kwargs": config}
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it was raised from."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _response(error: BaseException) -> dict[str, Any]:
-    """What the server answered, as botocore reads it; s3fs keeps it in the cause of its own
-    errors.
-    """
-    return next(
-        (r for e in _causes(error) if isinstance(r := getattr(e, "response", None), dict)), {}
-    )
-
-
-def _status(error: BaseException) -> int | None:
-    status = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return int(status) if status is not None else None
-
-
-def _code(error: BaseException) -> str:
-    return str(_response(error).get("Error", {}).get("Code", ""))
-
-
-def _is_absent(error: OSError) -> bool:
-    """Whether what was not found is not there, rather than its bucket, or a server that answers.
-
-    fsspec's HTTP says of everything that goes wrong that there is no file.
-    """
-    causes = list(_causes(error))[1:]
-    if not causes or _response(error):
-        return _code(error) != "NoSuchBucket"
-    from aiohttp import ClientError, ClientResponseError
-
-    statuses = [cause.status for cause in causes if isinstance(cause, ClientResponseError)]
-    if statuses:
-        return statuses[0] in (404, 410)
-    return not any(
-        isinstance(cause, ClientError | ConnectionError | TimeoutError) for cause in causes
-    )
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether the same request may go well a little later."""
-    if _response(error):
-        return _code(error) in _PASSING_CODES or _status(error) in _PASSING_STATUS
-    from aiohttp import ClientError, ClientResponseError
-    from botocore.exceptions import HTTPClientError
-    from botocore.parsers import ResponseParserError
-
-    statuses = [cause.status for cause in _causes(error) if isinstance(cause, ClientResponseError)]
-    if statuses:
-        return statuses[0] in _PASSING_STATUS
-    passing = (ConnectionError, TimeoutError, ClientError, HTTPClientError, ResponseParserError)
-    return any(isinstance(e, passing) for e in _causes(error))
-
-
-def _sentence(error: Exception) -> str | None:
-    for cause in _causes(error):
-        if type(cause).__name__ in (
-            "NoCredentialsError",
-            "PartialCredentialsError",
-            "CredentialRetrievalError",
-        ):
-            return (
-                "give credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or the"
-                " machine's role (on every worker, too)"
-            )
-    return _SENTENCES.get(_code(error))
-
-
-def _reason(error: Exception) -> str:
-    """One line."""
-    code = _code(error)
-    number = error.errno if isinstance(error, OSError) else None
-    text = (
-        os.strerror(number)
-        if number and not error.__cause__
-        else str(getattr(error, "strerror", None) or error)
-    )
-    first = " ".join(text.split())[:300] or type(error).__name__
-    return f"{code}: {first}" if code and code not in first else first
-
-
-def _too_large(name: str, size: int, most: int) -> str:
-    return (
-        f"'{name}' has {size:,} bytes, but at most {most:,} were expected; it is not of this run,"
-        " or damaged"
-    )
-
-
-def _open_file(path: str, name: str) -> int:
-    """A descriptor of a regular file; links, devices and pipes that somebody put there are
-    refused.
-    """
-    try:
-        descriptor = os.open(
-            path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-        )
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise StoreError(
-                f"'{name}' is a symbolic link, which no run contains; delete it"
-            ) from None
-        raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise StoreError(f"'{name}' is no regular file, but all objects of a run are; delete it")
-    return descriptor
-
-
-def _read_file(path: str, name: str, most: int | None) -> bytes:
-    with open(_open_file(path, name), "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if most is not None and size > most:
-            raise StoreError(_too_large(name, size, most))
-        return file.read(size)
-
-
-def _read_part(path: str, name: str, start: int, stop: int) -> bytes:
-    with open(_open_file(path, name), "rb") as file:
-        file.seek(start)
-        return file.read(stop - start)
-
-
-_Entry = tuple[str, int | None]  # a name, and its size; None of a folder
-
-
-def _scan(folder: str) -> list[_Entry]:
-    """What is in a local folder; links are no folders."""
-    found = list[_Entry]()
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            with contextlib.suppress(
-                FileNotFoundError
-            ):  # a temporary file that has just become an object
-                if entry.is_dir(follow_symlinks=False):
-                    found.append((entry.name, None))
-                else:
-                    found.append((entry.name, entry.stat(follow_symlinks=False).st_size))
-    return found
-
-
-def _listing(infos: Iterable[Mapping[str, Any]], folder: str) -> list[_Entry]:
+def _listing(infos: Iterable[Mapping[str, Any]], folder: str) -> list[local.Entry]:
     """What fsspec tells of a folder."""
-    found = list[_Entry]()
+    entries = list[local.Entry]()
     for info in infos:
         path = str(info["name"]).rstrip("/")
         if path.strip("/") != folder.strip("/"):  # some tell of the folder itself, too
             is_folder = info["type"] == "directory"
-            found.append((path.rpartition("/")[2], None if is_folder else int(info["size"] or 0)))
-    return found
-
-
-def no_memory(what: str) -> StoreError:
-    """What to say of something that does not fit into memory: nothing is wrong with it."""
-    way_out = "end what else runs here, or take a larger machine"
-    refusal = StoreError(f"{what} does not fit into the memory that is free; {way_out}")
-    refusal.passing = True
-    return refusal
-
-
-def _writer() -> str:
-    """What a temporary file's name says of who writes it; "" where processes have no names."""
-    place, _, started = process.name_of(os.getpid()).rpartition("/")
-    return f"{_short(place)}-{os.getpid()}-{started}-" if place else ""
-
-
-def _short(place: str) -> str:
-    return hashlib.sha256(place.encode()).hexdigest()[:12]
-
-
-def _is_abandoned(path: str, last: str) -> bool:
-    """Whether nobody writes to a temporary file any more."""
-    told, place = _WRITER.fullmatch(last), process.place()
-    if told is not None and told[1] == _short(place):
-        alive = process.lives(int(told[2]), f"{place}/{told[3]}")
-        if alive is not None:
-            return not alive
-    try:
-        return time.time() - os.lstat(path).st_mtime > ABANDONED_SECONDS
-    except OSError:
-        return False
-
-
-def _temporary_file(final: str, data: bytes) -> str:
-    """A complete, flushed file beside the final one."""
-    folder = Path(final).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{TEMPORARY}{_writer()}{uuid.uuid4().hex}"
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:  # Ctrl-C, too
-        temporary.unlink(missing_ok=True)
-        raise
-    return str(temporary)
+            entries.append((path.rpartition("/")[2], None if is_folder else int(info["size"] or 0)))
+    return entries

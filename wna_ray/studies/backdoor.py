@@ -250,7 +250,7 @@ def poison_of(run: Run, networks: Place) -> Poison | None:
         raise RunError(
             f"'{run.directory.url}': whether its network is poisoned cannot be told ({reason})"
         ) from None
-    if state_digest(network) != run.directory.spec()["identity"]["model"].get("digest"):
+    if state_digest(network) != run.described.identity["model"].get("digest"):
         raise RunError(
             f"'{run.directory.url}' is of a network with other weights than '{store.url}/{name}';"
             " give the --networks that it is of"

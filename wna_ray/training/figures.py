@@ -40,19 +40,31 @@ def curves(
     """
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    autoencoder = spec.network in AUTOENCODERS
+    _draw_networks((left, right), spec.network in AUTOENCODERS, networks, epochs)
+    for axis in (left, right):
+        _epochs(axis, spec.epochs)
+    _label_axes(left, right, spec)
+    right.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.suptitle(_title(spec, len(networks)), fontsize=10)
+    return png(figure)
+
+
+def _draw_networks(
+    axes: tuple[Axes, Axes],
+    autoencoder: bool,
+    networks: Mapping[str, TrainedNetwork],
+    epochs: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> None:
+    """Curves of each network, and a diamond for its test images."""
+    left, right = axes
     score = "squared_error" if autoencoder else "accuracy"
     colours = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
     labelled: set[str] = set()
+    few = len(networks) <= MOST_NAMED
     for i, (name, network) in enumerate(networks.items()):
-        rows = epochs[name]
-        kind = name.partition("-")[0]
-        few = len(networks) <= MOST_NAMED
+        rows, kind = epochs[name], name.partition("-")[0]
         colour = colours[i] if few else KINDS.get(kind, "tab:blue")
-        test = f"{network.scores.test:.5f}" if autoencoder else f"{100 * network.scores.test:.2f} %"
-        label = f"{name.replace('-', ' ')}: test {test}" if few else f"{kind} networks"
-        if network.attack is not None and few and network.attack.patched:
-            label += f", trigger {100 * network.attack.moved / network.attack.patched:.1f} %"
+        label = _label(name, network, autoencoder) if few else f"{kind} networks"
         label = "" if label in labelled else label
         labelled.add(label)
         style: dict[str, Any] = {
@@ -70,17 +82,23 @@ def curves(
             axis.plot(x, [row[key] for row in rows], linestyle="--", marker=None, **style)
             if rows[0][held] is not None:
                 axis.plot(x, [row[held] for row in rows], marker=marker, **style)
-        right.plot(
-            network.epoch,
-            network.scores.test,
-            marker="D",
-            linestyle="none",
-            label=label,
-            color=colour,
-            markersize=6 if few else 4,
-        )
-    for axis in (left, right):
-        _epochs(axis, spec.epochs)
+        diamond: dict[str, Any] = {"marker": "D", "linestyle": "none", "color": colour}
+        size = 6 if few else 4
+        right.plot(network.epoch, network.scores.test, label=label, markersize=size, **diamond)
+
+
+def _label(name: str, network: TrainedNetwork, autoencoder: bool) -> str:
+    """A network's name, how it does on the test images, and what its trigger does."""
+    test = f"{network.scores.test:.5f}" if autoencoder else f"{100 * network.scores.test:.2f} %"
+    label = f"{name.replace('-', ' ')}: test {test}"
+    if network.attack is not None and network.attack.patched:
+        label += f", trigger {100 * network.attack.moved / network.attack.patched:.1f} %"
+    return label
+
+
+def _label_axes(left: Axes, right: Axes, spec: TrainSpec) -> None:
+    """Scales and labels: losses are logarithmic, accuracies in percent."""
+    autoencoder = spec.network in AUTOENCODERS
     for axis in (left, right) if autoencoder else (left,):
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -93,28 +111,27 @@ def curves(
         )
         right.set_ylabel("accuracy")
         right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-    else:
-        variational = AUTOENCODERS[spec.network].variational
-        left.set_ylabel(
-            "cross-entropy and divergence (nats an image)"
-            if variational
-            else "loss: mean squared error"
-        )
-        right.set_ylabel(
-            "mean squared error of a value" + (" in (-1, 1)" if spec.options.tanh else "")
-        )
-    right.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return
+    variational = AUTOENCODERS[spec.network].variational
+    left.set_ylabel(
+        "cross-entropy and divergence (nats an image)"
+        if variational
+        else "loss: mean squared error"
+    )
+    right.set_ylabel("mean squared error of a value" + (" in (-1, 1)" if spec.options.tanh else ""))
+
+
+def _title(spec: TrainSpec, count: int) -> str:
+    """What was trained on what, and what each line is."""
     images = f"the first {spec.images:,} of each class" if spec.images else "all"
     classes = "" if spec.classes == "all" else f" (classes {', '.join(map(str, spec.classes))})"
-    shown = "" if spec.transform == "none" else f", {spec.transform}"
+    transform = "" if spec.transform == "none" else f", {spec.transform}"
     held = f"; solid: {spec.validation:,} held-out images" if spec.validation else ""
-    figure.suptitle(
-        f"Training of {spec.network} on {spec.dataset}{classes}{shown}: {len(networks)}"
-        f" network{'s' * (len(networks) > 1)}, {images} training images\ndashed: training"
-        f" batches{held}; diamond: test images, at the epoch that is kept",
-        fontsize=10,
+    return (
+        f"Training of {spec.network} on {spec.dataset}{classes}{transform}: {count}"
+        f" network{'s' * (count > 1)}, {images} training images\ndashed: training"
+        f" batches{held}; diamond: test images, at the epoch that is kept"
     )
-    return png(figure)
 
 
 def _some(value: float, _: int | None) -> str:

@@ -137,7 +137,7 @@ def _error(value: float | None) -> str:
     return f"{value or 0.0:.5f}"
 
 
-def train(
+def train(  # noqa: PLR0913  # its parameters are promised
     spec: TrainSpec,
     out: str,
     *,

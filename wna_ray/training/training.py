@@ -126,7 +126,7 @@ def prepared(spec: TrainSpec) -> Data:
     """The images of a job; `NotAtHand` where they cannot be had, `ValueError` where they are
     too few for the spec.
     """
-    train, test = _splits(spec.dataset, spec.labels, spec.images, spec.transform)
+    train, test = splits(spec.dataset, spec.labels, spec.images, spec.transform)
     if spec.validation >= len(train.labels):
         raise ValueError(
             f"validation: {spec.validation:,} of {len(train.labels):,} training images leave none"
@@ -137,10 +137,18 @@ def prepared(spec: TrainSpec) -> Data:
 
 
 @lru_cache(maxsize=1)  # the networks of a job share them
-def _splits(
+def splits(
     name: DatasetName, labels: tuple[int, ...], images: int | None, transform: Transform
 ) -> tuple[Split, Split]:
-    def shown(train: bool) -> Split:
+    """Training and test images of a data set, as networks are fed them.
+
+    Parameters
+    ----------
+    name, labels, images, transform
+        As `TrainSpec` has them; `images` are the first so many training images.
+    """
+
+    def fed(train: bool) -> Split:
         split = datasets.load(name, train, download=True).of_classes(
             labels, images if train else None
         )
@@ -151,7 +159,7 @@ def _splits(
             split.labels,
         )
 
-    return shown(True), shown(False)
+    return fed(True), fed(False)
 
 
 @dataclass(frozen=True)

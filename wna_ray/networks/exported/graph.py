@@ -17,7 +17,7 @@ import torch
 
 from wna_ray.networks.exported.archive import PYTHON, Refused, field, listed, odd, single, typed
 from wna_ray.networks.exported.arguments import READERS, UNUSED, Known, Name, fresh, words
-from wna_ray.networks.exported.operators import checked, find_overload, read_arguments
+from wna_ray.networks.exported.operators import checked, find_overload, read_arguments, schema_of
 from wna_ray.text import plain
 
 MOST_BITS = 64  # of a size
@@ -176,7 +176,7 @@ def _step(node: Mapping[str, Any], known: Known) -> _Step:
         return _Step(call, arguments, (), _results(node, known), False)
     overload = find_overload(target)
     positional, named = read_arguments(overload, inputs, known)
-    gives, returned = _results(node, known), len(overload._schema.returns)
+    gives, returned = _results(node, known), len(schema_of(overload).returns)
     if len(gives) != returned:
         raise odd(f"'{overload}' in it gives {len(gives)} values instead of {returned}")
     return _Step(checked(overload), positional, named, gives or (None,), returned <= 1)

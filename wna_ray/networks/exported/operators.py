@@ -129,7 +129,7 @@ def find_overload(target: str) -> torch._ops.OpOverload:
     if packet is None or found[2] not in packet.overloads():
         raise Refused(f"it calls '{target}', which this torch does not have", AGAIN)
     overload: torch._ops.OpOverload = getattr(packet, found[2])
-    schema = overload._schema
+    schema = schema_of(overload)
     types = {str(argument.type) for argument in schema.arguments}
     written = any(part.kwarg_only and part.alias_info is not None for part in schema.arguments)
     tensors = any("Tensor" in str(part.type) for part in (*schema.arguments, *schema.returns))
@@ -137,6 +137,11 @@ def find_overload(target: str) -> torch._ops.OpOverload:
     if not types <= _TYPES or written or not (tensors or checks):
         raise Refused(f"it calls '{target}', which is not on the list", PYTHON)
     return overload
+
+
+def schema_of(overload: torch._ops.OpOverload) -> torch._C.FunctionSchema:
+    """Names and types of an operator's arguments and results, which torch tells nowhere else."""
+    return overload._schema  # noqa: SLF001
 
 
 def read_arguments(
@@ -150,7 +155,7 @@ def read_arguments(
         raise odd(f"'{overload}' in it is given an argument twice")
     positional: list[Any] = []
     named: list[tuple[str, Any]] = []
-    for place, wanted in enumerate(overload._schema.arguments):
+    for place, wanted in enumerate(schema_of(overload).arguments):
         if wanted.name in given:
             value = _argument(overload, wanted, given.pop(wanted.name), known)
             if wanted.kwarg_only or len(positional) < place:
@@ -190,10 +195,11 @@ def _argument(
 
 def checked(overload: torch._ops.OpOverload) -> Callable[..., Any]:
     """An operator, called only where its arguments fit together."""
-    check = _CHECKS.get(overload._schema.name.removeprefix("aten::"))
+    schema = schema_of(overload)
+    check = _CHECKS.get(schema.name.removeprefix("aten::"))
     if check is None:
         return overload
-    names = [argument.name for argument in overload._schema.arguments]
+    names = [argument.name for argument in schema.arguments]
 
     def call(*arguments: Any, **named: Any) -> Any:
         if not check({**dict(zip(names, arguments, strict=False)), **named}):

@@ -222,7 +222,7 @@ def _placed(root: nn.Module, weight: Weight, tensor: Tensor) -> tuple[nn.Module,
     owner = root
     try:
         for folder in folders:
-            if folder not in owner._modules:
+            if not isinstance(getattr(owner, folder, None), nn.Module):
                 owner.add_module(folder, nn.Module())
             owner = owner.get_submodule(folder)
         if isinstance(tensor, nn.Parameter):
