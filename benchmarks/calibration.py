@@ -55,7 +55,9 @@ from wna_ray.specs.response import ResponseKind
 from wna_ray.specs.run import Spec
 from wna_ray.specs.stimulus import StimulusSpec
 from wna_ray.statistics.covariance import Krylov, held_out, matrices, nested_axes
-from wna_ray.statistics.maps import Floats, read_out, z_threshold
+from wna_ray.statistics.maps import Floats, z_threshold
+from wna_ray.statistics.nulls import KnownNoise
+from wna_ray.statistics.readouts import read_out
 from wna_ray.statistics.significance import Shape, cluster_test, fdr_threshold, field_threshold
 from wna_ray.stimuli.stimulus import Stimulus, make_stimulus
 from wna_ray.storage.store import Place
@@ -106,7 +108,11 @@ def maps(shape: Shape, n: int, kind: str, seed: int) -> Outcomes:
     moments = Moments.identity(noise.pixels, answers).update(noise.noise.grid(0, n), answers)
     for what, response in zip(KINDS, RESPONSES, strict=True):
         found = read_out(
-            moments, what, ONE, noise.noise.table, 1.0, ["no", "yes"] if what == "label" else ["0"]
+            moments,
+            what,
+            ONE,
+            KnownNoise(noise.noise.table, 1.0),
+            ["no", "yes"] if what == "label" else ["0"],
         )
         if found.note[-1]:
             continue
@@ -142,7 +148,9 @@ def pooled(shape: Shape, n: int, positions: int, seed: int) -> Outcomes:
     moments = Moments.identity(math.prod(shape), answers).update(
         noise.keep(noise.noise.grid(0, n)), answers, count
     )
-    found = read_out(moments, "activation", THREE, noise.noise.table, 1.0, RESPONSES, count)
+    found = read_out(
+        moments, "activation", THREE, KnownNoise(noise.noise.table, 1.0, count), RESPONSES
+    )
     yield from (
         ("pooled positions (Sidak)", *row)
         for row in zip(RESPONSES, found.p_value <= ALPHA, strict=True)
@@ -212,7 +220,9 @@ def kept(noise: Stimulus, y: Floats) -> Any:
         names=RESPONSES,
         spec=SimpleNamespace(numerics=SimpleNamespace(batch=64)),
     )
-    run.readouts = [read_out(moments, "activation", THREE, noise.noise.table, 1.0, RESPONSES)]
+    run.readouts = [
+        read_out(moments, "activation", THREE, KnownNoise(noise.noise.table, 1.0), RESPONSES)
+    ]
     run.stored_spans, run.stored_part, run.stored = (
         [(0, len(y))],
         lambda *_: stored,

@@ -20,7 +20,8 @@ from wna_ray.moments.moments import Moments
 from wna_ray.moments.responses import Dense, FixedPoint
 from wna_ray.shards.shard import run_shard
 from wna_ray.specs.run import Spec
-from wna_ray.statistics.maps import read_out
+from wna_ray.statistics.nulls import KnownNoise
+from wna_ray.statistics.readouts import read_out
 from wna_ray.stimuli.stimulus import make_stimulus
 
 MakeSpec = Callable[..., Spec]
@@ -99,7 +100,11 @@ def test_pooled_p_values_hold_for_dependent_values() -> None:
             stimulus.keep(stimulus.noise.grid(0, 32)), response, 100
         )
         found = read_out(
-            moments, "activation", FixedPoint((0,), (0,)), stimulus.noise.table, 1.0, ["0"], 100
+            moments,
+            "activation",
+            FixedPoint((0,), (0,)),
+            KnownNoise(stimulus.noise.table, 1.0, 100),
+            ["0"],
         )
         largest = np.abs(found.z[0]).max()
         assert found.p_value[0] == pytest.approx(
