@@ -16,7 +16,7 @@ from wna_ray.errors import SpecError
 from wna_ray.paper import make as making
 from wna_ray.paper.charts import Line, Panel, curves, dots, sheet, unit_scaled
 from wna_ray.paper.experiment import Experiment, SectionParts, entropy, judged, spread
-from wna_ray.paper.make import EXPERIMENTS, Where, make_paper, read_step
+from wna_ray.paper.make import EXPERIMENTS, make_paper, read_step
 from wna_ray.paper.plan import STEPS
 from wna_ray.paper.sources import Missing, Sources
 from wna_ray.specs.sweep import SweepSpec
@@ -80,7 +80,7 @@ def test_a_report_of_nothing_says_what_is_missing(
     done = make_paper(
         tmp_path / "paper",
         jobs=JOBS,
-        where=Where("local"),
+        executor="local",
         steps=(),
         experiments=quiet,
         say=lines.append,
@@ -124,7 +124,7 @@ def test_without_job_files_it_says_where_to_run(tmp_path: Path) -> None:
     with pytest.raises(
         SpecError, match=r"--jobs .*nowhere: there is no train-mnist.yaml; run in a checkout"
     ):
-        make_paper(tmp_path, jobs=tmp_path / "nowhere", where=Where("local"))
+        make_paper(tmp_path, jobs=tmp_path / "nowhere", executor="local")
 
 
 def test_what_is_not_there_is_missing(tmp_path: Path) -> None:

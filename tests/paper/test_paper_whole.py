@@ -21,7 +21,7 @@ from wna_ray.kinds.average import figures
 from wna_ray.kinds.trials import figures as trial_figures
 from wna_ray.paper import make as making
 from wna_ray.paper import sources
-from wna_ray.paper.make import EXPERIMENTS, Done, Where, make_paper
+from wna_ray.paper.make import EXPERIMENTS, Done, make_paper
 from wna_ray.paper.plan import STEPS
 from wna_ray.specs.run import Spec
 from wna_ray.specs.sweep import SweepSpec
@@ -116,7 +116,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
         sources.data.cache_clear()
         yield Whole(
             out,
-            make_paper(out, jobs=JOBS, where=Where("local"), steps=steps, say=lines.append),
+            make_paper(out, jobs=JOBS, executor="local", steps=steps, say=lines.append),
             lines,
         )
     training.splits.cache_clear()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from wna_ray.cli.shared import ExecutionOptions
 from wna_ray.errors import RunError
-from wna_ray.paper.make import Where, make_paper
+from wna_ray.paper.make import make_paper
 from wna_ray.terminal import say
 
 
@@ -24,8 +24,7 @@ def reproduce_paper(out: Path, jobs: Path, full: bool, options: ExecutionOptions
     options
         Which workers do it.
     """
-    where = Where(options.executor.value, options.workers, options.address)
-    done = make_paper(out, jobs=jobs, full=full, where=where, say=say)
+    done = make_paper(out, jobs=jobs, full=full, say=say, **options.keywords())
     say(f"written to {out}/report.html")
     missing = [name for name, verdict in done.verdicts.items() if verdict is None]
     if done.failed or missing:

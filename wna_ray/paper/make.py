@@ -21,14 +21,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import yaml
 
 from wna_ray.drawing.page import Page, Section, Verdict, render
 from wna_ray.errors import SpecError, WnaError
-from wna_ray.execution.drive import ExecutorName
+from wna_ray.execution.drive import How, Where
 from wna_ray.execution.tasks import task_runner
 from wna_ray.kinds.any import run_any
 from wna_ray.kinds.average.run import noise_runs
@@ -83,24 +83,15 @@ class Done:
     verdicts: Mapping[str, Verdict | None]
 
 
-@dataclass(frozen=True)
-class Where:
-    """Where the steps of a paper are done, as for a run; none of this changes a number."""
-
-    executor: ExecutorName = "ray"
-    workers: int | None = None
-    address: str | None = None
-
-
 def make_paper(
     out: str | Path = OWN,
     *,
     jobs: str | Path = "jobs",
     full: bool = False,
-    where: Where = Where(),
     steps: Sequence[Step] = STEPS,
     experiments: Sequence[Experiment] = EXPERIMENTS,
     say: Callable[[str], None] = print,
+    **where: Unpack[Where],
 ) -> Done:
     """Do the whole paper.
 
@@ -112,25 +103,26 @@ def make_paper(
         Where the job files lie.
     full
         At the paper's size.
-    where
-        On a cluster, or in this process.
     steps, experiments
         What is done; all of it by default.
     say
         Gets lines of progress.
+    executor, workers, address, single_writer
+        As for a run; none of these changes a number.
 
     Raises
     ------
     SpecError
         The job files are missing, or have a fault.
     """
+    how = How(**where)
     specs = {step.name: read_step(step, Path(jobs), out, full) for step in steps}
     begin, failed = time.monotonic(), dict[str, str]()
 
     def do(step: Step) -> None:
         since = time.monotonic()
         try:
-            _do(specs[step.name], f"{out}/{step.name}", where)
+            _do(specs[step.name], f"{out}/{step.name}", how)
         except WnaError as error:
             failed[step.name] = str(error)
         outcome = (
@@ -141,10 +133,10 @@ def make_paper(
         say(f"{duration(time.monotonic() - begin):>7}  {step.name}: {outcome}")
 
     # All steps share one cluster.
-    with task_runner(where.executor, where.workers, where.address):
+    with task_runner(how.executor, how.workers, how.address):
         for _, wave in groupby(steps, key=lambda step: step.wave):
             together = list(wave)
-            with ThreadPoolExecutor(len(together) if where.executor == "ray" else 1) as pool:
+            with ThreadPoolExecutor(len(together) if how.executor == "ray" else 1) as pool:
                 list(pool.map(do, together))
     texts = {name: _yaml(spec) for name, spec in specs.items()}
     return Done(failed, report(Sources(out, failed), experiments, texts, full, say))
@@ -190,13 +182,14 @@ def _moved(value: Any, out: str) -> Any:
     return value
 
 
-def _do(spec: StepSpec, out: str, where: Where) -> None:
+def _do(spec: StepSpec, out: str, how: How) -> None:
+    where = Where(executor=how.executor, workers=how.workers, single_writer=how.single_writer)
     if isinstance(spec, TrainSpec):
-        train(spec, out, executor=where.executor, workers=where.workers)
+        train(spec, out, **where)
     elif isinstance(spec, SweepSpec):
-        run_sweep(spec, out, executor=where.executor, workers=where.workers)
+        run_sweep(spec, out, **where)
     else:
-        run_any(spec, out, executor=where.executor, workers=where.workers)
+        run_any(spec, out, **where)
 
 
 def _yaml(spec: StepSpec) -> str:
