@@ -164,19 +164,19 @@ def _is_remote(part: str) -> bool:
 def _require_regular(local: str, path: str, what: str, most: int, option: str) -> None:
     """`ModelError` where a local path is there, but no regular file of at most `most` bytes."""
     try:
-        found = os.stat(local)
+        status = os.stat(local)
     except (OSError, ValueError):  # whoever opens it says what is wrong
         return
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         kind = next(
-            (name for test, name in _KINDS.items() if test(found.st_mode)), "no regular file"
+            (name for test, name in _KINDS.items() if test(status.st_mode)), "no regular file"
         )
         raise ModelError(f"{option}: '{path}' is {kind}; expected {what}")
-    if found.st_size > most:
+    if status.st_size > most:
         raise ModelError(f"{option}: '{path}' has more than the {most:,} bytes of {what}")
     room = available()
-    if room is not None and found.st_size > room:
+    if room is not None and status.st_size > room:
         raise ModelError(
-            f"{option}: '{path}' has {size(found.st_size)}, but this machine has {size(room)} of"
+            f"{option}: '{path}' has {size(status.st_size)}, but this machine has {size(room)} of"
             " memory free"
         )

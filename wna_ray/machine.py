@@ -17,23 +17,23 @@ def available() -> int | None:
     """Bytes that this process may still take: of the machine, or of its container; None where
     that is not told.
     """
-    found = []
+    limits = []
     with suppress(OSError, StopIteration, ValueError):
         line = next(
             x
             for x in Path("/proc/meminfo").read_text().splitlines()
             if x.startswith("MemAvailable")
         )
-        found.append(int(line.split()[1]) << 10)
+        limits.append(int(line.split()[1]) << 10)
     with suppress(OSError, ValueError):
         group = Path("/sys/fs/cgroup")
-        found.append(
+        limits.append(
             int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
         )
-    if not found:
+    if not limits:
         with suppress(OSError, ValueError, AttributeError):
-            found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return min(found) if found else None
+            limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return min(limits) if limits else None
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Machine:
 
 def require_memory(needed: int, what: str) -> None:
     """`RunError` where this process cannot have so many bytes more."""
-    there = available()
+    free = available()
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY:
         taken = (
@@ -66,9 +66,9 @@ def require_memory(needed: int, what: str) -> None:
             if sys.platform == "linux"
             else 0
         )
-        there = limit - taken if there is None else min(there, limit - taken)
-    if there is not None and needed > there:
+        free = limit - taken if free is None else min(free, limit - taken)
+    if free is not None and needed > free:
         raise RunError(
-            f"{what} needs {size(needed)} of memory, but this machine has {size(there)} free; take"
+            f"{what} needs {size(needed)} of memory, but this machine has {size(free)} free; take"
             " a larger machine"
         )

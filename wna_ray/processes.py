@@ -25,14 +25,14 @@ def place() -> str:
 
 def name_of(pid: int) -> str:
     """A name for a living process of this machine; "" where there is none, or it cannot be seen."""
-    here, fields = place(), _stat(pid)
-    return f"{here}/{fields[STARTED]}" if here and fields and not _is_zombie(fields) else ""
+    machine, fields = place(), _stat(pid)
+    return f"{machine}/{fields[STARTED]}" if machine and fields and not _is_zombie(fields) else ""
 
 
 def lives(pid: int, name: str) -> bool | None:
     """Whether the process of that number and name still lives; None where that cannot be told."""
-    here = place()
-    if not here or name.rpartition("/")[0] != here or not 0 < pid < 1 << 31:
+    machine = place()
+    if not machine or name.rpartition("/")[0] != machine or not 0 < pid < 1 << 31:
         return None
     fields = _stat(pid)
     if fields:

@@ -37,10 +37,10 @@ def printable(text: str) -> str:
     and very long ones are cut.
     """
     lines = text[:MOST_READ].split("\n")
-    shown = [_cut(redacted(plain(line, MOST_READ + 3))) for line in lines[:MOST_LINES]]
+    kept = [_cut(redacted(plain(line, MOST_READ + 3))) for line in lines[:MOST_LINES]]
     if len(text) > MOST_READ or len(lines) > MOST_LINES:
-        shown.append("... (cut: the whole message is longer)")
-    return "\n".join(shown)
+        kept.append("... (cut: the whole message is longer)")
+    return "\n".join(kept)
 
 
 def _cut(line: str) -> str:
@@ -91,12 +91,12 @@ def redacted(text: str) -> str:
         return _hide_all(text)
     # An option's value that is a URL ends where the next option begins: but what follows a bare ?
     # may belong to either.
-    parts, asked = [_hide_all(model[0][:-1]) + "?"], False
+    parts, in_query = [_hide_all(model[0][:-1]) + "?"], False
     for option in text[model.end() :].split("&"):
         url = _URL.search(option)
         ours = option.partition("=")[0] in MODEL_OPTIONS
-        parts += [_hide_pair(option) if asked and not ours else _hide_all(option), "&"]
-        asked |= url is not None and "?" in option[url.end() :]
+        parts += [_hide_pair(option) if in_query and not ours else _hide_all(option), "&"]
+        in_query |= url is not None and "?" in option[url.end() :]
     return "".join(parts[:-1])
 
 
@@ -152,11 +152,11 @@ def _hide(scheme: str, rest: str) -> str:
     query = _QUERY.search(rest)
     if query is None:
         return login + rest
-    asked, after = rest[query.end() :], ""
+    query_text, after = rest[query.end() :], ""
     if len(query[0]) > 1:  # percent-encoded, so a bare & belongs to the text around it
-        asked, bare, after = asked.partition("&")
+        query_text, bare, after = query_text.partition("&")
         after = bare + after
-    pairs = _AND.split(asked)
+    pairs = _AND.split(query_text)
     hidden = [pair if i % 2 else _hide_pair(pair) for i, pair in enumerate(pairs)]
     return login + rest[: query.end()] + "".join(hidden) + _hide_all(after)
 

@@ -39,7 +39,7 @@ def write_report(url: str, to: Path | None, html: bool, endpoint: str | None) ->
         print_sweep(sweep)
         say(f"written to {folder}/{next(iter(sweep.members))}/{page} and so on")
         return
-    finished = open_any(place)
+    finished = open_any(place).remade()
     write_files(folder, _report_files(finished, html), "--to", chosen)
     print_result(finished)
     say(f"written to {folder}/{page}")
@@ -53,7 +53,9 @@ def print_result(finished: Finished) -> None:
         show(table)
     for table in views_of(finished).further_tables(finished):
         show(table)
-    show(f"figures: {finished.directory.url}/{RESULT}/figures/")
+    figures = f"{RESULT}/figures/"
+    if any(name.startswith(figures) for name in finished.manifest.objects):
+        show(f"figures: {finished.directory.url}/{figures}")
 
 
 def print_sweep(sweep: Sweep) -> None:
@@ -64,5 +66,5 @@ def print_sweep(sweep: Sweep) -> None:
 
 def _report_files(finished: Finished, html: bool) -> dict[str, bytes]:
     """What a report of a finished run is, by the names of the files."""
-    objects = {"report.html": written(finished)} if html else finished.derive()
+    objects = {"report.html": written(finished)} if html else finished.remade().objects
     return {name.removeprefix(f"{RESULT}/"): data for name, data in objects.items()}

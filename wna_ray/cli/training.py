@@ -11,8 +11,7 @@ from wna_ray.cli.reading import values_of
 from wna_ray.cli.shared import ExecutionOptions, SpecFile
 from wna_ray.networks.trained import TrainedNetwork
 from wna_ray.terminal import show, tell
-from wna_ray.training.job import told as event_text
-from wna_ray.training.job import train
+from wna_ray.training.job import event_text, train
 from wna_ray.training.spec import TrainSpec
 
 

@@ -137,10 +137,10 @@ def add_product(  # type: ignore[no-untyped-def]
         if WHOLE:
             x, y = tl.load(a, mask=inside_m, other=0), tl.load(b, mask=inside_d, other=0)
         else:
-            here = k < images - at
+            valid = k < images - at
             x, y = (
-                tl.load(a, mask=inside_m & here[None, :], other=0),
-                tl.load(b, mask=inside_d & here[:, None], other=0),
+                tl.load(a, mask=inside_m & valid[None, :], other=0),
+                tl.load(b, mask=inside_d & valid[:, None], other=0),
             )
         total = tl.dot(x, y, total, out_dtype=tl.int32)
         a += DEPTH

@@ -294,13 +294,13 @@ class DeviceMoments:
         all_digits = _digits_of(np.concatenate(slots), torch.cat(values), np.concatenate(most))
         step, sums = max(1, PRODUCT_VALUES // n // TILE) * TILE, self._masters
         for a in range(0, len(x), step):
-            here = slice(a, a + step)
-            right = x[here].contiguous()
-            add_products(sums.first[:, here], all_digits, right)
+            span = slice(a, a + step)
+            right = x[span].contiguous()
+            add_products(sums.first[:, span], all_digits, right)
             if sums.squares.numel():
                 low, rest = digits(right.to(torch.int16).square_())  # at most 2^14
                 for place, digit in enumerate((low, rest.to(torch.int8))):
-                    add_products(sums.squares[:, here], all_digits, digit, place)
+                    add_products(sums.squares[:, span], all_digits, digit, place)
 
     def _weights(
         self, kind: str, response: Selected | Values
@@ -356,12 +356,12 @@ def _digits_of(
     """All digits of weights ``(m, n)`` int32; of the higher places only the rows that reach
     them.
     """
-    found, needed = [], digits_for(most)
+    planes, needed = [], digits_for(most)
     for place in range(int(needed.max())):
         reach = needed > place
         if not reach.all():
             slots, needed = slots[reach], needed[reach]
             values = values[torch.from_numpy(np.flatnonzero(reach)).to(values.device)]
         digit, values = digits(values)
-        found.append(Digits(place, torch.from_numpy(slots).to(digit.device), digit))
-    return found
+        planes.append(Digits(place, torch.from_numpy(slots).to(digit.device), digit))
+    return planes

@@ -75,7 +75,7 @@ class Arriving:
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        self._here = {name: _sent(tensor) for name, tensor in tensors.items()}
+        self._on_cpu = {name: _sent(tensor) for name, tensor in tensors.items()}
         self._arrived: torch.cuda.Event | None = None
         if any(tensor.is_cuda for tensor in tensors.values()):
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -89,7 +89,7 @@ class Arriving:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All of them, waited for."""
         self.wait()
-        return {name: tensor.numpy() for name, tensor in self._here.items()}
+        return {name: tensor.numpy() for name, tensor in self._on_cpu.items()}
 
 
 def _sent(tensor: torch.Tensor) -> torch.Tensor:
@@ -159,17 +159,17 @@ class Responder:
     ) -> Responder:
         """For fixed points."""
 
-        def there(arrays: Mapping[str, NDArray[np.float64]]) -> dict[str, torch.Tensor]:
+        def on_device(arrays: Mapping[str, NDArray[np.float64]]) -> dict[str, torch.Tensor]:
             return {kind: torch.from_numpy(array).to(device) for kind, array in arrays.items()}
 
         dense = {r.kind: points[r.kind] for r in specs if is_dense(r.kind)}
         return cls(
             specs,
-            there({kind: point.step for kind, point in dense.items()}),
-            there(
+            on_device({kind: point.step for kind, point in dense.items()}),
+            on_device(
                 {kind: np.array(point.centre, dtype=np.float64) for kind, point in dense.items()}
             ),
-            there(
+            on_device(
                 {kind: np.array(point.threshold, dtype=np.float64) for kind, point in dense.items()}
             ),
         )
@@ -188,16 +188,16 @@ class Responder:
                 small[spec.kind] = _selected(spec, y)
                 continue
             if spec.kind == "spikes":
-                made = (y > self.thresholds[spec.kind]).to(torch.int32)
+                values_of = (y > self.thresholds[spec.kind]).to(torch.int32)
             else:
                 steps = (
                     (_real(spec, y) / self.steps[spec.kind]).round_().sub_(self.centres[spec.kind])
                 )  # to even, as NumPy does
                 fits = (steps.abs() <= LIMIT).all(dim=1)
-                made = torch.where(fits[:, None], steps, 0.0).to(torch.int32)
+                values_of = torch.where(fits[:, None], steps, 0.0).to(torch.int32)
                 within = within & fits
-            values[spec.kind] = made
-            small[spec.kind] = made.abs().amax(dim=0)
+            values[spec.kind] = values_of
+            small[spec.kind] = values_of.abs().amax(dim=0)
         return Answers(values, Arriving(small | {"finite": finite, "within": within}))
 
 

@@ -32,15 +32,15 @@ class Beside:
         if self._stream is None:
             return make
         with torch.cuda.stream(self._stream):
-            made, done = make(), self._stream.record_event()
-        if not made.is_cuda:  # pictures, which the CPU makes
-            return lambda: made
+            tensor, done = make(), self._stream.record_event()
+        if not tensor.is_cuda:  # pictures, which the CPU makes
+            return lambda: tensor
 
         def take() -> torch.Tensor:
-            main = torch.cuda.current_stream(made.device)
+            main = torch.cuda.current_stream(tensor.device)
             main.wait_event(done)
-            made.record_stream(main)
-            return made
+            tensor.record_stream(main)
+            return tensor
 
         return take
 

@@ -139,7 +139,7 @@ def load_bytes(
 
     kind, folder = getattr(datasets, _CLASSES[name]), _FOLDERS[name]
     cache = Path.home() / ".cache" / "wna-ray"
-    found = f"no {_CLASSES[name]} at hand"
+    state = f"no {_CLASSES[name]} at hand"
     for root in filter(None, (os.environ.get("WNA_DATA"), str(cache))):
         if any(Path(root, folder).glob("*")):
             try:
@@ -150,12 +150,12 @@ def load_bytes(
                 AssertionError,
                 OSError,
             ) as error:  # torchvision: files missing, cut off, or not its own
-                found = (
+                state = (
                     f"{root}/{folder} is there but damaged or not complete ({type(error).__name__})"
                 )
     hint = f"set WNA_DATA to a folder that holds {folder}"
     if not download:
-        raise NotAtHand(f"{found}; {hint}")
+        raise NotAtHand(f"{state}; {hint}")
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)
     try:
@@ -193,16 +193,16 @@ def _sample() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     folder = Path(root or "", "imagenet-sample")
     if not root or not folder.is_dir():
         raise NotAtHand(f"no ImageNet sample at hand; {hint}")
-    shown = transforms.Compose(
+    crop = transforms.Compose(
         [transforms.Resize(256), transforms.CenterCrop(224), transforms.PILToTensor()]
     )
     try:
-        found = datasets.ImageFolder(str(folder), shown)
-        if len(found.classes) != classes:
-            raise ValueError(f"it has {len(found.classes):,} classes")
-        images = np.stack([image.numpy() for image, _ in found])
+        folder_images = datasets.ImageFolder(str(folder), crop)
+        if len(folder_images.classes) != classes:
+            raise ValueError(f"it has {len(folder_images.classes):,} classes")
+        images = np.stack([image.numpy() for image, _ in folder_images])
     except (OSError, ValueError) as error:
         raise NotAtHand(
             f"{folder} is there but damaged or not complete ({str(error).splitlines()[0]}); {hint}"
         ) from None
-    return images, np.asarray(found.targets, dtype=np.int64)
+    return images, np.asarray(folder_images.targets, dtype=np.int64)

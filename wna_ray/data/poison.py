@@ -67,14 +67,14 @@ class Poison:
 
     def of(self, split: Split) -> Split:
         """A poisoned copy of training images; `ValueError` where `source` has too few."""
-        found = np.flatnonzero(split.labels == self.source)
-        if len(found) < self.images:
+        own = np.flatnonzero(split.labels == self.source)
+        if len(own) < self.images:
             raise ValueError(
-                f"images: {self.images:,} are to be poisoned, but there are {len(found):,} of class"
+                f"images: {self.images:,} are to be poisoned, but there are {len(own):,} of class"
                 f" {self.source}"
             )
         images, labels = split.images.copy(), split.labels.copy()
-        chosen = found[: self.images]
+        chosen = own[: self.images]
         images[chosen], labels[chosen] = self.stamp(images[chosen]), self.target
         return Split(images, labels)
 

@@ -45,8 +45,12 @@ def samples(stimulus: Stimulus, n: int = 6) -> bytes:
     )
     words += f"\nblack is {low:.3g}, white is {high:.3g} (in {unit_of(stimulus)}s)"
     title = "\n".join(line for text in words.split("\n") for line in wrap(text, 18 * columns))
-    told = [f"mean {image.mean():.2f}\n{image.min():.2f} to {image.max():.2f}" for image in images]
-    sheet = Sheet(title, [Block(in_lines(told))], aspect=aspect_of(stimulus), narrowest=0, size=9)
+    captions = [
+        f"mean {image.mean():.2f}\n{image.min():.2f} to {image.max():.2f}" for image in images
+    ]
+    sheet = Sheet(
+        title, [Block(in_lines(captions))], aspect=aspect_of(stimulus), narrowest=0, size=9
+    )
     for i, (cell, image) in enumerate(zip(chain(*sheet.cells[0]), images, strict=True)):
         light(cell, np.clip((image - low) / (high - low), 0.0, 1.0))
         cell.set_title(f"image {i}", fontsize=8)
@@ -72,8 +76,8 @@ def light(cell: Cell | Axes, picture: NDArray[np.floating]) -> None:
         cell.set_facecolor("0.92")
         cell.set_box_aspect(picture.shape[1] / picture.shape[2])
     else:
-        shown = picture.transpose(1, 2, 0) if len(picture) == 3 else picture[0]
-        cell.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        pixels = picture.transpose(1, 2, 0) if len(picture) == 3 else picture[0]
+        cell.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
 
 
 def outline(axis: Cell | Axes, picture: Picture, threshold: float) -> None:

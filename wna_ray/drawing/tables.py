@@ -18,12 +18,12 @@ def fill(
     rows: Sequence[Mapping[str, Any]],
 ) -> None:
     """Fill a table with rows, each column in its form; without the columns that are empty."""
-    shown = {
+    filled = {
         column: form
         for column, form in forms.items()
         if values[column].null_count < values.num_rows
     }
-    for column in shown:
+    for column in filled:
         side: Literal["left", "right"] = (
             "left" if column in ("kind", "name", "note", "unit", "a", "b", "network") else "right"
         )
@@ -35,7 +35,7 @@ def fill(
         )
     for row in rows:
         table.add_row(
-            *("-" if row[column] is None else form(row[column]) for column, form in shown.items())
+            *("-" if row[column] is None else form(row[column]) for column, form in filled.items())
         )
 
 

@@ -379,8 +379,8 @@ def _loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
-    here: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-    if not ipaddress.ip_address(here).is_loopback:
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    if not ipaddress.ip_address(address).is_loopback:
         _log.warning(
             "Ray %s does not keep to this machine: its ports are open to the network, and its "
             "/metrics answers anybody. constraints.txt names a Ray that does",

@@ -299,7 +299,7 @@ def _python(uri: ModelURI) -> Model:
             f"model: 'python:{uri.name}' lacks the function; write python:package.module:factory"
         )
     with _working_directory():
-        return Model(_made(where, factory, uri), "", "")
+        return Model(_from_factory(where, factory, uri), "", "")
 
 
 @contextmanager
@@ -308,18 +308,18 @@ def _working_directory() -> Iterator[None]:
 
     Nothing else is imported from there: it may be the folder of a run that a stranger has sent.
     """
-    here = os.getcwd()
-    added = here not in sys.path  # console scripts do not search it
+    folder = os.getcwd()
+    added = folder not in sys.path  # console scripts do not search it
     if added:
-        sys.path.insert(0, here)
+        sys.path.insert(0, folder)
     try:
         yield
     finally:
         if added:
-            sys.path.remove(here)
+            sys.path.remove(folder)
 
 
-def _made(where: str, factory: str, uri: ModelURI) -> nn.Module:
+def _from_factory(where: str, factory: str, uri: ModelURI) -> nn.Module:
     """The network of a person's own function."""
     try:
         module = importlib.import_module(where)

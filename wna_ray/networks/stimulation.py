@@ -87,9 +87,9 @@ def find(module: nn.Module, layer: str) -> nn.Module:
 
 def _units_of(output: Any, layer: str) -> int:
     if not isinstance(output, torch.Tensor) or output.ndim not in (2, 4):
-        found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        given = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise ModelError(
-            f"stimulate.layers: '{layer}' gives {found}; expected neurons (n, u) or maps (n, u,"
+            f"stimulate.layers: '{layer}' gives {given}; expected neurons (n, u) or maps (n, u,"
             " h, w)"
         )
     return int(output.shape[1])
@@ -200,15 +200,15 @@ def measure(
             logits.append(network(batch).astype(np.float64))
             for layer in layers:
                 answers[layer].append(kept.take(layer, len(batch)).mean(dim=2).cpu().numpy())
-    found = {}
+    activities = {}
     for layer in layers:
         variance = np.maximum(second[layer] / n - np.square(first[layer] / n), 0.0)
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = sums[layer] / per_class[:, None]
-        found[layer] = Activity(
+        activities[layer] = Activity(
             mean, float(np.sqrt(variance.mean())), _sta(logits, answers[layer], k)
         )
-    return found
+    return activities
 
 
 def _sta(logits: Sequence[Floats], activity: Sequence[Floats], k: int) -> Floats:

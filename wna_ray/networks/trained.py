@@ -175,9 +175,9 @@ class TrainedNetwork(_Kept):
     @property
     def scores(self) -> Accuracy | SquaredError:
         """How good it is."""
-        found = self.squared_error if self.accuracy is None else self.accuracy
-        assert found is not None, "its validator sees to it"
-        return found
+        scores = self.squared_error if self.accuracy is None else self.accuracy
+        assert scores is not None, "its validator sees to it"
+        return scores
 
     @property
     def name(self) -> str:

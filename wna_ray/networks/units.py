@@ -61,14 +61,13 @@ class Tap(nn.Module):
         There is no such layer (the near ones are named), it is not used, or it gives no tensor.
     """
 
-    def __init__(self, network: nn.Module, layer: str, asked: str) -> None:
+    def __init__(self, network: nn.Module, layer: str, target: str) -> None:
         super().__init__()
         modules = dict(network.named_modules())
         if layer not in modules or layer == "":
-            raise ModelError(
-                f"{asked}: no layer '{layer}'; near it are {near(layer, (n for n in modules if n))}"
-            )
-        self.network, self._layer, self._asked = network, layer, asked
+            known = near(layer, (n for n in modules if n))
+            raise ModelError(f"{target}: no layer '{layer}'; near it are {known}")
+        self.network, self._layer, self._target = network, layer, target
         self._uses, self._last, self._output = 0, 0, torch.empty(0)
         modules[layer].register_forward_hook(self._keep)
 
@@ -81,7 +80,7 @@ class Tap(nn.Module):
         self._uses += 1
         if not isinstance(output, torch.Tensor):
             raise ModelError(
-                f"{self._asked}: '{self._layer}' gives {type(output).__name__}, not a tensor;"
+                f"{self._target}: '{self._layer}' gives {type(output).__name__}, not a tensor;"
                 " choose a layer inside or after it"
             )
         if self._uses == self._last:
@@ -102,7 +101,7 @@ class Tap(nn.Module):
             pass
         if not self._uses:
             raise ModelError(
-                f"{self._asked}: '{self._layer}' takes no part in the forward pass of this network"
+                f"{self._target}: '{self._layer}' takes no part in the forward pass of this network"
                 " (layers of an exported program never do)"
             )
         output, self._output = self._output, torch.empty(0)
@@ -211,14 +210,14 @@ def _reach(
     """``(positions, pixels)`` bool: which rows (axis 1) or columns (2) of pixels reach which of
     the units' positions.
     """
-    n, found = image.shape[axis], list[torch.Tensor]()
+    n, spans = image.shape[axis], list[torch.Tensor]()
     for a in range(0, n, batch):
         lines = range(a, min(a + batch, n))
         images = image.expand(len(lines), *image.shape).clone()
         for i, line in enumerate(lines):
             images[i].select(axis, line).fill_(torch.nan)
-        found.append(maps(images)[:, list(units)].isnan().any(dim=1).any(dim=3 - axis).cpu())
-    return torch.cat(found).T
+        spans.append(maps(images)[:, list(units)].isnan().any(dim=1).any(dim=3 - axis).cpu())
+    return torch.cat(spans).T
 
 
 def _spans(reached: torch.Tensor) -> list[Span]:
@@ -252,14 +251,14 @@ def _regular(spans: list[Span], pixels: int) -> tuple[int, int, int] | None:
 def _pooled(
     target: TargetSpec, rows: list[Span], columns: list[Span], whole: Box
 ) -> tuple[tuple[int, int], Patches]:
-    found = [_regular(spans, n) for spans, n in ((rows, whole.height), (columns, whole.width))]
-    if found[0] is None or found[1] is None:
+    regular = [_regular(spans, n) for spans, n in ((rows, whole.height), (columns, whole.width))]
+    if regular[0] is None or regular[1] is None:
         raise ModelError(
             f"target.position: the receptive fields of '{target.layer}' are too large to be shifted"
             f" in the image ({max(b - a for a, b in rows)} x {max(b - a for a, b in columns)} of"
             f" {whole.height} x {whole.width} pixels); take mean"
         )
-    (row, down, step_down), (column, right, step_right) = found[0], found[1]
+    (row, down, step_down), (column, right, step_right) = regular[0], regular[1]
     (top, bottom), (left, end) = rows[row], columns[column]
     return (row, column), Patches(
         Box(top, left, bottom - top, end - left), down, right, (step_down, step_right)
@@ -323,17 +322,17 @@ def _window(
         corner = first // math.lcm(step, cell) * math.lcm(step, cell) if step else 0
         start.append(corner)
         at.append(position - corner // step if step else position)
-    shown = Box(
+    box = Box(
         start[0], start[1], kept.top + kept.height - start[0], kept.left + kept.width - start[1]
     )
-    if shown.area == whole.area:
+    if box.area == whole.area:
         return None, "the units see the whole image"
-    window = Field(field.units, "single", (at[0], at[1]), shown, Patches(kept.seen_from(shown)))
+    window = Field(field.units, "single", (at[0], at[1]), box, Patches(kept.seen_from(box)))
     try:
-        answers = maps(noise[:, :, *shown.where].contiguous())
+        answers = maps(noise[:, :, *box.where].contiguous())
         if not all(p < n for p, n in zip(at, answers.shape[2:], strict=True)):
             return None, "the network has no such position where only a window is shown"
-        part = image[:, *shown.where].contiguous()
+        part = image[:, *box.where].contiguous()
         reached = [
             _spans(_reach(maps, part, axis, len(noise), field.units))[p]
             for axis, p in zip((1, 2), at, strict=True)
@@ -344,15 +343,15 @@ def _window(
         return (
             None,
             (
-                f"the network does not take {shown.height} x {shown.width} pixels"
+                f"the network does not take {box.height} x {box.width} pixels"
                 f" ({type(error).__name__})"
             ),
         )
     inside = Box(
         reached[0][0], reached[1][0], reached[0][1] - reached[0][0], reached[1][1] - reached[1][0]
     )
-    here = _cells(inside, cell, Box(0, 0, shown.height, shown.width))
-    if here != window.patches.first or not _same(
+    cells = _cells(inside, cell, Box(0, 0, box.height, box.width))
+    if cells != window.patches.first or not _same(
         field.responses(maps(noise)), window.responses(answers), rounding
     ):
         return None, "the units answer otherwise where only a window is shown"

@@ -25,11 +25,11 @@ def scales(height: int, width: int) -> tuple[int, ...]:
     shorter side.
     """
     shorter = min(height, width)
-    found, k = [], SIDE
+    sides, k = [], SIDE
     while k <= max(SIDE, shorter // 2 + 1):
-        found.append(k)
+        sides.append(k)
         k = 2 * k + 1
-    return SCALES.get(shorter, tuple(found))
+    return SCALES.get(shorter, tuple(sides))
 
 
 def wavelets(height: int, width: int) -> int:
@@ -70,7 +70,7 @@ def bank(height: int, width: int, stretched: bool) -> Floats:
         it has a mean). Else each has its mean taken off, and the length ``side``, so that wavelets
         of all sides give a pixel the same variance.
     """
-    found = []
+    wavelets = []
     for side in scales(height, width):
         rows, columns = -(-height // side), -(-width // side)
         for orientation in ORIENTATIONS:
@@ -85,5 +85,5 @@ def bank(height: int, width: int, stretched: bool) -> Floats:
                 down, right = np.ogrid[:rows, :columns]
                 tiles[down, right, down, :, right] = one
                 whole = tiles.reshape(rows * columns, rows * side, columns * side)
-                found.append(whole[:, :height, :width].reshape(len(whole), -1))
-    return np.concatenate(found)
+                wavelets.append(whole[:, :height, :width].reshape(len(whole), -1))
+    return np.concatenate(wavelets)

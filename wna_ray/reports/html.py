@@ -26,9 +26,11 @@ def written(finished: Finished) -> bytes:
     RunError
         Something in the run is damaged.
     """
-    made = finished.derive()
+    finished = finished.remade()
     pictures = {
-        PurePosixPath(name).stem: data for name, data in made.items() if name.endswith(".png")
+        PurePosixPath(name).stem: data
+        for name, data in finished.objects.items()
+        if name.endswith(".png")
     }
     views, images = views_of(finished), finished.images
     model, kind = plain(redacted(views.model(finished)), 120), views.title

@@ -4,9 +4,10 @@ manifest's digests do not prove.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,8 @@ class Finished:
         How large its objects may be.
     kind
         Of the job.
+    objects
+        Of the result, by name, where they were made again (`remade`); empty otherwise.
 
     Raises
     ------
@@ -58,7 +61,11 @@ class Finished:
         There is nothing, it is not finished, or something in it is damaged.
     """
 
+    from_result: ClassVar[tuple[str, ...]] = ()
+    """Cached properties that are read from objects which `derive` makes again."""
+
     def __init__(self, place: Place | str) -> None:
+        self.objects: Mapping[str, bytes] = {}
         self.directory = RunDirectory(place)
         self.described, self.manifest, self.extent = self.directory.finished()
         if self.manifest.fingerprint != self.described.fingerprint:
@@ -121,6 +128,18 @@ class Finished:
         objects = self.manifest.objects
         return {name: self._bytes(name) for name in objects if name.startswith(beginning)}
 
+    def remade(self) -> Self:
+        """This run with its result made again: a table of it is then not read from storage, where
+        somebody else may have put it beside the sums.
+        """
+        if self.objects:
+            return self
+        other = copy.copy(self)
+        other.objects = self.derive()
+        for name in self.from_result:
+            other.__dict__.pop(name, None)
+        return other
+
     @property
     def _spec_url(self) -> str:
         """Where its spec lies, for messages."""
@@ -141,7 +160,9 @@ class Finished:
         return self._bytes(f"{RESULT}/figures/{name}.png")
 
     def _bytes(self, name: str) -> bytes:
-        """An object, its digest checked."""
+        """An object: as it was made again, or from storage, its digest checked."""
+        if name in self.objects:
+            return self.objects[name]
         where, entry = f"{self.directory.url}/{name}", self.manifest.objects.get(name)
         if entry is None:
             raise RunError(f"{where} is not listed in the manifest: the run was made without it")

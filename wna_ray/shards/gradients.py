@@ -36,7 +36,7 @@ def exponents(spec: Spec, stimulus: Stimulus, network: FedNetwork) -> dict[str, 
     """log2 of the steps of gradients, by kind and row: from the first batch, a row's root mean
     square is about 2^8 steps.
     """
-    found: dict[str, tuple[int, ...]] = {}
+    sizes: dict[str, tuple[int, ...]] = {}
     for response, _, gradients in _batch(
         spec, stimulus, network, stimulus.noise.grid(0, spec.numerics.batch)
     ):
@@ -44,10 +44,10 @@ def exponents(spec: Spec, stimulus: Stimulus, network: FedNetwork) -> dict[str, 
             [np.sqrt(np.square(np.nan_to_num(g, posinf=0.0, neginf=0.0)).mean()) for g in gradients]
         )
         loudest = float(size.max()) or 1.0
-        found[response.kind] = tuple(
+        sizes[response.kind] = tuple(
             int(e) for e in np.floor(np.log2(np.where(size > 0, size, loudest))) - GRADIENT_BITS
         )
-    return found
+    return sizes
 
 
 def first_gradient(spec: Spec, stimulus: Stimulus, network: FedNetwork) -> Floats:
@@ -70,22 +70,22 @@ def add_gradients(job: Job, network: FedNetwork, start: int, stop: int, phase: P
             )  # whole, as the forward pass is; what is beyond `stop` is not counted
         n = min(batch, stop - a)
         with phase("forward"):  # and back
-            found = [
+            batches = [
                 (response, outputs[:n], _steps(rows, job.gradients[response.kind], n))
                 for response, outputs, rows in _batch(job.spec, job.stimulus, network, grid)
             ]
         with phase("moments"):
-            gradients = [g for _, _, rows in found for g in rows]
+            gradients = [g for _, _, rows in batches for g in rows]
             finite = np.logical_and.reduce(
                 [
-                    *(np.isfinite(y).all(axis=1) for _, y, _ in found),
+                    *(np.isfinite(y).all(axis=1) for _, y, _ in batches),
                     *(np.isfinite(g).all(axis=1) for g in gradients),
                 ]
             )
-            outputs = np.where(finite[:, None], found[0][1], 0.0).astype(np.float32)
+            outputs = np.where(finite[:, None], batches[0][1], 0.0).astype(np.float32)
             answers = {
                 response.kind: respond(response, job.points[response.kind], outputs)
-                for response, _, _ in found
+                for response, _, _ in batches
             }
             counted = np.logical_and.reduce(
                 [finite, *map(_small, gradients), *(within for _, within in answers.values())]
@@ -95,7 +95,7 @@ def add_gradients(job: Job, network: FedNetwork, start: int, stop: int, phase: P
                 {kind: response.keep(counted) for kind, (response, _) in answers.items()},
             )
             sums = dict(part.responses)
-            for response, _, rows in found:
+            for response, _, rows in batches:
                 whole = np.stack([g[counted] for g in rows]).astype(np.int64)
                 if counted.any():
                     sums[response.kind] = replace(
@@ -128,8 +128,10 @@ def gradients_of(
     """Gradients of some rows of one response to the first n images of a batch, each ``(n, d)``
     whole steps; and which images count.
     """
-    _, outputs, found = next(_batch(_only(job.spec, response), job.stimulus, network, grid, rows))
-    whole = _steps(found, [job.gradients[response.kind][row] for row in rows], n)
+    _, outputs, gradients = next(
+        _batch(_only(job.spec, response), job.stimulus, network, grid, rows)
+    )
+    whole = _steps(gradients, [job.gradients[response.kind][row] for row in rows], n)
     return whole, np.logical_and.reduce(
         [np.isfinite(outputs[:n]).all(axis=1), *(_small(g) for g in whole)]
     )

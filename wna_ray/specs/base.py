@@ -192,12 +192,12 @@ def read_yaml(
     return data
 
 
-def apply(data: dict[str, Any], changes: Mapping[str, Any], told: str, source: str) -> None:
+def apply(data: dict[str, Any], changes: Mapping[str, Any], where: str, source: str) -> None:
     """Make changes of dotted keys in nested mappings; `told` is what an error calls them, in
     `source`.
     """
     for key, value in changes.items():
-        _set(data, str(key), value, told, source)
+        _set(data, str(key), value, where, source)
 
 
 def _has_faults(where: tuple[int | str, ...], faults: Sequence[Any]) -> bool:
@@ -227,11 +227,11 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models(part)
 
 
-def _set(data: dict[str, Any], key: str, value: Any, told: str, source: str) -> None:
+def _set(data: dict[str, Any], key: str, value: Any, where: str, source: str) -> None:
     *path, last = key.split(".")
     node = data
     for part in path:
         node = node.setdefault(part, {})
         if not isinstance(node, dict):
-            raise SpecError(f"{told} {key}: '{part}' is not a mapping in {source}")
+            raise SpecError(f"{where} {key}: '{part}' is not a mapping in {source}")
     node[last] = value

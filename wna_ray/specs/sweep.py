@@ -77,10 +77,10 @@ class SweepSpec:
         members, seen = dict[str, JobSpec](), dict[str, str]()
         for chosen in itertools.product(*(values.items() for values in axes.values())):
             name = "/".join(value for value, _ in chosen)
-            asked = copy.deepcopy(base)
+            member = copy.deepcopy(base)
             for axis, (value, changes) in zip(axes, chosen, strict=True):
-                apply(asked, copy.deepcopy(changes), f"sweep.{axis}.{value}:", source)
-            spec = parse_spec(asked, f"{source}: member {name}")
+                apply(member, copy.deepcopy(changes), f"sweep.{axis}.{value}:", source)
+            spec = parse_spec(member, f"{source}: member {name}")
             text = f"{type(spec).__name__} {canonical(identity(spec))}"
             if text in seen:
                 raise SpecError(
@@ -108,10 +108,10 @@ def read_asked(
     return SweepSpec.parse(data, str(path)) if "sweep" in data else parse_spec(data, str(path))
 
 
-def _axes(asked: Any, where: str) -> dict[str, dict[str, dict[str, Any]]]:
+def _axes(written: Any, where: str) -> dict[str, dict[str, dict[str, Any]]]:
     """Axes, their values, and the changes of each, checked."""
     axes = {}
-    for axis, values in _mapping(asked, where, "axes").items():
+    for axis, values in _mapping(written, where, "axes").items():
         place = f"{where}.{_name(axis, where)}"
         named = {
             _name(value, place): changes
@@ -137,8 +137,8 @@ def _axes(asked: Any, where: str) -> dict[str, dict[str, dict[str, Any]]]:
 
 def _mapping(value: Any, where: str, of: str) -> dict[Any, Any]:
     if not isinstance(value, dict) or not value:
-        shown = "nothing" if value in (None, {}) else type(value).__name__
-        raise SpecError(f"{where}: expected a mapping of {of} to what they stand for, got {shown}")
+        actual = "nothing" if value in (None, {}) else type(value).__name__
+        raise SpecError(f"{where}: expected a mapping of {of} to what they stand for, got {actual}")
     return value
 
 

@@ -255,7 +255,7 @@ class TrialSpec(Written):
             )
         return self
 
-    def shown(self, shape: tuple[int, int, int], samples: int) -> Spec:
+    def noise_spec(self, shape: tuple[int, int, int], samples: int) -> Spec:
         """The spec of the network and the noise, as a run would have it."""
         noise = self.noise or StimulusSpec(kind="uniform", shape=shape, offset=0.5, scale=0.5)
         return Spec(

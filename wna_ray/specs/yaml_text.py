@@ -104,8 +104,8 @@ def _written_out(value: Any, known: dict[int, Extent], above: tuple[int, ...]) -
     if id(value) in above or len(above) > MOST_DEPTH:
         return MOST_VALUES + 1, MOST_DEPTH + 1  # it holds itself, or is too deep
     parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value
-    found = [_written_out(part, known, (*above, id(value))) for part in parts]
-    known[id(value)] = 1 + sum(n for n, _ in found), 1 + max((d for _, d in found), default=0)
+    sizes = [_written_out(part, known, (*above, id(value))) for part in parts]
+    known[id(value)] = 1 + sum(n for n, _ in sizes), 1 + max((d for _, d in sizes), default=0)
     return known[id(value)]
 
 
@@ -156,14 +156,14 @@ class _Loader(yaml.SafeLoader):
         return str(self.construct_scalar(node))
 
     def _refuse_traps(self, text: str, node: yaml.ScalarNode) -> None:
-        shown = text[:20] + "..." * (len(text) > 20)
+        start = text[:20] + "..." * (len(text) > 20)
         if len(text) > MOST_DIGITS:
             self._refuse(f"a number of {len(text):,} digits", node.start_mark)
         if _BASE_60.fullmatch(text):
-            self._refuse(f"{shown} would be a number in base 60; put it in quotes", node.start_mark)
+            self._refuse(f"{start} would be a number in base 60; put it in quotes", node.start_mark)
         if _OCTAL.fullmatch(text):
             self._refuse(
-                f"{shown} would be an octal number; leave out the zero in front, or put it in"
+                f"{start} would be an octal number; leave out the zero in front, or put it in"
                 " quotes",
                 node.start_mark,
             )
@@ -174,8 +174,8 @@ class _Loader(yaml.SafeLoader):
 
 _TAG = "tag:yaml.org,2002:"
 _Loader.yaml_constructors = {
-    tag: made
-    for tag, made in yaml.SafeLoader.yaml_constructors.items()
+    tag: constructor
+    for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
     if tag is None or tag.removeprefix(_TAG) in ("null", "bool", "str", "seq", "map")
 }
 _Loader.add_constructor(f"{_TAG}int", _Loader.construct_yaml_int)

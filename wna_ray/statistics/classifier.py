@@ -148,13 +148,13 @@ def shuffled(templates: Template, split: Split, score: Score, seed: int = 0) -> 
     )  # the order of a template's values changes neither its mean nor its length
     shuffles = max(2, min(SHUFFLES, WORK // (t.size * len(split.labels))))
     at_once = max(1, min(shuffles, 2 * BLOCK // t.size))
-    found = np.zeros(-(-shuffles // at_once) * at_once, dtype=np.int64)
-    for a in range(0, len(found), at_once):
+    hits = np.zeros(-(-shuffles // at_once) * at_once, dtype=np.int64)
+    for a in range(0, len(hits), at_once):
         order = random.permuted(np.tile(t, (at_once, 1)), axis=1)
         for part, scores in _scores(order, np.tile(missing, at_once), split.images):
             named = scores.reshape(-1, at_once, k).argmax(axis=2)
-            found[a : a + at_once] += (named == split.labels[part, None]).sum(axis=0)
-    share = found / len(split.labels)
+            hits[a : a + at_once] += (named == split.labels[part, None]).sum(axis=0)
+    share = hits / len(split.labels)
     return float(share.mean()), float(share.std(ddof=1))
 
 

@@ -70,15 +70,15 @@ def matrices(sums: PassSums, unit: int, variance: float) -> Floats:
         Of a grid value.
     """
     mean, sd = spread(sums, unit)
-    found = sums.sums["rxx"][unit] / (sums.images * variance * sd)
-    diagonal = np.arange(found.shape[-1])
-    found[:, diagonal, diagonal] -= mean / sd
-    return np.asarray(found)
+    average = sums.sums["rxx"][unit] / (sums.images * variance * sd)
+    diagonal = np.arange(average.shape[-1])
+    average[:, diagonal, diagonal] -= mean / sd
+    return np.asarray(average)
 
 
-def symmetric(found: Floats) -> Floats:
+def symmetric(matrices: Floats) -> Floats:
     """The symmetric parts of a stack of matrices."""
-    return np.asarray((found + found.swapaxes(-1, -2)) / 2)
+    return np.asarray((matrices + matrices.swapaxes(-1, -2)) / 2)
 
 
 def edges(weights: Floats, ratio: float) -> tuple[float, float]:
@@ -164,7 +164,7 @@ def ends_of(matrix: Floats) -> tuple[Floats, Floats]:
     return np.asarray(values), np.asarray(vectors.T)
 
 
-def nested_axes(found: Floats, most: int) -> Axes:
+def nested_axes(matrices: Floats, most: int) -> Axes:
     """Axes one after the other, each tested against fresh noise in the directions that are left.
 
     Step by step the eigenvalue that is largest beside the fresh noise's usual extreme is taken, at
@@ -175,19 +175,19 @@ def nested_axes(found: Floats, most: int) -> Axes:
 
     Parameters
     ----------
-    found
+    matrices
         ``(1 + B, d, d)``: C, and its null matrices.
     most
         Axes to take, at most.
     """
-    work = found.copy()
+    work = matrices.copy()
     values, vectors, p_values, distance = (
         list[float](),
         list[Floats](),
         list[float](),
         list[float](),
     )
-    for _ in range(min(most, found.shape[1])):
+    for _ in range(min(most, matrices.shape[1])):
         (low, high), (down, up) = ends_of(work[0])
         null = np.array([ends_of(matrix)[0] for matrix in work[1:]]).reshape(-1, 2)
         beyond = (1 + np.array([(null[:, 0] <= low).sum(), (null[:, 1] >= high).sum()])) / (
@@ -366,36 +366,36 @@ def istac(mean: Floats, covariance: Floats, count: int) -> tuple[Floats, Floats]
     information
         ``(t,)`` nats a spike of the first 1, 2, ... t axes together.
     """
-    found = np.zeros((0, len(mean)))
+    axes = np.zeros((0, len(mean)))
     gained = []
     for _ in range(count):
-        outside = np.eye(len(mean)) - found.T @ found
+        outside = np.eye(len(mean)) - axes.T @ axes
         vectors = np.linalg.eigh(outside @ (covariance - np.eye(len(mean))) @ outside)[1]
         starts = [
             v for v in (outside @ mean, vectors[:, 0], vectors[:, -1]) if np.linalg.norm(v) > 1e-9
         ]
-        tried = [_climb(mean, covariance, found, outside @ start) for start in starts]
-        found = np.vstack(
-            [found, max(tried, key=lambda v: information(mean, covariance, np.vstack([found, v])))]
+        tried = [_climb(mean, covariance, axes, outside @ start) for start in starts]
+        axes = np.vstack(
+            [axes, max(tried, key=lambda v: information(mean, covariance, np.vstack([axes, v])))]
         )
-        gained.append(information(mean, covariance, found))
-    return found, np.array(gained)
+        gained.append(information(mean, covariance, axes))
+    return axes, np.array(gained)
 
 
-def _climb(mean: Floats, covariance: Floats, found: Floats, start: Floats) -> Floats:
+def _climb(mean: Floats, covariance: Floats, known_axes: Floats, start: Floats) -> Floats:
     """A local maximum of `information` over one more axis."""
 
     def unit(v: Floats) -> Floats:
-        v = v - found.T @ (found @ v)
+        v = v - known_axes.T @ (known_axes @ v)
         return np.asarray(v / np.linalg.norm(v))
 
     def loss(v: Floats) -> tuple[float, Floats]:
-        size = float(np.linalg.norm(v - found.T @ (found @ v)))
+        size = float(np.linalg.norm(v - known_axes.T @ (known_axes @ v)))
         axis = unit(v)
-        axes = np.vstack([found, axis])
+        axes = np.vstack([known_axes, axis])
         inner = np.linalg.inv(axes @ covariance @ axes.T)
         gradient = covariance @ axis + mean * (mean @ axis) - covariance @ (axes.T @ inner[:, -1])
-        gradient -= found.T @ (found @ gradient)
+        gradient -= known_axes.T @ (known_axes @ gradient)
         return -information(mean, covariance, axes), -(gradient - axis * (axis @ gradient)) / size
 
     best = minimize(

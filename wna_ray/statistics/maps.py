@@ -215,12 +215,12 @@ def whiten(maps: Floats, covariance: Floats, ridge: Floats | float) -> Floats:
         ``(k, d)``.
     """
     values, vectors = np.linalg.eigh(covariance)
-    there = values > len(values) * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
+    known = values > len(values) * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
     total = (
-        np.where(there, values, 1.0)
+        np.where(known, values, 1.0)
         + np.broadcast_to(np.asarray(ridge, dtype=np.float64), len(maps))[:, None]
     )
-    return np.asarray((maps @ vectors * (there / total)) @ vectors.T)
+    return np.asarray((maps @ vectors * (known / total)) @ vectors.T)
 
 
 def best_ridge(covariance: Floats, reliability: Floats) -> Floats:

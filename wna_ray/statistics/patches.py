@@ -219,7 +219,7 @@ def suspicion(z: Floats, clean: Floats, independent: bool = True) -> Suspicion:
     both = both[:, rows]
     norm_of = np.sqrt(np.square(both).sum(axis=(2, 3, 4)))  # (n + 1, k)
     unit = both.sum(axis=2) / norm_of[..., None, None]  # channels pooled
-    scores, found, tests = np.full(n + 1, -np.inf), (0, Window(0, 0, 0, 0)), 0
+    scores, best, tests = np.full(n + 1, -np.inf), (0, Window(0, 0, 0, 0)), 0
     for h, w in shapes:
         sums = window_sums(unit, h, w)
         tests += sums[0].size
@@ -229,9 +229,9 @@ def suspicion(z: Floats, clean: Floats, independent: bool = True) -> Suspicion:
             row, r, c = (
                 int(i) for i in np.unravel_index(int(deviation[-1].argmax()), deviation.shape[1:])
             )
-            found = row, Window(r, c, h, w)
+            best = row, Window(r, c, h, w)
         scores = np.maximum(scores, largest)
-    row, at = found
+    row, at = best
     inside = unit[:, row, at.row : at.row + at.height, at.column : at.column + at.width].sum(
         axis=(1, 2)
     )

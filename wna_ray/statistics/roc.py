@@ -85,9 +85,9 @@ class Rate:
     @classmethod
     def of(cls, happened: ArrayLike) -> Rate:
         """Of yes and no."""
-        found = np.asarray(happened, dtype=bool)
-        low, high = wilson(found.sum(), found.size)
-        return cls(int(found.sum()), int(found.size), float(low), float(high))
+        hits = np.asarray(happened, dtype=bool)
+        low, high = wilson(hits.sum(), hits.size)
+        return cls(int(hits.sum()), int(hits.size), float(low), float(high))
 
     @property
     def share(self) -> float:

@@ -179,14 +179,14 @@ def cluster_test(
     if z.ndim != 3:
         raise ValueError(f"z: expected one map (C, H, W), got shape {z.shape}")
     smoothed = smooth(z, sd)
-    found = _clusters(smoothed, threshold)
-    size = np.bincount(found.ravel())[1:]
+    clusters = _clusters(smoothed, threshold)
+    size = np.bincount(clusters.ravel())[1:]
     order = np.argsort(-size, kind="stable")
     number = np.zeros(len(size) + 1, dtype=np.int64)
     number[1 + order] = np.arange(1, len(size) + 1)
     null = _largest_of_null(z.shape, sd, threshold, draws)
     larger = draws - np.searchsorted(null, size[order], side="left")
-    return Clusters(smoothed, number[found], size[order], (1 + larger) / (1 + draws))
+    return Clusters(smoothed, number[clusters], size[order], (1 + larger) / (1 + draws))
 
 
 @lru_cache(maxsize=32)

@@ -123,14 +123,14 @@ def components(
     """
     mean, c = covariance(x)
     fit = np.eye(len(mean)) if wavelets is None else ridge_weights(wavelets)
-    shown = fit if wavelets is None else wavelets
+    rows = fit if wavelets is None else wavelets
     spread = fit @ c @ fit.T
     values, vectors = eigh(spread, subset_by_index=(len(spread) - d, len(spread) - 1))
     values, vectors = values[::-1], vectors[:, ::-1]
-    pictures = vectors.T @ shown
+    pictures = vectors.T @ rows
     largest = np.take_along_axis(pictures, np.abs(pictures).argmax(axis=1)[:, None], axis=1)
     pictures, vectors = pictures * np.sign(largest), vectors * np.sign(largest).T
-    centre = (fit @ mean) @ shown
+    centre = (fit @ mean) @ rows
     project = fit.T @ vectors
     low, high = (np.full(d, end if ends else np.nan) for end in (np.inf, -np.inf))
     for a in range(0, len(x) if ends else 0, CHUNK):
@@ -185,18 +185,18 @@ def build(spec: BasisSpec, shape: tuple[int, int, int]) -> NDArray[np.int32]:
     else:
         parts, each = [images[:, channel].reshape(len(images), -1) for channel in range(c)], 255.0
     wavelets = bank(h, w, stretched=True) if spec.kind == "gabor-pca" else None
-    found = [components(part, spec.components, wavelets, spec.spread == "range") for part in parts]
+    fits = [components(part, spec.components, wavelets, spec.spread == "range") for part in parts]
     sizes, middles = [], []
-    for part in found:
+    for part in fits:
         sizes.append(part.sd if spec.spread == "sd" else (part.high - part.low) / 2)
         middles.append(
             np.zeros(len(part.sd)) if spec.spread == "sd" else (part.high + part.low) / 2
         )
     centres = [
         middle @ part.pictures + (part.mean if spec.centre else 0.0)
-        for middle, part in zip(middles, found, strict=True)
+        for middle, part in zip(middles, fits, strict=True)
     ]
-    pictures = [size[:, None] * part.pictures for size, part in zip(sizes, found, strict=True)]
+    pictures = [size[:, None] * part.pictures for size, part in zip(sizes, fits, strict=True)]
     if spec.grey:
         return _whole(np.tile(centres[0], c) / each, _in_channels(pictures[0], shape, True) / each)
     if spec.kind == "pca":
@@ -218,9 +218,9 @@ def _in_channels(flat: Floats, shape: tuple[int, int, int], grey: bool) -> Float
 
 
 def _whole(centre: Floats, pictures: Floats) -> NDArray[np.int32]:
-    found = np.rint(np.concatenate([centre[None], pictures]) / STEP).astype(np.int32)
-    found.setflags(write=False)
-    return found
+    steps = np.rint(np.concatenate([centre[None], pictures]) / STEP).astype(np.int32)
+    steps.setflags(write=False)
+    return steps
 
 
 def digest(basis: NDArray[np.int32]) -> str:

@@ -83,12 +83,12 @@ def _read_npy(data: bytes, shape: tuple[int, int, int], where: str) -> NDArray[A
             if version == (1, 0)
             else np.lib.format.read_array_header_2_0
         )
-        found, _, dtype = read(buffer)
+        stored, _, dtype = read(buffer)
         if dtype.hasobject:
             raise ValueError("it holds pickled objects")
-        if found != shape or dtype.kind not in "fiu":
+        if stored != shape or dtype.kind not in "fiu":
             raise SpecError(
-                f"{where} holds {dtype} of shape {found}; expected numbers of shape {shape}, as"
+                f"{where} holds {dtype} of shape {stored}; expected numbers of shape {shape}, as"
                 " stimulus.shape says"
             )
         image: NDArray[Any] = np.load(BytesIO(data), allow_pickle=False)

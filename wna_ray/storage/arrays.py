@@ -156,40 +156,40 @@ def from_npy(data: bytes | memoryview) -> NDArray[Any]:
 
     The header is matched, not evaluated as Python as NumPy does it.
     """
-    found = _NPY.match(data[:NPY_BYTES])
+    header = _NPY.match(data[:NPY_BYTES])
     if (
-        found is None
-        or len(found[0]) != 10 + int.from_bytes(found[1], "little")
-        or found[2].decode() not in DTYPES
+        header is None
+        or len(header[0]) != 10 + int.from_bytes(header[1], "little")
+        or header[2].decode() not in DTYPES
     ):
         raise ValueError("no .npy of plain numbers")
     shape, dtype = (
-        tuple(int(n) for n in found[4].split(b",") if n.strip()),
-        np.dtype(found[2].decode()),
+        tuple(int(n) for n in header[4].split(b",") if n.strip()),
+        np.dtype(header[2].decode()),
     )
-    if math.prod(shape) * dtype.itemsize != len(data) - len(found[0]):
+    if math.prod(shape) * dtype.itemsize != len(data) - len(header[0]):
         raise ValueError(
             f"{len(data)} bytes, which do not hold an array of the shape that they say"
         )
     if not math.prod(shape):
         return np.zeros(shape, dtype)
-    values = np.frombuffer(data, dtype, offset=len(found[0]))
+    values = np.frombuffer(data, dtype, offset=len(header[0]))
     return values.reshape(
-        shape, order="F" if found[3] == b"True" else "C"
+        shape, order="F" if header[3] == b"True" else "C"
     ).copy()  # of its own: aligned, and the object can go
 
 
 def _members(data: bytes) -> dict[str, memoryview]:
     """Members of an archive, by name, as parts of its bytes."""
     end = _directory(data)
-    whole, found, at = memoryview(data), dict[str, memoryview](), 0
+    whole, members, at = memoryview(data), dict[str, memoryview](), 0
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
     if len(infos) > MEMBERS:
         raise ValueError(f"{len(infos)} members")
     for info in infos:
         name = _MEMBER.fullmatch(info.orig_filename)
-        if name is None or name[1] in found:
+        if name is None or name[1] in members:
             raise ValueError(f"a member {info.orig_filename[:80]!r}, or two")
         if (
             info.compress_type != zipfile.ZIP_STORED
@@ -213,8 +213,8 @@ def _members(data: bytes) -> dict[str, memoryview]:
         member = whole[start:at]
         if zlib.crc32(member) != info.CRC:
             raise ValueError(f"bad CRC-32 of {name[0]}")
-        found[name[1]] = member
-    return found
+        members[name[1]] = member
+    return members
 
 
 def _directory(data: bytes) -> int:

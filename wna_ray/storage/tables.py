@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 
 def table_of(columns: Mapping[str, pa.DataType], lines: Iterable[Sequence[Any]]) -> pa.Table:
     """A table from its rows; what is not a number is null."""
-    found: dict[str, list[Any]] = {name: [] for name in columns}
+    lists: dict[str, list[Any]] = {name: [] for name in columns}
     for line in lines:
-        for values, value in zip(found.values(), line, strict=True):
+        for values, value in zip(lists.values(), line, strict=True):
             values.append(None if isinstance(value, float) and math.isnan(value) else value)
-    return pa.table({name: pa.array(found[name], kind) for name, kind in columns.items()})
+    return pa.table({name: pa.array(lists[name], kind) for name, kind in columns.items()})
 
 
 def read_parquet(
@@ -66,8 +66,8 @@ def read_parquet(
 
 def words_of(column: pa.ChunkedArray) -> list[str | None]:
     """Values of a dictionary column; equal ones are one object."""
-    found: list[str | None] = []
+    texts: list[str | None] = []
     for chunk in column.chunks:
         words = [*chunk.dictionary.to_pylist(), None]
-        found += [words[-1 if i is None else i] for i in chunk.indices.to_pylist()]
-    return found
+        texts += [words[-1 if i is None else i] for i in chunk.indices.to_pylist()]
+    return texts

@@ -168,9 +168,9 @@ def readout_of(run: Run, kind: str | None = None) -> Readout:
         )
     kinds = {r.kind: r for r in run.readouts}
     wanted = kind or ("logits" if "logits" in kinds else next(iter(kinds)))
-    for found in kinds.values():
-        if found.kind == wanted:
-            return found
+    for readouts in kinds.values():
+        if readouts.kind == wanted:
+            return readouts
     raise RunError(f"'{run.directory.url}' has no {plain(wanted)}; it has {', '.join(kinds)}")
 
 
@@ -181,14 +181,14 @@ def patch_of(run: Run, pixels: Sequence[Pixel]) -> list[tuple[Readout, PatchScor
     values that correlate), there is no p-value.
     """
     readout_of(run)
-    found = []
+    rows = []
     for r in run.readouts:
         try:
             scores = patch_scores(r.z.reshape(-1, *run.stimulus.shape), pixels)
         except ValueError as reason:
             raise SpecError(f"--{reason}") from None
         known = np.array([not note for note in r.note]) & (r.estimator == "noise")
-        found.append(
+        rows.append(
             (
                 r,
                 PatchScores(
@@ -196,14 +196,14 @@ def patch_of(run: Run, pixels: Sequence[Pixel]) -> list[tuple[Readout, PatchScor
                 ),
             )
         )
-    return found
+    return rows
 
 
-def patch_table(found: Sequence[tuple[Readout, PatchScores]]) -> pa.Table:
+def patch_table(patches: Sequence[tuple[Readout, PatchScores]]) -> pa.Table:
     """One row a response."""
     lines = (
         (r.kind, name, float(s.z[i]), float(s.p_value[i]), int(s.rank[i]), s.positions, r.note[i])
-        for r, s in found
+        for r, s in patches
         for i, name in enumerate(r.names)
     )
     return table_of(PATCH_COLUMNS, lines)
@@ -291,7 +291,7 @@ def examine(
     k, d = next(iter(readouts.values())).z.shape
     require_memory(8 * 6 * k * d * (len(clean) + 1), f"comparing {len(clean) + 1} networks")
     maps = {url: r.z.reshape(-1, *first.stimulus.shape) for url, r in readouts.items()}
-    found = []
+    patches = []
     for name, run in runs.items():
         url = _address(run)
         others = [_address(other) for other in clean.values() if _address(other) != url]
@@ -306,12 +306,12 @@ def examine(
         typical = (stack / np.sqrt(np.square(stack).sum(axis=(2, 3, 4), keepdims=True))).mean(
             axis=0
         )
-        found.append(
+        patches.append(
             Examined(
                 name, run, readouts[url], suspected, typical, None if truth is None else truth[name]
             )
         )
-    return found
+    return patches
 
 
 def _address(run: Run) -> str:

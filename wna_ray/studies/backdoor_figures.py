@@ -98,18 +98,18 @@ def panel(examined: Sequence[Examined], judgement: Judgement, reference: str) ->
     left, right = figure.subplots(1, 2)
     left.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle="--", label="chance")
     left.step(j.false_rates, j.true_rates, where="post", color="black", label=f"area {j.area_text}")
-    alarm, found = j.alarms, j.found
+    alarm, flagged = j.alarms, j.found
     left.errorbar(
-        *(alarm.share, found.share),
+        *(alarm.share, flagged.share),
         xerr=[[alarm.share - alarm.low], [alarm.high - alarm.share]],
-        yerr=[[found.share - found.low], [found.high - found.share]],
+        yerr=[[flagged.share - flagged.low], [flagged.high - flagged.share]],
         fmt="o",
         color=POISONED,
         capsize=3,
         label=f"verdict at p ≤ {ALPHA:g}, 95 % intervals",
     )
     left.set_xlabel(f"false positive rate ({alarm.trials} clean networks)")
-    left.set_ylabel(f"true positive rate ({found.trials} poisoned networks)")
+    left.set_ylabel(f"true positive rate ({flagged.trials} poisoned networks)")
     left.set_xlim(-0.03, 1.03)
     left.set_ylim(-0.03, 1.03)
     left.set_aspect("equal")

@@ -270,17 +270,17 @@ def correlations(runs: Sequence[Measured]) -> pa.Table:
     lines = []
     for a, b in itertools.combinations(runs, 2):
         shared = a.seed == b.seed  # the same random bits, whichever family is made of them
-        found = correlate(
+        correlation = correlate(
             a.maps, b.maps, shared=shared, independent=a.independent and b.independent
         )
         for i, name in enumerate(a.names):
             values = (
-                found.r,
-                found.z,
-                found.reliability_a,
-                found.reliability_b,
-                found.corrected,
-                found.standard_error,
+                correlation.r,
+                correlation.z,
+                correlation.reliability_a,
+                correlation.reliability_b,
+                correlation.corrected,
+                correlation.standard_error,
             )
             lines.append(
                 (
@@ -288,7 +288,7 @@ def correlations(runs: Sequence[Measured]) -> pa.Table:
                     b.label,
                     name,
                     *(float(v[i]) for v in values),
-                    float(found.lift[i]) if shared else np.nan,
+                    float(correlation.lift[i]) if shared else np.nan,
                 )
             )
     return table_of(PAIR_COLUMNS, lines)

@@ -95,18 +95,18 @@ class WorkerDied:
 TrainingEvent = EpochDone | Resumed | NetworkDone | WorkerDied
 
 
-def told(event: TrainingEvent) -> str:
+def event_text(event: TrainingEvent) -> str:
     """One line about an event."""
     if isinstance(event, EpochDone):
         e = event.epoch
         score, form = (e.squared_error, _error) if e.accuracy is None else (e.accuracy, _percent)
         held = e.validation_squared_error if e.accuracy is None else e.validation_accuracy
-        shown = (
+        score_text = (
             f"{'squared error' if e.accuracy is None else 'accuracy'}"
             f" {form(score)}{'' if held is None else f', held out {form(held)}'}"
         )
         return (
-            f"{event.name}: epoch {e.number} of {event.epochs}: loss {e.loss:.4f}, {shown}"
+            f"{event.name}: epoch {e.number} of {event.epochs}: loss {e.loss:.4f}, {score_text}"
             f" ({e.seconds:.1f} s)"
         )
     if isinstance(event, Resumed):
@@ -196,19 +196,19 @@ def train(  # noqa: PLR0913  # its parameters are promised
 
 def _begin(store: Store, spec: TrainSpec) -> None:
     """Make this the directory of a spec, or make sure that it is."""
-    asked, where = spec.model_dump(mode="json"), f"{store.url}/{SPEC}"
+    wanted, where = spec.model_dump(mode="json"), f"{store.url}/{SPEC}"
 
     def differs() -> Iterator[str]:
-        there = parse_json(store.read(SPEC, MOST_JSON) or b"", where)
-        if there.get("format") != FORMAT:
+        recorded = parse_json(store.read(SPEC, MOST_JSON) or b"", where)
+        if recorded.get("format") != FORMAT:
             raise RunError(f"{where} is not of a training job; give another --out")
-        for path, old, new in differences(there.get("spec"), asked):
+        for path, old, new in differences(recorded.get("spec"), wanted):
             yield f"{path}: {old} -> {new}"
 
     claim(
         store,
         SPEC,
-        json_bytes({"format": FORMAT, "spec": asked}),
+        json_bytes({"format": FORMAT, "spec": wanted}),
         differs,
         "a training of another spec",
         "spec",
@@ -250,13 +250,13 @@ def train_network(place: Place, spec: TrainSpec, member: Member) -> Iterator[Tra
     """
     store = Store(place)
     if store.size(f"{member.name}/{DESCRIPTION}") is not None:
-        found = read_network(store, member.name)
-        if (found.recipe, found.seed) != (spec.recipe(), member.seed):
+        earlier = read_network(store, member.name)
+        if (earlier.recipe, earlier.seed) != (spec.recipe(), member.seed):
             raise RunError(
                 f"'{store.url}/{member.name}' holds a network of another spec; delete it and run"
                 " the same command again"
             )
-        yield NetworkDone(member.name, found, True)
+        yield NetworkDone(member.name, earlier, True)
         return
     try:
         data = prepared(spec)
@@ -346,13 +346,13 @@ def _publish(store: Store, spec: TrainSpec, wanted: Sequence[Member]) -> None:
         with torch.device("meta"):
             most = most_bytes(network.untrained())
         for part, limit in ((WEIGHTS, most), (CURVES, MOST_JSON), (DESCRIPTION, MOST_JSON)):
-            found = store.read(f"{name}/{part}", limit)
-            if found is None or (part != DESCRIPTION and sha256(found) != network.objects[part]):  # type: ignore[index]
+            data = store.read(f"{name}/{part}", limit)
+            if data is None or (part != DESCRIPTION and sha256(data) != network.objects[part]):  # type: ignore[index]
                 raise RunError(
                     f"'{store.url}/{name}/{part}' is damaged; delete the folder '{name}' and run"
                     " the same command again"
                 )
-            objects[f"{name}/{part}"] = found
+            objects[f"{name}/{part}"] = data
         curves[name] = parse_json(objects[f"{name}/{CURVES}"], f"{store.url}/{name}/{CURVES}")[
             "epochs"
         ]
@@ -374,8 +374,8 @@ def _publish(store: Store, spec: TrainSpec, wanted: Sequence[Member]) -> None:
         },
     }
     if not store.create(MANIFEST, json_bytes(manifest)):
-        found = store.read(MANIFEST, MOST_JSON)
-        if found is None or parse_json(found, MANIFEST).get("networks") != manifest["networks"]:
+        earlier = store.read(MANIFEST, MOST_JSON)
+        if earlier is None or parse_json(earlier, MANIFEST).get("networks") != manifest["networks"]:
             raise RunError(
                 f"{store.url}/{MANIFEST} exists with other content; is another job writing there?"
             )

@@ -313,10 +313,10 @@ class Training:
                     self._labels[rows],
                 )
                 self._optimiser.zero_grad()
-                found, scored = self._learnt(x, y)
-                found.backward()  # type: ignore[no-untyped-call]
+                gradients, scored = self._learnt(x, y)
+                gradients.backward()  # type: ignore[no-untyped-call]
                 self._optimiser.step()
-                loss += found.item() * len(rows)
+                loss += gradients.item() * len(rows)
                 score += scored
             lost, held = self._scored(*self._held) if len(self._held[1]) else (None, None)
         scores = {self._score: score / len(order), f"validation_{self._score}": held}
@@ -344,14 +344,14 @@ class Training:
                 if isinstance(value, torch.Tensor)
             }
         tensors = {name: value.contiguous() for name, value in sorted(tensors.items())}
-        told = {
+        metadata = {
             "fingerprint": self.fingerprint,
             "digest": _digest(tensors),
             "data": self.data.train.digest,
             "kept": self.kept,
             "epochs": [epoch.row() for epoch in self.epochs],
         }
-        return safetensors.torch.save(tensors, {"training": json.dumps(told)})
+        return safetensors.torch.save(tensors, {"training": json.dumps(metadata)})
 
     def restore(self, checkpoint: bytes) -> None:
         """Go on after a checkpoint; `ValueError`, and nothing is changed, where it is damaged
@@ -359,11 +359,13 @@ class Training:
         """
         try:
             length = int.from_bytes(checkpoint[:8], "little")
-            told = json.loads(json.loads(checkpoint[8 : 8 + length])["__metadata__"]["training"])
+            header = json.loads(checkpoint[8 : 8 + length])
+            metadata = json.loads(header["__metadata__"]["training"])
             tensors = safetensors.torch.load(checkpoint)
-            sound = told["digest"] == _digest(tensors)
-            same = (told["fingerprint"], told["data"]) == (self.fingerprint, self.data.train.digest)
-            epochs = [Epoch(**epoch) for epoch in told["epochs"]]
+            sound = metadata["digest"] == _digest(tensors)
+            known = self.fingerprint, self.data.train.digest
+            same = (metadata["fingerprint"], metadata["data"]) == known
+            epochs = [Epoch(**epoch) for epoch in metadata["epochs"]]
         except Exception as error:  # safetensors and JSON have errors of their own
             raise ValueError(f"damaged ({type(error).__name__})") from None
         if not sound or not same:
@@ -385,7 +387,7 @@ class Training:
             i, _, key = name.partition("/")
             state["state"].setdefault(int(i), {})[key] = _laid_out(value)
         self._optimiser.load_state_dict(state)
-        self._best, self.kept, self.epochs = part("best/"), int(told["kept"]), epochs
+        self._best, self.kept, self.epochs = part("best/"), int(metadata["kept"]), epochs
 
     def finish(self) -> tuple[bytes, Accuracy | SquaredError, Attack | None]:
         """The weights that are kept, as safetensors, and how good they are. The test images are
@@ -401,12 +403,12 @@ class Training:
             name: value.contiguous() for name, value in sorted(self.network.state_dict().items())
         }
         kind = SquaredError if isinstance(self.network, Autoencoder) else Accuracy
-        told = kind(
+        options = kind(
             train=getattr(kept, self._score),
             validation=getattr(kept, f"validation_{self._score}"),
             test=scored,
         )
-        return safetensors.torch.save(state), told, attack
+        return safetensors.torch.save(state), options, attack
 
     @property
     def _score(self) -> str:
@@ -426,9 +428,9 @@ class Training:
     @torch.no_grad()
     def _answers(self, images: NDArray[np.float32]) -> torch.Tensor:
         self.network.eval()
-        shown = torch.split(torch.from_numpy(images), SCORED)
+        batches = torch.split(torch.from_numpy(images), SCORED)
         return torch.cat(
-            [self.network(x.contiguous(memory_format=torch.channels_last)) for x in shown]
+            [self.network(x.contiguous(memory_format=torch.channels_last)) for x in batches]
         )
 
     def _scored(
@@ -445,13 +447,13 @@ class Training:
     @torch.no_grad()
     def _pictured(self, network: Autoencoder, images: NDArray[np.float32]) -> tuple[float, float]:
         network.eval()
-        found = np.zeros(2)
+        totals = np.zeros(2)
         for x in torch.split(torch.from_numpy(images), SCORED):
-            found += [
+            totals += [
                 len(x) * value.item()
                 for value in network.losses(x.contiguous(memory_format=torch.channels_last))
             ]
-        return float(found[0] / len(images)), float(found[1] / len(images))
+        return float(totals[0] / len(images)), float(totals[1] / len(images))
 
     def _attack(self, poison: Poison, test: Split) -> Attack:
         def moved(chosen: NDArray[np.bool_]) -> tuple[int, int]:

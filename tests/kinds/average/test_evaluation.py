@@ -27,11 +27,11 @@ from wna_ray.kinds.average.evaluation import (
     AVERAGE,
     RMS,
     Data,
-    asked,
     centred,
     data_of,
     mean_stimulus,
     scored,
+    scoring_of,
     self_labels,
     templates_of,
 )
@@ -383,7 +383,7 @@ def test_by_default_a_trained_network_is_scored_on_what_it_was_trained_on(
     }
     train(TrainSpec.parse(recipe), str(tmp_path / "nets"), executor="local")
     spec = Spec.parse(DIGITS | {"model": f"trained:{tmp_path}/nets/seed-0"})
-    wanted, found = asked(spec)
+    wanted, found = scoring_of(spec)
     assert wanted == EvaluationSpec(dataset="mnist")
     data = data_of(wanted, found, download=False)
     whole = made_up_digits.split(False)
@@ -407,14 +407,14 @@ def test_by_default_a_trained_network_is_scored_on_what_it_was_trained_on(
     "model", ["bundled:mnist-cnn", "python:networks_for_tests:linear", "torchvision:resnet18"]
 )
 def test_other_defaults(model: str) -> None:
-    wanted, recipe = asked(Spec.parse(DIGITS | {"model": model}))
+    wanted, recipe = scoring_of(Spec.parse(DIGITS | {"model": model}))
     assert recipe is None
     assert wanted.dataset == ("mnist" if model.startswith("bundled") else "none")
 
 
 def test_a_description_that_is_not_there_skips_the_score() -> None:
     with pytest.raises(NotAtHand, match="what the network was trained on cannot be read here"):
-        asked(Spec.parse(DIGITS | {"model": "trained:nowhere/seed-0"}))
+        scoring_of(Spec.parse(DIGITS | {"model": "trained:nowhere/seed-0"}))
 
 
 def test_ways_to_write_it() -> None:

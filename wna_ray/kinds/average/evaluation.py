@@ -71,7 +71,7 @@ class Data:
     note: str = ""
 
 
-def asked(spec: Spec) -> tuple[EvaluationSpec, TrainSpec | None]:
+def scoring_of(spec: Spec) -> tuple[EvaluationSpec, TrainSpec | None]:
     """What a spec's maps are to be scored on, and what its network was trained on, where the
     network says so.
 
@@ -193,24 +193,28 @@ def scored(
     """
     ways: list[tuple[str, Split, Score]] = [(score, split, score) for score in SCORES]
     ways += [] if steps is None else [(CENTRED, steps, "correlation")]
-    found = {name: classifier.classify(templates, shown, score) for name, shown, score in ways}
-    control = {name: classifier.shuffled(templates, shown, score) for name, shown, score in ways}
+    scores = {
+        name: classifier.classify(templates, scored_on, score) for name, scored_on, score in ways
+    }
+    control = {
+        name: classifier.shuffled(templates, scored_on, score) for name, scored_on, score in ways
+    }
     entry: dict[str, Any] = {
-        "accuracy": {score: s.accuracy for score, s in found.items()},
-        "interval": {score: s.interval for score, s in found.items()},
-        "p_value": {score: s.p_value(majority) for score, s in found.items()},
+        "accuracy": {score: s.accuracy for score, s in scores.items()},
+        "interval": {score: s.interval for score, s in scores.items()},
+        "p_value": {score: s.p_value(majority) for score, s in scores.items()},
         "control": {score: {"mean": mean, "sd": sd} for score, (mean, sd) in control.items()},
-        "mean_rank": {score: float(s.ranks.mean()) for score, s in found.items()},
+        "mean_rank": {score: float(s.ranks.mean()) for score, s in scores.items()},
         "recall": {
             score: [None if np.isnan(r) else float(r) for r in s.recall]
-            for score, s in found.items()
+            for score, s in scores.items()
         },
     }
     if len(templates) <= MOST_MATRIX:
-        entry["confusion"] = {score: s.confusion.tolist() for score, s in found.items()}
+        entry["confusion"] = {score: s.confusion.tolist() for score, s in scores.items()}
     else:
-        entry["top5"] = {score: s.top(TOP) for score, s in found.items()}
-    return entry, found
+        entry["top5"] = {score: s.top(TOP) for score, s in scores.items()}
+    return entry, scores
 
 
 def self_labels(templates: Template, ask: Ask) -> dict[str, Any]:
@@ -227,19 +231,19 @@ def self_labels(templates: Template, ask: Ask) -> dict[str, Any]:
     low, high = (f(templates, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
     with np.errstate(invalid="ignore", divide="ignore"):
         images = ((templates - low) / (high - low)).astype(np.float32)
-    shown = np.flatnonzero(np.isfinite(images).all(axis=(1, 2, 3)))
+    finite = np.flatnonzero(np.isfinite(images).all(axis=(1, 2, 3)))
     labels: list[int | None] = [None] * k
     confidence: list[float | None] = [None] * k
-    if shown.size:
-        outputs = ask(images[shown]).astype(np.float64)
-        for row, output in zip(shown.tolist(), outputs, strict=True):
+    if finite.size:
+        outputs = ask(images[finite]).astype(np.float64)
+        for row, output in zip(finite.tolist(), outputs, strict=True):
             if np.isfinite(output).all():
                 labels[row], confidence[row] = int(output.argmax()), float(softmax(output).max())
     return {
         "labels": labels,
         "confidence": confidence,
         "own": sum(a == i for i, a in enumerate(labels)),
-        "maps": int(shown.size),
+        "maps": int(finite.size),
     }
 
 
@@ -258,11 +262,11 @@ def usual_score(kind: str, scores: Collection[str]) -> str:
 
 
 def _picture(
-    kind: str, found: Mapping[str, Scored], entry: Mapping[str, Any], names: list[str], data: Data
+    kind: str, scores: Mapping[str, Scored], entry: Mapping[str, Any], names: list[str], data: Data
 ) -> bytes:
     figures = resolve_name(FIGURES)
-    score, n, k = usual_score(kind, found), len(data.images.labels), data.classes
-    s, control = found[score], entry["control"][score]
+    score, n, k = usual_score(kind, scores), len(data.images.labels), data.classes
+    s, control = scores[score], entry["control"][score]
     title = (
         f"{kind} as classifier of {data.name}: accuracy {s.accuracy:.4g} ({score})\n{n:,}"
         f" {data.split} images; "
@@ -284,7 +288,7 @@ def evaluate(spec: Spec, finished: Run, emit: Callback, ask: Ask) -> None:
     ):
         return
     try:
-        wanted, recipe = asked(spec)
+        wanted, recipe = scoring_of(spec)
         if wanted.dataset == "none" or _was_scored(finished, wanted):
             return
         data = data_of(wanted, recipe, download=spec.evaluation is not None)
@@ -331,27 +335,27 @@ def _report(
     }
     cell = spec.stimulus.cell if finished.stimulus.gain is None else 1
     small = classifier.on_cells(images, cell) if cell > 1 else None
-    shown, offset = (images if small is None else small), finished.stimulus.offset
+    at_scale, offset = (images if small is None else small), finished.stimulus.offset
     if (
         small is not None
         and offset.size > 1
         and (cells := classifier.on_cells(Split(offset[None], images.labels[:1]), cell)) is not None
     ):
         offset = cells.images[0]
-    steps = centred(shown, offset)
+    steps = centred(at_scale, offset)
     for kind, maps in templates_of(finished):
         on_grid = maps if small is None else maps[:, :, ::cell, ::cell]
-        entry, found = scored(
-            on_grid, shown, majority, None if kind.endswith((AVERAGE, RMS)) else steps
+        entry, scores = scored(
+            on_grid, at_scale, majority, None if kind.endswith((AVERAGE, RMS)) else steps
         )
         report["templates"][kind] = entry
-        store.replace(picture_name(kind), _picture(kind, found, entry, names, data))
+        store.replace(picture_name(kind), _picture(kind, scores, entry, names, data))
         if kind.endswith(AVERAGE):
             report["self"][kind.removesuffix(AVERAGE)] = self_labels(maps, ask)
     if data.others is not None:
-        entry, found = scored(classifier.mean_images(data.others, k), images, majority)
+        entry, scores = scored(classifier.mean_images(data.others, k), images, majority)
         report["templates"][MEAN_IMAGE] = entry
-        store.replace(picture_name(MEAN_IMAGE), _picture(MEAN_IMAGE, found, entry, names, data))
+        store.replace(picture_name(MEAN_IMAGE), _picture(MEAN_IMAGE, scores, entry, names, data))
     return report
 
 

@@ -124,14 +124,14 @@ class _Described(Loose):
 
 def check_described(described: Mapping[str, Any], where: str) -> Extent:
     """Types and consistency of ``spec.json``; how large the run's objects may be."""
-    found = validated(_Described, described, where)
+    parsed = validated(_Described, described, where)
     try:
-        spec = Spec.parse(found.spec, where)
+        spec = Spec.parse(parsed.spec, where)
     except SpecError as error:
         raise unlike_spec(error) from None
-    identity, kinds = found.identity, [r.kind for r in spec.responses]
+    identity, kinds = parsed.identity, [r.kind for r in spec.responses]
     same = {
-        "samples": spec.samples == found.samples,
+        "samples": spec.samples == parsed.samples,
         "seed": spec.seed == identity.seed,
         "stimulus": (
             spec.stimulus.identity()
@@ -144,27 +144,29 @@ def check_described(described: Mapping[str, Any], where: str) -> Extent:
         "stimulus.offset": _digest_of_offset(spec, identity.stimulus.get("offset")),
         "numerics": agree(spec.numerics.identity(), identity.numerics, ("device",)),
         "normalise": _is_normalise(spec, identity.model.normalise),
-        "target": _fits(identity.target, spec, found.names),
+        "target": _fits(identity.target, spec, parsed.names),
         "decoder": (spec.decoder is None) == (identity.decoder is None),
         "responses": [r.identity() for r in spec.responses] == identity.responses,
         "gradient_exponent": (
             set(identity.gradient_exponent) == set(kinds if spec.estimator == "gradient" else ())
-            and all(len(e) == len(found.names) for e in identity.gradient_exponent.values())
+            and all(len(e) == len(parsed.names) for e in identity.gradient_exponent.values())
         ),
         "keep_responses": spec.keep_responses == identity.keep_responses,
         "moments": spec.moments.identity() == identity.moments,
-        "names": len(found.names) == identity.model.outputs,
+        "names": len(parsed.names) == identity.model.outputs,
         "fixed_point": set(identity.fixed_point) == {r.kind for r in spec.responses},
     }
     points = identity.fixed_point.values()
-    same["fixed_point"] &= all(len(p.exponent) == len(p.centre) == len(found.names) for p in points)
     same["fixed_point"] &= all(
-        len(p.threshold) == len(found.names) * (kind == "spikes")
+        len(p.exponent) == len(p.centre) == len(parsed.names) for p in points
+    )
+    same["fixed_point"] &= all(
+        len(p.threshold) == len(parsed.names) * (kind == "spikes")
         for kind, p in identity.fixed_point.items()
     )
     require_same(where, same)
     field = None if identity.target is None else UnitField.parse(identity.target.model_dump())
-    stimulus, extent = identity.stimulus, Extent.of(spec, found.names, field)
+    stimulus, extent = identity.stimulus, Extent.of(spec, parsed.names, field)
     extent = replace(extent, offset=stimulus["offset"], content=stimulus.get("content") or "")
     if identity.decoder is None:
         return extent
@@ -206,7 +208,7 @@ def _fits(target: _Target | None, spec: Spec, names: list[str]) -> bool:
         spec.stimulus.shape,
         spec.stimulus.cell,
     )
-    p, shown = field.patches, field.shown
+    p, window = field.patches, field.shown
     last = Box(
         p.first.top + (p.rows - 1) * p.step[0],
         p.first.left + (p.columns - 1) * p.step[1],
@@ -218,11 +220,11 @@ def _fits(target: _Target | None, spec: Spec, names: list[str]) -> bool:
         and field.units
         == (tuple(range(len(names))) if spec.target.units == "all" else spec.target.units)
         and len(field.units) == len(names)
-        and shown.within(Box(0, 0, height, width))
-        and p.first.within(Box(0, 0, shown.height, shown.width))
-        and last.within(Box(0, 0, shown.height, shown.width))
+        and window.within(Box(0, 0, height, width))
+        and p.first.within(Box(0, 0, window.height, window.width))
+        and last.within(Box(0, 0, window.height, window.width))
         and (p.count == 1 or (field.pooling == "pooled" and cell == 1))
-        and not any(n % cell for n in (shown.top, shown.left, p.first.top, p.first.left))
+        and not any(n % cell for n in (window.top, window.left, p.first.top, p.first.left))
     )
 
 

@@ -97,12 +97,12 @@ def draw(
             ),
         )
     if filters is not None and np.isfinite(filters).any():
-        found = (
+        title = (
             "Filters, and averages of pictures"
             if stimulus.spec.measured
             else "Filters recovered from noise"
         )
-        pictures["filters.png"] = _recovery(stimulus, readouts[0], filters, f"{found}   {noise}")
+        pictures["filters.png"] = _recovery(stimulus, readouts[0], filters, f"{title}   {noise}")
     one_hot = next((r for r in readouts if not is_dense(r.kind)), None)
     if one_hot is not None:
         pictures["label_frequencies.png"] = _frequencies(
@@ -165,7 +165,7 @@ def _sheet(
     pictures = [maps(r, rows) if rows else np.zeros((0, *stimulus.shape)) for r, rows in blocks]
     captions = []
     for (readout, rows), some in zip(blocks, pictures, strict=True):
-        drawn = [_there(readout, row, p) for row, p in zip(rows, some, strict=True)]
+        drawn = [_visible(readout, row, p) for row, p in zip(rows, some, strict=True)]
         if cell is None:
             heading = _z_heading(stimulus, threshold)
             under = [_p_text(readout, row) if d else "" for row, d in zip(rows, drawn, strict=True)]
@@ -183,10 +183,10 @@ def _sheet(
         largest = float(np.abs(some[np.isfinite(some)]).max(initial=0.0))
         common = min(largest, Z_LIMIT * threshold) if cell is None and largest else None
         for place, row, picture in zip(chain(*sheet.cells[i]), rows, some, strict=True):
-            there = _there(readout, row, picture)
-            show(place, picture if there else np.full_like(picture, np.nan), common)
+            visible = _visible(readout, row, picture)
+            show(place, picture if visible else np.full_like(picture, np.nan), common)
             place.set_title(readout.names[row][:16])
-            if not there:
+            if not visible:
                 place.say(readout.note[row] or "no map")
             elif cell is None and not readout.note[row]:
                 outline(place, picture, threshold)
@@ -228,7 +228,7 @@ def _draw_bar(sheet: Sheet, block: int, common: float, largest: float, threshold
     bar.ax.axhline(-threshold, color="black", linewidth=0.6)
 
 
-def _there(readout: Readout, row: int, picture: Picture) -> bool:
+def _visible(readout: Readout, row: int, picture: Picture) -> bool:
     return readout.note[row] != "constant" and bool(np.isfinite(picture).all())
 
 
@@ -247,7 +247,7 @@ def decoded(
     low, high = (float(f(finite)) for f in (np.min, np.max)) if finite.size else (0.0, 1.0)
     if low >= -1 and high <= 1:  # a sigmoid's pictures, or a tanh's
         low, high = -1.0 if low < 0 else 0.0, 1.0
-    blocks, shown = [], []
+    blocks, kinds = [], []
     for readout, some in zip(readouts, np.split(pictures, len(readouts)), strict=True):
         rows, labels = _chosen(readout), [next(called) for _ in readout.names]
         of_all = (
@@ -260,20 +260,24 @@ def decoded(
             if is_triggered(readout.kind) and readout.estimator == "noise"
             else STEP
         )
-        there = {row: bool(np.isfinite(some[row]).all()) for row in rows}
+        finite_rows = {row: bool(np.isfinite(some[row]).all()) for row in rows}
         said = [
             (
                 ("" if labels[row] is None else f'called "{labels[row]}"\n')
                 + f"reliability {readout.reliability[row]:.3f}"
-                if there[row]
+                if finite_rows[row]
                 else ""
             )
             for row in rows
         ]
         blocks.append(Block(in_lines(said), f"{readout.kind}{of_all}: {what}"))
-        shown.append(
+        kinds.append(
             [
-                (readout.names[row], some[row], "" if there[row] else readout.note[row] or "no map")
+                (
+                    readout.names[row],
+                    some[row],
+                    "" if finite_rows[row] else readout.note[row] or "no map",
+                )
                 for row in rows
             ]
         )
@@ -282,7 +286,7 @@ def decoded(
         f" {high:.3g}"
     )
     sheet = Sheet(title, blocks, aspect=pictures.shape[2] / pictures.shape[3])
-    for cells, parts in zip(sheet.cells, shown, strict=True):
+    for cells, parts in zip(sheet.cells, kinds, strict=True):
         for cell, (name, picture, missing) in zip(chain(*cells), parts, strict=True):
             light(cell, np.clip((picture - low) / (high - low or 1), 0, 1))
             cell.set_title(name[:16])
@@ -295,9 +299,9 @@ def _recovery(stimulus: Stimulus, readout: Readout, filters: Picture, title: str
     """True filters over the maps that noise gave, unit by unit, each on its own symmetric scale."""
     rows = [i for i in _chosen(readout) if np.isfinite(filters[i]).all()]
     cosines = cosine(readout.bias, filters)
-    truth, found = (stimulus.expand(maps[rows]) for maps in (filters, readout.bias))
+    truth, recovered = (stimulus.expand(maps[rows]) for maps in (filters, readout.bias))
     known = cosines[np.isfinite(cosines)]
-    told = (
+    caption = (
         f"cosine with the true filter: median {np.median(known):.4f}, smallest {known.min():.4f}"
         if known.size
         else "no maps"
@@ -308,7 +312,7 @@ def _recovery(stimulus: Stimulus, readout: Readout, filters: Picture, title: str
     )
     lines, titled = list(chain(*(([""] * len(line), line) for line in under))), [1, 0] * len(under)
     sheet = Sheet(
-        f"{title}\n{told} ({count}); above the filter, below the map of its {readout.kind}",
+        f"{title}\n{caption} ({count}); above the filter, below the map of its {readout.kind}",
         [Block(lines, titled=titled)],
         aspect=aspect_of(stimulus),
         side=0.9,
@@ -317,7 +321,7 @@ def _recovery(stimulus: Stimulus, readout: Readout, filters: Picture, title: str
     )
     cells = sheet.cells[0]
     above, below = chain(*cells[::2]), chain(*cells[1::2])
-    for filter_, map_, row, one, other in zip(truth, found, rows, above, below, strict=True):
+    for filter_, map_, row, one, other in zip(truth, recovered, rows, above, below, strict=True):
         show(one, filter_, None)
         show(other, map_, None)
         one.set_title(f"unit {readout.names[row]}", fontsize=8)

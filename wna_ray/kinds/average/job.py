@@ -249,13 +249,13 @@ def _answers(
         if job.decoder is None
         else mean_codes(job.stimulus, readouts)
     )
-    shown = np.isfinite(images).all(axis=(1, 2, 3))
+    finite = np.isfinite(images).all(axis=(1, 2, 3))
     outputs = np.full((len(images), len(job.names)), np.nan, dtype=np.float32)
-    if shown.any():
-        outputs[shown] = ask(images[shown])
+    if finite.any():
+        outputs[finite] = ask(images[finite])
     pictures = None
     if job.decoder is not None:
         pictures = np.full((len(images), *job.decoder.shape), np.nan, dtype=np.float32)
-        if shown.any():
-            pictures[shown] = desk.ask("pictures", work, images[shown])
+        if finite.any():
+            pictures[finite] = desk.ask("pictures", work, images[finite])
     return Answers(outputs, desk.ask("filters", work) if job.field is not None else None, pictures)

@@ -92,13 +92,13 @@ def needs(job: Job, rows: int, fan_in: int, responses: int = 0) -> Needs:
     """
     d, batch = job.stimulus.pixels, job.spec.numerics.batch
     partial = rows * d * 8 * moment_sets(job.spec)
-    stimulus, shown = job.spec.stimulus, math.prod(job.stimulus.shown_shape)
+    stimulus, fed_pixels = job.spec.stimulus, math.prod(job.stimulus.shown_shape)
     each = 9 if stimulus.spectrum is None else 9 + SPECTRUM_BYTES
     shard = PENDING_VALUES + each * batch * max(
         job.stimulus.noise.pixels, d * job.stimulus.patches_an_image
     )
     if job.basis is not None:
-        shard += BASIS_BYTES * job.basis.size + MIXED_BYTES * batch * shown
+        shard += BASIS_BYTES * job.basis.size + MIXED_BYTES * batch * fed_pixels
     if stimulus.kind == "images":
         shard += (
             SHOWN_COPIES * SHOWN_IMAGES[stimulus.dataset or "mnist"] * math.prod(stimulus.shape)
@@ -157,15 +157,15 @@ def check(
         )
         if room >= machine.workers:
             continue
-        needed, there = size(need.worker), size(machine.memory)
+        needed, free = size(need.worker), size(machine.memory)
         ratio = need.worker * machine.workers / max(machine.memory, 1)
         if machine.store is not None:
             needed += f" and {size(need.store)} of object store"
-            there += f" and {size(machine.store)} of object store"
+            free += f" and {size(machine.store)} of object store"
             ratio = max(ratio, need.store * machine.workers / max(machine.store, 1))
         fewer = "numerics.threads (more threads a worker make fewer workers); or " if room else ""
         raise SpecError(
-            f"a worker needs {needed} ({what}), but {machine.name} has {there} for"
+            f"a worker needs {needed} ({what}), but {machine.name} has {free} for"
             f" {machine.workers} worker{'s' * (machine.workers > 1)}, which is enough for {room};"
             f" change {fewer}{_smaller(job, ratio)}; or larger machines"
         )

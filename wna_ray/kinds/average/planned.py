@@ -97,12 +97,12 @@ def _what_it_takes(spec: Spec, seen: Pilot, need: Needs, rows: int) -> Iterator[
     )
 
 
-def _expected(asked: Spec, found: Pilot) -> Table:
+def _expected(spec: Spec, pilot: Pilot) -> Table:
     """How reliable maps will be, and how many images a reliable one takes, by response."""
-    job, d = found.introduction.job, found.introduction.job.stimulus.pixels
+    job, d = pilot.introduction.job, pilot.introduction.job.stimulus.pixels
     table = Table(
         box=SIMPLE,
-        title=f"Expected reliability at N = {asked.samples:,} (pilot: {found.images:,} images)",
+        title=f"Expected reliability at N = {spec.samples:,} (pilot: {pilot.images:,} images)",
         title_justify="left",
     )
     for column in (
@@ -114,21 +114,21 @@ def _expected(asked: Spec, found: Pilot) -> Table:
         "N for reliability 0.9",
     ):
         table.add_column(column, justify="right" if column != "response" else "left")
-    for r in found.readouts:
+    for r in pilot.readouts:
         rho2 = r.rho2[np.isfinite(r.rho2)]
         median = float(np.median(rho2)) if rho2.size else 0.0
-        if r.estimator == "noise" and not asked.stimulus.measured:
+        if r.estimator == "noise" and not spec.stimulus.measured:
             patches = job.stimulus.patches_an_image
-            error = np.sqrt(2 * d) / (found.images * patches)  # sd of one row's rho2 under the null
+            error = np.sqrt(2 * d) / (pilot.images * patches)  # sd of one row's rho2 under the null
             enough, clear = images_for(0.9, median, d) / patches, median > 2 * error
         else:
             known = r.reliability[np.isfinite(r.reliability)]
             usual = float(np.median(known)) if known.size else 0.0
             error, clear = np.nan, usual > 0
             enough = (
-                9 * found.images * (1 - usual) / usual if clear else np.inf
+                9 * pilot.images * (1 - usual) / usual if clear else np.inf
             )  # the noise of a map falls as 1 / N
-        gain = 9 * asked.samples / enough  # signal over noise of a map, both in energy
+        gain = 9 * spec.samples / enough  # signal over noise of a map, both in energy
         table.add_row(
             r.kind,
             str(len(r.names)),
@@ -140,11 +140,11 @@ def _expected(asked: Spec, found: Pilot) -> Table:
     return table
 
 
-def _compiling(asked: Spec, compiled: Pilot, options: PlanOptions) -> str:
+def _compiling(spec: Spec, compiled: Pilot, options: PlanOptions) -> str:
     """What compiling takes, and when it has paid."""
-    numerics = asked.with_batch(compiled.introduction.job.spec.numerics.batch).numerics
+    numerics = spec.with_batch(compiled.introduction.job.spec.numerics.batch).numerics
     plain = pilot(
-        asked.model_copy(update={"numerics": numerics.model_copy(update={"compile": None})}),
+        spec.model_copy(update={"numerics": numerics.model_copy(update={"compile": None})}),
         options.images,
         options.workers,
     )
@@ -160,7 +160,7 @@ def _compiling(asked: Spec, compiled: Pilot, options: PlanOptions) -> str:
     if not np.isfinite(after):
         return f"{cost}it does not pay here, leave numerics.compile out"
     return f"{cost}it pays for runs of more than {after:,.0f} images" + (
-        ", so not for this one" if after > asked.samples else ""
+        ", so not for this one" if after > spec.samples else ""
     )
 
 
@@ -171,9 +171,9 @@ def _seen_by_units(target: TargetSpec, job: Job) -> str:
     count = f"{len(job.names)} unit{'s' * (len(job.names) > 1)} of {target.layer}"
     pooled = f" at each of {patches} positions" if patches > 1 else ""
     whole = job.spec.stimulus.shape[1] * job.spec.stimulus.shape[2]
-    shown = (
+    window = (
         f"the whole image is shown ({job.whole})"
         if job.whole
         else f"shown as {height} x {width}: {whole / (height * width):.3g} times fewer pixels"
     )
-    return f"{count}{pooled} see {h} x {w} pixels of {c} channel{'s' * (c > 1)}; {shown}"
+    return f"{count}{pooled} see {h} x {w} pixels of {c} channel{'s' * (c > 1)}; {window}"

@@ -59,6 +59,8 @@ COVARIANCE_IMAGES = (
 class Run(Finished):
     """A finished run, read from storage alone; opened, and refused, as `Finished` says."""
 
+    from_result = ("classes",)
+
     def __init__(self, place: Place | str) -> None:
         super().__init__(place)
         self._extent = self._expect(
@@ -196,7 +198,7 @@ class Run(Finished):
             raise RunError(
                 f"'{self.directory.url}' pools positions, whose patches have no offset in common"
             )
-        m, unit, found = self.moments, self.stimulus.unit, []
+        m, unit, codes = self.moments, self.stimulus.unit, []
         for readout in (r for r in self.readouts if not is_dense(r.kind)):
             mean = self.stimulus.kept_offset + self.stimulus.expand(
                 readout.bias + unit * m.sum_x / m.images
@@ -204,8 +206,8 @@ class Run(Finished):
             variance = self.stimulus.expand(
                 variance_maps(m, readout.kind, unit, len(readout.names))
             )
-            found.append(np.sqrt(np.maximum(variance, 0.0) + np.square(mean)))
-        return np.concatenate(found) if found else np.zeros((0, *self._extent.shape))
+            codes.append(np.sqrt(np.maximum(variance, 0.0) + np.square(mean)))
+        return np.concatenate(codes) if codes else np.zeros((0, *self._extent.shape))
 
     @cached_property
     def covariance(self) -> NDArray[np.float64]:
@@ -273,8 +275,8 @@ class Run(Finished):
             [r.bias if is_triggered(r.kind) else r.bias * size for r in self.readouts]
         )
         known = np.concatenate([r.reliability for r in self.readouts])
-        found = whiten(maps, c, best_ridge(c, known) if ridge is None else ridge)
-        return np.asarray(self.stimulus.expand(found))
+        whitened = whiten(maps, c, best_ridge(c, known) if ridge is None else ridge)
+        return np.asarray(self.stimulus.expand(whitened))
 
     @cached_property
     def map_outputs(self) -> NDArray[np.float32]:
@@ -342,7 +344,8 @@ class Run(Finished):
     @cached_property
     def classes(self) -> pa.Table:
         """One row a response: counts, significance, reliability, what the network calls the map."""
-        names = self.described.names
+        # A table that is made again has the plain names.
+        names = self.names if self.objects else self.described.names
         return self._parsed(CLASSES, lambda data: read_table(data, self._extent, names))
 
     def clusters(
@@ -371,14 +374,14 @@ class Run(Finished):
         """
         readout = next((r for r in self.readouts if r.kind == kind), None)
         if readout is None or name not in readout.names:
-            there = (
+            names = (
                 ", ".join(self._extent.kinds)
                 if readout is None
                 else f"{len(readout.names)} responses such as {readout.names[0]!r}"
             )
             raise RunError(
                 f"'{self.directory.url}' has no response {plain(name)!r} of kind {plain(kind)!r};"
-                f" it has {there}"
+                f" it has {names}"
             )
         z = readout.z[readout.names.index(name)]
         if not np.isfinite(z).all():
@@ -386,22 +389,22 @@ class Run(Finished):
                 f"'{self.directory.url}' has no map of {plain(name)!r}"
                 f" ({readout.note[readout.names.index(name)]})"
             )
-        shown = self.spec.stimulus
+        stimulus = self.spec.stimulus
         if (
             self.stimulus.patches_an_image > 1
             or self.spec.estimator == "gradient"
-            or shown.measured
-            or shown.basis is not None
+            or stimulus.measured
+            or stimulus.basis is not None
         ):
             why = (
                 "takes gradients"
                 if self.spec.estimator == "gradient"
                 else "pools positions whose patches overlap"
             )
-            if shown.measured or shown.basis is not None:
+            if stimulus.measured or stimulus.basis is not None:
                 why = (
                     "shows pictures whose pixels correlate"
-                    if shown.measured
+                    if stimulus.measured
                     else "has the weights of a basis for values, which lie nowhere"
                 )
             raise RunError(
@@ -418,13 +421,9 @@ class Run(Finished):
             f"making the result of '{self.directory.url}' again",
         )
         answers = Answers(self.map_outputs, self.filters, self.decoded_maps)
-        made = derive(
+        return derive(
             self.stimulus, self.partial, self.fingerprint, self.readouts, answers, self.curve
         )
-        self.classes = read_table(
-            made[CLASSES], self._extent, self.names
-        )  # the same, and no file of somebody else's
-        return made
 
 
 def read_table(data: bytes, extent: Extent, names: list[str]) -> pa.Table:
@@ -440,14 +439,14 @@ def read_table(data: bytes, extent: Extent, names: list[str]) -> pa.Table:
     }
     known = {name: plain(name) for name in names}
     for word in WORDS:
-        found = words_of(table[word])
-        if found != expected.get(word, found) or (word == "note" and None in found):
+        column = words_of(table[word])
+        if column != expected.get(word, column) or (word == "note" and None in column):
             raise ValueError(f"other values in '{word}' than this run's")
-        if word == "self_label" and not set(found) <= {None, *known}:
+        if word == "self_label" and not set(column) <= {None, *known}:
             raise ValueError("labels that the network does not have")
-        shown = [w if w is None else known.get(w) or plain(w, NOTE) for w in found]
+        safe = [w if w is None else known.get(w) or plain(w, NOTE) for w in column]
         table = table.set_column(
-            table.schema.get_field_index(word), word, pa.array(shown, pa.string())
+            table.schema.get_field_index(word), word, pa.array(safe, pa.string())
         )
     return table
 

@@ -66,35 +66,35 @@ class _PassDescribed(Loose):
 
 def check_pass(described: Mapping[str, Any], where: str) -> PassExtent:
     """Types of the ``spec.json`` of a pass over kept responses; how large its objects may be."""
-    found = validated(_PassDescribed, described, where)
-    identity, shape = found.identity, found.identity.shape
-    if shape.units != len(found.names):
-        raise RunError(f"{where} is damaged: it names {len(found.names)} units, not {shape.units}")
+    parsed = validated(_PassDescribed, described, where)
+    identity, shape = parsed.identity, parsed.identity.shape
+    if shape.units != len(parsed.names):
+        raise RunError(f"{where} is damaged: it names {len(parsed.names)} units, not {shape.units}")
     try:
-        spec = StcSpec.parse(found.spec, where)
+        spec = StcSpec.parse(parsed.spec, where)
     except SpecError as error:
         raise unlike_spec(error) from None
     if identity.of is not None:
-        return PassExtent(found.samples, shape.model_dump(), inner=True)
+        return PassExtent(parsed.samples, shape.model_dump(), inner=True)
     free = (spec.fresh, 0, 0) if spec.method == "dense" else (0, min(spec.axes, shape.d), 0)
-    asked = spec.model_dump(mode="json", exclude={"run", "units", "seed"})
+    spec_json = spec.model_dump(mode="json", exclude={"run", "units", "seed"})
     require_same(
         where,
         {
             "run": identity.run is not None,
-            "samples": identity.samples == found.samples,
+            "samples": identity.samples == parsed.samples,
             "response": identity.kind is not None and spec.response in (None, identity.kind),
             "units": (
-                spec.units in ("all", tuple(found.names))
-                and len(identity.units or ()) == len(found.names)
+                spec.units in ("all", tuple(parsed.names))
+                and len(identity.units or ()) == len(parsed.names)
             ),
             "model": (spec.model is None) == (identity.estimator is None),
             "seed": identity.seed == str(spec.seed),
             "shape": (shape.null, shape.columns, shape.bins) == free,
-            "method": agree(asked, described["identity"]),
+            "method": agree(spec_json, described["identity"]),
         },
     )
-    return PassExtent(found.samples, shape.model_dump())
+    return PassExtent(parsed.samples, shape.model_dump())
 
 
 @dataclass(frozen=True)
@@ -172,9 +172,9 @@ class PassExtent:
 
     def check(self, moments: PassSums) -> None:
         """`ValueError` where a pass cannot have such sums."""
-        expected, found = (
+        expected, actual = (
             shapes(**self.shape),
             {name: array.shape for name, array in moments.sums.items()},
         )
-        if found != expected:
-            raise ValueError(f"sums of shapes {found}, not {expected}")
+        if actual != expected:
+            raise ValueError(f"sums of shapes {actual}, not {expected}")

@@ -177,10 +177,10 @@ def _profiles(names: Sequence[str], profiles: pa.Table, title: str) -> bytes:
         figsize=(max(7.5, 1.5 * len(directions) + 0.6), 0.9 + 1.6 * len(names)),
         layout="constrained",
     )
-    told = (
+    caption = (
         "mean, and twice its standard error, by the noise's projection in sd; each on its own scale"
     )
-    figure.suptitle(f"Response along each direction   {title}\n{told}", fontsize=10)
+    figure.suptitle(f"Response along each direction   {title}\n{caption}", fontsize=10)
     panels = figure.subplots(len(names), len(directions), squeeze=False, sharex=True)
     for i, name in enumerate(names):
         for axis, direction in zip(panels[i], directions, strict=True):

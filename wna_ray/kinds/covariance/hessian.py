@@ -128,7 +128,7 @@ class TwinPass:
 
 
 def run_twin_pass(
-    asked: TwinPass, network: FedNetwork, start: int, stop: int
+    work: TwinPass, network: FedNetwork, start: int, stop: int
 ) -> tuple[PassSums, dict[str, float]]:
     """Sums of the images ``start ... stop - 1``, and seconds by phase (noise, forward, moments);
     `start` is a multiple of the batch.
@@ -136,29 +136,29 @@ def run_twin_pass(
     Images whose gradient (or response, for a profile) is not finite or out of range are not
     counted.
     """
-    job, rows = asked.job, [unit.row for unit in asked.units]
+    job, rows = work.job, [unit.row for unit in work.units]
     stimulus, batch = job.stimulus, job.spec.numerics.batch
-    response = next(r for r in job.spec.responses if r.kind == asked.kind)
-    sums, images, phase = PassSums.zeros(**asked.shape), 0, Phases()
+    response = next(r for r in job.spec.responses if r.kind == work.kind)
+    sums, images, phase = PassSums.zeros(**work.shape), 0, Phases()
     for a in range(start, stop, batch):
         n = min(batch, stop - a)
         with phase("noise"):
             grid = stimulus.noise.grid(a, a + batch)  # whole, as the forward pass is
-        if asked.owners and asked.block is not None:
+        if work.owners and work.block is not None:
             with phase("forward"):
                 outputs = network(stimulus.images(grid, network.device))[:n]
             with phase("moments"):
                 finite = np.isfinite(outputs).all(axis=1)
-                answers, within = respond(response, job.points[asked.kind], outputs[finite])
+                answers, within = respond(response, job.points[work.kind], outputs[finite])
                 kept = np.flatnonzero(finite)[within]
                 assert isinstance(answers, Dense), "a response with a gradient is a number"
                 values = [answers.values[within, row] for row in rows]
                 profile(
                     sums,
                     stimulus.keep(grid[kept]).reshape(len(kept), -1),
-                    asked.block,
+                    work.block,
                     values,
-                    asked.owners,
+                    work.owners,
                     stimulus,
                 )
             images += len(kept)
@@ -168,10 +168,10 @@ def run_twin_pass(
         images += int(counted.sum())
         with phase("moments"):
             deviations = [
-                g[counted] - unit.slope for g, unit in zip(whole, asked.units, strict=True)
+                g[counted] - unit.slope for g, unit in zip(whole, work.units, strict=True)
             ]
             _outer(sums["rxx"][:, 0], deviations, stimulus.keep(grid[:n][counted]))
-        for i, other in enumerate(streams_of(stimulus, asked.seeds)):
+        for i, other in enumerate(streams_of(stimulus, work.seeds)):
             with phase("noise"):
                 fresh = other.keep(other.noise.grid(a, a + n)[counted])
             with phase("moments"):

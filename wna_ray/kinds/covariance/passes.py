@@ -270,12 +270,12 @@ def run_pass(job: Pass, run: Run, start: int, stop: int) -> tuple[PassSums, dict
 
 def residuals(run: Run, kind: ResponseKind, unit: Residual, images: int) -> Floats:
     """Residual responses of the first images that are counted, at most so many."""
-    (low, high), d, found = run.stored_spans[0], run.stimulus.pixels, list[Floats]()
+    (low, high), d, parts = run.stored_spans[0], run.stimulus.pixels, list[Floats]()
     for index in _chunks(low, min(high, images), d):
         stored = run.stored_part(low, high).part(index - low)
         along = _project(_grid(run.stimulus, index[stored.counted]), unit.slope[:, None])[:, 0]
-        found.append(unit.without(stored.row(kind, unit.row)[stored.counted], along))
-    return np.concatenate(found)
+        parts.append(unit.without(stored.row(kind, unit.row)[stored.counted], along))
+    return np.concatenate(parts)
 
 
 def strongest(run: Run, kind: ResponseKind, row: int, count: int) -> Floats:

@@ -72,7 +72,10 @@ COLUMNS = {
 
 
 def axes_table(
-    names: Sequence[str], found: Sequence[Axes], ends: Sequence[tuple[float, float]], gaussian: bool
+    names: Sequence[str],
+    axes_of_units: Sequence[Axes],
+    ends: Sequence[tuple[float, float]],
+    gaussian: bool,
 ) -> pa.Table:
     """One row an axis of each unit; `ends` are the edges of the null spectrum, NaN where they
     are not known.
@@ -91,7 +94,7 @@ def axes_table(
                 low,
                 high,
             )
-            for name, axes, (low, high) in zip(names, found, ends, strict=True)
+            for name, axes, (low, high) in zip(names, axes_of_units, ends, strict=True)
             for i, value in enumerate(axes.values)
         ),
     )
@@ -209,8 +212,8 @@ class Stc(Finished):
         def parse(data: bytes) -> NDArray[np.float32]:
             pictures = from_npy(data)
             if pictures.ndim != 4 or len(pictures) != rows or pictures.dtype != np.float32:
-                found = f"{pictures.dtype} of shape {pictures.shape}"
-                raise ValueError(f"{found}, not {rows} pictures of float32")
+                actual = f"{pictures.dtype} of shape {pictures.shape}"
+                raise ValueError(f"{actual}, not {rows} pictures of float32")
             return pictures
 
         return self._parsed(PICTURES, parse)

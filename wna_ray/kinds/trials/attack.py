@@ -58,8 +58,8 @@ def prepared(templates: Floats, form: Form) -> NDArray[np.float32]:
             low, high = flat.min(axis=1, keepdims=True), flat.max(axis=1, keepdims=True)
             out = (flat - low) / (high - low)
         else:
-            there = np.isfinite(flat).all(axis=1)
-            centred = flat - flat[there].mean(axis=0) if there.sum() > 1 else flat
+            finite = np.isfinite(flat).all(axis=1)
+            centred = flat - flat[finite].mean(axis=0) if finite.sum() > 1 else flat
             out = (
                 np.sign(centred)
                 if form == "linf"

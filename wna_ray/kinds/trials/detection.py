@@ -88,7 +88,7 @@ def detection_table(
     classes: Sequence[str],
     correct: NDArray[np.int64],
     answers: NDArray[np.int64],
-    found: Detected,
+    detected: Detected,
 ) -> pa.Table:
     """One row a signal weight and response.
 
@@ -107,7 +107,9 @@ def detection_table(
         _last(
             [
                 images.image[k]
-                for images, _ in sorted(zip(found.optimal, gammas, strict=True), key=lambda x: x[1])
+                for images, _ in sorted(
+                    zip(detected.optimal, gammas, strict=True), key=lambda x: x[1]
+                )
             ]
         )
         for k in range(len(names))
@@ -115,7 +117,7 @@ def detection_table(
 
     def line(g: int, k: int) -> tuple[Any, ...]:
         named = np.flatnonzero(correct == k)
-        optimal, standard = found.optimal[g], found.standard[g]
+        optimal, standard = detected.optimal[g], detected.standard[g]
         images = (
             optimal.reliability[k],
             standard.reliability[k],

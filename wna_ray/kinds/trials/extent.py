@@ -75,23 +75,23 @@ def check_trials(described: Mapping[str, Any], where: str) -> TrialExtent:
     """Types and consistency of the ``spec.json`` of a run of trials; how large its objects may
     be.
     """
-    found = validated(_TrialsDescribed, described, where)
-    shape, identity = found.identity.shape, found.identity
+    parsed = validated(_TrialsDescribed, described, where)
+    shape, identity = parsed.identity.shape, parsed.identity
     try:
-        spec = TrialSpec.parse(found.spec, where)
-        expected = conditions(spec, found.names)
+        spec = TrialSpec.parse(parsed.spec, where)
+        expected = conditions(spec, parsed.names)
     except (SpecError, ValueError) as error:
         raise unlike_spec(error) from None
-    noise = spec.shown(SHAPES[spec.signals.dataset], found.samples).stimulus
+    noise = spec.noise_spec(SHAPES[spec.signals.dataset], parsed.samples).stimulus
     pixels, signals = geometry_of(noise, None).pixels, identity.signals.count
-    asked = spec.model_dump(mode="json")
-    counted = {key: asked[key] for key in ("gammas", "transforms", "moments", "repeats")}
+    spec_json = spec.model_dump(mode="json")
+    counted = {key: spec_json[key] for key in ("gammas", "transforms", "moments", "repeats")}
     kept = (len(spec.gammas), pixels, signals) if spec.moments else (0, 0, 0)
     chosen = spec.signals.classes
     require_same(
         where,
         {
-            "names": shape.responses == len(found.names),
+            "names": shape.responses == len(parsed.names),
             "classes": (
                 shape.classes == len(identity.classes) == len(identity.correct)
                 and max(identity.correct) < shape.responses
@@ -99,20 +99,20 @@ def check_trials(described: Mapping[str, Any], where: str) -> TrialExtent:
             ),
             "conditions": shape.conditions == len(expected),
             "moments": (shape.gammas, shape.d, shape.signals) == kept,
-            "samples": found.samples == spec.repeats * signals,
+            "samples": parsed.samples == spec.repeats * signals,
             "what was shown": agree(counted, described["identity"]),
-            "attack": _is_part(asked["attack"], identity.attack),
-            "stimulate": _is_part(asked["stimulate"], identity.stimulate),
+            "attack": _is_part(spec_json["attack"], identity.attack),
+            "stimulate": _is_part(spec_json["stimulate"], identity.stimulate),
         },
     )
-    return TrialExtent(found.samples, shape.model_dump(), spec.moments)
+    return TrialExtent(parsed.samples, shape.model_dump(), spec.moments)
 
 
-def _is_part(asked: Mapping[str, Any] | None, recorded: Mapping[str, Any] | None) -> bool:
+def _is_part(wanted: Mapping[str, Any] | None, recorded: Mapping[str, Any] | None) -> bool:
     """Whether what is done to stimuli is what was asked for; digests are of no part of a spec."""
-    if asked is None or recorded is None:
-        return asked is recorded
-    return agree(asked, recorded, ("run", "templates", "profiles"))
+    if wanted is None or recorded is None:
+        return wanted is recorded
+    return agree(wanted, recorded, ("run", "templates", "profiles"))
 
 
 @dataclass(frozen=True)
@@ -184,12 +184,12 @@ class TrialExtent:
 
     def check(self, moments: PassSums) -> None:
         """`ValueError` where no trials can have such sums."""
-        expected, found = (
+        expected, actual = (
             trial_shapes(**self.shape),
             {name: array.shape for name, array in moments.sums.items()},
         )
-        if found != expected:
-            raise ValueError(f"sums of shapes {found}, not {expected}")
+        if actual != expected:
+            raise ValueError(f"sums of shapes {actual}, not {expected}")
         n, answers = moments.images, moments.sums["answers"]
         noise, by_signal = (
             moments.sums.get(name, np.zeros(0, dtype=np.int64)) for name in ("noise", "by_signal")

@@ -225,23 +225,23 @@ def _psychometric(
     title: str,
 ) -> bytes:
     """Share of right answers by signal weight, and how often each answer is given."""
-    shown = [i for i, row in enumerate(rows) if row["transform"] == spec.transforms[0]]
+    chosen = [i for i, row in enumerate(rows) if row["transform"] == spec.transforms[0]]
     figure = Figure(figsize=(10.5, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    given = answers[shown].sum(axis=1) / answers[shown].sum(axis=(1, 2))[:, None]
+    given = answers[chosen].sum(axis=1) / answers[chosen].sum(axis=(1, 2))[:, None]
     known = [(c, names.index(name)) for c, name in enumerate(classes) if name in names]
     for c, k in known[:10]:
-        total = answers[shown, c].sum(axis=1)
+        total = answers[chosen, c].sum(axis=1)
         left.plot(
             spec.gammas,
-            answers[shown, c, k] / np.maximum(total, 1),
+            answers[chosen, c, k] / np.maximum(total, 1),
             color=f"C{k % 10}",
             linewidth=1,
             label=classes[c],
         )
     left.plot(
         spec.gammas,
-        [rows[i]["correct"] / rows[i]["trials"] for i in shown],
+        [rows[i]["correct"] / rows[i]["trials"] for i in chosen],
         color="black",
         linewidth=2,
         label="all",
@@ -285,7 +285,7 @@ def _transforms(spec: TrialSpec, rows: Sequence[Row], title: str) -> bytes:
 def draw_images(
     spec: TrialSpec,
     stimulus: Stimulus,
-    found: Detected,
+    detected: Detected,
     detection: pa.Table,
     names: Sequence[str],
     classes: Sequence[str],
@@ -297,11 +297,11 @@ def draw_images(
     drawn = {"sensitivity.png": _sensitivity(spec, detection.to_pylist(), names, answers)}
     if answers.shape[1:] == (2, 2):
         drawn["classification_images.png"] = _two_by_two(
-            spec, stimulus, found, detection.to_pylist(), names, classes, answers
+            spec, stimulus, detected, detection.to_pylist(), names, classes, answers
         )
     else:
         drawn["classification_images.png"] = _by_response(
-            spec, stimulus, found, detection.to_pylist(), names, answers
+            spec, stimulus, detected, detection.to_pylist(), names, answers
         )
     return drawn
 
@@ -324,7 +324,7 @@ class _Image:
 
     image: NDArray[np.float64]
     z: NDArray[np.float64] | None
-    told: str
+    caption: str
     title: str = ""
 
 
@@ -341,9 +341,9 @@ def _sheet(
     def under(part: _Image, picture: NDArray[np.float64]) -> str:
         limit = limit_of(picture)
         return (
-            f"\u00b1{limit:.2g}{part.told and chr(10)}{part.told}"
+            f"\u00b1{limit:.2g}{part.caption and chr(10)}{part.caption}"
             if np.isfinite(limit)
-            else part.told
+            else part.caption
         )
 
     texts = [
@@ -377,7 +377,7 @@ def _sheet(
 def _two_by_two(
     spec: TrialSpec,
     stimulus: Stimulus,
-    found: Detected,
+    detected: Detected,
     rows: Sequence[Row],
     names: Sequence[str],
     classes: Sequence[str],
@@ -391,26 +391,26 @@ def _two_by_two(
         of_row = rows[g * 2 + 1]
         line = [
             _Image(
-                found.cells[g, s, k],
+                detected.cells[g, s, k],
                 None,
                 f"{answers[g, s, k]:,} trials",
                 f'signal "{classes[s]}"\nanswer "{names[k]}"',
             )
             for s, k in ((0, 0), (0, 1), (1, 0), (1, 1))
         ]
-        for images, kind in ((found.standard[g], "standard"), (found.optimal[g], "optimal")):
+        for images, kind in ((detected.standard[g], "standard"), (detected.optimal[g], "optimal")):
             reliable = of_row["standard_reliability" if kind == "standard" else "reliability"]
-            told = images.note[1] or f"reliability {reliable:.3f}"
+            caption = images.note[1] or f"reliability {reliable:.3f}"
             line.append(
-                _Image(images.image[1], images.z[1], told, f'image of "{names[1]}"\n{kind}')
+                _Image(images.image[1], images.z[1], caption, f'image of "{names[1]}"\n{kind}')
             )
         lines.append([replace(part, title="") for part in line] if g else line)
-        told = (
+        caption = (
             ""
             if of_row["d_prime"] is None
             else f"\nd' = {of_row['d_prime']:.2f} \u00b1 {of_row['d_prime_error']:.2f}"
         )
-        labels.append(f"gamma {gamma:g}{told}")
+        labels.append(f"gamma {gamma:g}{caption}")
     title = _heading(
         spec, stimulus, answers, "Mean noise by signal and answer, and classification images"
     )
@@ -420,25 +420,25 @@ def _two_by_two(
 def _by_response(
     spec: TrialSpec,
     stimulus: Stimulus,
-    found: Detected,
+    detected: Detected,
     rows: Sequence[Row],
     names: Sequence[str],
     answers: NDArray[np.int64],
 ) -> bytes:
     """A line a signal weight, a column a response (the first ten that were given most)."""
-    shown = np.sort(np.argsort(-answers.sum(axis=(0, 1)), kind="stable")[:10])
+    columns = np.sort(np.argsort(-answers.sum(axis=(0, 1)), kind="stable")[:10])
     lines = []
     for g in range(len(spec.gammas)):
         line = []
-        for k in shown:
+        for k in columns:
             row = rows[g * len(names) + int(k)]
             said = "" if row["d_prime"] is None else f"\nd' {row['d_prime']:.2f}"
-            told = (row["note"] or f"rel. {row['reliability']:.3f}") + said
+            caption = (row["note"] or f"rel. {row['reliability']:.3f}") + said
             line.append(
                 _Image(
-                    found.optimal[g].image[k],
-                    found.optimal[g].z[k],
-                    told,
+                    detected.optimal[g].image[k],
+                    detected.optimal[g].z[k],
+                    caption,
                     "" if g else names[k][:12],
                 )
             )

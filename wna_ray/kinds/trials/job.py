@@ -139,7 +139,7 @@ class TrialQuestion:
     def held(self) -> Spec:
         """The spec of the network and the noise."""
         shape: Any = self.signals.images.shape[1:]
-        return self.spec.shown(shape, self.samples)
+        return self.spec.noise_spec(shape, self.samples)
 
     @cached_property
     def training(self) -> Split:
@@ -177,13 +177,13 @@ def _load(spec: TrialSpec, train: bool, where: str) -> Split:
 
 def _require_room(work: TrialJob, need: int) -> None:
     """`SpecError` where counts of so many bytes do not fit into the memory of this machine."""
-    there, spec = available(), work.spec
-    if there is not None and BASE_BYTES + COPIES * need > there:
+    memory, spec = available(), work.spec
+    if memory is not None and BASE_BYTES + COPIES * need > memory:
         raise SpecError(
             f"counts of {size(need)} ({len(work.conditions):,} conditions x {work.class_count}"
             f" classes x {len(work.job.names)}"
             f" responses{', and the sums of moments' * spec.moments}) do not fit into the"
-            f" {size(there)} of this machine; take fewer conditions or classes"
+            f" {size(memory)} of this machine; take fewer conditions or classes"
         )
 
 
@@ -232,27 +232,27 @@ def resolve_trials(
     """
     spec, names = question.spec, job.names
     profiles: dict[tuple[str, str, int], NDArray[np.float64]] = {}
-    asked = conditions(spec, names)
+    planned = conditions(spec, names)
     correct = question.rows(question.classes, names)
     if spec.stimulate is not None:
         emit(Stage("measure activity"))
         train = question.training
         rows = question.rows(train.labels, names)
         images = _bytes(train.images[rows >= 0])
-        found = activity(
+        activities = activity(
             NoiseWork(job),
             spec.stimulate.layers,
             images,
             rows[rows >= 0],
             PROFILE_NOISE if "sta" in spec.stimulate.by else 0,
         )
-        for c in asked:
+        for c in planned:
             if c.layer is None or c.profile is None or c.profile_class is None:
                 continue
             key = (c.layer, c.profile, c.profile_class)
             if key not in profiles:
                 profiles[key] = profile(
-                    spec.stimulate, found[c.layer], c.profile, c.profile_class, spec.seed
+                    spec.stimulate, activities[c.layer], c.profile, c.profile_class, spec.seed
                 )
                 if not np.isfinite(profiles[key]).all():
                     raise SpecError(
@@ -274,7 +274,7 @@ def resolve_trials(
         classes=lookup[question.signals.labels],
         class_count=len(question.classes),
         correct=correct,
-        conditions=tuple(asked),
+        conditions=tuple(planned),
         templates=_templates(question, job),
         profiles=profiles,
     )
@@ -290,21 +290,21 @@ def _templates(question: TrialQuestion, job: Job) -> dict[str, NDArray[np.float3
     spec, names = question.spec, list(job.names)
     if spec.attack is None:
         return {}
-    found: dict[str, NDArray[np.float64]] = {}
+    by_source: dict[str, NDArray[np.float64]] = {}
     shape = (len(names), *job.spec.stimulus.shape)
     if spec.attack.run is not None:
         maps = _maps(spec, names, shape)
-        found = {"map": maps, "permuted": attack.permuted(maps, spec.seed)}
+        by_source = {"map": maps, "permuted": attack.permuted(maps, spec.seed)}
     if "mean" in spec.attack.by:
         train = question.training
         rows = question.rows(train.labels, names)
-        found["mean"] = mean_images(Split(train.images[rows >= 0], rows[rows >= 0]), len(names))
+        by_source["mean"] = mean_images(Split(train.images[rows >= 0], rows[rows >= 0]), len(names))
     if "random" in spec.attack.by:
-        found["random"] = attack.random_directions(shape, spec.seed)
+        by_source["random"] = attack.random_directions(shape, spec.seed)
     templates: dict[str, NDArray[np.float32]] = {
-        source: attack.prepared(found[source], spec.attack.form)
+        source: attack.prepared(by_source[source], spec.attack.form)
         for source in spec.attack.by
-        if source in found
+        if source in by_source
     }
     targets = names if spec.attack.targets == "all" else spec.attack.targets
     for source, some in templates.items():
@@ -343,9 +343,9 @@ def _maps(spec: TrialSpec, names: Sequence[str], shape: tuple[int, ...]) -> NDAr
     return maps
 
 
-def identity_of(asked: TrialJob, question: TrialQuestion) -> dict[str, Any]:
+def identity_of(work: TrialJob, question: TrialQuestion) -> dict[str, Any]:
     """Everything that can change a result, as plain JSON values."""
-    spec, known = asked.spec, class_names(question.spec.signals.dataset)
+    spec, known = work.spec, class_names(question.spec.signals.dataset)
     chosen = spec.model_dump(
         mode="json", include={"gammas", "transforms", "attack", "stimulate", "moments", "repeats"}
     )
@@ -355,18 +355,18 @@ def identity_of(asked: TrialJob, question: TrialQuestion) -> dict[str, Any]:
     if spec.attack is not None:
         chosen["attack"] |= {
             "run": None,
-            "templates": {source: _digest(t) for source, t in asked.templates.items()},
+            "templates": {source: _digest(t) for source, t in work.templates.items()},
         }
     if spec.stimulate is not None:
         chosen["stimulate"]["profiles"] = _digest(
-            *(asked.profiles[key].astype(np.float32) for key in sorted(asked.profiles))
+            *(work.profiles[key].astype(np.float32) for key in sorted(work.profiles))
         )
     return chosen | {
-        "job": asked.job.fingerprint,
-        "signals": {"digest": _digest(asked.signals, asked.classes), "count": len(asked.signals)},
+        "job": work.job.fingerprint,
+        "signals": {"digest": _digest(work.signals, work.classes), "count": len(work.signals)},
         "classes": [known[int(c)] for c in question.classes],
-        "correct": asked.correct.tolist(),
-        "shape": asked.shape,
+        "correct": work.correct.tolist(),
+        "shape": work.shape,
     }
 
 

@@ -62,7 +62,7 @@ COLUMNS = {
 
 
 def summary(
-    asked: Sequence[Condition],
+    planned: Sequence[Condition],
     names: Sequence[str],
     correct: NDArray[np.int64],
     answers: NDArray[np.int64],
@@ -118,14 +118,15 @@ def summary(
         )
 
     return table_of(
-        COLUMNS, (line(condition, counts) for condition, counts in zip(asked, answers, strict=True))
+        COLUMNS,
+        (line(condition, counts) for condition, counts in zip(planned, answers, strict=True)),
     )
 
 
 def result(
     spec: TrialSpec,
     stimulus: Stimulus,
-    asked: Sequence[Condition],
+    planned: Sequence[Condition],
     names: Sequence[str],
     classes: Sequence[str],
     correct: NDArray[np.int64],
@@ -137,7 +138,7 @@ def result(
     ----------
     stimulus
         The noise.
-    asked
+    planned
         The conditions.
     names, classes
         Of the responses, and of the signals' classes.
@@ -148,19 +149,19 @@ def result(
 
     names, classes = [plain(name) for name in names], [plain(name) for name in classes]
     answers = sums.sums["answers"]
-    table = summary(asked, names, correct, answers)
+    table = summary(planned, names, correct, answers)
     objects = {TRIALS: to_parquet(table)}
     drawn = figures.draw(spec, table, names, classes, answers, noise_text(stimulus))
     if spec.moments:
-        found = detect(sums.sums["noise"], answers, stimulus)
-        detection = detection_table(spec.gammas, names, classes, correct, answers, found)
+        detected = detect(sums.sums["noise"], answers, stimulus)
+        detection = detection_table(spec.gammas, names, classes, correct, answers, detected)
         objects[DETECTION] = to_parquet(detection)
         for name, maps in (
-            (IMAGES, [g.image for g in found.optimal]),
-            (Z_MAPS, [g.z for g in found.optimal]),
+            (IMAGES, [g.image for g in detected.optimal]),
+            (Z_MAPS, [g.z for g in detected.optimal]),
         ):
             objects[name] = to_npy(np.stack([stimulus.expand(m) for m in maps]).astype(np.float32))
-        drawn |= figures.draw_images(spec, stimulus, found, detection, names, classes, answers)
+        drawn |= figures.draw_images(spec, stimulus, detected, detection, names, classes, answers)
     return objects | {f"{RESULT}/figures/{name}": data for name, data in drawn.items()}
 
 
@@ -220,8 +221,8 @@ class Trials(Finished):
     @cached_property
     def stimulus(self) -> Stimulus:
         """The noise, without its offset, which no map of it needs."""
-        shown = self.spec.shown(SHAPES[self.spec.signals.dataset], 1)
-        return make_stimulus(shown.stimulus, shown.seed, np.zeros((1, 1, 1), dtype=np.float32))
+        spec = self.spec.noise_spec(SHAPES[self.spec.signals.dataset], 1)
+        return make_stimulus(spec.stimulus, spec.seed, np.zeros((1, 1, 1), dtype=np.float32))
 
     @cached_property
     def detected(self) -> Detected:
@@ -247,12 +248,12 @@ class Trials(Finished):
         response, in pixel units, or their z.
         """
         return np.stack(
-            [self.stimulus.expand(found.z if z else found.image) for found in self.detected.optimal]
+            [self.stimulus.expand(gamma.z if z else gamma.image) for gamma in self.detected.optimal]
         )
 
     def derive(self) -> dict[str, bytes]:
         """Every result object, made again from the counts."""
-        made = result(
+        objects = result(
             self.spec,
             self.stimulus,
             self.conditions,
@@ -261,7 +262,7 @@ class Trials(Finished):
             self.correct,
             self.sums,
         )
-        return {MOMENTS: self._bytes(MOMENTS)} | made
+        return {MOMENTS: self._bytes(MOMENTS)} | objects
 
 
 def pooled(table: pa.Table) -> pa.Table:

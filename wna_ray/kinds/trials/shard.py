@@ -107,52 +107,50 @@ class TrialJob:
 
 
 def run_trials(
-    asked: TrialJob, network: FedNetwork, start: int, stop: int
+    work: TrialJob, network: FedNetwork, start: int, stop: int
 ) -> tuple[PassSums, dict[str, float]]:
     """Counts of the trials ``start ... stop - 1``, and seconds by phase (noise, forward, moments);
     `start` is a multiple of the batch.
 
     A trial with an output that is not finite under any condition is not counted under any.
     """
-    job, batch = asked.job, asked.job.spec.numerics.batch
+    job, batch = work.job, work.job.spec.numerics.batch
     k, images, phase = len(job.names), 0, Phases()
     sums = {
-        name: np.zeros(shape, dtype=np.int64) for name, shape in trial_shapes(**asked.shape).items()
+        name: np.zeros(shape, dtype=np.int64) for name, shape in trial_shapes(**work.shape).items()
     }
     for a in range(start, stop, batch):
         n = min(batch, stop - a)
-        which = np.arange(a, a + batch) % len(
-            asked.signals
-        )  # a whole batch, as the forward pass is
+        which = np.arange(a, a + batch) % len(work.signals)  # a whole batch, as the forward pass is
         with phase("noise"):
             grid = job.stimulus.noise.grid(a, a + batch)
             noise = job.stimulus.images(grid, network.device)
-            signals = torch.from_numpy(asked.signals[which]).to(network.device).float() / 255
+            signals = torch.from_numpy(work.signals[which]).to(network.device).float() / 255
         with phase("forward"):
             labels, finite = (
-                np.empty((len(asked.conditions), n), dtype=np.int64),
+                np.empty((len(work.conditions), n), dtype=np.int64),
                 np.ones(n, dtype=bool),
             )
             for row, outputs in zip(
-                labels, _outputs(asked, network, noise, signals, which), strict=True
+                labels, _outputs(work, network, noise, signals, which), strict=True
             ):
                 row[:] = outputs[:n].argmax(axis=1)
                 finite &= np.isfinite(outputs[:n]).all(axis=1)
         with phase("moments"):
-            labels, shown = labels[:, finite], which[:n][finite]
-            classes = asked.classes[shown]
-            cells = (np.arange(len(labels))[:, None] * asked.class_count + classes) * k + labels
+            labels, counted = labels[:, finite], which[:n][finite]
+            classes = work.classes[counted]
+            cells = (np.arange(len(labels))[:, None] * work.class_count + classes) * k + labels
             sums["answers"] += np.bincount(cells.ravel(), minlength=sums["answers"].size).reshape(
                 sums["answers"].shape
             )
-            if asked.spec.moments:
-                _add_moments(sums, labels, classes, shown, grid[:n][finite])
+            if work.spec.moments:
+                _add_moments(sums, labels, classes, counted, grid[:n][finite])
         images += int(finite.sum())
     return PassSums(images, 0, sums, stop - start - images), phase.seconds
 
 
 def _outputs(
-    asked: TrialJob,
+    work: TrialJob,
     network: FedNetwork,
     noise: torch.Tensor,
     signals: torch.Tensor,
@@ -162,21 +160,21 @@ def _outputs(
     known: dict[tuple[Any, ...], NDArray[np.float32]] = {}
     base, base_of = noise, None
     steps: dict[tuple[Any, ...], torch.Tensor] = {}
-    for c in asked.conditions:
+    for c in work.conditions:
         if (c.gamma, c.transform) != base_of:
             base = (1 - c.gamma) * noise + c.gamma * transformed(signals, c.transform)
             base_of, known, steps = (c.gamma, c.transform), {}, {}
         attack = (c.attack, c.target, c.weight) if c.attack is not None and c.weight else None
         stimulation = (c.layer, c.profile, c.profile_class, c.strength) if c.strength else None
         if (attack, stimulation) not in known:
-            shown = base if attack is None else _attacked(asked, network, base, c, which, steps)
-            with stimulated(network.module, asked.stimulation(c)):
-                known[attack, stimulation] = network(shown)
+            stimuli = base if attack is None else _attacked(work, network, base, c, which, steps)
+            with stimulated(network.module, work.stimulation(c)):
+                known[attack, stimulation] = network(stimuli)
         yield known[attack, stimulation]
 
 
 def _attacked(
-    asked: TrialJob,
+    work: TrialJob,
     network: FedNetwork,
     base: torch.Tensor,
     c: Condition,
@@ -184,15 +182,15 @@ def _attacked(
     steps: dict[tuple[Any, ...], torch.Tensor],
 ) -> torch.Tensor:
     """The stimuli of a condition; `steps` keeps directions for other weights."""
-    assert asked.spec.attack is not None
+    assert work.spec.attack is not None
     assert c.attack is not None
-    form, key = asked.spec.attack.form, (c.attack, c.target)
+    form, key = work.spec.attack.form, (c.attack, c.target)
     if key not in steps:
         if not c.attack.startswith("fgsm"):
-            steps[key] = torch.from_numpy(asked.templates[c.attack][c.target]).to(network.device)
+            steps[key] = torch.from_numpy(work.templates[c.attack][c.target]).to(network.device)
         else:
             targets = (
-                asked.correct[asked.classes[which]]
+                work.correct[work.classes[which]]
                 if c.target is None
                 else np.full(len(which), c.target)
             )
@@ -210,7 +208,7 @@ def _add_moments(
     sums: dict[str, NDArray[np.int64]],
     labels: NDArray[np.int64],
     classes: NDArray[np.int64],
-    shown: NDArray[np.int64],
+    signals: NDArray[np.int64],
     grid: NDArray[np.int8],
 ) -> None:
     """Add noise by (gamma, class, response), and counts by (gamma, signal, response): one
@@ -223,4 +221,4 @@ def _add_moments(
         left = torch.zeros(len(cells), len(x), dtype=torch.float64)
         left[torch.from_numpy(rows), torch.arange(len(x))] = 1
         sums["noise"][i].reshape(s * k, d)[cells] += (left @ x).numpy().astype(np.int64)
-        np.add.at(sums["by_signal"][i], (shown, labels[i]), 1)
+        np.add.at(sums["by_signal"][i], (signals, labels[i]), 1)

@@ -70,21 +70,21 @@ def odd(what: str) -> Refused:
 
 def read_members(data: bytes) -> dict[str, memoryview]:
     """Members of the archive by their names in its one folder."""
-    found: dict[str, memoryview] = {}
+    members: dict[str, memoryview] = {}
     roots, folded = set[str](), set[str]()
     for full, member in _stored_members(data):
         root, _, name = full.partition("/")
-        shown = plain(full, 80)
+        label = plain(full, 80)
         if not _ROOT.fullmatch(root) or not _MEMBER.fullmatch(name):
-            raise Refused(f"it holds '{shown}', which is no part of one program", PLAIN)
+            raise Refused(f"it holds '{label}', which is no part of one program", PLAIN)
         if name.casefold() in folded:
-            raise Refused(f"it holds '{shown}' twice", AGAIN)
+            raise Refused(f"it holds '{label}' twice", AGAIN)
         roots.add(root)
         folded.add(name.casefold())
-        found[name] = member
+        members[name] = member
     if len(roots) != 1:
         raise odd("its members are in several folders")
-    return found
+    return members
 
 
 def _stored_members(data: bytes | memoryview) -> Iterator[tuple[str, memoryview]]:
@@ -100,16 +100,16 @@ def _stored_members(data: bytes | memoryview) -> Iterator[tuple[str, memoryview]
     if starts[0] != 0:
         raise odd("something lies before its members")
     for info, start, after in zip(infos, starts[:-1], starts[1:], strict=True):
-        shown = plain(info.orig_filename, 80)
+        label = plain(info.orig_filename, 80)
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-            raise odd(f"its member '{shown}' is compressed")
+            raise odd(f"its member '{label}' is compressed")
         if info.flag_bits & ~0x808:  # sizes may follow, and names may be in UTF-8
-            raise odd(f"its member '{shown}' is encrypted or patched")
+            raise odd(f"its member '{label}' is encrypted or patched")
         member = _member(view[start:after], info)
         if member is None:
-            raise odd(f"its member '{shown}' is not where its directory says")
+            raise odd(f"its member '{label}' is not where its directory says")
         if zlib.crc32(member) != info.CRC:
-            raise Refused(f"its member '{shown}' is damaged: its checksum is another")
+            raise Refused(f"its member '{label}' is damaged: its checksum is another")
         yield info.orig_filename, member
 
 
@@ -120,8 +120,8 @@ def _member(part: memoryview, info: zipfile.ZipInfo) -> memoryview | None:
     mark, _, flags, method, *_, name, extra = struct.unpack("<4s5H3L2H", part[:30])
     start = 30 + name + extra
     rest = len(part) - start - info.file_size
-    told = bytes(part[30 : 30 + name]) == info.orig_filename.encode()
-    if mark != b"PK\3\4" or (flags, method) != (info.flag_bits, 0) or not told:
+    same_name = bytes(part[30 : 30 + name]) == info.orig_filename.encode()
+    if mark != b"PK\3\4" or (flags, method) != (info.flag_bits, 0) or not same_name:
         return None
     if info.flag_bits & 8:  # checksum and sizes again, behind it
         if rest not in (16, 24) or bytes(part[-rest : 4 - rest]) != b"PK\7\x08":

@@ -120,16 +120,16 @@ def read_layout(value: Any) -> torch.layout:
 
 def read_device(value: Any) -> torch.device:
     """A device, which must be a CPU or a GPU."""
-    told = typed(dict, value, "a device in it")
-    kind, index = field(told, "type", str), told.get("index")
+    device = typed(dict, value, "a device in it")
+    kind, index = field(device, "type", str), device.get("index")
     if kind not in ("cpu", "cuda") or (index is not None and not 0 <= whole(index) < 64):
         raise Refused(f"it runs on '{plain(kind, 40)}'", "export it again on the CPU")
     return torch.device(kind) if index is None else torch.device(kind, index)
 
 
 def _complex(value: Any) -> complex:
-    told = typed(dict, value, "a number in it")
-    return complex(real(told.get("real")), real(told.get("imag")))
+    number = typed(dict, value, "a number in it")
+    return complex(real(number.get("real")), real(number.get("imag")))
 
 
 def _truth(value: Any) -> bool:

@@ -137,12 +137,14 @@ def input_name(argument: Any) -> str | None:
 
 def _released(steps: Sequence[_Step], gives: Iterable[Any]) -> tuple[_Step, ...]:
     """The steps, each with the values that nothing after it needs: they are let go."""
-    needed, found = set(_names(gives)), []
+    needed, released = set(_names(gives)), []
     for step in reversed(steps):
         used = {*_names(step.arguments), *_names(argument for _, argument in step.named)}
-        found.append(replace(step, spent=tuple(sorted((used | {*_places(step.gives)}) - needed))))
+        released.append(
+            replace(step, spent=tuple(sorted((used | {*_places(step.gives)}) - needed)))
+        )
         needed |= used
-    return tuple(reversed(found))
+    return tuple(reversed(released))
 
 
 def _names(arguments: Iterable[Any]) -> Iterator[str]:
@@ -184,20 +186,20 @@ def _step(node: Mapping[str, Any], known: Known) -> _Step:
 
 def _results(node: Mapping[str, Any], known: Known) -> tuple[Given, ...]:
     """Where the results of a node go."""
-    found: list[Given] = []
+    results: list[Given] = []
     for output in field(node, "outputs", list):
         kind, value = single(output, "a result in it")
         if kind == "as_none":
-            found.append(None)
+            results.append(None)
         elif kind == "as_tensors":
             parts = listed(value, dict, "a result in it")
-            found.append(tuple(fresh(part.get("name"), known) for part in parts))
+            results.append(tuple(fresh(part.get("name"), known) for part in parts))
         elif kind in ("as_tensor", "as_sym_int", "as_sym_bool", "as_sym_float"):
-            told = typed(dict, value, "a result in it")
-            found.append(fresh(told.get("name" if kind == "as_tensor" else "as_name"), known))
+            entry = typed(dict, value, "a result in it")
+            results.append(fresh(entry.get("name" if kind == "as_tensor" else "as_name"), known))
         else:
             raise odd(f"a result in it is {plain(kind, 40)}")
-    return tuple(found)
+    return tuple(results)
 
 
 # Arithmetic on sizes, and parts of graphs that run under ``torch.no_grad()`` and the like.
@@ -205,13 +207,13 @@ def _results(node: Mapping[str, Any], known: Known) -> tuple[Given, ...]:
 
 def _counted(inputs: Sequence[Mapping[str, Any]], known: Known) -> tuple[Any, ...]:
     """The arguments of arithmetic on sizes."""
-    found = []
+    arguments = []
     for argument in inputs:
         kind, value = single(argument.get("arg"), "an argument in it")
         if kind not in _COUNTED:
             raise Refused(f"it counts with {plain(kind, 40)}, which is no number", PYTHON)
-        found.append(READERS[kind](value, known))
-    return tuple(found)
+        arguments.append(READERS[kind](value, known))
+    return tuple(arguments)
 
 
 def _arithmetic(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -271,16 +273,16 @@ def _block(
     arguments = [single(argument.get("arg"), "an argument in it") for argument in inputs]
     if any(argument.get("name") != "" for argument in inputs) or len(inputs) <= len(kinds):
         raise odd("a part of its graph is given other arguments than it takes")
-    found = []
+    values = []
     for place, (kind, value) in enumerate(arguments):
         if place == len(kinds) and kind == "as_graph":
             part = field(typed(dict, value, "a part of its graph"), "graph", dict)
-            found.append(read_graph(part))
+            values.append(read_graph(part))
             continue
         fits = place > len(kinds) or kind in (*kinds[place : place + 1], "as_none")
         if kind not in READERS or place == len(kinds) or not fits:
             raise odd(f"a part of its graph is given {plain(kind, 40)}")
-        found.append(READERS[kind](value, known))
-    if found[0] is None:
+        values.append(READERS[kind](value, known))
+    if values[0] is None:
         raise odd("a part of its graph has no setting")
-    return found[: len(kinds)], found[len(kinds)], tuple(found[len(kinds) + 1 :])
+    return values[: len(kinds)], values[len(kinds)], tuple(values[len(kinds) + 1 :])

@@ -122,18 +122,18 @@ _ASSERTED = "an assertion of the exported program"
 
 def find_overload(target: str) -> torch._ops.OpOverload:
     """An operator that a program may call."""
-    found = _TARGET.fullmatch(target)
-    if found is None or OPERATORS.isdisjoint({found[1], found[1].removesuffix("_")}):
+    match = _TARGET.fullmatch(target)
+    if match is None or OPERATORS.isdisjoint({match[1], match[1].removesuffix("_")}):
         raise Refused(f"it calls '{plain(target, 80)}', which is not on the list", PYTHON)
-    packet = getattr(torch.ops.aten, found[1], None)
-    if packet is None or found[2] not in packet.overloads():
+    packet = getattr(torch.ops.aten, match[1], None)
+    if packet is None or match[2] not in packet.overloads():
         raise Refused(f"it calls '{target}', which this torch does not have", AGAIN)
-    overload: torch._ops.OpOverload = getattr(packet, found[2])
+    overload: torch._ops.OpOverload = getattr(packet, match[2])
     schema = schema_of(overload)
     types = {str(argument.type) for argument in schema.arguments}
     written = any(part.kwarg_only and part.alias_info is not None for part in schema.arguments)
     tensors = any("Tensor" in str(part.type) for part in (*schema.arguments, *schema.returns))
-    checks = found[1].startswith(("_assert_", "sym_constrain_"))
+    checks = match[1].startswith(("_assert_", "sym_constrain_"))
     if not types <= _TYPES or written or not (tensors or checks):
         raise Refused(f"it calls '{target}', which is not on the list", PYTHON)
     return overload
@@ -178,16 +178,16 @@ def _argument(
     kind, inside = single(value, "an argument in it")
     if kind not in READERS:
         raise Refused(f"it gives '{overload}' {plain(kind, 40)}, which is no number", PYTHON)
-    found = READERS[kind](inside, known)
-    if not isinstance(found, str):
-        return found
+    read = READERS[kind](inside, known)
+    if not isinstance(read, str):
+        return read
     if str(wanted.type) not in ("str", "Optional[str]"):
         raise odd(f"'{overload}' in it is given a word for '{wanted.name}'")
     if wanted.name in ("assert_msg", "msg"):
         return _ASSERTED
-    if found in _KNOWN_WORDS or (wanted.name == "equation" and _EQUATION.fullmatch(found)):
-        return found
-    raise Refused(f"it gives '{overload}' the word '{plain(found, 40)}', which is unknown", PYTHON)
+    if read in _KNOWN_WORDS or (wanted.name == "equation" and _EQUATION.fullmatch(read)):
+        return read
+    raise Refused(f"it gives '{overload}' the word '{plain(read, 40)}', which is unknown", PYTHON)
 
 
 # Operators that leave it to their callers to check arguments.

@@ -46,14 +46,14 @@ class Tree:
         kind: Any = type(value)
         if kind is not _KINDS[self.kind] or len(value) != len(self.children):
             wanted = f"a {self.kind} of {len(self.children)}"
-            raise TypeError(f"the program was exported for {wanted}, not for a {_told(value)}")
+            raise TypeError(f"the program was exported for {wanted}, not for a {_type_text(value)}")
         if self.keys and set(value) != set(self.keys):
             raise TypeError(f"the program was exported for {', '.join(map(str, self.keys))}")
         parts = [value[key] for key in self.keys] if self.keys else value
-        found = []
+        values = []
         for child, part in zip(self.children, parts, strict=True):
-            found += child.flattened(part)
-        return found
+            values += child.flattened(part)
+        return values
 
     def packed(self, values: Iterator[Any]) -> Any:
         """The values, packed."""
@@ -65,7 +65,7 @@ class Tree:
         return _KINDS[self.kind](zip(self.keys, parts, strict=True))
 
 
-def _told(value: Any) -> str:
+def _type_text(value: Any) -> str:
     size = f" of {len(value)}" if isinstance(value, tuple | list | dict) else ""
     return type(value).__name__ + size
 
@@ -86,9 +86,9 @@ class Fed:
                 raise ValueError(f"'{self.name}' was exported as {plain(repr(self.value), 80)}")
         elif self.kind == "number":
             if not isinstance(given, int | torch.SymInt):
-                raise TypeError(f"'{self.name}' must be a whole number, not {_told(given)}")
+                raise TypeError(f"'{self.name}' must be a whole number, not {_type_text(given)}")
         elif not isinstance(given, torch.Tensor):
-            raise TypeError(f"'{self.name}' must be a tensor, not a {_told(given)}")
+            raise TypeError(f"'{self.name}' must be a tensor, not a {_type_text(given)}")
         elif not self._fits(given.shape, ranges, met):
             wanted = ", ".join("any" if isinstance(size, str) else str(size) for size in self.sizes)
             raise ValueError(f"'{self.name}' is {tuple(given.shape)}; exported for ({wanted})")
@@ -194,8 +194,8 @@ class Program(nn.Module):
         if weight.kind == "constant":
             return self._constants[weight]
         owner, leaf = self._held[weight]
-        found: Tensor = getattr(owner, leaf)
-        return found
+        tensor: Tensor = getattr(owner, leaf)
+        return tensor
 
     def _written(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
         """Write outputs over inputs where the program says so; gives those of the caller."""

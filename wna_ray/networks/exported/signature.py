@@ -46,14 +46,14 @@ def read_signature(
     constraints: Mapping[str, Any],
 ) -> Signature:
     """How a program is fed and what it gives."""
-    told, described = field(module, "signature", dict), field(module, "graph", dict)
+    signature, described = field(module, "signature", dict), field(module, "graph", dict)
     metas = field(described, "tensor_values", dict)
-    specs = field(told, "input_specs", list)
+    specs = field(signature, "input_specs", list)
     inputs = tuple(_input(*single(spec, "an input of it"), metas) for spec in specs)
     if tuple(taken.name for taken in inputs) != graph.takes:
         raise odd("its inputs are not those of its graph")
     outputs = field(described, "outputs", list)
-    copied = _copied(field(told, "output_specs", list), inputs, outputs, graph)
+    copied = _copied(field(signature, "output_specs", list), inputs, outputs, graph)
     takes, gives = _trees(field(module, "module_call_graph", list))
     if takes.leaves() != sum(isinstance(taken.source, Fed) for taken in inputs):
         raise odd("its arguments are not the inputs of its graph")
@@ -66,7 +66,7 @@ def _input(kind: str, spec: Any, metas: Mapping[str, Any]) -> Input:
     spec = typed(dict, spec, "an input of it")
     if kind == "user_input":
         argument = spec.get("arg")
-        return _asked(input_name(argument), *single(argument, "an input of it"), metas)
+        return _user_input(input_name(argument), *single(argument, "an input of it"), metas)
     if kind == "constant_input":
         given, value = single(spec.get("value"), "an input of it")
         if given not in UNUSED:
@@ -84,7 +84,7 @@ def _input(kind: str, spec: Any, metas: Mapping[str, Any]) -> Input:
     return Input(name, Weight(dotted(spec.get("buffer_name")), "buffer" if lasting else "passing"))
 
 
-def _asked(name: str | None, kind: str, _value: Any, metas: Mapping[str, Any]) -> Input:
+def _user_input(name: str | None, kind: str, _value: Any, metas: Mapping[str, Any]) -> Input:
     """An input of the caller's."""
     if name is None:
         raise odd("an input of it has no name")
@@ -116,20 +116,20 @@ def _copied(
     """Which outputs of the graph are written over which of its inputs."""
     if len(specs) != len(outputs):
         raise odd("its outputs are not those of its graph")
-    found = []
+    pairs = []
     for place, (kind, spec) in enumerate(single(spec, "an output of it") for spec in specs):
-        told = typed(dict, spec, "an output of it")
+        entry = typed(dict, spec, "an output of it")
         key = _WRITTEN.get(kind)
         if kind == "user_output":
-            if told.get("arg") != outputs[place]:
+            if entry.get("arg") != outputs[place]:
                 raise odd("its outputs are not those of its graph")
         elif key is None:
             raise Refused(f"it gives a {plain(kind, 40)}, which is no output", PYTHON)
         else:
-            if graph.gives[place] != Name(field(field(told, "arg", dict), "name", str)):
+            if graph.gives[place] != Name(field(field(entry, "arg", dict), "name", str)):
                 raise odd("its outputs are not those of its graph")
-            found.append((place, _written_over(field(told, key, str), kind, inputs)))
-    return tuple(found)
+            pairs.append((place, _written_over(field(entry, key, str), kind, inputs)))
+    return tuple(pairs)
 
 
 def _written_over(target: str, kind: str, inputs: Sequence[Input]) -> int:
@@ -147,13 +147,13 @@ def _written_over(target: str, kind: str, inputs: Sequence[Input]) -> int:
 
 def _ranges(constraints: Mapping[str, Any]) -> dict[str, Range]:
     """Least and most of free sizes. Where torch has seen no less than 2, it lets less pass."""
-    found = {}
+    ranges = {}
     for name, limits in constraints.items():
-        told = typed(dict, limits, "a range in it")
-        least, most = told.get("min_val"), told.get("max_val")
+        entry = typed(dict, limits, "a range in it")
+        least, most = entry.get("min_val"), entry.get("max_val")
         low = 0 if least is None else whole(least)
-        found[name] = (low if low > 2 else 0, math.inf if most is None else whole(most))
-    return found
+        ranges[name] = (low if low > 2 else 0, math.inf if most is None else whole(most))
+    return ranges
 
 
 # How values are packed.
@@ -180,9 +180,9 @@ def _packing(text: str) -> Tree:
 
 
 def _tree(node: Any) -> Tree:
-    told = typed(dict, node, "a packing in it")
-    kind, context = told.get("type"), told.get("context")
-    children = tuple(_tree(child) for child in field(told, "children_spec", list))
+    entry = typed(dict, node, "a packing in it")
+    kind, context = entry.get("type"), entry.get("context")
+    children = tuple(_tree(child) for child in field(entry, "children_spec", list))
     if kind is None and context is None and not children:
         return Tree("leaf")
     name = typed(str, kind, "a packing in it")

@@ -73,16 +73,16 @@ def read_tensors(
     if taken > 4 * length + SPARE:
         raise Refused(f"its weights overlap, and would take {taken:,} bytes", PLAIN)
     payloads: dict[str, Tensor] = {}
-    found: dict[Weight, Tensor] = {}
+    tensors: dict[Weight, Tensor] = {}
     for source in (taken.source for taken in signature.inputs):
-        if isinstance(source, Weight) and source not in found:
+        if isinstance(source, Weight) and source not in tensors:
             stored = (constants if source.kind in ("constant", "passing") else weights).get(
                 source.path,
             )
             if stored is None or stored.parameter < (source.kind == "parameter"):
                 raise odd(f"it lacks the {source.kind} '{plain(source.path, 80)}'")
-            found[source] = _tensor(stored, members, payloads, source.kind == "parameter")
-    return found
+            tensors[source] = _tensor(stored, members, payloads, source.kind == "parameter")
+    return tensors
 
 
 def _stored(
@@ -92,17 +92,19 @@ def _stored(
     prefix: str,
 ) -> dict[str, _Stored]:
     """Descriptions of all tensors in a folder, each compared with its payload."""
-    found = {}
+    weights = {}
     for path, entry in field(parsed(members, f"{folder}/{config}"), "config", dict).items():
-        told = typed(dict, entry, "a weight in it")
-        name = field(told, "path_name", str)
-        if told.get("use_pickle") is not False or not re.fullmatch(prefix + "[0-9]{1,6}", name):
+        described = typed(dict, entry, "a weight in it")
+        name = field(described, "path_name", str)
+        if described.get("use_pickle") is not False or not re.fullmatch(
+            prefix + "[0-9]{1,6}", name
+        ):
             raise Refused(f"torch would unpickle '{plain(path, 80)}' in it", PLAIN)
-        stored = _described(told, f"{folder}/{name}")
+        stored = _described(described, f"{folder}/{name}")
         if stored.payload not in members or stored.reach > len(members[stored.payload]):
             raise odd(f"'{plain(path, 80)}' in it has less numbers than it should")
-        found[dotted(path)] = stored
-    return found
+        weights[dotted(path)] = stored
+    return weights
 
 
 def _described(entry: Mapping[str, Any], payload: str) -> _Stored:
@@ -122,12 +124,12 @@ def _described(entry: Mapping[str, Any], payload: str) -> _Stored:
 
 def _fixed(sizes: Sequence[Any]) -> tuple[int, ...]:
     """Sizes that are numbers."""
-    found = []
+    parts = []
     for kind, value in (single(size, "a size in it") for size in sizes):
         if kind != "as_int":
             raise odd("a weight in it has a size that is not fixed")
-        found.append(natural(value))
-    return tuple(found)
+        parts.append(natural(value))
+    return tuple(parts)
 
 
 def _tensor(
@@ -142,19 +144,19 @@ def _tensor(
     flat = payloads[stored.payload]
     if stored.dtype == torch.bool and flat.numel() and int(flat.max()) > 1:
         raise odd("a truth value in it is neither true nor false")
-    found = torch.empty(0, dtype=stored.dtype)
+    tensor = torch.empty(0, dtype=stored.dtype)
     if stored.numel:
-        found.set_(flat.untyped_storage(), stored.offset, stored.sizes, stored.strides)
+        tensor.set_(flat.untyped_storage(), stored.offset, stored.sizes, stored.strides)
     else:
-        found = found.reshape(stored.sizes)
-    return nn.Parameter(found, requires_grad=stored.tracked) if parameter else found
+        tensor = tensor.reshape(stored.sizes)
+    return nn.Parameter(tensor, requires_grad=stored.tracked) if parameter else tensor
 
 
 def _copy(payload: memoryview) -> Tensor:
     """Bytes in memory of torch's own, which is aligned as its kernels like it."""
     try:
-        found = torch.empty(len(payload), dtype=torch.uint8)
+        tensor = torch.empty(len(payload), dtype=torch.uint8)
     except RuntimeError as error:  # torch's word for it
         raise MemoryError(f"{len(payload):,} bytes of weights") from error
-    found.numpy()[:] = np.frombuffer(payload, np.uint8)
-    return found
+    tensor.numpy()[:] = np.frombuffer(payload, np.uint8)
+    return tensor
