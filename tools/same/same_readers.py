@@ -36,6 +36,7 @@ CALLS: dict[str, tuple[tuple[str, tuple[Any, ...]], ...]] = {
 """Methods of what is opened, and with what they are called; by the name of its type."""
 
 PLAIN = (np.ndarray, np.generic, bool, int, float, str, bytes, tuple)
+BY_PROPERTY = ("stimulus",)  # an object of ours: its values are compared, not its type's names
 DERIVED = ("kinds/uniform", "stc")  # made again once of each type: drawing takes a second
 TALLY = "informative_axes"  # of a covariance, which needs the run that it is of
 TRIGGERED, SOURCE, UNIT = "covariances/triggered", "answers/units", "4"
@@ -106,7 +107,12 @@ def reading(name: str, opened: Any) -> Iterator[tuple[str, str]]:
     """Read everything that an opened run says: its name, and its digest."""
     kind = type(opened)
     for asked in properties(kind):
-        yield f"{name}/{asked}", told(lambda asked=asked: getattr(opened, asked))
+        inner = getattr(opened, asked, None) if asked in BY_PROPERTY else None
+        for part in () if inner is None else properties(type(inner)):
+            if isinstance(getattr(inner, part, None), PLAIN):
+                yield f"{name}/{asked}.{part}", told(lambda i=inner, p=part: getattr(i, p))
+        if inner is None:
+            yield f"{name}/{asked}", told(lambda asked=asked: getattr(opened, asked))
     for method, args in CALLS.get(kind.__name__, ()):
         if method != "derive" or name in DERIVED:
             call = getattr(opened, method, None)
