@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import html
 import re
+import shutil
 from pathlib import Path
 
 import browser
+import crafted_runs
+import pyarrow as pa
 import pytest
 import yaml
 
@@ -42,6 +45,20 @@ def test_page_shows_every_picture_and_every_row(folder: Path) -> None:
     assert body.count("<tr>") == finished.classes.num_rows
     for text in ("2,000", finished.fingerprint, "python:networks_for_tests:linear"):
         assert text in page
+
+
+def test_page_shows_tables_made_from_the_sums(folder: Path, tmp_path: Path) -> None:
+    """A table whose digest the manifest lists may still be somebody else's."""
+    forged = tmp_path / "run"
+    shutil.copytree(folder, forged)
+    high = [0.9876] * open_run(str(folder)).classes.num_rows
+    crafted_runs.parquet(
+        forged, lambda table: crafted_runs.column(table, "reliability", pa.array(high))
+    )
+    opened = open_run(str(forged))
+    assert opened.classes["reliability"].to_pylist() == high
+    assert "0.988" not in written(opened).decode()
+    assert opened.classes["reliability"].to_pylist() == high, "a report changes no run"
 
 
 def test_spec_on_the_page_is_the_runs(folder: Path) -> None:
