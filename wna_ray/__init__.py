@@ -10,9 +10,8 @@ Importing this package imports neither Ray nor matplotlib.
 import sys
 
 # ``python -m wna_ray`` looks for modules in the working directory first. That may be the folder of
-# a run that a stranger
-# has sent, with a numpy.py in it, so it is left out before anything else is imported
-# (``__future__``, too).
+# a run that a stranger has sent, with a numpy.py in it, so it is left out before anything else is
+# imported (``__future__``, too).
 if (
     sys.argv[:1] == ["-m"]
     and not sys.flags.safe_path
