@@ -76,7 +76,7 @@ class OutputQuestion(own.Question[OutputSpec]):
     """The pipeline: what is recorded of the job, and one round over all images."""
 
     def prepare(self, desk: own.Desk) -> own.Prepared:
-        seen = desk.call("introduce")  # a worker loads the network and looks at it
+        seen = desk.introduce()  # a worker loads the network and looks at it
         identity = {"job": seen.job.fingerprint, "bits": BITS}  # all that can change a result
         about = self.describe(KIND, identity, seen)
         work = OutputWork(seen.job, about.fingerprint)

@@ -23,6 +23,7 @@ from wna_ray.moments.responses import (
     Dense,
     FixedPoint,
     Selected,
+    is_centred,
     is_dense,
 )
 from wna_ray.specs.response import ResponseSpec
@@ -146,12 +147,15 @@ class Responder:
         The kinds asked for.
     steps, centres, thresholds
         ``(k,)`` float64 by kind (see `FixedPoint`); thresholds of spikes only.
+    uncentred
+        Rows that are not centred, by kind.
     """
 
     specs: Sequence[ResponseSpec]
     steps: Mapping[str, torch.Tensor]
     centres: Mapping[str, torch.Tensor]
     thresholds: Mapping[str, torch.Tensor]
+    uncentred: Mapping[str, tuple[int, ...]]
 
     @classmethod
     def of(
@@ -172,6 +176,7 @@ class Responder:
             on_device(
                 {kind: np.array(point.threshold, dtype=np.float64) for kind, point in dense.items()}
             ),
+            {kind: point.uncentred for kind, point in dense.items()},
         )
 
     def __call__(self, outputs: torch.Tensor) -> Answers:
@@ -190,9 +195,9 @@ class Responder:
             if spec.kind == "spikes":
                 values_of = (y > self.thresholds[spec.kind]).to(torch.int32)
             else:
-                steps = (
-                    (_real(spec, y) / self.steps[spec.kind]).round_().sub_(self.centres[spec.kind])
-                )  # to even, as NumPy does
+                real = _real(spec, y, self.uncentred[spec.kind])
+                # To even, as NumPy does.
+                steps = (real / self.steps[spec.kind]).round_().sub_(self.centres[spec.kind])
                 fits = (steps.abs() <= LIMIT).all(dim=1)
                 values_of = torch.where(fits[:, None], steps, 0.0).to(torch.int32)
                 within = within & fits
@@ -212,15 +217,19 @@ def _selected(spec: ResponseSpec, y: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _real(spec: ResponseSpec, y: torch.Tensor) -> torch.Tensor:
+def _real(spec: ResponseSpec, y: torch.Tensor, uncentred: Sequence[int]) -> torch.Tensor:
     """Dense responses before rounding, ``(n, k)`` float64."""
     if spec.kind == "probabilities":
         return softmax(y)
     if spec.kind == "rectified":
         return y.clamp_min(0.0)
-    centred = spec.kind == "logits" and spec.centred and y.shape[1] > 1
+    if not is_centred(spec, y.shape[1]):
+        return y
     # A tensor: CUDA divides by a plain number by multiplying with its inverse.
-    return y - row_sums(y) / torch.full_like(y[:, :1], y.shape[1]) if centred else y
+    centred = y - row_sums(y) / torch.full_like(y[:, :1], y.shape[1])
+    if uncentred:
+        centred[:, list(uncentred)] = y[:, list(uncentred)]
+    return centred
 
 
 def softmax(y: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,7 @@ from wna_ray.events import Callback, RunStarted, Stage
 from wna_ray.execution.executor import Executor, PayloadLost, call
 from wna_ray.execution.plan import Cut, Plan, plan
 from wna_ray.execution.scheduler import Scheduler
+from wna_ray.execution.worker import Introduction
 from wna_ray.moments.moments import Partial
 from wna_ray.runs.directory import Description, RunDirectory
 from wna_ray.runs.finished import Finished
@@ -137,6 +138,13 @@ class Desk:
     def call(self, method: str, *args: Any) -> Any:
         """What a worker says; tried again where it dies."""
         return call(self.executor, CALL_TRIES, method, *args)
+
+    def introduce(self) -> Introduction:
+        """Let a worker look at the network; what is assumed of it is said, line by line."""
+        introduction: Introduction = self.call("introduce")
+        for line in introduction.job.assumed:
+            self.emit(Stage(line))
+        return introduction
 
     def ask(self, method: str, work: Work, *args: Any) -> Any:
         """What a worker says of some work, which travels once."""

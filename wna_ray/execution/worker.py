@@ -31,6 +31,7 @@ from wna_ray.shards.fed_network import FedNetwork
 from wna_ray.shards.gradients import linear_filters
 from wna_ray.shards.job import Job
 from wna_ray.shards.loading import load_network
+from wna_ray.shards.look import require_independent
 from wna_ray.shards.network import Device
 from wna_ray.shards.resolve import check_canary, resolve
 from wna_ray.shards.shard import run_shard
@@ -92,6 +93,7 @@ class Worker:
                 f"model: {spec.model} answers the same batch differently each time; results"
                 " could not be repeated (is something random in its forward pass?)"
             ) from None
+        require_independent(network, job.stimulus)
         begin = time.perf_counter()
         moments, _ = run_shard(job, network, 0, min(spec.numerics.batch, spec.samples))
         seconds = time.perf_counter() - begin
@@ -101,6 +103,8 @@ class Worker:
             if not is_dense(r.kind)
         }
         recorded = environment(self._device) | _timed(resolved.tuned)
+        if job.assumed:
+            recorded["assumed"] = list(job.assumed)
         return None, Introduction(job, seconds, seen, recorded)
 
     def shard(self, work: Work, start: int, stop: int) -> tuple[Partial, dict[str, float]]:

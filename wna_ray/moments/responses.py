@@ -6,7 +6,7 @@ give each image one row and a weight; dense kinds (`Dense`) give each image a nu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -54,11 +54,15 @@ class FixedPoint:
         ``(k,)`` integers, in steps; subtracted before the sums so that they stay small.
     threshold
         ``(k,)``: above which an activation is a spike; empty for other kinds.
+    uncentred
+        Rows of centred logits that are not centred, since they never varied in the pilot: less the
+        mean over the outputs they would show what the others answer to.
     """
 
     exponent: tuple[int, ...]
     centre: tuple[int, ...]
     threshold: tuple[float, ...] = ()
+    uncentred: tuple[int, ...] = ()
 
     @classmethod
     def parse(cls, identity: Mapping[str, Any]) -> FixedPoint:
@@ -122,28 +126,53 @@ def is_triggered(kind: ResponseKind) -> bool:
     return kind in ("label", "confidence", "rectified", "spikes")
 
 
-def _real(spec: ResponseSpec, outputs: NDArray[np.float32]) -> NDArray[np.float64]:
+def constant_rows(spec: ResponseSpec, outputs: NDArray[np.float32]) -> tuple[int, ...]:
+    """Rows of centred logits that never vary in the pilot ``(n, k)``, finite; empty for other
+    responses.
+    """
+    if not is_centred(spec, outputs.shape[1]) or len(outputs) < 2:
+        return ()
+    return tuple(int(row) for row in np.flatnonzero((outputs == outputs[0]).all(axis=0)))
+
+
+def is_centred(spec: ResponseSpec, k: int) -> bool:
+    """Whether the mean over the outputs is taken off."""
+    return spec.kind == "logits" and spec.centred and k > 1
+
+
+def _real(
+    spec: ResponseSpec, outputs: NDArray[np.float32], uncentred: Collection[int]
+) -> NDArray[np.float64]:
     """Dense responses before rounding, ``(n, k)`` float64."""
     y = outputs.astype(np.float64)
     if spec.kind == "probabilities":
         return np.asarray(softmax(y, axis=1))
     if spec.kind == "rectified":
         return np.maximum(y, 0.0)
-    return (
-        y - y.mean(axis=1, keepdims=True)
-        if spec.kind == "logits" and spec.centred and y.shape[1] > 1
-        else y
-    )
+    if not is_centred(spec, y.shape[1]):
+        return y
+    centred: NDArray[np.float64] = y - y.mean(axis=1, keepdims=True)
+    if uncentred:
+        centred[:, list(uncentred)] = y[:, list(uncentred)]
+    return centred
 
 
-def differentiable(spec: ResponseSpec, outputs: torch.Tensor) -> torch.Tensor:
-    """The same as `_real` for outputs ``(n, k)`` that gradients flow through."""
+def differentiable(
+    spec: ResponseSpec, outputs: torch.Tensor, uncentred: Collection[int] = ()
+) -> torch.Tensor:
+    """The same responses, before rounding, of outputs ``(n, k)`` that gradients flow through."""
     if spec.kind == "probabilities":
         return outputs.softmax(dim=1)
     if spec.kind == "rectified":
         return outputs.relu()
-    centred = spec.kind == "logits" and spec.centred and outputs.shape[1] > 1
-    return outputs - outputs.mean(dim=1, keepdim=True) if centred else outputs
+    if not is_centred(spec, outputs.shape[1]):
+        return outputs
+    mean = outputs.mean(dim=1, keepdim=True)
+    if not uncentred:
+        return outputs - mean
+    kept = outputs.new_ones(outputs.shape[1])
+    kept[list(uncentred)] = 0
+    return outputs - mean * kept
 
 
 def calibrate(spec: ResponseSpec, outputs: NDArray[np.float32]) -> FixedPoint:
@@ -172,7 +201,8 @@ def calibrate(spec: ResponseSpec, outputs: NDArray[np.float32]) -> FixedPoint:
         return FixedPoint((0,) * k, (0,) * k, tuple(float(t) for t in threshold))
     if not is_dense(spec.kind):
         return FixedPoint((CONFIDENCE_EXPONENT if spec.kind == "confidence" else 0,) * k, (0,) * k)
-    y = _real(spec, finite) if len(finite) else np.zeros((1, k))
+    uncentred = constant_rows(spec, finite)
+    y = _real(spec, finite, uncentred) if len(finite) else np.zeros((1, k))
     if spec.kind == "probabilities":
         exponent = np.full(k, PROBABILITY_EXPONENT)
     else:
@@ -185,7 +215,9 @@ def calibrate(spec: ResponseSpec, outputs: NDArray[np.float32]) -> FixedPoint:
         own = np.floor(np.log2(np.where(sd > 0, sd, loudest))).astype(np.int64) - LOGIT_BITS
         exponent = np.clip(own, coarsest - FINEST_BITS, coarsest)
     centre = np.rint(np.ldexp(y.mean(axis=0), -exponent))
-    return FixedPoint(tuple(int(e) for e in exponent), tuple(int(c) for c in centre))
+    return FixedPoint(
+        tuple(int(e) for e in exponent), tuple(int(c) for c in centre), uncentred=uncentred
+    )
 
 
 def respond(
@@ -217,6 +249,7 @@ def respond(
         return Selected(rows, np.maximum(weights, 1)), everything
     if spec.kind == "spikes":
         return Dense((outputs > np.asarray(point.threshold)).astype(np.int64)), everything
-    steps = np.rint(_real(spec, outputs) / point.step) - np.asarray(point.centre, dtype=np.float64)
+    real = _real(spec, outputs, point.uncentred)
+    steps = np.rint(real / point.step) - np.asarray(point.centre, dtype=np.float64)
     within = (np.abs(steps) <= LIMIT).all(axis=1)
     return Dense(np.where(within[:, None], steps, 0).astype(np.int64)), within

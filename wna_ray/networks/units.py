@@ -52,7 +52,7 @@ class Tap(nn.Module):
         Left as it is, but for a hook.
     layer
         Dotted name of a module. Where it is used more than once in a pass, its last output counts.
-    asked
+    target
         The argument that named it, for errors.
 
     Raises

@@ -8,7 +8,7 @@ import torch
 
 from wna_ray.errors import ModelError
 from wna_ray.networks import models
-from wna_ray.shards.network import Network
+from wna_ray.shards.network import FORMATS, MemoryFormat, Network, first_that_runs
 from wna_ray.text import first_line
 
 
@@ -70,9 +70,14 @@ def load_decoder(
     if model.shape not in (None, shape):
         raise ModelError(f"stimulus.shape: {shape}, but {uri} takes codes {model.shape}")
     network = Network(model.module, uri, device, dtype)
-    try:
+
+    def attempt(memory_format: MemoryFormat) -> tuple[Network, torch.Tensor]:
+        laid_out = network.in_format(memory_format)
         with torch.inference_mode():
-            pictures = _pictures(network, torch.zeros((batch, *shape), device=device))
+            return laid_out, _pictures(laid_out, torch.zeros((batch, *shape), device=device))
+
+    try:
+        network, pictures = first_that_runs("auto", attempt)
     except Exception as error:  # whatever the decoder's own code raises
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise ModelError(
@@ -88,5 +93,6 @@ def load_decoder(
 
 
 def _pictures(network: Network, codes: torch.Tensor) -> torch.Tensor:
-    codes = codes.to(network.dtype).contiguous(memory_format=torch.channels_last)
-    return network.forward(codes).float()
+    codes = codes.to(network.dtype).contiguous(memory_format=FORMATS[network.memory_format])
+    pictures: torch.Tensor = network.forward(codes).float()
+    return pictures

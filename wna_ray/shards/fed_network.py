@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from wna_ray.cuda.stream import Beside
-from wna_ray.errors import ModelError
 from wna_ray.networks.field import Field
 from wna_ray.networks.models import Model
+from wna_ray.networks.outputs import check_rows, rows_of, tensor_at
+from wna_ray.networks.reading import Reading
 from wna_ray.networks.units import as_maps
 from wna_ray.shards.feed import Feed
-from wna_ray.shards.network import Network
+from wna_ray.shards.network import MemoryFormat, Network
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +44,8 @@ class FedNetwork:
         Whose units answer; "" where the network's outputs do.
     field
         Where these units look; None where the network's outputs, or all of a layer, are the answer.
+    reading
+        How the network's output is read, where that is the answer.
     """
 
     uri: str
@@ -53,6 +56,7 @@ class FedNetwork:
     beside: Beside
     layer: str = ""
     field: Field | None = None
+    reading: Reading = Reading()
 
     @property
     def device(self) -> torch.device:
@@ -71,6 +75,20 @@ class FedNetwork:
     def aimed(self, field: Field | None) -> FedNetwork:
         """The same network, answering for the units of a field."""
         return replace(self, field=field)
+
+    def in_format(self, memory_format: MemoryFormat) -> FedNetwork:
+        """The same network, fed in another memory format."""
+        if memory_format == self.network.memory_format:
+            return self
+        return replace(
+            self,
+            network=self.network.in_format(memory_format),
+            feed=self.feed.in_format(memory_format),
+        )
+
+    def read_as(self, reading: Reading) -> FedNetwork:
+        """The same network, its output read in another way."""
+        return replace(self, reading=reading)
 
     def __call__(self, images: torch.Tensor) -> NDArray[np.float32]:
         """What `answer` gives, in the CPU's memory."""
@@ -92,10 +110,9 @@ class FedNetwork:
         with torch.inference_mode():
             return self._outputs(self.network.forward(self.feed.finish(begun)))
 
-    def plain(self, images: torch.Tensor) -> torch.Tensor:
+    def plain(self, images: torch.Tensor) -> Any:
         """What the network itself, not compiled, gives for images of any number."""
-        output: torch.Tensor = self.module(self.feed.of_images(images))
-        return output
+        return self.module(self.feed.of_images(images))
 
     def maps(self, images: torch.Tensor) -> torch.Tensor:
         """The layer's maps ``(n, C', H', W')`` for images of any number and size."""
@@ -110,7 +127,7 @@ class FedNetwork:
             x = images.clone().requires_grad_()
             y = self.plain(x)
             if self.field is None:
-                return x, y.reshape(len(x), -1).float()
+                return x, rows_of(self.reading, tensor_at(y, self.reading.field))
             return x, self.field.middle(as_maps(y, self.layer)).float()
 
     def pictures(self, codes: torch.Tensor) -> NDArray[np.float32]:
@@ -125,15 +142,10 @@ class FedNetwork:
     def _outputs(self, y: Any) -> torch.Tensor:
         """One row of outputs an image, of whatever a network gives for a whole batch."""
         n = self.batch
-        if not isinstance(y, torch.Tensor) or y.ndim < 1 or len(y) != n or y.numel() < n:
-            given = tuple(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
-            raise ModelError(
-                f"model: {self.uri} gave {given}; expected one row of outputs for each of {n}"
-                " images"
-            )
         if self.field is not None:
             y = self.field.responses(as_maps(y, self.layer))
-        return torch.as_tensor(y.reshape(n, -1).float())
+            return torch.as_tensor(y.reshape(n, -1).float())
+        return rows_of(self.reading, check_rows(tensor_at(y, self.reading.field), n, self.uri))
 
     def _whole_batch(self, images: torch.Tensor) -> torch.Tensor:
         missing = self.batch - len(images)

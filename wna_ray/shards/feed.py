@@ -18,6 +18,7 @@ import torch
 from wna_ray.cuda import noise as device_noise
 from wna_ray.cuda.constants import has_kernels
 from wna_ray.shards.decoder import LoadedDecoder
+from wna_ray.shards.network import FORMATS, MemoryFormat
 from wna_ray.specs.numerics import NormaliseSpec
 from wna_ray.stimuli.stimulus import Stimulus
 
@@ -42,6 +43,8 @@ class Feed:
         noise lives in the network's input space.
     decoder
         Makes pictures of the noise first.
+    memory_format
+        How images lie in memory.
     """
 
     def __init__(
@@ -51,9 +54,10 @@ class Feed:
         shape: tuple[int, int, int],
         normalise: NormaliseSpec | None = None,
         decoder: LoadedDecoder | None = None,
+        memory_format: MemoryFormat = "channels_last",
     ) -> None:
         self.device, self.dtype, self.shape = device, dtype, shape
-        self.normalise, self.decoder = normalise, decoder
+        self.normalise, self.decoder, self.memory_format = normalise, decoder, memory_format
         self._mean_std: tuple[torch.Tensor, torch.Tensor] | None = None
         if normalise is not None and (normalise.mean, normalise.std) != NO_CHANGE:
             mean, std = (
@@ -62,6 +66,12 @@ class Feed:
             )
             self._mean_std = mean, std
 
+    def in_format(self, memory_format: MemoryFormat) -> Feed:
+        """The same in another memory format."""
+        return Feed(
+            self.device, self.dtype, self.shape, self.normalise, self.decoder, memory_format
+        )
+
     def beginning(self, stimulus: Stimulus) -> Callable[[torch.Tensor], torch.Tensor]:
         """`begin` for one stimulus, or the look-up that gives the same: a function of grid
         values.
@@ -69,7 +79,7 @@ class Feed:
         if not self.looks_up(stimulus):
             return lambda grid: self.begin(stimulus, grid.contiguous())
         levels = self.levels(stimulus)
-        return lambda grid: device_noise.fed(grid, levels, stimulus)
+        return lambda grid: self._laid_out(device_noise.fed(grid, levels, stimulus))
 
     def begin(self, stimulus: Stimulus, grid: torch.Tensor) -> torch.Tensor:
         """All that can be made of grid values ``(n, C, h, w)`` int8 before a network runs: the
@@ -87,7 +97,7 @@ class Feed:
         out = device_noise.room((len(grid), *stimulus.shown_shape), self.dtype, self.device)
         for image, values in zip(torch.split(out, 1), torch.split(grid, 1), strict=True):
             image.copy_(self._normalised(stimulus.images(values)))
-        return out
+        return self._laid_out(out)
 
     def finish(self, begun: torch.Tensor) -> torch.Tensor:
         """What the network is fed, of what `begin` gives."""
@@ -103,7 +113,7 @@ class Feed:
         """The last step: images ``(n, C, H, W)`` float32 normalised, in the network's arithmetic
         and memory format.
         """
-        return self._normalised(images).to(self.dtype).contiguous(memory_format=torch.channels_last)
+        return self._laid_out(self._normalised(images).to(self.dtype))
 
     def looks_up(self, stimulus: Stimulus) -> bool:
         """Whether what the network is fed is looked up, value by value of the grid, by one
@@ -120,6 +130,9 @@ class Feed:
             stimulus.images(values.expand(-1, stimulus.shown_shape[0], 1, 1), self.device)
         )
         return fed[:, :, 0, 0].T.contiguous()
+
+    def _laid_out(self, images: torch.Tensor) -> torch.Tensor:
+        return images.contiguous(memory_format=FORMATS[self.memory_format])
 
     def _normalised(self, images: torch.Tensor) -> torch.Tensor:
         if self._mean_std is None:

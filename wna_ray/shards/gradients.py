@@ -186,7 +186,7 @@ def _batch(
 
     for response in spec.responses:
         with torch.enable_grad():
-            answers = differentiable(response, y)
+            answers = differentiable(response, y, network.reading.constant)
         yield response, y.detach().cpu().numpy(), rows(answers)
 
 

@@ -15,6 +15,7 @@ from wna_ray.canonical import canonical
 from wna_ray.moments.moments import Moments
 from wna_ray.moments.responses import FixedPoint
 from wna_ray.networks.field import Field
+from wna_ray.networks.reading import Reading
 from wna_ray.noise.stream import STREAM
 from wna_ray.shards.decoder import Decoder
 from wna_ray.shards.network import Device
@@ -61,6 +62,10 @@ class Job:
         nothing.
     decoder
         What makes pictures of the stimuli first; None where they are shown as they are.
+    reading
+        How the network's output is read.
+    assumed
+        What was assumed of the network rather than said, in lines.
     """
 
     spec: Spec
@@ -78,6 +83,8 @@ class Job:
     basis: NDArray[np.int32] | None = None
     content: str = ""
     decoder: Decoder | None = None
+    reading: Reading = Reading()
+    assumed: tuple[str, ...] = ()
 
     @cached_property
     def stimulus(self) -> Stimulus:
@@ -117,6 +124,8 @@ class Job:
                 "digest": self.decoder.digest,
                 "shape": shape,
             }
+        if output := self.reading.identity():
+            identity["output"] = output
         if spec.keep_responses:
             identity["keep_responses"] = True
         if spec.estimator == "gradient":

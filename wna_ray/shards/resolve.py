@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from wna_ray.errors import CanaryError, ModelError, SpecError
-from wna_ray.moments.responses import calibrate, is_rounded
+from wna_ray.moments.responses import FixedPoint, calibrate, is_rounded
 from wna_ray.networks.tuning import CANDIDATES, Tuned, choose_batch
 from wna_ray.shards.aim import aim, look_for_field
 from wna_ray.shards.fed_network import FedNetwork
 from wna_ray.shards.gradients import exponents, first_gradient
 from wna_ray.shards.job import Job, stimulus_of
+from wna_ray.shards.look import assumptions, choose_output, reading_of, require_finite, settle
+from wna_ray.shards.names import names_of
 from wna_ray.specs.run import Spec
 from wna_ray.stimuli.offsets import content_digest, load_basis, load_offset
 from wna_ray.stimuli.pictures import Pictures
@@ -60,17 +62,22 @@ def resolve(spec: Spec, network: FedNetwork) -> Resolved:
     offset, basis, tuned = load_offset(spec.stimulus), load_basis(spec.stimulus), None
     content = content_digest(spec.stimulus, basis)
     try:
-        field, whole = look_for_field(
-            spec, stimulus_of(spec, offset, None, basis, content), network
-        )
+        image = stimulus_of(spec, offset, None, basis, content)
+        network, output = settle(spec, network, image)
+        if spec.target is None:
+            network = choose_output(spec, network, image, output)
+        field, whole = look_for_field(spec, image, network)
         network = aim(network, field, spec.stimulus.shape)
         stimulus = stimulus_of(spec, offset, field, basis, content)
         _enough(spec, stimulus)
         if spec.numerics.tune:
             tuned = _tune(network, stimulus.shown_shape)
             spec, network = spec.with_batch(tuned.batch), network.with_batch(tuned.batch)
-        first = _first_outputs(stimulus, network)
-        outputs = np.concatenate([first, *_more_outputs(spec, stimulus, network)])
+        first, outputs = _pilot(spec, stimulus, network)
+        if spec.target is None:
+            network = network.read_as(reading_of(spec, network, outputs))
+            if network.reading.kind != "scores":
+                first, outputs = _pilot(spec, stimulus, network)
     except (ModelError, SpecError):
         raise
     except Exception as error:
@@ -81,17 +88,26 @@ def resolve(spec: Spec, network: FedNetwork) -> Resolved:
             f" ({type(error).__name__}: {first_line(error)}); see stimulus.shape and numerics.batch"
         ) from error
     outputs = outputs.reshape(len(outputs) * stimulus.patches_an_image, -1)
-    model, decoder, k = network.model, network.feed.decoder, outputs.shape[1]
-    names = model.names if len(model.names) == k else tuple(str(i) for i in range(k))
+    model, decoder = network.model, network.feed.decoder
+    if field is None:
+        names = names_of(spec, model, outputs.shape[1])
+    else:
+        names = tuple(str(unit) for unit in field.units)
+    require_finite(spec.model, outputs, names)
+    assumed = assumptions(spec, network, network.reading)
+    points: dict[str, FixedPoint] = {r.kind: calibrate(r, outputs) for r in spec.responses}
+    constant = tuple(row for point in points.values() for row in point.uncentred)
+    network = network.read_as(replace(network.reading, constant=constant))
+    spec = spec.in_format(network.network.memory_format)
     job = Job(
         spec=spec,
         device=network.device.type,  # type: ignore[arg-type]
         offset=offset,
         source=model.source,
         digest=model.digest,
-        names=names if field is None else tuple(str(unit) for unit in field.units),
+        names=names,
         normalise=network.feed.normalise,
-        points={r.kind: calibrate(r, outputs) for r in spec.responses},
+        points=points,
         canary=_canary(spec, stimulus, network, first),
         gradients=exponents(spec, stimulus, network) if spec.estimator == "gradient" else {},
         field=field,
@@ -99,6 +115,8 @@ def resolve(spec: Spec, network: FedNetwork) -> Resolved:
         basis=basis,
         content=content,
         decoder=None if decoder is None else decoder.record,
+        reading=network.reading,
+        assumed=assumed,
     )
     return Resolved(job, network, tuned)
 
@@ -143,7 +161,11 @@ def check_canary(job: Job, network: FedNetwork) -> FedNetwork:
     """The network in the job's batch, aimed at its units, once it has answered the first batch
     with the bits on record; else `CanaryError`.
     """
-    network = aim(network.with_batch(job.spec.numerics.batch), job.field, job.spec.stimulus.shape)
+    numerics = job.spec.numerics
+    network = network.with_batch(numerics.batch).in_format(
+        "contiguous" if numerics.memory_format == "contiguous" else "channels_last"
+    )
+    network = aim(network.read_as(job.reading), job.field, job.spec.stimulus.shape)
     first = _first_outputs(job.stimulus, network)
     if _canary(job.spec, job.stimulus, network, first) != job.canary:
         raise CanaryError(
@@ -153,6 +175,14 @@ def check_canary(job: Job, network: FedNetwork) -> FedNetwork:
             f" {torch.backends.cpu.get_cpu_capability()}), or start a new run"
         )
     return network
+
+
+def _pilot(
+    spec: Spec, stimulus: Stimulus, network: FedNetwork
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Outputs of the first batch, and of all images that fixed points are read off."""
+    first = _first_outputs(stimulus, network)
+    return first, np.concatenate([first, *_more_outputs(spec, stimulus, network)])
 
 
 def _first_outputs(stimulus: Stimulus, network: FedNetwork) -> NDArray[np.float32]:

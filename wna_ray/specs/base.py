@@ -9,7 +9,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from wna_ray.errors import SpecError
 from wna_ray.specs.yaml_text import parse_yaml, read_text
@@ -26,11 +33,24 @@ class Frozen(BaseModel):
         Keys that came after the first version, each with the default that it came with.
     apart
         Keys that change no result.
+    unwritten
+        Keys that are written only where they have another value than their default, since files
+        were written before there were these keys.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     later: ClassVar[Mapping[str, Any]] = {}
     apart: ClassVar[frozenset[str]] = frozenset()
+    unwritten: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> Any:
+        values = handler(self)
+        fields = type(self).model_fields
+        for name in self.unwritten & values.keys():
+            if getattr(self, name) == fields[name].default:
+                del values[name]
+        return values
 
     def identity(self) -> dict[str, Any]:
         """What of it can change a result, as plain JSON values, of which fingerprints are taken.

@@ -28,6 +28,10 @@ class NumericsSpec(Frozen):
         gets back (``wna plan`` tells when). ``max-autotune`` also tries out kernels, and on CUDA
         records graphs; which ones win may differ from worker to worker, and then their bits do,
         which is found out before they compute anything. Not compiled by default.
+    memory_format
+        How images and weights lie in memory. ``auto``: ``channels_last``, which is faster, or
+        ``contiguous`` where the network does not run so (``x.view(n, -1)`` after a convolution);
+        the run says which.
     tune
         Choose the batch by timing a few on the first worker, once: it is written into the run,
         which from then on has that batch.
@@ -38,10 +42,21 @@ class NumericsSpec(Frozen):
     threads: int = Field(default=1, ge=1, le=256)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: Literal["default", "max-autotune"] | None = None
+    memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
     tune: bool = False
 
     later: ClassVar[Mapping[str, Any]] = {"compile": None}
     apart: ClassVar[frozenset[str]] = frozenset({"tune"})
+    unwritten: ClassVar[frozenset[str]] = frozenset({"memory_format"})
+
+    def identity(self) -> dict[str, Any]:
+        """As of every part; of memory formats only the one that is not the first: what ``auto``
+        has become is written by the run, and ``channels_last`` was the only one once.
+        """
+        values = super().identity()
+        if self.memory_format != "contiguous":
+            values.pop("memory_format", None)
+        return values
 
 
 class NormaliseSpec(Frozen):

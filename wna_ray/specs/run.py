@@ -7,7 +7,7 @@ model has been looked at; the fingerprint is taken there.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BeforeValidator,
@@ -20,6 +20,7 @@ from pydantic import (
 from wna_ray.data.datasets import DatasetName
 from wna_ray.specs.base import Frozen, Written
 from wna_ray.specs.numerics import ExecutionSpec, NormaliseSpec, NumericsSpec
+from wna_ray.specs.output import MOST_NAME, OutputSpec, as_class_names, as_output
 from wna_ray.specs.response import (
     DIFFERENTIABLE,
     UNIT_KINDS,
@@ -80,6 +81,12 @@ class Spec(Written):
         so are the maps. Of a trained autoencoder its decoder is taken.
     target
         Units inside the network, instead of its output; their default response is their activation.
+    output
+        Which tensor of the network's output is read, and as what (see `OutputSpec`); by default the
+        one that is obvious, as its first values show.
+    classes
+        Names of the outputs: a list, or a file with one name a line (or a JSON list). By default
+        those that the model's source knows, or else numbers. Not part of the fingerprint.
     stimulus, responses, moments, numerics, execution
         See their classes.
     samples
@@ -107,6 +114,16 @@ class Spec(Written):
     model: str
     decoder: str | None = None
     target: TargetSpec | None = None
+    output: Annotated[OutputSpec | None, BeforeValidator(as_output)] = None
+    classes: (
+        Annotated[
+            tuple[Annotated[str, Field(min_length=1, max_length=MOST_NAME)], ...],
+            BeforeValidator(as_class_names),
+            Field(min_length=1),
+        ]
+        | Annotated[str, Field(min_length=1)]
+        | None
+    ) = None
     stimulus: StimulusSpec
     responses: tuple[Annotated[ResponseSpec, BeforeValidator(as_response)], ...] = Field(
         default=(ResponseSpec(kind="label"), ResponseSpec(kind="logits")), min_length=1
@@ -121,6 +138,8 @@ class Spec(Written):
     normalise: NormaliseSpec | None = None
     evaluation: Annotated[EvaluationSpec | None, BeforeValidator(_dataset)] = None
     execution: ExecutionSpec = ExecutionSpec()
+
+    unwritten: ClassVar[frozenset[str]] = frozenset({"output", "classes"})
 
     @model_validator(mode="before")
     @classmethod
@@ -148,6 +167,13 @@ class Spec(Written):
         return self.model_copy(
             update={"numerics": self.numerics.model_copy(update={"batch": batch, "tune": False})}
         )
+
+    def in_format(self, memory_format: Literal["channels_last", "contiguous"]) -> Self:
+        """The same with the memory format that a network has turned out to need."""
+        if memory_format == "channels_last":
+            return self
+        numerics = self.numerics.model_copy(update={"memory_format": memory_format})
+        return self.model_copy(update={"numerics": numerics})
 
     def chosen_from(self, done: Self) -> Self:
         """With the batch of a run that has begun, where it is to be chosen."""
@@ -213,6 +239,12 @@ class Spec(Written):
                 f"responses: {foreign[0]} is of the network's output; units (target:) have"
                 f" {', '.join(UNIT_KINDS)}"
             )
+        for name in ("output", "classes"):
+            if self.target is not None and getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name}: says how the network's output is read, but units (target:) are asked;"
+                    " leave one out"
+                )
 
     def _check_decoder(self) -> None:
         if self.decoder is None:

@@ -17,6 +17,7 @@ from wna_ray.moments.kept import most_bytes, width
 from wna_ray.moments.moments import Moments
 from wna_ray.moments.responses import LIMIT, FixedPoint, is_dense
 from wna_ray.networks.field import Field as UnitField
+from wna_ray.networks.reading import Kind, Reading
 from wna_ray.runs.manifest import expected_objects
 from wna_ray.runs.names import BASIS, OFFSET
 from wna_ray.specs.response import ResponseKind
@@ -49,11 +50,14 @@ class Point(Loose):
     exponent: list[Annotated[int, Field(ge=-256, le=256)]]
     centre: list[Annotated[int, Field(gt=-(1 << 62), lt=1 << 62)]]
     threshold: list[float] = Field(default_factory=list)
+    uncentred: list[Annotated[int, Field(ge=0, lt=1 << 31)]] = Field(default_factory=list)
 
     @property
     def fixed(self) -> FixedPoint:
         """The fixed point itself."""
-        return FixedPoint(tuple(self.exponent), tuple(self.centre), tuple(self.threshold))
+        return FixedPoint(
+            tuple(self.exponent), tuple(self.centre), tuple(self.threshold), tuple(self.uncentred)
+        )
 
 
 _Place = Annotated[int, Field(ge=0, le=1 << 31)]
@@ -94,6 +98,11 @@ class _Decoder(Loose):
     ]
 
 
+class _Read(Loose):
+    field: Annotated[str, Field(max_length=MOST_NAME)] = ""
+    read: Kind = "scores"
+
+
 class Identity(Loose):
     """What the result of a run of noise is a function of."""
 
@@ -103,6 +112,7 @@ class Identity(Loose):
     model: _Outputs
     target: _Target | None = None
     decoder: _Decoder | None = None
+    output: _Read = _Read()
     responses: list[dict[str, Any]]
     fixed_point: dict[str, Point]
     moments: dict[str, Any]
@@ -110,6 +120,11 @@ class Identity(Loose):
     gradient_exponent: dict[str, list[Annotated[int, Field(ge=-1100, le=1100)]]] = Field(
         default_factory=dict
     )
+
+    @property
+    def reading(self) -> Reading:
+        """How the network's output is read."""
+        return Reading(self.output.field, self.output.read)
 
 
 class _Described(Loose):
@@ -146,6 +161,7 @@ def check_described(described: Mapping[str, Any], where: str) -> Extent:
         "normalise": _is_normalise(spec, identity.model.normalise),
         "target": _fits(identity.target, spec, parsed.names),
         "decoder": (spec.decoder is None) == (identity.decoder is None),
+        "output": spec.output is None or spec.output.field in (None, identity.output.field),
         "responses": [r.identity() for r in spec.responses] == identity.responses,
         "gradient_exponent": (
             set(identity.gradient_exponent) == set(kinds if spec.estimator == "gradient" else ())
@@ -158,7 +174,9 @@ def check_described(described: Mapping[str, Any], where: str) -> Extent:
     }
     points = identity.fixed_point.values()
     same["fixed_point"] &= all(
-        len(p.exponent) == len(p.centre) == len(parsed.names) for p in points
+        len(p.exponent) == len(p.centre) == len(parsed.names)
+        and max(p.uncentred, default=0) < len(parsed.names)
+        for p in points
     )
     same["fixed_point"] &= all(
         len(p.threshold) == len(parsed.names) * (kind == "spikes")

@@ -129,7 +129,7 @@ class NoiseQuestion:
 
     def prepare(self, desk: Desk) -> Prepared:
         """Let a worker look at the model; refuse what does not fit into memory."""
-        introduction: Introduction = desk.call("introduce")
+        introduction: Introduction = desk.introduce()
         job = introduction.job
         rows = expected_rows(job, introduction.seen)
         need = needs(job, rows, fan_in(rows * row_bytes(job)), segment_bytes(job))
@@ -258,4 +258,5 @@ def _answers(
         pictures = np.full((len(images), *job.decoder.shape), np.nan, dtype=np.float32)
         if finite.any():
             pictures[finite] = desk.ask("pictures", work, images[finite])
-    return Answers(outputs, desk.ask("filters", work) if job.field is not None else None, pictures)
+    filters = desk.ask("filters", work) if job.field is not None else None
+    return Answers(outputs, filters, pictures, job.reading.note)

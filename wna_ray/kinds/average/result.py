@@ -66,7 +66,7 @@ CURVE_COLUMNS = {
     "reliability": pa.float64(),
 }
 WORDS = ["name", "kind", "self_label", "note"]
-NOTE = 40  # characters
+NOTE = 160  # characters
 
 DRAWN = 100  # characters of a name in a figure
 
@@ -164,11 +164,14 @@ class Answers:
         inside a network give no labels.
     pictures
         ``(R, C, H, W)`` float32: the decoder's pictures of `mean_codes`; None without a decoder.
+    note
+        What is said of every row: how the network's output was read, where that was assumed.
     """
 
     outputs: NDArray[np.float32]
     filters: NDArray[np.float64] | None = None
     pictures: NDArray[np.float32] | None = None
+    note: str = ""
 
 
 def classes_table(readouts: list[Readout], answers: Answers) -> pa.Table:
@@ -220,7 +223,11 @@ def classes_table(readouts: list[Readout], answers: Answers) -> pa.Table:
             "filter_cosine": numbers(np.concatenate(cosines)),
             "self_label": pa.array(label, pa.string()),
             "self_confidence": pa.array(confidence, pa.float64()),
-            "note": [text for r in readouts for text in r.note],
+            "note": [
+                "; ".join(part for part in (text, answers.note) if part)
+                for r in readouts
+                for text in r.note
+            ],
         }
     )
 

@@ -36,6 +36,7 @@ from wna_ray.machine import require_memory
 from wna_ray.moments.kept import Stored, unpack
 from wna_ray.moments.moments import Moments
 from wna_ray.moments.responses import FixedPoint, is_dense, is_triggered
+from wna_ray.networks.reading import Reading
 from wna_ray.runs.finished import Finished
 from wna_ray.runs.names import BASIS, MOMENTS, OFFSET
 from wna_ray.runs.segments import responses_name
@@ -79,6 +80,11 @@ class Run(Finished):
                 "decoder": None if spec.decoder is None else plain(spec.decoder),
             }
         )
+
+    @property
+    def reading(self) -> Reading:
+        """How the network's output was read."""
+        return self._identity.reading
 
     @property
     def samples(self) -> int:
@@ -420,7 +426,7 @@ class Run(Finished):
             self._extent.report_bytes(0 if moments is None else moments.bytes),
             f"making the result of '{self.directory.url}' again",
         )
-        answers = Answers(self.map_outputs, self.filters, self.decoded_maps)
+        answers = Answers(self.map_outputs, self.filters, self.decoded_maps, self.reading.note)
         return derive(
             self.stimulus, self.partial, self.fingerprint, self.readouts, answers, self.curve
         )

@@ -15,6 +15,7 @@ from wna_ray.kinds.average.evaluation_record import Evaluation
 from wna_ray.kinds.average.run import Run
 from wna_ray.runs.names import RESULT
 from wna_ray.statistics.maps import entropy
+from wna_ray.text import plain
 
 
 def table_of_classes(finished: Run) -> Table:
@@ -31,8 +32,8 @@ def table_of_classes(finished: Run) -> Table:
         title_justify="left",
     )
     print_classes(finished.classes, table)
-    if labels := _labels(finished):
-        table.caption = f"{table.caption}. {labels}" if table.caption else labels
+    sentences = [table.caption, _labels(finished), *map(plain, finished.reading.said)]
+    table.caption = ". ".join(str(text) for text in sentences if text) or None
     return table
 
 

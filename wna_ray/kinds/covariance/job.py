@@ -245,7 +245,7 @@ class Question:
         """
         if self.spec.model is None:
             return None
-        introduction: Introduction = desk.call("introduce")
+        introduction: Introduction = desk.introduce()
         if introduction.job.fingerprint != self.run.fingerprint:
             raise RunError(
                 f"model: {self.spec.model} is not, bit for bit, the network that"

@@ -118,7 +118,7 @@ class TrialQuestion:
         """Let a worker look at the model, and at its units where they are stimulated; refuse
         what does not fit into memory.
         """
-        introduction: Introduction = desk.call("introduce")
+        introduction: Introduction = desk.introduce()
         work = resolve_trials(self, introduction.job, partial(desk.call, "activity"), desk.emit)
         need = 8 * sum(math.prod(s) for s in trial_shapes(**work.shape).values())
         _require_room(work, need)
