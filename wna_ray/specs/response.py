@@ -27,8 +27,10 @@ class ResponseSpec(Frozen):
         real number a unit, as it is; ``rectified``: ``max(activation, 0)``; ``spikes``: 1 where the
         activation is above a threshold, else 0.
     centred
-        ``logits`` only: subtract the mean over the outputs first. Softmax, and so every decision,
-        sees only these differences. With one output nothing is subtracted.
+        ``logits`` only: subtract the mean over the outputs first. Softmax, and so every decision of
+        a classifier, sees only these differences. Outputs that are independent of each other are
+        mixed by it, so it must be asked for. With one output nothing is subtracted, and nothing is
+        of an output that never varies.
     threshold
         ``spikes`` only: the threshold of every unit. 0 where neither it nor a quantile is given.
     quantile
@@ -37,11 +39,21 @@ class ResponseSpec(Frozen):
     """
 
     kind: ResponseKind
-    centred: bool = True
+    centred: bool = False
     threshold: FiniteFloat | None = None
     quantile: float | None = Field(default=None, gt=0, lt=1)
 
     later: ClassVar[Mapping[str, Any]] = {"threshold": None, "quantile": None}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_before(cls, data: Any) -> Any:
+        """The key means nothing for other kinds, which are written as they always were: with the
+        default that it had at first.
+        """
+        if isinstance(data, Mapping) and data.get("kind") not in (None, "logits"):
+            return {"centred": True, **data}
+        return data
 
     @model_validator(mode="after")
     def _check(self) -> ResponseSpec:
