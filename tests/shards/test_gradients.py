@@ -178,7 +178,7 @@ def test_gradients_of_every_kind_and_of_cells(make_spec: MakeSpec, kind: str) ->
             model="python:networks_for_tests:smooth",
             stimulus={"cell": 2},
             estimator="gradient",
-            responses=[kind],
+            responses=[{"kind": kind, "centred": True}],
             samples=64,
         )
     )

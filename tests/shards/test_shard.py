@@ -44,7 +44,8 @@ def test_against_a_naive_float64_loop(
     )  # one grid unit is 1: logits are exact, and so are ties
     stimulus = {"kind": kind, "density": density, "scale": scale / 8}
     spec = make_spec(
-        stimulus=stimulus, responses=["label", "confidence", "logits", "probabilities"]
+        stimulus=stimulus,
+        responses=["label", "confidence", {"kind": "logits", "centred": True}, "probabilities"],
     )
     job, network = prepared(spec)
     assert job.stimulus.unit == 1 / 8
@@ -188,7 +189,7 @@ def test_fingerprint_follows_everything_that_matters(make_spec: MakeSpec) -> Non
         {"stimulus": {"kind": "uniform"}},
         {"stimulus": {"cell": 2}},
         {"responses": ["label"]},
-        {"responses": ["label", {"kind": "logits", "centred": False}]},
+        {"responses": ["label", {"kind": "logits", "centred": True}]},
         {"moments": {"second": True}},
         {"numerics": {"batch": 128}},
         {"numerics": {"batch": 64, "dtype": "bfloat16"}},

@@ -18,12 +18,12 @@ WHITE = {"kind": "gaussian", "shape": [1, 28, 28], "scale": 0.5}
 class Later(NumericsSpec):
     """Numerics with keys that are to come: a memory format, and an engine whose default changed."""
 
-    memory_format: str = "channels_last"
+    blocks: str = "rows"
     engine: str = "inductor"
 
     later: ClassVar[Mapping[str, Any]] = {
         **NumericsSpec.later,
-        "memory_format": "channels_last",
+        "blocks": "rows",
         "engine": "torch",
     }
 
@@ -32,8 +32,8 @@ def test_a_key_with_its_old_default_is_left_out() -> None:
     old = NumericsSpec(batch=64).identity()
     assert old == {"dtype": "float32", "batch": 64, "threads": 1, "device": "auto"}
     assert Later(batch=64, engine="torch").identity() == old
-    changed = Later(batch=64, engine="torch", memory_format="contiguous").identity()
-    assert changed == {**old, "memory_format": "contiguous"}
+    changed = Later(batch=64, engine="torch", blocks="columns").identity()
+    assert changed == {**old, "blocks": "columns"}
 
 
 def test_a_default_that_changed_is_written_out() -> None:
@@ -47,7 +47,13 @@ def test_a_default_that_changed_is_written_out() -> None:
         (MomentsSpec(), {"second": False}),
         (MomentsSpec(halves=True), {"second": False, "halves": True}),
         (NumericsSpec(tune=True, compile="default").identity()["compile"], "default"),
-        (ResponseSpec(kind="logits"), {"kind": "logits", "centred": True}),
+        (ResponseSpec(kind="logits", centred=True), {"kind": "logits", "centred": True}),
+        (ResponseSpec(kind="logits"), {"kind": "logits", "centred": False}),
+        (NumericsSpec(memory_format="channels_last"), NumericsSpec().identity()),
+        (
+            NumericsSpec(memory_format="contiguous"),
+            NumericsSpec().identity() | {"memory_format": "contiguous"},
+        ),
         (
             ResponseSpec(kind="spikes", quantile=0.9),
             {"kind": "spikes", "centred": True, "quantile": 0.9},

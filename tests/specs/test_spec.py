@@ -35,7 +35,7 @@ model: python:net:make?depth=3
 stimulus:
   {kind: sparse, shape: [3, 8, 9], offset: mean.npy, scale: 1.5, cell: 2, density: 0.25,
    space: input}
-responses: [confidence, {kind: logits, centred: false}, probabilities]
+responses: [confidence, {kind: logits, centred: true}, probabilities]
 samples: 7
 seed: 18446744073709551615
 moments: {second: true}
@@ -74,7 +74,7 @@ def test_the_example_says_what_it_says(example: Path) -> None:
         ),
         responses=(
             ResponseSpec(kind="label", centred=True),
-            ResponseSpec(kind="logits", centred=True),
+            ResponseSpec(kind="logits"),
         ),
         samples=1_000_000,
         seed=1,
@@ -90,7 +90,7 @@ def test_the_least_spec_fills_in_the_rest() -> None:
     spec = Spec.parse(
         {"model": "m", "stimulus": {"kind": "binary", "shape": [1, 2, 3], "scale": 1}, "samples": 1}
     )
-    assert [(r.kind, r.centred) for r in spec.responses] == [("label", True), ("logits", True)]
+    assert [(r.kind, r.centred) for r in spec.responses] == [("label", True), ("logits", False)]
     assert (spec.seed, spec.stimulus.offset, spec.numerics.batch, spec.numerics.dtype) == (
         0,
         0.0,
@@ -146,7 +146,7 @@ def test_the_full_spec_keeps_every_value() -> None:
     ) == ("mean.npy", 2, 0.25, "input")
     assert [(r.kind, r.centred) for r in spec.responses] == [
         ("confidence", True),
-        ("logits", False),
+        ("logits", True),
         ("probabilities", True),
     ]
     assert spec.normalise == NormaliseSpec(mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))

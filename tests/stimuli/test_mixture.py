@@ -136,7 +136,12 @@ def linear_run(make_spec: MakeSpec, **more: Any) -> Spec:
     }
     return make_spec(
         **(
-            {"stimulus": shape, "responses": ["logits"], "samples": 8192, "keep_responses": True}
+            {
+                "stimulus": shape,
+                "responses": [{"kind": "logits", "centred": True}],
+                "samples": 8192,
+                "keep_responses": True,
+            }
             | more
         )
     )

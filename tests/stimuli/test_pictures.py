@@ -48,7 +48,11 @@ def shown(**more: Any) -> dict[str, Any]:
     return {"kind": "images", "shape": [1, 4, 4], "scale": 1.0, "dataset": "mnist", **more}
 
 
-def of_images(make_spec: MakeSpec, responses: Any = ("label", "logits"), **more: Any) -> Spec:
+def of_images(
+    make_spec: MakeSpec,
+    responses: Any = ("label", {"kind": "logits", "centred": True}),
+    **more: Any,
+) -> Spec:
     return make_spec(**({"stimulus": shown(), "responses": list(responses), "samples": N} | more))
 
 
@@ -117,7 +121,7 @@ def test_pictures_are_shown_whole_where_moments_are_kept_of_cells(
     """The network sees every pixel; maps and the covariance are those of the means; whitened,
     they regress the response on the means.
     """
-    spec = of_images(make_spec, ["logits"])
+    spec = of_images(make_spec, [{"kind": "logits", "centred": True}])
     spec = spec.model_copy(update={"stimulus": spec.stimulus.model_copy(update={"cell": 2})})
     done = run(spec, str(tmp_path / "run"), executor="local")
     means = np.floor(small.reshape(N, 2, 2, 2, 2).mean(axis=(2, 4)) + 0.5).reshape(N, 4) / 255
@@ -146,7 +150,7 @@ def test_pictures_of_classes_that_were_not_shown(
     )
     runs, right = [], 0
     for left in (2, 0):
-        spec = of_images(make_spec, ["logits"])
+        spec = of_images(make_spec, [{"kind": "logits", "centred": True}])
         stimulus = spec.stimulus.model_copy(update={"classes": tuple(sorted({0, 1, 2} - {left}))})
         runs.append(
             run(
@@ -258,7 +262,11 @@ def test_whitening_recovers_the_filter(
     """Of a linear network the regression is its weights, but for the rounding of responses;
     triggered averages do not show them.
     """
-    done = run(of_images(make_spec, ["logits"]), str(tmp_path / "run"), executor="local")
+    done = run(
+        of_images(make_spec, [{"kind": "logits", "centred": True}]),
+        str(tmp_path / "run"),
+        executor="local",
+    )
     x, w = small.reshape(N, 16) / 255, weights().double().numpy()
     w = w - w.mean(axis=0)
     np.testing.assert_allclose(done.covariance, np.cov(x.T, ddof=0), atol=1e-12)

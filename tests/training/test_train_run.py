@@ -23,7 +23,7 @@ from wna_ray.training.job import (
     NetworkDone,
     Resumed,
     TrainingEvent,
-    told,
+    event_text,
     train,
     train_network,
 )
@@ -90,7 +90,7 @@ def test_what_lies_on_disk(digits: list[bool], tmp_path: Path) -> None:
     assert [type(e).__name__ for e in events] == ["EpochDone"] * 3 + ["NetworkDone"] + [
         "EpochDone"
     ] * 3 + ["NetworkDone"]
-    assert told(events[0]).startswith("seed-0: epoch 1 of 3: loss ")
+    assert event_text(events[0]).startswith("seed-0: epoch 1 of 3: loss ")
 
 
 def test_the_same_command_again_does_nothing(digits: list[bool], tmp_path: Path) -> None:

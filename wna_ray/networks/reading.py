@@ -75,3 +75,6 @@ class Reading:
         """What is assumed, in a few words, for every row of a table."""
         taken = f"field {self.field[:60]}" if self.field else ""
         return "; ".join(part for part in (taken, NOTES[self.kind]) if part)
+
+
+AS_IT_IS = Reading()

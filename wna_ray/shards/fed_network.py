@@ -14,7 +14,7 @@ from wna_ray.cuda.stream import Beside
 from wna_ray.networks.field import Field
 from wna_ray.networks.models import Model
 from wna_ray.networks.outputs import check_rows, rows_of, tensor_at
-from wna_ray.networks.reading import Reading
+from wna_ray.networks.reading import AS_IT_IS, Reading
 from wna_ray.networks.units import as_maps
 from wna_ray.shards.feed import Feed
 from wna_ray.shards.network import MemoryFormat, Network
@@ -56,7 +56,7 @@ class FedNetwork:
     beside: Beside
     layer: str = ""
     field: Field | None = None
-    reading: Reading = Reading()
+    reading: Reading = AS_IT_IS
 
     @property
     def device(self) -> torch.device:
@@ -109,6 +109,11 @@ class FedNetwork:
         """The same of a whole batch of what `Feed.begin` gives."""
         with torch.inference_mode():
             return self._outputs(self.network.forward(self.feed.finish(begun)))
+
+    def read(self, output: Any) -> NDArray[np.float32]:
+        """Outputs ``(n, k)`` in the CPU's memory, of what the network itself gave for a batch."""
+        with torch.inference_mode():
+            return np.asarray(self._outputs(output).cpu().numpy())
 
     def plain(self, images: torch.Tensor) -> Any:
         """What the network itself, not compiled, gives for images of any number."""

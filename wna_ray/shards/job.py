@@ -15,7 +15,7 @@ from wna_ray.canonical import canonical
 from wna_ray.moments.moments import Moments
 from wna_ray.moments.responses import FixedPoint
 from wna_ray.networks.field import Field
-from wna_ray.networks.reading import Reading
+from wna_ray.networks.reading import AS_IT_IS, Reading
 from wna_ray.noise.stream import STREAM
 from wna_ray.shards.decoder import Decoder
 from wna_ray.shards.network import Device
@@ -83,7 +83,7 @@ class Job:
     basis: NDArray[np.int32] | None = None
     content: str = ""
     decoder: Decoder | None = None
-    reading: Reading = Reading()
+    reading: Reading = AS_IT_IS
     assumed: tuple[str, ...] = ()
 
     @cached_property

@@ -6,6 +6,7 @@ import json
 
 from wna_ray.errors import SpecError
 from wna_ray.files import read_file
+from wna_ray.networks.field import Field
 from wna_ray.networks.models import Model
 from wna_ray.specs.output import MOST_NAME
 from wna_ray.specs.run import Spec
@@ -14,14 +15,17 @@ from wna_ray.text import plain
 MOST_BYTES = 64 << 20  # of a file of names
 
 
-def names_of(spec: Spec, model: Model, k: int) -> tuple[str, ...]:
-    """Names of k outputs: the spec's, or those that the model's source knows, or numbers.
+def names_of(spec: Spec, model: Model, k: int, field: Field | None) -> tuple[str, ...]:
+    """Names of k outputs: the spec's, or those that the model's source knows, or numbers; units of
+    a layer have their numbers there.
 
     Raises
     ------
     SpecError
         The spec has another number of names, or the same one twice; or its file holds no names.
     """
+    if field is not None:
+        return tuple(str(unit) for unit in field.units)
     if spec.classes is None:
         return model.names if len(model.names) == k else tuple(str(i) for i in range(k))
     names = _read(spec.classes) if isinstance(spec.classes, str) else spec.classes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,11 +74,12 @@ def resolve(spec: Spec, network: FedNetwork) -> Resolved:
         if spec.numerics.tune:
             tuned = _tune(network, stimulus.shown_shape)
             spec, network = spec.with_batch(tuned.batch), network.with_batch(tuned.batch)
-        first, outputs = _pilot(spec, stimulus, network)
+        seen = output if field is None and tuned is None else None
+        first, outputs = _pilot(spec, stimulus, network, seen)
         if spec.target is None:
             network = network.read_as(reading_of(spec, network, outputs))
             if network.reading.kind != "scores":
-                first, outputs = _pilot(spec, stimulus, network)
+                first, outputs = _pilot(spec, stimulus, network, seen)
     except (ModelError, SpecError):
         raise
     except Exception as error:
@@ -89,10 +91,7 @@ def resolve(spec: Spec, network: FedNetwork) -> Resolved:
         ) from error
     outputs = outputs.reshape(len(outputs) * stimulus.patches_an_image, -1)
     model, decoder = network.model, network.feed.decoder
-    if field is None:
-        names = names_of(spec, model, outputs.shape[1])
-    else:
-        names = tuple(str(unit) for unit in field.units)
+    names = names_of(spec, model, outputs.shape[1], field)
     require_finite(spec.model, outputs, names)
     assumed = assumptions(spec, network, network.reading)
     points: dict[str, FixedPoint] = {r.kind: calibrate(r, outputs) for r in spec.responses}
@@ -178,10 +177,16 @@ def check_canary(job: Job, network: FedNetwork) -> FedNetwork:
 
 
 def _pilot(
-    spec: Spec, stimulus: Stimulus, network: FedNetwork
+    spec: Spec, stimulus: Stimulus, network: FedNetwork, seen: Any
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Outputs of the first batch, and of all images that fixed points are read off."""
-    first = _first_outputs(stimulus, network)
+    """Outputs of the first batch, and of all images that fixed points are read off.
+
+    Parameters
+    ----------
+    seen
+        What the network itself has given for the first batch; None where that was another batch.
+    """
+    first = _first_outputs(stimulus, network) if seen is None else network.read(seen)
     return first, np.concatenate([first, *_more_outputs(spec, stimulus, network)])
 
 
