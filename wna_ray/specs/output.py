@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from wna_ray.specs.base import Frozen
 
@@ -44,3 +44,16 @@ def as_output(value: Any) -> Any:
     if isinstance(value, Mapping) and type(value.get("field")) is int:
         return {**value, "field": str(value["field"])}
     return value
+
+
+Output = Annotated[OutputSpec | None, BeforeValidator(as_output)]
+Classes = (
+    Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=MOST_NAME)], ...],
+        BeforeValidator(as_class_names),
+        Field(min_length=1),
+    ]
+    | Annotated[str, Field(min_length=1)]
+    | None
+)
+"""Names of outputs, or a file of them."""

@@ -20,7 +20,7 @@ from pydantic import (
 from wna_ray.data.datasets import DatasetName
 from wna_ray.specs.base import Frozen, Written
 from wna_ray.specs.numerics import ExecutionSpec, NormaliseSpec, NumericsSpec
-from wna_ray.specs.output import MOST_NAME, OutputSpec, as_class_names, as_output
+from wna_ray.specs.output import Classes, Output
 from wna_ray.specs.response import (
     DIFFERENTIABLE,
     UNIT_KINDS,
@@ -114,16 +114,8 @@ class Spec(Written):
     model: str
     decoder: str | None = None
     target: TargetSpec | None = None
-    output: Annotated[OutputSpec | None, BeforeValidator(as_output)] = None
-    classes: (
-        Annotated[
-            tuple[Annotated[str, Field(min_length=1, max_length=MOST_NAME)], ...],
-            BeforeValidator(as_class_names),
-            Field(min_length=1),
-        ]
-        | Annotated[str, Field(min_length=1)]
-        | None
-    ) = None
+    output: Output = None
+    classes: Classes = None
     stimulus: StimulusSpec
     responses: tuple[Annotated[ResponseSpec, BeforeValidator(as_response)], ...] = Field(
         default=(ResponseSpec(kind="label"), ResponseSpec(kind="logits")), min_length=1

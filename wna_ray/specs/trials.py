@@ -10,7 +10,7 @@ their differences are theirs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
@@ -18,6 +18,7 @@ from wna_ray.data.datasets import SHAPES, DatasetName
 from wna_ray.data.names import Transform
 from wna_ray.specs.base import Frozen, Written, as_units
 from wna_ray.specs.numerics import ExecutionSpec, NormaliseSpec, NumericsSpec
+from wna_ray.specs.output import Classes, Output
 from wna_ray.specs.response import ResponseKind
 from wna_ray.specs.run import EvaluationSpec, Spec
 from wna_ray.specs.stimulus import StimulusSpec
@@ -170,8 +171,9 @@ class TrialSpec(Written):
 
     Attributes
     ----------
-    model, normalise, numerics, execution, seed
-        As for a run of noise.
+    model, output, classes, normalise, numerics, execution, seed
+        As for a run of noise. Signals are right where the network says the name of their class, so
+        that a network of one's own needs `classes`, named as the data set's are.
     signals
         The signals.
     repeats
@@ -191,6 +193,8 @@ class TrialSpec(Written):
     """
 
     model: str
+    output: Output = None
+    classes: Classes = None
     signals: SignalSpec
     repeats: int = Field(default=1, ge=1, le=1 << 30)
     noise: StimulusSpec | None = None
@@ -205,6 +209,8 @@ class TrialSpec(Written):
     numerics: NumericsSpec = NumericsSpec()
     normalise: NormaliseSpec | None = None
     execution: ExecutionSpec = ExecutionSpec()
+
+    unwritten: ClassVar[frozenset[str]] = frozenset({"output", "classes"})
 
     @model_validator(mode="before")
     @classmethod
@@ -260,6 +266,8 @@ class TrialSpec(Written):
         noise = self.noise or StimulusSpec(kind="uniform", shape=shape, offset=0.5, scale=0.5)
         return Spec(
             model=self.model,
+            output=self.output,
+            classes=self.classes,
             stimulus=noise,
             responses=("label",),  # type: ignore[arg-type]  # made a ResponseSpec by its validator
             samples=samples,
