@@ -206,6 +206,28 @@ class Branching(Body):
         return y if x.mean() > 0 else 2 * y
 
 
+class Random(Body):
+    """Always drops out."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.head(nn.functional.dropout(self.features(x), 0.5))
+
+
+class Tokens(nn.Module):
+    """Layers that are neither maps nor neurons, or no tensor at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Conv2d(3, 16, 4, stride=4), nn.LayerNorm(16)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        tokens = self.embed(x).flatten(2).transpose(1, 2)
+        tokens = tokens + self.attention(tokens, tokens, tokens)[0]
+        return self.head(self.norm(tokens).mean(1))
+
+
 class Choosy(Body):
     """Refuses images that are louder than it is used to."""
 

@@ -34,6 +34,7 @@ __all__ = [
     "Trials",
     "WnaError",
     "__version__",
+    "check",
     "open_run",
     "open_stc",
     "open_sweep",
@@ -46,6 +47,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from wna_ray.errors import WnaError
+    from wna_ray.kinds.average.checkup import check
     from wna_ray.kinds.average.job import run
     from wna_ray.kinds.average.run import Run, open_run
     from wna_ray.kinds.covariance.job import run_stc
@@ -69,6 +71,7 @@ _HOMES = {
     "TrialSpec": "wna_ray.specs.trials",
     "Trials": "wna_ray.kinds.trials.result",
     "WnaError": "wna_ray.errors",
+    "check": "wna_ray.kinds.average.checkup",
     "open_run": "wna_ray.kinds.average.run",
     "open_stc": "wna_ray.kinds.covariance.result",
     "open_sweep": "wna_ray.sweeps.finished",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import json
 import logging
 import os
 import sys
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from wna_ray.errors import WnaError
-from wna_ray.text import plain, printable, redacted
+from wna_ray.text import plain, printable, redacted, redacted_tree
 
 NARROW = "wna-narrow"  # the error handler of streams whose encoding lacks some signs
 _lacking = set[str]()
@@ -102,6 +103,16 @@ def say(line: str) -> None:
     """Print a line of results as it is; `OutputError` where that cannot be done."""
     try:
         print(printable(line), flush=True)
+    except OSError as error:
+        raise _unwritable(error) from None
+
+
+def say_json(value: Any) -> None:
+    """Print a JSON value, whole: its escapes leave nothing that a terminal would obey, and secrets
+    are hidden.
+    """
+    try:
+        print(json.dumps(redacted_tree(value), indent=1), flush=True)
     except OSError as error:
         raise _unwritable(error) from None
 

@@ -1,4 +1,4 @@
-"""The command line: ``wna plan | run | train | paper | status | fetch | verify | report |
+"""The command line: ``wna check | plan | run | train | paper | status | fetch | verify | report |
 contrast | compare | backdoor``.
 """
 

@@ -1,4 +1,4 @@
-"""``wna plan``: what a run would take and give."""
+"""``wna plan``: what a run would take and give; ``wna check``: a first look at a network."""
 
 from __future__ import annotations
 
@@ -34,3 +34,34 @@ def plan(
     from wna_ray.cli.planning import print_plan
 
     print_plan(SpecFile(spec, changes, full, no_code), pilot_images, workers, memory)
+
+
+@app.command()
+@exiting
+def check(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="model URI, such as timm:resnet18", show_default=False
+        ),
+    ],
+    shape: Annotated[str, typer.Option(metavar="C,H,W", help="of one image, such as 3,224,224")],
+    output: Annotated[
+        str | None, typer.Option(help="which tensor of its output, where it gives several")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(metavar="FILE", help="names of its outputs, one a line")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    no_code: NoCode = False,
+) -> None:
+    """Take a first look at a network: what comes out, which layers have units, what a run would
+    assume or refuse, and which noise to begin with.
+
+    Nothing is written. The exit code is 2 where a run would refuse the network.
+    """
+    from wna_ray.cli.checking import print_check
+
+    code = print_check(model, shape, output, classes, as_json, no_code)
+    if code:
+        raise typer.Exit(code)
