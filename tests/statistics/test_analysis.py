@@ -71,14 +71,14 @@ def synthetic(y: NDArray[np.float64], grid: NDArray[np.int8]) -> tuple[Moments, 
 def test_logit_maps_of_a_linear_network_are_its_weights(
     make_spec: MakeSpec, kind: str, density: float | None
 ) -> None:
-    """Truth: ``w - mean w``. Standard error of each map value: sqrt(Var y) / (sigma sqrt N),
+    """Truth: ``w``. Standard error of each map value: sqrt(Var y) / (sigma sqrt N),
     times sqrt(1 + |kurtosis|).
     """
     job, _, found = readouts(
         make_spec(samples=40_000, stimulus={"kind": kind, "density": density, "scale": 0.5})
     )
     w = networks_for_tests.weights().numpy()
-    truth = w - w.mean(axis=0)
+    truth = w
     table = job.stimulus.noise.table
     sd_y = job.stimulus.sd * np.linalg.norm(truth, axis=1, keepdims=True)
     error = sd_y / (job.stimulus.sd * np.sqrt(40_000)) * np.sqrt(2 + abs(table.excess_kurtosis))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from wna_ray.errors import CanaryError, ModelError, SpecError
 from wna_ray.moments.responses import FixedPoint, calibrate, is_rounded
+from wna_ray.networks.field import Field
 from wna_ray.networks.tuning import CANDIDATES, Tuned, choose_batch
 from wna_ray.shards.aim import aim, look_for_field
 from wna_ray.shards.fed_network import FedNetwork
@@ -60,38 +61,28 @@ def resolve(spec: Spec, network: FedNetwork) -> Resolved:
     network
         What `wna_ray.shards.loading.load_network` gives for the spec.
     """
-    offset, basis, tuned = load_offset(spec.stimulus), load_basis(spec.stimulus), None
-    content = content_digest(spec.stimulus, basis)
+    offset, basis = load_offset(spec.stimulus), load_basis(spec.stimulus)
+    content, batch = content_digest(spec.stimulus, basis), network.batch
+
+    def stimulus(field: Field | None) -> Stimulus:
+        return stimulus_of(spec, offset, field, basis, content)
+
     try:
-        image = stimulus_of(spec, offset, None, basis, content)
-        network, output = settle(spec, network, image)
-        if spec.target is None:
-            network = choose_output(spec, network, image, output)
-        field, whole = look_for_field(spec, image, network)
-        network = aim(network, field, spec.stimulus.shape)
-        stimulus = stimulus_of(spec, offset, field, basis, content)
-        _enough(spec, stimulus)
-        if spec.numerics.tune:
-            tuned = _tune(network, stimulus.shown_shape)
-            spec, network = spec.with_batch(tuned.batch), network.with_batch(tuned.batch)
-        seen = output if field is None and tuned is None else None
-        first, outputs = _pilot(spec, stimulus, network, seen)
-        if spec.target is None:
-            network = network.read_as(reading_of(spec, network, outputs))
-            if network.reading.kind != "scores":
-                first, outputs = _pilot(spec, stimulus, network, seen)
+        seen = _see(spec, network, stimulus)
     except (ModelError, SpecError):
         raise
     except Exception as error:
         # Whatever the network's own code raises; in later batches it is a shard's failure.
+        if spec.numerics.tune:
+            raise _no_such_batches(network, error) from error
         raise ModelError(
             f"model: {spec.model} does not take a {spec.numerics.dtype} batch of shape"
-            f" {(network.batch, *network.feed.shape)} on {network.device.type}"
+            f" {(batch, *network.feed.shape)} on {network.device.type}"
             f" ({type(error).__name__}: {first_line(error)}); see stimulus.shape and numerics.batch"
         ) from error
-    outputs = outputs.reshape(len(outputs) * stimulus.patches_an_image, -1)
+    spec, network, outputs = seen.spec, seen.network, seen.outputs
     model, decoder = network.model, network.feed.decoder
-    names = names_of(spec, model, outputs.shape[1], field)
+    names = names_of(spec, model, outputs.shape[1], seen.field)
     require_finite(spec.model, outputs, names)
     assumed = assumptions(spec, network, network.reading)
     points: dict[str, FixedPoint] = {r.kind: calibrate(r, outputs) for r in spec.responses}
@@ -107,17 +98,60 @@ def resolve(spec: Spec, network: FedNetwork) -> Resolved:
         names=names,
         normalise=network.feed.normalise,
         points=points,
-        canary=_canary(spec, stimulus, network, first),
-        gradients=exponents(spec, stimulus, network) if spec.estimator == "gradient" else {},
-        field=field,
-        whole=whole,
+        canary=_canary(spec, seen.stimulus, network, seen.first),
+        gradients=exponents(spec, seen.stimulus, network) if spec.estimator == "gradient" else {},
+        field=seen.field,
+        whole=seen.whole,
         basis=basis,
         content=content,
         decoder=None if decoder is None else decoder.record,
         reading=network.reading,
         assumed=assumed,
     )
-    return Resolved(job, network, tuned)
+    return Resolved(job, network, seen.tuned)
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What the first images have shown: the stimulus as the units see it, outputs of the first
+    batch, and one row of outputs a patch of all of the pilot's.
+    """
+
+    spec: Spec
+    network: FedNetwork
+    field: Field | None
+    whole: str
+    stimulus: Stimulus
+    tuned: Tuned | None
+    first: NDArray[np.float32]
+    outputs: NDArray[np.float32]
+
+
+def _see(
+    spec: Spec, network: FedNetwork, stimulus_for: Callable[[Field | None], Stimulus]
+) -> _Seen:
+    """Show the network its first images, in a memory format and a batch that it takes."""
+    image, tuned = stimulus_for(None), None
+    if spec.numerics.tune:  # what a larger batch would take is still to be seen
+        network = network.with_batch(CANDIDATES[0])
+    network, output = settle(spec, network, image)
+    if spec.target is None:
+        network = choose_output(spec, network, image, output)
+    field, whole = look_for_field(spec, image, network)
+    network = aim(network, field, spec.stimulus.shape)
+    stimulus = stimulus_for(field)
+    _enough(spec, stimulus)
+    if spec.numerics.tune:
+        tuned = _tune(network, stimulus.shown_shape)
+        spec, network = spec.with_batch(tuned.batch), network.with_batch(tuned.batch)
+    known = output if field is None and tuned is None else None
+    first, outputs = _pilot(spec, stimulus, network, known)
+    if spec.target is None:
+        network = network.read_as(reading_of(spec, network, outputs))
+        if network.reading.kind != "scores":
+            first, outputs = _pilot(spec, stimulus, network, known)
+    rows = outputs.reshape(len(outputs) * stimulus.patches_an_image, -1)
+    return _Seen(spec, network, field, whole, stimulus, tuned, first, rows)
 
 
 def _enough(spec: Spec, stimulus: Stimulus) -> None:
@@ -149,11 +183,15 @@ def _tune(network: FedNetwork, shape: tuple[int, int, int]) -> Tuned:
     try:
         return choose_batch(prepared)
     except Exception as error:  # whatever the network's own code raises
-        raise ModelError(
-            f"numerics.tune: {network.uri} does not take batches of {CANDIDATES[0]} images"
-            f" and more of {shape} here ({type(error).__name__}: {first_line(error)}); give"
-            " numerics.batch instead"
-        ) from error
+        raise _no_such_batches(network, error) from error
+
+
+def _no_such_batches(network: FedNetwork, error: Exception) -> ModelError:
+    return ModelError(
+        f"numerics.tune: {network.uri} does not take batches of {CANDIDATES[0]} images and more"
+        f" of {network.feed.shape} here ({type(error).__name__}: {first_line(error)}); give"
+        " numerics.batch instead"
+    )
 
 
 def check_canary(job: Job, network: FedNetwork) -> FedNetwork:

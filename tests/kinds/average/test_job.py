@@ -406,7 +406,12 @@ def test_golden_run(tmp_path: Path, make_spec: MakeSpec) -> None:
     """
     stimulus = {"kind": "uniform", "scale": 127 / 8, "cell": 2}
     got = run(
-        make_spec(stimulus=stimulus, samples=300, moments={"second": True}),
+        make_spec(
+            stimulus=stimulus,
+            responses=["label", {"kind": "logits", "centred": True}],
+            samples=300,
+            moments={"second": True},
+        ),
         str(tmp_path / "run"),
         executor="local",
     )

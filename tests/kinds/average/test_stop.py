@@ -20,7 +20,7 @@ from wna_ray.runs.fetch import fetch
 from wna_ray.specs.run import Spec
 
 MakeSpec = Callable[..., Spec]
-# rho^2 of the weakest of three centred linear logits is about 0.3 or more, d = 16: reliability 0.98
+# rho^2 of the weakest of three linear logits is about 0.3 or more, d = 16: reliability 0.98
 # takes some 2,500 images
 ENOUGH = {"stop": {"reliability": 0.98, "first": 500}, "samples": 20_000, "responses": ["logits"]}
 
@@ -97,7 +97,7 @@ def test_where_it_is_never_enough_it_goes_to_the_end(make_spec: MakeSpec, tmp_pa
 
 def test_a_share_of_one_response_can_be_enough(make_spec: MakeSpec, tmp_path: Path) -> None:
     """Labels need more images than logits, and only a third of the rows is asked for."""
-    both = {"responses": ["label", "logits"], "samples": 20_000}
+    both = {"responses": ["label", {"kind": "logits", "centred": True}], "samples": 20_000}
     strict, logits, some = (
         run(
             make_spec(**both, stop={"reliability": 0.97, "first": 64} | how),
