@@ -247,3 +247,19 @@ NETWORKS: dict[str, type[nn.Module]] = {
 def make(name: str, k: int | None = None) -> nn.Module:
     """One of them: ``python:foreign_networks:make?name=Pair``."""
     return NETWORKS[name]() if k is None else NETWORKS[name](k)
+
+
+class Wrapped(nn.Module):
+    """The plain network inside another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Body()
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.net(x)
+
+
+def wrapped() -> nn.Module:
+    """A wrapper, whose weights have longer names than the network's own."""
+    return Wrapped()

@@ -19,7 +19,16 @@ HIDDEN = "***"
 MOST_LINE, MOST_LINES = 1_200, 80  # of a message; our own longest line has about 700 characters
 MOST_READ = 100_000  # characters of a message that are looked at
 MODEL_SCHEMES = ("bundled", "torchvision", "timm", "python", "export", "trained")
-MODEL_OPTIONS = ("weights", "layer", "seed", "part", "pretrained")
+MODEL_OPTIONS = (
+    "weights",
+    "layer",
+    "weights_key",
+    "seed",
+    "part",
+    "pretrained",
+    "num_classes",
+    "in_chans",
+)
 
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, direction, half characters, line ends
 

@@ -21,34 +21,36 @@ drawn anew, and are the same on every machine with the same torch. Without weigh
 from __future__ import annotations
 
 import hashlib
-import importlib
-import inspect
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import unquote
 
 import safetensors.torch
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from wna_ray.errors import ModelError, near
 from wna_ray.files import read_file
 from wna_ray.networks import architectures as networks
 from wna_ray.networks import trained
 from wna_ray.networks.autoencoders import Autoencoder
-from wna_ray.networks.checkpoints import kind_of, load_weights
+from wna_ray.networks.checkpoint_files import kind_of
+from wna_ray.networks.checkpoints import load_weights
 from wna_ray.networks.exported.archive import Refused
 from wna_ray.networks.exported.reader import load_exported
+from wna_ray.networks.factories import network_of
+from wna_ray.networks.heads import head_of, take_channels
 from wna_ray.networks.units import Tap
 from wna_ray.specs.numerics import NormaliseSpec
 from wna_ray.text import MODEL_SCHEMES, first_line, redacted
 
 SCHEMES = MODEL_SCHEMES
+COMMON = ("weights", "layer", "weights_key")  # options of every scheme
 BUNDLED: dict[str, Callable[[], nn.Module]] = {"mnist-cnn": networks.mnist_cnn}
 BUNDLED_SHAPES = {"mnist-cnn": (1, 28, 28)}
 MOST_EXPORTED = 16 << 30  # bytes of an exported program, which says itself how large it is
@@ -84,9 +86,21 @@ class Model:
     shape: tuple[int, int, int] | None = None
 
 
+_BETWEEN = re.compile(r"&(?=[A-Za-z_]\w*=)")  # options; any other & is part of a value
+
+
+def _decoded(value: str) -> str:
+    """A value of a URI: percent signs are escapes, unless a file has them in its name."""
+    return value if "%" in value and os.path.exists(value) else unquote(value)
+
+
 @dataclass(frozen=True)
 class ModelURI:
-    """A model URI taken apart."""
+    """A model URI taken apart.
+
+    Options are ``key=value``, with ``&`` between them. A plus is a plus; ``%26`` is a ``&`` where
+    what follows it would be another option.
+    """
 
     scheme: str
     name: str
@@ -101,12 +115,14 @@ class ModelURI:
             raise ModelError(
                 f"model: '{uri}' is not SCHEME:NAME; the schemes are {', '.join(SCHEMES)}"
             )
-        try:
-            options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
-        except ValueError as error:
-            raise ModelError(
-                f"model: '?{query}' in '{uri}' is not key=value&key=value ({error})"
-            ) from None
+        options = dict[str, str]()
+        for part in _BETWEEN.split(query) if query else ():
+            key, equals, value = part.partition("=")
+            if not equals or not key.isidentifier():
+                raise ModelError(
+                    f"model: '?{query}' in '{uri}' is not key=value&key=value ('{part}' is none)"
+                )
+            options[key] = _decoded(value)
         return cls(scheme, name, options)
 
     @property
@@ -145,16 +161,23 @@ def load(uri: str) -> Model:
         if parsed.scheme in ("export", "trained"):
             what = "an exported program" if parsed.scheme == "export" else "a trained network"
             raise ModelError(f"model: '{uri}': {what} holds its own weights; leave weights= out")
-        load_weights(module, parsed.weights_path)
+        classes = parsed.scheme in ("torchvision", "timm")
+        key = parsed.options.get("weights_key")
+        load_weights(module, parsed.weights_path, key, classes=classes)
+    elif "weights_key" in parsed.options:
+        raise ModelError(
+            f"model: '{uri}': weights_key= says what of a file; give weights=PATH, too"
+        )
     if parsed.scheme != "export":  # an exported program is fixed; torch refuses .eval() on it
-        module.eval()
-    module.requires_grad_(False)
+        _freeze(module, uri)
     digest = model.digest or state_digest(module)
     names = model.names
     if (layer := parsed.options.get("layer")) is not None:
         module, names = _Layer(module, layer), ()
     kept = {
-        k: v for k, v in parsed.options.items() if k != "weights" or parsed.weights_path is None
+        k: v
+        for k, v in parsed.options.items()
+        if k != "weights_key" and (k != "weights" or parsed.weights_path is None)
     }
     name = model.source if parsed.scheme in ("export", "trained") else parsed.name  # never a path
     source = f"{parsed.scheme}:{name}" + (
@@ -182,10 +205,43 @@ def _seed(uri: ModelURI) -> int | None:
     return int(text)
 
 
+def _freeze(module: nn.Module, uri: str) -> None:
+    """Eval mode, and no gradients of weights; `ModelError` for networks that have none yet, or
+    whose weights cannot be told apart.
+    """
+    lazy = [name for name, value in module.named_parameters() if is_lazy(value)]
+    if lazy:
+        raise ModelError(
+            f"model: {uri} has layers that find their sizes in the first forward pass ({lazy[0]},"
+            " ...); let the function feed it once before it returns it, network(torch.zeros(1,"
+            " C, H, W))"
+        )
+    if isinstance(module, torch.jit.ScriptModule) and not module.state_dict():
+        raise ModelError(
+            f"model: {uri} is a TorchScript program with its weights built in (torch.jit.freeze),"
+            " which cannot be told apart; give it as it was before"
+        )
+    module.eval()
+    for value in module.parameters():
+        value.requires_grad_(False)
+
+
 def state_digest(module: nn.Module) -> str:
-    """SHA-256 over the state dict in name order: name, dtype, shape, bytes of each tensor."""
+    """SHA-256 over the state dict in name order: name, dtype, shape, bytes of each tensor.
+
+    Raises
+    ------
+    ModelError
+        It holds something that is no tensor, such as packed weights of a quantised layer.
+    """
     total = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
+        if not isinstance(value, torch.Tensor) or value.is_quantized:
+            raise ModelError(
+                f"model: '{name}' of the network is no plain tensor ({type(value).__name__}), as of"
+                " layers quantised by torch.ao; give the network as it was before, or export it by"
+                " torch.export and give export:PATH"
+            )
         value = value.detach().cpu().contiguous()
         total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
         total.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -203,11 +259,11 @@ class _Layer(Tap):
 
 
 def _known_options(uri: ModelURI, *known: str) -> None:
-    unknown = set(uri.options) - {"weights", "layer", *known}
+    unknown = set(uri.options) - {*COMMON, *known}
     if unknown:
         raise ModelError(
             f"model: {uri.scheme}:{uri.name} has no option '{min(unknown)}'; it takes"
-            f" {', '.join(('weights', 'layer', *known))}"
+            f" {', '.join((*COMMON[:2], *known, *COMMON[2:]))}"
         )
 
 
@@ -227,7 +283,7 @@ def _bundled(uri: ModelURI) -> Model:
 def _torchvision(uri: ModelURI) -> Model:
     import torchvision
 
-    _known_options(uri, "seed")
+    _known_options(uri, "seed", "num_classes", "in_chans")
     known = torchvision.models.list_models(module=torchvision.models)
     if uri.name not in known:
         raise ModelError(
@@ -245,18 +301,25 @@ def _torchvision(uri: ModelURI) -> Model:
             raise ModelError(
                 f"model: {uri.name} has no weights '{wanted}'; it has {choices}"
             ) from None
+    head = head_of(f"torchvision:{uri.name}", uri.options, wanted is not None)
     try:
-        module = torchvision.models.get_model(uri.name, weights=None if wanted is None else entry)
-    except (
-        OSError
-    ) as error:  # urllib's errors are OSErrors: no network, and nothing in torch's cache
+        module = torchvision.models.get_model(
+            uri.name, weights=None if wanted is None else entry, **head.classes
+        )
+    except OSError as error:  # of urllib, too: no network, and nothing in torch's cache
         raise ModelError(
             f"model: the weights {uri.name} {wanted} are not in torch's cache and could not be"
             f" downloaded ({error}); download them elsewhere and give weights=PATH"
         ) from None
     transform = entry.transforms()
-    normalise = NormaliseSpec(mean=tuple(transform.mean), std=tuple(transform.std))
-    return Model(module, "", "", tuple(entry.meta.get("categories", ())), normalise)
+    normalise: NormaliseSpec | None = NormaliseSpec(
+        mean=tuple(transform.mean), std=tuple(transform.std)
+    )
+    names = () if head.classes else tuple(entry.meta.get("categories", ()))
+    if head.channels is not None:
+        take_channels(module, head.channels, f"torchvision:{uri.name}")
+        normalise = None  # it was of three channels
+    return Model(module, "", "", names, normalise)
 
 
 def _timm(uri: ModelURI) -> Model:
@@ -266,93 +329,60 @@ def _timm(uri: ModelURI) -> Model:
         raise ModelError(
             "model: timm: models need the package timm; pip install 'wna-ray[timm]'"
         ) from None
-    _known_options(uri, "pretrained", "seed")
-    if uri.name not in timm.list_models():
+    _known_options(uri, "pretrained", "seed", "num_classes", "in_chans")
+    name, _, tag = uri.name.partition(".")
+    if ":" in name or "/" in name:
         raise ModelError(
-            f"model: timm has no model '{uri.name}'; near it are"
-            f" {near(uri.name, timm.list_models())}"
+            f"model: timm:{uri.name} would be read from a hub when it is loaded; give"
+            " timm:NAME.TAG?pretrained=true, whose weights timm itself knows, or download the"
+            " file and give weights=PATH"
         )
+    if name not in timm.list_models():
+        raise ModelError(
+            f"model: timm has no model '{name}'; near it are {near(name, timm.list_models())}"
+        )
+    tagged = [n.partition(".")[2] for n in timm.list_pretrained(f"{name}.*")] if tag else []
+    if tag and tag not in tagged:
+        known = near(tag, filter(None, tagged)) if any(tagged) else "none"
+        raise ModelError(f"model: timm:{name} has no weights '{tag}'; near it are {known}")
     pretrained = uri.options.get("pretrained", "false").lower()
     if pretrained not in ("true", "false"):
         raise ModelError(
             f"model: timm:{uri.name}: pretrained is '{pretrained}'; write true or false"
         )
+    if tag and pretrained == "false" and not {"weights", "seed"} & set(uri.options):
+        raise ModelError(
+            f"model: timm:{uri.name} names trained weights, but without pretrained=true it is"
+            " untrained; add pretrained=true, weights=PATH, or seed=0 for the untrained network"
+        )
+    head = head_of(f"timm:{uri.name}", uri.options, pretrained == "true")
+    channels: dict[str, Any] = {} if head.channels is None else {"in_chans": head.channels}
     try:
-        module = timm.create_model(uri.name, pretrained=pretrained == "true")
+        module = timm.create_model(
+            uri.name, pretrained=pretrained == "true", **head.classes, **channels
+        )
     except (OSError, RuntimeError) as error:
         raise ModelError(
             f"model: timm could not make {uri.name} ({first_line(error)}); give weights=PATH"
         ) from None
     config: Any = module.pretrained_cfg
-    return Model(
-        module,
-        "",
-        "",
-        normalise=NormaliseSpec(mean=tuple(config["mean"]), std=tuple(config["std"])),
-    )
+    normalise = None
+    if head.channels in (None, 3):
+        normalise = NormaliseSpec(mean=tuple(config["mean"]), std=tuple(config["std"]))
+    return Model(module, "", "", normalise=normalise)
 
 
 def _python(uri: ModelURI) -> Model:
     where, colon, factory = uri.name.partition(":")
-    if not colon:
+    if not colon or "/" in where or where.endswith(".py"):
+        guess = uri.name.replace("./", "").replace(".py", "").replace("/", ".")
+        guess = guess if ":" in guess else ":".join(guess.rpartition(".")[::2])
         raise ModelError(
-            f"model: 'python:{uri.name}' lacks the function; write python:package.module:factory"
+            f"model: 'python:{uri.name}' is no module and function; write"
+            f" python:package.module:factory{f', such as python:{guess}' if ':' in guess else ''}"
         )
-    with _working_directory():
-        return Model(_from_factory(where, factory, uri), "", "")
-
-
-@contextmanager
-def _working_directory() -> Iterator[None]:
-    """Look for modules in the working directory, too, while a network is made, and only then.
-
-    Nothing else is imported from there: it may be the folder of a run that a stranger has sent.
-    """
-    folder = os.getcwd()
-    added = folder not in sys.path  # console scripts do not search it
-    if added:
-        sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        if added:
-            sys.path.remove(folder)
-
-
-def _from_factory(where: str, factory: str, uri: ModelURI) -> nn.Module:
-    """The network of a person's own function."""
-    try:
-        module = importlib.import_module(where)
-    except Exception as error:  # the module's own code may raise anything
-        raise ModelError(
-            f"model: cannot import '{where}' ({error}); run from the folder that holds it, or"
-            " install it"
-        ) from error
-    make = getattr(module, factory, None)
-    if not callable(make):
-        names = [n for n, f in vars(module).items() if inspect.isroutine(f) or inspect.isclass(f)]
-        raise ModelError(
-            f"model: '{where}' has no function '{factory}'; near it are {near(factory, names)}"
-        )
-    options = {k: v for k, v in uri.options.items() if k not in ("weights", "layer")}
-    try:
-        network = make(**options)
-    except Exception as error:  # the factory's own code may raise anything
-        raise ModelError(
-            f"model: {where}:{factory} {_signature(make)} does not take {options} ({error})"
-        ) from error
-    if not isinstance(network, nn.Module):
-        raise ModelError(
-            f"model: {where}:{factory} gave {type(network).__name__}; expected a torch.nn.Module"
-        )
-    return network
-
-
-def _signature(function: Callable[..., Any]) -> str:
-    try:
-        return str(inspect.signature(function))
-    except ValueError:  # some built-in functions have none
-        return ""
+    options = {k: v for k, v in uri.options.items() if k not in COMMON}
+    return Model(network_of(where, factory, options), "", "")
 
 
 def _export(uri: ModelURI) -> Model:

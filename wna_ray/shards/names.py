@@ -42,7 +42,7 @@ def names_of(spec: Spec, model: Model, k: int, field: Field | None) -> tuple[str
 
 def _read(path: str) -> tuple[str, ...]:
     """Names from a file: a JSON list, or one a line."""
-    data = read_file(path, "class names, one a line, or a JSON list", MOST_BYTES)
+    data = read_file(path, "class names, one a line, or a JSON list", MOST_BYTES, "classes")
     try:
         text = data.decode()
         names = json.loads(text) if text.lstrip().startswith("[") else text.splitlines()
