@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from prepared import prepared
 
 from wna_ray.errors import SpecError
 from wna_ray.execution.local import InProcessExecutor
@@ -136,3 +137,21 @@ def test_free_memory_is_about_what_the_system_says() -> None:
     free = available()
     assert free is not None
     assert 50 << 20 < free < 1 << 46
+
+
+def test_answers_to_all_maps_are_counted(make_spec: MakeSpec) -> None:
+    """Of 20,000 outputs: a row of 20,000 numbers for each of 20,000 maps, and once more as a file,
+    whatever the pixels are; refused before anything is computed, and pixels are not blamed.
+    """
+    spec = make_spec(
+        model="python:networks_for_tests:linear?k=20000", responses=["label"], samples=64
+    )
+    job, _ = prepared(spec)
+    need = needs(job, 30, 2)
+    assert need.answers == 2 * 4 * 20_000**2
+    assert need.driver > need.answers
+    with pytest.raises(
+        SpecError, match=r"20,000 outputs for each of 20,000 maps .* fewer outputs"
+    ) as e:
+        check(job, 30, need, [], 2 * GB)
+    assert "cell" not in str(e.value)

@@ -39,6 +39,8 @@ from wna_ray.specs.run import Spec
 from wna_ray.statistics.maps import Readout
 from wna_ray.storage.store import Place
 
+MANY_UNITS = 1000  # whose filters take a while
+
 
 def run(
     spec: Spec,
@@ -258,5 +260,9 @@ def _answers(
         pictures = np.full((len(images), *job.decoder.shape), np.nan, dtype=np.float32)
         if finite.any():
             pictures[finite] = desk.ask("pictures", work, images[finite])
-    filters = desk.ask("filters", work) if job.field is not None else None
+    filters = None
+    if job.field is not None:
+        if len(job.names) >= MANY_UNITS:
+            desk.emit(Stage(f"look for linear units among {len(job.names):,}"))
+        filters = desk.ask("filters", work)
     return Answers(outputs, filters, pictures, job.reading.note)

@@ -38,9 +38,10 @@ RESPONSE_COPIES = 4  # a segment's, as they come, joined, as a table, as a file
 PICTURE_BYTES = (
     12  # a value of a decoder's picture of a map: as it comes, in its row, and as it is written
 )
-DRIVER_PARTIALS = (
-    7  # the merged moments, float64 maps and z-maps, float32 copies, and the objects to write
-)
+DRIVER_BYTES = 850 << 20  # Python, torch, a small network and figures
+DRIVER_PARTIALS = 2  # the merged moments, and as they are written
+DRIVER_MAPS = 5  # float64 maps and z-maps, float32 copies, and the objects to write
+ANSWER_BYTES = 4  # of an output for a map
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,15 @@ class Needs:
         the disk where there is no room.
     driver
         The driver, while it reads out the result.
+    answers
+        Of those, the network's outputs for each map: k for each of the rows of all responses.
     """
 
     partial: int
     worker: int
     store: int
     driver: int
+    answers: int
 
 
 def moment_sets(spec: Spec) -> int:
@@ -104,14 +108,20 @@ def needs(job: Job, rows: int, fan_in: int, responses: int = 0) -> Needs:
             SHOWN_COPIES * SHOWN_IMAGES[stimulus.dataset or "mnist"] * math.prod(stimulus.shape)
         )
     maps = len(job.names) * len(job.spec.responses)
+    # The table of outputs and its file; or the table, what one call gives, and its parts.
+    tables = max(2 * maps, maps + 2 * (rows - 1))
+    answers = ANSWER_BYTES * tables * len(job.names)
     pictures = 0 if job.decoder is None else PICTURE_BYTES * maps * math.prod(job.decoder.shape)
     return Needs(
         partial,
         BASE_BYTES + shard + WORKER_PARTIALS * partial + RESPONSE_COPIES * responses,
         (fan_in + 1) * partial + 2 * responses,
-        BASE_BYTES
+        DRIVER_BYTES
         + pictures
-        + (DRIVER_PARTIALS + WHITENED_PARTIALS * job.spec.stimulus.mixed) * partial,
+        + answers
+        + DRIVER_PARTIALS * partial
+        + (DRIVER_MAPS + WHITENED_PARTIALS * job.spec.stimulus.mixed) * maps * d * 8,
+        answers,
     )
 
 
@@ -143,10 +153,16 @@ def check(
             f" {_smaller(job, need.partial / MOST_BYTES)}"
         )
     if driver is not None and need.driver > driver:
-        ratio = (need.driver - BASE_BYTES) / max(driver - BASE_BYTES, 1)
+        ratio = (need.driver - DRIVER_BYTES) / max(driver - DRIVER_BYTES, 1)
+        maps, k = len(job.names) * len(job.spec.responses), len(job.names)
+        way = _smaller(job, ratio)
+        if 2 * need.answers > need.driver:  # pixels do not matter then
+            kinds = "responses: fewer kinds" if maps > k else "a network of fewer outputs"
+            way = f"take {kinds}"
         raise SpecError(
-            f"the driver needs {size(need.driver)} to read out {what}, but has {size(driver)}; "
-            f"{_smaller(job, ratio)}, or start it on a machine with more memory"
+            f"the driver needs {size(need.driver)} to read out {what}, and the network's {k:,}"
+            f" outputs for each of {maps:,} maps ({size(need.answers)}), but has {size(driver)};"
+            f" {way}, or start it on a machine with more memory"
         )
     for machine in machines:
         room = min(

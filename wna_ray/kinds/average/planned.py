@@ -69,6 +69,7 @@ def _what_is_shown(path: str, spec: Spec, job: Job) -> Iterator[str]:
         f" {stimulus.pixels:,} values, {loud}range [{low:.3g}, {high:.3g}] in"
         f" {spec.stimulus.space} space"
     )
+    yield from (f"assumed   {line}" for line in job.assumed)
     if job.decoder is not None:
         yield f"decoder   {spec.decoder} makes pictures {job.decoder.shape} of it, which are shown"
     if spec.target is not None:

@@ -7,7 +7,7 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pkgutil import resolve_name
 from typing import Any
@@ -67,6 +67,7 @@ CURVE_COLUMNS = {
 }
 WORDS = ["name", "kind", "self_label", "note"]
 NOTE = 160  # characters
+SOFTMAX_VALUES = 1 << 22  # outputs for maps whose probabilities are taken in one go
 
 DRAWN = 100  # characters of a name in a figure
 
@@ -176,19 +177,11 @@ class Answers:
 
 def classes_table(readouts: list[Readout], answers: Answers) -> pa.Table:
     """One row a response (see README, "The run directory")."""
-    map_outputs, filters = answers.outputs, answers.filters
-    answered = np.asarray(np.isfinite(map_outputs).all(axis=1)) & (filters is None)
-    probabilities = softmax(
-        np.where(answered[:, None], map_outputs, 0.0).astype(np.float64), axis=1
-    )
-    names = readouts[0].names
-    label = [
-        names[i] if ok else None
-        for i, ok in zip(probabilities.argmax(axis=1), answered, strict=True)
-    ]
-    confidence = [
-        float(p) if ok else None for p, ok in zip(probabilities.max(axis=1), answered, strict=True)
-    ]
+    filters, names = answers.filters, readouts[0].names
+    nothing = [(None, None)] * len(answers.outputs)  # units inside a network give no labels
+    answered = list(_answered(answers.outputs)) if filters is None else nothing
+    label = [None if row is None else names[row] for row, _ in answered]
+    confidence = [sure for _, sure in answered]
 
     def numbers(values: NDArray[Any]) -> pa.Array:
         return pa.array(values, mask=np.isnan(values) if values.dtype.kind == "f" else None)
@@ -230,6 +223,19 @@ def classes_table(readouts: list[Readout], answers: Answers) -> pa.Table:
             ],
         }
     )
+
+
+def _answered(outputs: NDArray[np.float32]) -> Iterator[tuple[int | None, float | None]]:
+    """Largest output and its probability for each map; None where there is no map. Some rows at a
+    time, since in float64 all of many outputs are large.
+    """
+    for start in range(0, len(outputs), step := max(1, SOFTMAX_VALUES // outputs.shape[1])):
+        some = outputs[start : start + step]
+        answered = np.asarray(np.isfinite(some).all(axis=1))
+        probabilities = softmax(np.where(answered[:, None], some, 0.0).astype(np.float64), axis=1)
+        rows, largest = probabilities.argmax(axis=1), probabilities.max(axis=1)
+        for ok, row, sure in zip(answered, rows, largest, strict=True):
+            yield (int(row), float(sure)) if ok else (None, None)
 
 
 def derive(
