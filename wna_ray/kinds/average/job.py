@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from wna_ray.events import Callback, Stage
 from wna_ray.execution.drive import ExecutorName, How, drive
@@ -31,6 +33,8 @@ from wna_ray.kinds.average.work import NoiseWork
 from wna_ray.machine import available
 from wna_ray.moments.kept import width
 from wna_ray.moments.moments import Moments
+from wna_ray.networks.live import live_model
+from wna_ray.networks.models import Model
 from wna_ray.runs.directory import Description, RunDirectory
 from wna_ray.runs.names import BASIS, OFFSET, SPEC
 from wna_ray.shards.job import Job
@@ -42,11 +46,12 @@ from wna_ray.storage.store import Place
 MANY_UNITS = 1000  # whose filters take a while
 
 
-def run(
+def run(  # noqa: PLR0913  # its parameters are promised
     spec: Spec,
-    out: str,
+    out: str | None = None,
     *,
-    executor: ExecutorName = "ray",
+    model: nn.Module | Model | None = None,
+    executor: ExecutorName | None = None,
     workers: int | None = None,
     address: str | None = None,
     single_writer: bool = False,
@@ -60,9 +65,13 @@ def run(
         What to do.
     out
         The run directory: a path or any fsspec URL. The same call again resumes; another spec there
-        is refused.
+        is refused. By default a new one in this process's memory.
+    model
+        A module at hand, instead of the spec's model (see `wna_ray.networks.live`). It is left as
+        it is; the spec then says its class.
     executor, workers, address
-        Where it runs; none of these changes a byte of the result.
+        Where it runs; none of these changes a byte of the result. By default Ray, or this process
+        for a module at hand.
     single_writer
         Allow a store that ignores conditional writes: nobody else drives this run at the same time.
     callbacks
@@ -78,7 +87,13 @@ def run(
     WnaError
         With one message that says what to do. Whatever was committed stays.
     """
-    how = How(executor, workers, address, single_writer, callbacks)
+    live = model if model is None or isinstance(model, Model) else live_model(model)
+    if live is not None:
+        spec = spec.model_copy(update={"model": live.source})
+    if out is None:
+        out = f"memory://wna-ray/{uuid.uuid4().hex}"
+    where = executor or ("ray" if live is None else "local")
+    how = How(where, workers, address, single_writer, callbacks, live)
     question = NoiseQuestion.of(spec, Place(out, spec.execution.endpoint, single_writer))
     return Run(drive(question, spec, out, how))
 
