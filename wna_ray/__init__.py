@@ -34,7 +34,6 @@ __all__ = [
     "Trials",
     "WnaError",
     "__version__",
-    "analyse",
     "check",
     "open_run",
     "open_stc",
@@ -48,7 +47,6 @@ __all__ = [
 
 if TYPE_CHECKING:
     from wna_ray.errors import WnaError
-    from wna_ray.kinds.average.analyse import analyse
     from wna_ray.kinds.average.checkup import check
     from wna_ray.kinds.average.job import run
     from wna_ray.kinds.average.run import Run, open_run
@@ -73,7 +71,6 @@ _HOMES = {
     "TrialSpec": "wna_ray.specs.trials",
     "Trials": "wna_ray.kinds.trials.result",
     "WnaError": "wna_ray.errors",
-    "analyse": "wna_ray.kinds.average.analyse",
     "check": "wna_ray.kinds.average.checkup",
     "open_run": "wna_ray.kinds.average.run",
     "open_stc": "wna_ray.kinds.covariance.result",

@@ -18,7 +18,6 @@ from typing import Any
 HIDDEN = "***"
 MOST_LINE, MOST_LINES = 1_200, 80  # of a message; our own longest line has about 700 characters
 MOST_READ = 100_000  # characters of a message that are looked at
-LIVE = "live"  # scheme of modules that were handed over by a running process
 MODEL_SCHEMES = ("bundled", "torchvision", "timm", "python", "export", "trained")
 MODEL_OPTIONS = (
     "weights",

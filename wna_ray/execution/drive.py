@@ -17,7 +17,6 @@ from wna_ray.events import Callback, Event, RunFinished
 from wna_ray.execution.executor import Executor
 from wna_ray.execution.local import InProcessExecutor
 from wna_ray.execution.rounds import Desk, Question
-from wna_ray.networks.models import Model
 from wna_ray.runs.directory import RunDirectory
 from wna_ray.runs.driver import LAST_WORDS_SECONDS, Driver, State
 from wna_ray.specs.job import Held, JobSpec
@@ -29,20 +28,13 @@ STOP_SECONDS = 2.2
 
 
 def make_executor(
-    spec: Held,
-    executor: ExecutorName,
-    workers: int | None = None,
-    address: str | None = None,
-    model: Model | None = None,
+    spec: Held, executor: ExecutorName, workers: int | None = None, address: str | None = None
 ) -> Executor:
-    """An executor by name; Ray is imported only for ``ray``. `model` is a module that was handed
-    over, instead of the spec's.
-    """
+    """An executor by name; Ray is imported only for ``ray``."""
     check_executor(executor, workers, address)
     if executor == "local":
-        return InProcessExecutor(spec, model)
-    make = resolve_name("wna_ray.execution.ray:RayExecutor")
-    on_ray: Executor = make(spec, workers, address, model)
+        return InProcessExecutor(spec)
+    on_ray: Executor = resolve_name("wna_ray.execution.ray:RayExecutor")(spec, workers, address)
     return on_ray
 
 
@@ -73,8 +65,6 @@ class How:
         Allow a store that ignores conditional writes: nobody else drives this run at the same time.
     callbacks
         Called with every event of `wna_ray.events`.
-    model
-        A module that was handed over, instead of the spec's model.
     """
 
     executor: ExecutorName = "ray"
@@ -82,7 +72,6 @@ class How:
     address: str | None = None
     single_writer: bool = False
     callbacks: Sequence[Callback] = ()
-    model: Model | None = None
 
 
 class Where(TypedDict, total=False):
@@ -103,7 +92,7 @@ def drive(question: Question, spec: JobSpec, out: str, how: How) -> Place:
     check_reachable(out, how.executor)
     with contextlib.ExitStack() as stack:
         listeners = Listeners(directory, how.callbacks, question.announced)
-        runner = make_executor(question.held, how.executor, how.workers, how.address, how.model)
+        runner = make_executor(question.held, how.executor, how.workers, how.address)
         stack.callback(runner.close)
         # After Ray has started, which sets a handler of its own.
         stack.enter_context(stop_on_sigterm(listeners.how_to_go_on))
@@ -129,7 +118,7 @@ def check_reachable(out: str, executor: ExecutorName) -> None:
     if executor == "ray" and out.startswith("memory:"):
         raise SpecError(
             f"out: '{out}' is in this process's memory, where Ray's workers cannot write; use"
-            " --executor local, or give another place"
+            " --executor local"
         )
 
 

@@ -12,7 +12,6 @@ import torch
 from wna_ray.errors import SpecError
 from wna_ray.execution.worker import Worker
 from wna_ray.machine import Machine, available
-from wna_ray.networks.models import Model
 from wna_ray.shards.network import Device
 from wna_ray.specs.job import Held
 
@@ -24,13 +23,11 @@ class InProcessExecutor:
     ----------
     spec
         The run's spec.
-    model
-        A module that was handed over, instead of the spec's model.
     """
 
     workers = wanted = window = 1
 
-    def __init__(self, spec: Held, model: Model | None = None) -> None:
+    def __init__(self, spec: Held) -> None:
         wanted = spec.numerics.device
         if wanted == "cuda" and not torch.cuda.is_available():
             raise SpecError(
@@ -38,7 +35,7 @@ class InProcessExecutor:
             )
         self.device: Device = "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
         self._threads = torch.get_num_threads()  # this process's own, until `close`
-        self._worker = Worker(spec, self.device, model)
+        self._worker = Worker(spec, self.device)
         self._numbers = itertools.count()
         self._queue: deque[tuple[int, str, tuple[Any, ...], Sequence[int]]] = deque()
         self._payloads: dict[int, Any] = {}

@@ -32,8 +32,6 @@ from wna_ray.execution.executor import PayloadLost, WorkerLost
 from wna_ray.execution.ray_calls import IN_FLIGHT, Actor, Call, Calls
 from wna_ray.execution.worker import Worker
 from wna_ray.machine import Machine
-from wna_ray.networks.live import not_sent
-from wna_ray.networks.models import Model
 from wna_ray.shards.network import Device
 from wna_ray.specs.job import Held
 from wna_ray.specs.parse import runs_code
@@ -48,14 +46,6 @@ DEAD_SECONDS = 10.0  # how long a dead actor's other calls may take to be report
 FETCH_SECONDS = 600.0  # for the merged moments on their way to the driver
 
 _log = logging.getLogger(__name__)
-
-
-def _sent(model: Model) -> Any:
-    """A module, on its way to the workers."""
-    try:
-        return ray.put(model)
-    except Exception as error:  # whatever its parts raise when they are pickled
-        raise not_sent(model.source, error) from error
 
 
 class RayWorker(Worker):
@@ -80,18 +70,10 @@ class RayExecutor:
     address
         Ray address. By default the cluster this process belongs to (a job, or ``RAY_ADDRESS``),
         else a new local one that ends with this executor.
-    model
-        A module that was handed over, instead of the spec's model. It travels once, pickled by Ray.
     """
 
-    def __init__(
-        self,
-        spec: Held,
-        workers: int | None = None,
-        address: str | None = None,
-        model: Model | None = None,
-    ) -> None:
-        self._spec, self._target, self._model = spec, workers, None
+    def __init__(self, spec: Held, workers: int | None = None, address: str | None = None) -> None:
+        self._spec, self._target = spec, workers
         self.pool: list[Actor] = []
         """Actors that have started, or are starting."""
         self.unfit: dict[str, CanaryError] = {}
@@ -99,10 +81,8 @@ class RayExecutor:
         self._calls = Calls(self.pool)
         self._losses = 0  # actors lost since a call last ended well
         self._alone_since = self._followed = time.monotonic()
-        code = runs_code(spec) or model is not None
-        self._started = connect(address, workers, spec.numerics.threads, code)
+        self._started = connect(address, workers, spec.numerics.threads, runs_code(spec))
         try:
-            self._model = None if model is None else _sent(model)
             self.device: Device = self._choose_device(
                 local=self._started and not (address or os.environ.get("RAY_ADDRESS"))
             )
@@ -253,7 +233,7 @@ class RayExecutor:
         handle: Any = (
             ray.remote(RayWorker)
             .options(scheduling_strategy="SPREAD", **options)
-            .remote(self._spec, self.device, self._model)
+            .remote(self._spec, self.device)
         )
         return Actor(handle, handle.where.remote())
 

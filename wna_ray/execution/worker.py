@@ -23,7 +23,6 @@ from wna_ray.events import Committed
 from wna_ray.execution.process import set_up_process
 from wna_ray.moments.moments import Partial
 from wna_ray.moments.responses import is_dense
-from wna_ray.networks.models import Model
 from wna_ray.networks.stimulation import Activity, measure
 from wna_ray.networks.tuning import Tuned
 from wna_ray.runs.directory import RunDirectory
@@ -67,13 +66,11 @@ class Worker:
         The run's spec; the model is loaded when it is first needed.
     device
         Where the forward pass runs.
-    model
-        A module that was handed over, instead of the spec's model.
     """
 
-    def __init__(self, spec: Held, device: Device, model: Model | None = None) -> None:
+    def __init__(self, spec: Held, device: Device) -> None:
         set_up_process(device, spec.numerics.threads)
-        self._spec, self._device, self._model = spec.network, device, model
+        self._spec, self._device = spec.network, device
         self._loaded: FedNetwork | None = None
         self._checked: dict[str, FedNetwork] = {}  # by fingerprint of the job
         self._source: tuple[Any, Any] | None = None
@@ -213,7 +210,7 @@ class Worker:
     def _load(self) -> FedNetwork:
         """The network of the spec; it is loaded once."""
         if self._loaded is None:
-            self._loaded = load_network(self._network_spec, self._device, self._model)
+            self._loaded = load_network(self._network_spec, self._device)
         return self._loaded
 
 

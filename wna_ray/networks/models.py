@@ -47,7 +47,7 @@ from wna_ray.networks.factories import network_of
 from wna_ray.networks.heads import head_of, take_channels
 from wna_ray.networks.units import Tap
 from wna_ray.specs.numerics import NormaliseSpec
-from wna_ray.text import LIVE, MODEL_SCHEMES, first_line, redacted
+from wna_ray.text import MODEL_SCHEMES, first_line, redacted
 
 SCHEMES = MODEL_SCHEMES
 COMMON = ("weights", "layer", "weights_key")  # options of every scheme
@@ -111,12 +111,6 @@ class ModelURI:
         """Take a URI apart; `ModelError` where it is none."""
         scheme, colon, rest = uri.partition(":")
         name, _, query = rest.partition("?")
-        if scheme == LIVE:
-            raise ModelError(
-                f"model: '{uri}' was a module of a running Python process; call wna_ray.run(spec,"
-                " out, model=NETWORK) with it again, or write a function that makes it and give"
-                " python:MODULE:FUNCTION"
-            )
         if not colon or not name or scheme not in SCHEMES:
             raise ModelError(
                 f"model: '{uri}' is not SCHEME:NAME; the schemes are {', '.join(SCHEMES)}"
@@ -175,7 +169,7 @@ def load(uri: str) -> Model:
             f"model: '{uri}': weights_key= says what of a file; give weights=PATH, too"
         )
     if parsed.scheme != "export":  # an exported program is fixed; torch refuses .eval() on it
-        freeze(module, uri)
+        _freeze(module, uri)
     digest = model.digest or state_digest(module)
     names = model.names
     if (layer := parsed.options.get("layer")) is not None:
@@ -211,7 +205,7 @@ def _seed(uri: ModelURI) -> int | None:
     return int(text)
 
 
-def freeze(module: nn.Module, uri: str) -> None:
+def _freeze(module: nn.Module, uri: str) -> None:
     """Eval mode, and no gradients of weights; `ModelError` for networks that have none yet, or
     whose weights cannot be told apart.
     """

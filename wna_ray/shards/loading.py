@@ -19,7 +19,7 @@ from wna_ray.specs.run import Spec
 Shape = tuple[int, int, int]
 
 
-def load_network(spec: Spec, device: Device, model: models.Model | None = None) -> FedNetwork:
+def load_network(spec: Spec, device: Device) -> FedNetwork:
     """Load the model of a spec, and the decoder before it, if any.
 
     One whose spec has a target is not aimed yet (see `wna_ray.shards.aim`): it gives all of the
@@ -32,8 +32,6 @@ def load_network(spec: Spec, device: Device, model: models.Model | None = None) 
         Gives model, decoder, numerics, normalisation and the target's layer.
     device
         Where it runs.
-    model
-        A module that was handed over, instead of the spec's model.
 
     Raises
     ------
@@ -43,7 +41,7 @@ def load_network(spec: Spec, device: Device, model: models.Model | None = None) 
     numerics, place = spec.numerics, torch.device(device)
     dtype: torch.dtype = getattr(torch, numerics.dtype)
     beside = Beside(place)
-    model = models.load(spec.model) if model is None else model
+    model = models.load(spec.model)
     decoder: LoadedDecoder | None = None
     if spec.decoder is not None:
         decoder = load_decoder(spec.decoder, spec.stimulus.shape, numerics.batch, place, dtype)

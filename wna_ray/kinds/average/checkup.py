@@ -15,11 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
-from torch import nn
 
 from wna_ray.errors import CanaryError, ModelError, SpecError
 from wna_ray.networks.layers import Layer, layers_of
-from wna_ray.networks.live import live_model
 from wna_ray.shards.fed_network import FedNetwork
 from wna_ray.shards.feed import Feed
 from wna_ray.shards.loading import load_network
@@ -129,7 +127,7 @@ class Checked:
 
 
 def check(
-    model: str | nn.Module,
+    model: str,
     shape: Shape,
     *,
     output: str | None = None,
@@ -141,7 +139,7 @@ def check(
     Parameters
     ----------
     model
-        A model URI, or a module at hand, which is left as it is.
+        A model URI.
     shape
         ``(C, H, W)`` of an image.
     output
@@ -170,10 +168,8 @@ def check(
     >>> look.sound, len(look.names), look.recommended["shape"]
     (True, 10, [1, 28, 28])
     """
-    live = live_model(model) if isinstance(model, nn.Module) else None
-    uri = model if live is None else live.source
-    spec = spec_of(str(uri), shape, output=output, classes=classes, seed=seed)
-    return look_at(spec, load_network(spec, "cpu", live))
+    spec = spec_of(model, shape, output=output, classes=classes, seed=seed)
+    return look_at(spec, load_network(spec, "cpu"))
 
 
 def spec_of(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from wna_ray.events import Callback, Stage
 from wna_ray.execution.drive import ExecutorName, How, drive
@@ -33,8 +31,6 @@ from wna_ray.kinds.average.work import NoiseWork
 from wna_ray.machine import available
 from wna_ray.moments.kept import width
 from wna_ray.moments.moments import Moments
-from wna_ray.networks.live import live_model
-from wna_ray.networks.models import Model
 from wna_ray.runs.directory import Description, RunDirectory
 from wna_ray.runs.names import BASIS, OFFSET, SPEC
 from wna_ray.shards.job import Job
@@ -46,12 +42,11 @@ from wna_ray.storage.store import Place
 MANY_UNITS = 1000  # whose filters take a while
 
 
-def run(  # noqa: PLR0913  # its parameters are promised
+def run(
     spec: Spec,
-    out: str | None = None,
+    out: str,
     *,
-    model: nn.Module | Model | None = None,
-    executor: ExecutorName | None = None,
+    executor: ExecutorName = "ray",
     workers: int | None = None,
     address: str | None = None,
     single_writer: bool = False,
@@ -65,13 +60,9 @@ def run(  # noqa: PLR0913  # its parameters are promised
         What to do.
     out
         The run directory: a path or any fsspec URL. The same call again resumes; another spec there
-        is refused. By default a new one in this process's memory.
-    model
-        A module at hand, instead of the spec's model (see `wna_ray.networks.live`). It is left as
-        it is; the spec then says its class.
+        is refused.
     executor, workers, address
-        Where it runs; none of these changes a byte of the result. By default Ray, or this process
-        for a module at hand.
+        Where it runs; none of these changes a byte of the result.
     single_writer
         Allow a store that ignores conditional writes: nobody else drives this run at the same time.
     callbacks
@@ -87,13 +78,7 @@ def run(  # noqa: PLR0913  # its parameters are promised
     WnaError
         With one message that says what to do. Whatever was committed stays.
     """
-    live = model if model is None or isinstance(model, Model) else live_model(model)
-    if live is not None:
-        spec = spec.model_copy(update={"model": live.source})
-    if out is None:
-        out = f"memory://wna-ray/{uuid.uuid4().hex}"
-    where = executor or ("ray" if live is None else "local")
-    how = How(where, workers, address, single_writer, callbacks, live)
+    how = How(executor, workers, address, single_writer, callbacks)
     question = NoiseQuestion.of(spec, Place(out, spec.execution.endpoint, single_writer))
     return Run(drive(question, spec, out, how))
 
