@@ -23,6 +23,7 @@ from wna_ray.events import Committed
 from wna_ray.execution.process import set_up_process
 from wna_ray.moments.moments import Partial
 from wna_ray.moments.responses import is_dense
+from wna_ray.networks.models import Model
 from wna_ray.networks.stimulation import Activity, measure
 from wna_ray.networks.tuning import Tuned
 from wna_ray.runs.directory import RunDirectory
@@ -65,11 +66,16 @@ class Worker:
         The run's spec; the model is loaded when it is first needed.
     device
         Where the forward pass runs.
+    given
+        Gives a module of the driver's process in the place of the spec's model; called once, when
+        it is first needed.
     """
 
-    def __init__(self, spec: Held, device: Device) -> None:
+    def __init__(
+        self, spec: Held, device: Device, given: Callable[[], Model] | None = None
+    ) -> None:
         set_up_process(device, spec.numerics.threads)
-        self._spec, self._device = spec.network, device
+        self._spec, self._device, self._given = spec.network, device, given
         self._loaded: FedNetwork | None = None
         self._checked: dict[str, FedNetwork] = {}  # by fingerprint of the job
         self._source: tuple[Any, Any] | None = None
@@ -206,7 +212,8 @@ class Worker:
     def _load(self) -> FedNetwork:
         """The network of the spec; it is loaded once."""
         if self._loaded is None:
-            self._loaded = load_network(self._network_spec, self._device)
+            given = None if self._given is None else self._given()
+            self._loaded = load_network(self._network_spec, self._device, given)
         return self._loaded
 
 
