@@ -66,15 +66,21 @@ def model_of(module: nn.Module, classes: Sequence[str] | None = None) -> Model:
         fault = "one text" if isinstance(classes, str) else "a name that stands twice"
         raise SpecError(f"classes: {fault}; expected a list with a name of its own for each output")
     uri = uri_of(module)
-    network = copied(unwrapped(module), uri)
+    inner = unwrapped(module)
+    if "eval" in vars(inner):  # torch.export gives its programs one that refuses
+        raise ModelError(
+            f"model: {uri} has its mode built in (a program of torch.export); save it by"
+            " torch.export.save, and give model: export:PATH"
+        )
+    network = copied(inner, uri)
     try:
         network = network.eval().requires_grad_(False).cpu()
         digest = state_digest(network)
-    except Exception as error:  # a program of torch.export has no eval; other states are no tensors
+    except Exception as error:  # a method of its own may raise anything; extra state is no tensor
         raise ModelError(
             f"model: {uri} cannot be set to eval mode on the CPU, or its state read"
-            f" ({type(error).__name__}: {first_line(error)}); give a torch.nn.Module whose state is"
-            " tensors (for an exported program, save it and give model: export:PATH)"
+            f" ({type(error).__name__}: {first_line(error)}); give a torch.nn.Module whose state"
+            " dict holds tensors only"
         ) from error
     return Model(module=network, source=uri, digest=digest, names=names)
 
