@@ -60,6 +60,9 @@ def test_wrappers_are_taken_off() -> None:
     wrapped = nn.DataParallel(torch.compile(inner, backend="eager"))
     assert unwrapped(wrapped) is inner
     assert uri_of(wrapped) == model_of(wrapped).source == "live:Small"
+    wrapped.register_forward_hook(lambda *_: None)
+    with pytest.raises(ModelError, match="hooks are on the DataParallel around OptimizedModule"):
+        unwrapped(wrapped)
 
 
 def test_names_are_those_of_the_classes() -> None:

@@ -45,9 +45,11 @@ class Settings:
     @classmethod
     def of(cls, device: Device) -> Settings:
         """As they are now. Flags of CUDA are looked at only where they will be changed."""
-        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-        flags = (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32)
-        return cls(torch.get_num_threads(), flags if device == "cuda" else None)
+        threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
+        if device == "cpu":
+            return cls(threads, None)
+        tf32 = (cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+        return cls(threads, (cudnn.benchmark, cudnn.deterministic, *tf32))
 
     def restore(self) -> None:
         """Set what they were."""
@@ -62,9 +64,10 @@ def own_state() -> Iterator[None]:
     """Keep a person's own state of torch and a run in the same process apart.
 
     Torch's random numbers go on afterwards as if there had been no run, whatever a network draws.
-    Neither autocast nor inference mode around the call reaches the run, which would have other
-    bits than elsewhere.
+    What is set around the call (autocast, inference mode, a default type or device) does not reach
+    the run, which would have other bits than on a worker.
     """
+    dtype = torch.get_default_dtype()
     cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     devices = range(torch.cuda.device_count()) if cuda else ()
     kinds = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
@@ -73,6 +76,10 @@ def own_state() -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         for kind in kinds:
             stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        stack.callback(torch.set_default_dtype, dtype)
+        torch.set_default_dtype(torch.float32)
         yield
 
 

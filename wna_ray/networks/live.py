@@ -93,8 +93,18 @@ def unwrapped(module: nn.Module) -> nn.Module:
             " whose forward calls it"
         )
     while (inner := _inside(module)) is not None:
+        if _is_hooked(module):
+            raise ModelError(
+                f"model: hooks are on the {type(module).__name__} around"
+                f" {type(inner).__name__}, which a run leaves out; register them on the module"
+                " inside"
+            )
         module = inner
     return module
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    return any(vars(module).get(name) for name in HOOKS)
 
 
 def _inside(module: nn.Module) -> nn.Module | None:
@@ -178,7 +188,7 @@ def notes_on(module: nn.Module, arithmetic: str) -> list[str]:
     lines = []
     if others and others != [arithmetic]:
         lines.append(f"weights are {', '.join(others)}; the copy computes in {arithmetic}")
-    hooked = sum(any(vars(part).get(name) for name in HOOKS) for part in module.modules())
+    hooked = sum(map(_is_hooked, module.modules()))
     if hooked:
         lines.append(
             f"hooks of {hooked} module{'s' * (hooked > 1)} run on the copy, for every batch of"

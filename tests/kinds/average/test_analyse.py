@@ -6,8 +6,10 @@ import copy
 import doctest
 import io
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ import pytest
 import torch
 from live_networks import STATES, Locked, Small, described, parametrised
 from networks_for_tests import Linear
-from started import result
+from started import result, start
 from torch import nn
 
 from wna_ray import Run, Spec, analyse, open_run, run
@@ -151,6 +153,14 @@ def test_what_is_on_around_a_call_changes_no_bit() -> None:
         assert torch.is_autocast_enabled("cpu")
     with torch.no_grad():
         assert quiet(net).fingerprint == plain.fingerprint
+    with torch.device("meta"):
+        assert quiet(net).classes.equals(plain.classes)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert quiet(net).classes.equals(plain.classes)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_a_network_that_draws_is_refused() -> None:
@@ -231,6 +241,18 @@ def test_the_same_call_goes_on_and_other_weights_are_refused(tmp_path: Path) -> 
         quiet(Small(), out=parts, samples=20_000, classes=["a", "b", "c", "d"])
 
 
+def test_a_run_in_memory_goes_on_where_the_message_says() -> None:
+    def stop(event: Event) -> None:
+        if isinstance(event, ShardDone):
+            raise KeyboardInterrupt
+
+    with pytest.raises(Stopped, match=r"give out='memory://wna-\w+' to go on") as stopped:
+        quiet(Small(), progress=stop)
+    out = str(stopped.value).split("'")[1]
+    assert out.startswith("memory://wna-")
+    assert quiet(Small(), out=out).classes.equals(quiet(Small()).classes)
+
+
 def test_a_run_in_memory_can_do_everything() -> None:
     first, second = quiet(Small()), quiet(Small())
     assert first.directory.url.startswith("memory://wna-")
@@ -274,6 +296,28 @@ def test_by_ray_come_the_same_bytes(tmp_path: Path, ray_cluster: None) -> None:
     for name in ("moments.npz", "classes.parquet"):
         data = {(tmp_path / place / "result" / name).read_bytes() for place in names}
         assert len(data) == 1, name
+
+
+def test_the_command_line_says_what_to_do(tmp_path: Path) -> None:
+    """At once: no cluster is started for it."""
+    found = quiet(Small(), out=str(tmp_path / "first"))
+    process = start(tmp_path, found.spec)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert said.count("\n") == 1
+    assert "'live:Small' was a module in the memory of a Python process" in said
+
+
+@pytest.mark.ray
+def test_a_worker_without_the_code_says_so(
+    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A class that can be imported here, and nowhere else."""
+    ghost = ModuleType("ghost")
+    ghost.Net = type("Net", (Small,), {"__module__": "ghost"})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ghost", ghost)
+    with pytest.raises(ModelError, match=r"lacks its code .*No module named 'ghost'.*python:"):
+        quiet(ghost.Net(), out=str(tmp_path / "run"), executor="ray")
 
 
 @pytest.mark.ray

@@ -106,9 +106,8 @@ def analyse(  # noqa: PLR0913  # its parameters are promised
     >>> run.bias_maps.shape  # of three labels and three logits
     (6, 1, 4, 4)
     """
-    model = live.model_of(net, classes)
     data = {
-        "model": model.source,
+        "model": live.uri_of(net),
         "stimulus": _stimulus(noise, shape),
         "samples": samples,
         "seed": seed,
@@ -130,6 +129,7 @@ def analyse(  # noqa: PLR0913  # its parameters are promised
     for line in (_fed(spec), *live.notes_on(net, spec.numerics.dtype)):
         for callback in callbacks:
             callback(Stage(line))
+    model = live.model_of(net, classes)
     return run_live(spec, out, model, How(executor, callbacks=callbacks))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from wna_ray.errors import RunError, SpecError
+from wna_ray.errors import RunError, SpecError, Stopped
 from wna_ray.events import Callback, Stage
 from wna_ray.execution.drive import ExecutorName, How, drive
 from wna_ray.execution.executor import Executor
@@ -112,6 +112,7 @@ def run_live(spec: Spec, out: str | None, model: Model, how: How) -> Run:
     how
         Where it runs, and who hears of it.
     """
+    in_memory = out is None
     if out is None:
         if how.executor != "local":
             raise SpecError(
@@ -121,9 +122,18 @@ def run_live(spec: Spec, out: str | None, model: Model, how: How) -> Run:
         out = f"memory://wna-{uuid.uuid4().hex}"
     spec = spec.model_copy(update={"model": model.source})
     place = Place(out, spec.execution.endpoint, how.single_writer)
-    question = NoiseQuestion.of(spec, place, model.names)
-    with own_state():
-        return Run(drive(question, spec, out, how, model))
+    question = NoiseQuestion.of(spec, place, model)
+    try:
+        with own_state():
+            return Run(drive(question, spec, out, how, model))
+    except Stopped:
+        if not in_memory:
+            raise
+        # Without `out` the same call would begin another run.
+        raise Stopped(
+            f"stopped; what was committed is in the memory of this process: give out='{out}' to go on"
+            " from there"
+        ) from None
 
 
 def execute(
@@ -156,14 +166,19 @@ class NoiseQuestion:
     classes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, spec: Spec, place: Place, classes: tuple[str, ...] = ()) -> NoiseQuestion:
-        """With the batch that the run at a place has chosen when it began, if there is one."""
+    def of(cls, spec: Spec, place: Place, model: Model | None = None) -> NoiseQuestion:
+        """With the batch that the run at a place has chosen when it began, if there is one.
+
+        A spec that names a module of a process is refused where that is not given.
+        """
+        if model is None:
+            live.require_loadable(spec.model)
         if spec.numerics.tune:
             directory = RunDirectory(place)
             if directory.read_json(SPEC) is not None:
                 batch = directory.spec().identity.get("numerics", {}).get("batch")
                 spec = spec.with_batch(batch) if isinstance(batch, int) else spec
-        return cls(spec, classes)
+        return cls(spec, () if model is None else model.names)
 
     @property
     def held(self) -> Spec:
