@@ -131,8 +131,8 @@ def run_live(spec: Spec, out: str | None, model: Model, how: How) -> Run:
             raise
         # Without `out` the same call would begin another run.
         raise Stopped(
-            f"stopped; what was committed is in the memory of this process: give out='{out}' to go on"
-            " from there"
+            "stopped; what was committed is in the memory of this process: give"
+            f" out='{out}' to go on from there"
         ) from None
 
 
