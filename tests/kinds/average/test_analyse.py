@@ -25,6 +25,7 @@ from wna_ray.errors import ModelError, NumericsError, RunError, ShardError, Spec
 from wna_ray.events import Event, RunFinished, RunStarted, ShardDone, Stage
 from wna_ray.execution.progress import OneLine
 from wna_ray.kinds.average import analyse as module
+from wna_ray.networks.architectures import mnist_cnn
 from wna_ray.networks.live import unwrapped
 from wna_ray.reports.html import written
 from wna_ray.specs.stimulus import StimulusSpec
@@ -87,6 +88,29 @@ def test_it_is_the_run_of_the_same_network_by_name(tmp_path: Path) -> None:
 def test_the_example_of_the_docstring_runs() -> None:
     (example,) = doctest.DocTestFinder(recurse=False).find(analyse, "analyse")
     assert doctest.DocTestRunner().run(example) == doctest.TestResults(0, 5)
+
+
+def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fewer images; what they give has the shapes that the page says."""
+    page = Path(__file__).parents[3] / "docs" / "python.md"
+    blocks = [block.split("```")[0] for block in page.read_text().split("```python\n")[1:]]
+    few = {"samples": 300, "progress": False}
+    monkeypatch.setattr(
+        "wna_ray.analyse", lambda net, shape, **given: analyse(net, shape, **given | few)
+    )
+    demo = str(page.parents[1] / "jobs" / "demo.yaml")
+    smaller = blocks[2].replace('{"', '{"samples": 300, "').replace("jobs/demo.yaml", demo)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"net": mnist_cnn()}
+    exec("\n".join(blocks[:2]), names)
+    assert names["run"].bias_maps.shape == (20, 1, 28, 28)
+    assert names["run"].spec.stimulus.offset == 0.5
+    assert names["run"].classes["name"].to_pylist() == [*"0123456789"] * 2
+    assert names["units"].classes["name"].to_pylist() == ["0", "7", "12"]
+    exec(smaller, names)
+    assert names["kept"].spec.model == "live:Sequential"
+    assert names["kept"].samples == 300
+    assert open_run("runs/mine").fingerprint == names["kept"].fingerprint
 
 
 def settings() -> list[Any]:
