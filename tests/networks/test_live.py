@@ -85,6 +85,8 @@ def test_what_cannot_be_copied_is_refused_with_the_way_out() -> None:
         model_of(nn.Sequential(nn.LazyLinear(3)))
     with pytest.raises(ModelError, match=r"function is no torch.nn.Module; wrap a function"):
         model_of(described)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=r"TopLevelTracedModule is TorchScript, which may have"):
+        model_of(torch.jit.trace(Small().eval(), torch.ones(2, 1, 8, 8)))
     program = torch.export.export(Small().eval(), (torch.ones(2, 1, 8, 8),)).module()
     with pytest.raises(ModelError, match=r"mode built in .*give model: export:PATH"):
         model_of(program)

@@ -67,6 +67,11 @@ def model_of(module: nn.Module, classes: Sequence[str] | None = None) -> Model:
         raise SpecError(f"classes: {fault}; expected a list with a name of its own for each output")
     uri = uri_of(module)
     inner = unwrapped(module)
+    if isinstance(inner, torch.jit.ScriptModule):  # a trace keeps the mode in which it was taken
+        raise ModelError(
+            f"model: {uri} is TorchScript, which may have its mode built in; give the"
+            " torch.nn.Module that it was compiled from"
+        )
     if "eval" in vars(inner):  # torch.export gives its programs one that refuses
         raise ModelError(
             f"model: {uri} has its mode built in (a program of torch.export); save it by"

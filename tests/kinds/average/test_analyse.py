@@ -56,14 +56,14 @@ def labels(run: Run, net: nn.Module) -> np.ndarray[Any, Any]:
 def test_the_module_is_left_as_it_was_and_answers_as_in_eval_mode(state: str) -> None:
     net = STATES[state]()
     before, modes = described(net), [part.training for part in net.modules()]
-    found = quiet(net)
+    finished = quiet(net)
     assert described(net) == before
     assert [part.training for part in net.modules()] == modes
     # What Python cannot copy for the oracle is the plain network itself, but for one.
     if state != "old spectral norm":
         plain = Small() if state in ("compiled inside", "remembering") else unwrapped(net)
-        rows = [r for r in found.classes.to_pylist() if r["kind"] == "label"]
-        assert [r["count"] for r in rows] == labels(found, plain).tolist()
+        rows = [r for r in finished.classes.to_pylist() if r["kind"] == "label"]
+        assert [r["count"] for r in rows] == labels(finished, plain).tolist()
 
 
 def test_it_is_the_run_of_the_same_network_by_name(tmp_path: Path) -> None:
@@ -197,8 +197,8 @@ def test_a_network_that_draws_is_refused() -> None:
 
 
 def test_names_of_classes() -> None:
-    found = quiet(Small(), classes=["a", "b", "c", "d"])
-    assert found.classes["name"].to_pylist() == list("abcd") * 2
+    finished = quiet(Small(), classes=["a", "b", "c", "d"])
+    assert finished.classes["name"].to_pylist() == list("abcd") * 2
     with pytest.raises(SpecError, match="classes: 3 names, but the network has 4 outputs"):
         quiet(Small(), classes=["a", "b", "c"])
     with pytest.raises(SpecError, match=r"classes: names of the network's outputs, but layer="):
@@ -208,11 +208,11 @@ def test_names_of_classes() -> None:
 def test_units_of_a_layer() -> None:
     """Maps of a linear layer are its own filters."""
     net = Small()
-    found = quiet(net, layer="conv", units=[1, 4], samples=40_000)
-    assert found.spec.target is not None
-    assert found.spec.target.units == (1, 4)
-    assert found.classes["name"].to_pylist() == ["1", "4"]
-    for got, unit in zip(found.bias_maps, (1, 4), strict=True):
+    finished = quiet(net, layer="conv", units=[1, 4], samples=40_000)
+    assert finished.spec.target is not None
+    assert finished.spec.target.units == (1, 4)
+    assert finished.classes["name"].to_pylist() == ["1", "4"]
+    for got, unit in zip(finished.bias_maps, (1, 4), strict=True):
         truth = net.conv.weight.detach().numpy()[unit]
         assert got.shape == truth.shape
         # Each value is off by sd(y) / sqrt(N), sd(y) being the norm of the filter: five of these.
@@ -225,13 +225,13 @@ def test_units_of_a_layer() -> None:
 
 def test_responses_and_noise_are_those_of_a_spec() -> None:
     lines: list[Event] = []
-    found = quiet(Small(), responses="logits", noise={"kind": "uniform"}, progress=lines.append)
-    assert [r.kind for r in found.spec.responses] == ["logits"]
+    finished = quiet(Small(), responses="logits", noise={"kind": "uniform"}, progress=lines.append)
+    assert [r.kind for r in finished.spec.responses] == ["logits"]
     stimulus = StimulusSpec(kind="uniform", shape=SHAPE, scale=1.0, space="input")
-    assert found.spec.stimulus == stimulus
+    assert finished.spec.stimulus == stimulus
     assert lines[0] == Stage("uniform noise, offset 0.0, scale 1, fed to the network as it is")
     same = quiet(Small(), responses=["logits"], noise=stimulus)
-    assert same.fingerprint == found.fingerprint
+    assert same.fingerprint == finished.fingerprint
     with pytest.raises(SpecError, match=r"noise.shape: \[1, 9, 9\], but shape is \[1, 8, 8\]"):
         quiet(Small(), noise={"shape": [1, 9, 9]})
     with pytest.raises(SpecError, match=r"analyse: stimulus: scael: unknown key|stimulus.scael"):
@@ -290,14 +290,18 @@ def test_a_run_in_memory_can_do_everything() -> None:
 
 
 def test_a_spec_alone_cannot_load_the_module_again(tmp_path: Path) -> None:
-    found = quiet(Small(), out=str(tmp_path / "run"))
+    finished = quiet(Small(), out=str(tmp_path / "run"))
     with pytest.raises(ModelError, match=r"'live:Small' was a module .* run\(spec, model=net\)"):
-        run(found.spec, str(tmp_path / "other"), executor="local")
-    assert run(found.spec, str(tmp_path / "run"), model=Small()).fingerprint == found.fingerprint
+        run(finished.spec, str(tmp_path / "other"), executor="local")
+    assert (
+        run(finished.spec, str(tmp_path / "run"), model=Small()).fingerprint == finished.fingerprint
+    )
     with pytest.raises(SpecError, match="out: missing; only a run with model="):
-        run(found.spec)
+        run(finished.spec)
+    with pytest.raises(SpecError, match="executor: 'dask' is unknown; use ray or local"):
+        quiet(Small(), executor="dask")
     with pytest.raises(SpecError, match=r"out: missing, but Ray's workers .*executor='local'"):
-        run(found.spec, model=Small(), executor="ray")
+        run(finished.spec, model=Small(), executor="ray")
 
 
 @pytest.mark.ray
@@ -324,8 +328,8 @@ def test_by_ray_come_the_same_bytes(tmp_path: Path, ray_cluster: None) -> None:
 
 def test_the_command_line_says_what_to_do(tmp_path: Path) -> None:
     """At once: no cluster is started for it."""
-    found = quiet(Small(), out=str(tmp_path / "first"))
-    process = start(tmp_path, found.spec)
+    finished = quiet(Small(), out=str(tmp_path / "first"))
+    process = start(tmp_path, finished.spec)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 2
     assert said.count("\n") == 1
@@ -363,12 +367,12 @@ class Terminal(io.StringIO):
 def test_progress_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = Terminal()
     monkeypatch.setattr(module.sys, "stderr", stream)
-    found = quiet(Small(), progress=None)
+    finished = quiet(Small(), progress=None)
     first, second, end = stream.getvalue().split("\n")
     assert first == "\rgaussian noise, offset 0.0, scale 1, fed to the network as it is"
     assert second.split("\r")[1].startswith("0 of 700 images")
     assert second.split("\r")[-1].startswith("700 of 700 images")
-    assert found.directory.url in second
+    assert finished.directory.url in second
     assert end == ""
 
 
@@ -380,8 +384,8 @@ def test_progress_is_silent_or_a_persons_own(
     quiet(Small(), progress=False)
     assert module.sys.stderr.getvalue() == ""  # type: ignore[attr-defined]
     events: list[Event] = []
-    found = quiet(Small(), progress=events.append)
-    assert events[-1] == RunFinished(found.directory.url)
+    finished = quiet(Small(), progress=events.append)
+    assert events[-1] == RunFinished(finished.directory.url)
     with pytest.raises(SpecError, match="progress: 'bar'; expected None, False or a function"):
         quiet(Small(), progress="bar")
     assert capfd.readouterr() == ("", "")

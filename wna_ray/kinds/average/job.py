@@ -114,7 +114,7 @@ def run_live(spec: Spec, out: str | None, model: Model, how: How) -> Run:
     """
     in_memory = out is None
     if out is None:
-        if how.executor != "local":
+        if how.executor == "ray":
             raise SpecError(
                 "out: missing, but Ray's workers cannot write into this process's memory; give a"
                 " folder, or executor='local'"
