@@ -1,8 +1,12 @@
 """White-noise analysis of neural networks as a distributed batch job.
 
->>> from wna_ray import Spec, run, open_run
+>>> from wna_ray import Spec, analyse, run, open_run
 >>> run(Spec.load("jobs/demo.yaml"), out="runs/demo")
 >>> open_run("runs/demo").bias_maps
+
+or, of a network that is in memory:
+
+>>> analyse(net, (1, 28, 28)).bias_maps
 
 Importing this package imports neither Ray nor matplotlib.
 """
@@ -34,6 +38,7 @@ __all__ = [
     "Trials",
     "WnaError",
     "__version__",
+    "analyse",
     "check",
     "open_run",
     "open_stc",
@@ -47,6 +52,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from wna_ray.errors import WnaError
+    from wna_ray.kinds.average.analyse import analyse
     from wna_ray.kinds.average.checkup import check
     from wna_ray.kinds.average.job import run
     from wna_ray.kinds.average.run import Run, open_run
@@ -71,6 +77,7 @@ _HOMES = {
     "TrialSpec": "wna_ray.specs.trials",
     "Trials": "wna_ray.kinds.trials.result",
     "WnaError": "wna_ray.errors",
+    "analyse": "wna_ray.kinds.average.analyse",
     "check": "wna_ray.kinds.average.checkup",
     "open_run": "wna_ray.kinds.average.run",
     "open_stc": "wna_ray.kinds.covariance.result",

@@ -14,7 +14,7 @@ from torch.backends import cudnn
 
 from wna_ray.errors import NumericsError
 from wna_ray.execution import worker as worker_module
-from wna_ray.execution.process import set_up_process
+from wna_ray.execution.process import Settings, set_up_process
 from wna_ray.execution.worker import Worker
 from wna_ray.kinds.average.work import NoiseWork
 from wna_ray.specs.run import Spec
@@ -65,6 +65,24 @@ def test_what_a_worker_sets_for_its_process() -> None:
     finally:
         torch.set_num_threads(threads)
         torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_what_was_set_is_put_back() -> None:
+    """Whatever the flags were: each is the other way round once."""
+    matmul, threads = torch.backends.cuda.matmul, torch.get_num_threads()
+    own = Settings.of("cuda")
+    try:
+        for flag in (True, False):
+            cudnn.benchmark = cudnn.deterministic = flag
+            cudnn.allow_tf32 = matmul.allow_tf32 = not flag
+            before = Settings.of("cuda")
+            set_up_process("cuda", threads + 1)
+            before.restore()
+            assert torch.get_num_threads() == threads
+            assert cudnn.benchmark == cudnn.deterministic == flag
+            assert cudnn.allow_tf32 == matmul.allow_tf32 == (not flag)
+    finally:
+        own.restore()
 
 
 def test_a_worker_sets_up_its_process_when_it_starts(

@@ -17,6 +17,7 @@ from wna_ray.events import Callback, Event, RunFinished
 from wna_ray.execution.executor import Executor
 from wna_ray.execution.local import InProcessExecutor
 from wna_ray.execution.rounds import Desk, Question
+from wna_ray.networks.models import Model
 from wna_ray.runs.directory import RunDirectory
 from wna_ray.runs.driver import LAST_WORDS_SECONDS, Driver, State
 from wna_ray.specs.job import Held, JobSpec
@@ -28,13 +29,20 @@ STOP_SECONDS = 2.2
 
 
 def make_executor(
-    spec: Held, executor: ExecutorName, workers: int | None = None, address: str | None = None
+    spec: Held,
+    executor: ExecutorName,
+    workers: int | None = None,
+    address: str | None = None,
+    model: Model | None = None,
 ) -> Executor:
-    """An executor by name; Ray is imported only for ``ray``."""
+    """An executor by name; Ray is imported only for ``ray``. Its workers have a module of this
+    process, if one is given, in the place of the spec's model.
+    """
     check_executor(executor, workers, address)
     if executor == "local":
-        return InProcessExecutor(spec)
-    on_ray: Executor = resolve_name("wna_ray.execution.ray:RayExecutor")(spec, workers, address)
+        return InProcessExecutor(spec, model)
+    ray_executor = resolve_name("wna_ray.execution.ray:RayExecutor")
+    on_ray: Executor = ray_executor(spec, workers, address, model)
     return on_ray
 
 
@@ -83,16 +91,18 @@ class Where(TypedDict, total=False):
     single_writer: bool
 
 
-def drive(question: Question, spec: JobSpec, out: str, how: How) -> Place:
+def drive(
+    question: Question, spec: JobSpec, out: str, how: How, model: Model | None = None
+) -> Place:
     """Run a job from its question to its manifest; stops and failures are told to all, and end
-    the executor.
+    the executor. A module of this process may take the place of the spec's model.
     """
     place = Place(out, spec.execution.endpoint, how.single_writer)
     directory = RunDirectory(place)
     check_reachable(out, how.executor)
     with contextlib.ExitStack() as stack:
         listeners = Listeners(directory, how.callbacks, question.announced)
-        runner = make_executor(question.held, how.executor, how.workers, how.address)
+        runner = make_executor(question.held, how.executor, how.workers, how.address, model)
         stack.callback(runner.close)
         # After Ray has started, which sets a handler of its own.
         stack.enter_context(stop_on_sigterm(listeners.how_to_go_on))

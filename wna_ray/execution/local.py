@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from wna_ray.errors import SpecError
+from wna_ray.execution.process import Settings
 from wna_ray.execution.worker import Worker
 from wna_ray.machine import Machine, available
+from wna_ray.networks.models import Model
 from wna_ray.shards.network import Device
 from wna_ray.specs.job import Held
 
@@ -23,19 +25,21 @@ class InProcessExecutor:
     ----------
     spec
         The run's spec.
+    model
+        A module of this process, in the place of the spec's model; it is the worker's from now on.
     """
 
     workers = wanted = window = 1
 
-    def __init__(self, spec: Held) -> None:
+    def __init__(self, spec: Held, model: Model | None = None) -> None:
         wanted = spec.numerics.device
         if wanted == "cuda" and not torch.cuda.is_available():
             raise SpecError(
                 "numerics.device: cuda, but torch finds no CUDA device here; use cpu or auto"
             )
         self.device: Device = "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
-        self._threads = torch.get_num_threads()  # this process's own, until `close`
-        self._worker = Worker(spec, self.device)
+        self._settings = Settings.of(self.device)  # this process's own, given back by `close`
+        self._worker = Worker(spec, self.device, None if model is None else lambda: model)
         self._numbers = itertools.count()
         self._queue: deque[tuple[int, str, tuple[Any, ...], Sequence[int]]] = deque()
         self._payloads: dict[int, Any] = {}
@@ -82,4 +86,4 @@ class InProcessExecutor:
         self._ends.pop(ticket, None)
 
     def close(self) -> None:
-        torch.set_num_threads(self._threads)
+        self._settings.restore()

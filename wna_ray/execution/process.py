@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
@@ -14,7 +16,7 @@ def set_up_process(device: Device, threads: int) -> None:
     """Make this process ready for a worker on a device. A worker calls it once, when it starts.
 
     It holds for all that the process does from then on, not only for this worker.
-    `InProcessExecutor.close` gives a process its former number of threads back; all else stays.
+    `InProcessExecutor.close` puts torch's settings back (see `Settings`); the allocator's stay.
 
     Parameters
     ----------
@@ -31,6 +33,54 @@ def set_up_process(device: Device, threads: int) -> None:
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     keep_freed_memory()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What of torch `set_up_process` changes on a device, as it was before."""
+
+    threads: int
+    cuda: tuple[bool, bool, bool, bool] | None
+
+    @classmethod
+    def of(cls, device: Device) -> Settings:
+        """As they are now. Flags of CUDA are looked at only where they will be changed."""
+        threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
+        if device == "cpu":
+            return cls(threads, None)
+        tf32 = (cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+        return cls(threads, (cudnn.benchmark, cudnn.deterministic, *tf32))
+
+    def restore(self) -> None:
+        """Set what they were."""
+        torch.set_num_threads(self.threads)
+        if self.cuda is not None:
+            cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+            cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = self.cuda
+
+
+@contextlib.contextmanager
+def own_state() -> Iterator[None]:
+    """Keep a person's own state of torch and a run in the same process apart.
+
+    Torch's random numbers go on afterwards as if there had been no run, whatever a network draws.
+    What is set around the call (autocast, inference mode, a default type or device) does not reach
+    the run, which would have other bits than on a worker.
+    """
+    dtype = torch.get_default_dtype()
+    cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if cuda else ()
+    kinds = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.enter_context(torch.inference_mode(False))
+        for kind in kinds:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        stack.callback(torch.set_default_dtype, dtype)
+        torch.set_default_dtype(torch.float32)
+        yield
 
 
 def keep_freed_memory() -> None:

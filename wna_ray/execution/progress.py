@@ -23,7 +23,7 @@ from wna_ray.events import (
     WorkersChanged,
 )
 from wna_ray.terminal import Forgiving, PlainConsole
-from wna_ray.text import duration
+from wna_ray.text import duration, printable
 
 LINE_SECONDS = 5.0
 
@@ -59,6 +59,51 @@ class Meter:
         if rate > 0 and self.done < samples:
             parts.append(f"{duration((samples - self.done) / rate)} left")
         return ", ".join(parts)
+
+
+class OneLine:
+    """Tells how a run goes on in one line that is written over again, for terminals and notebooks.
+
+    What is said before the run begins, failures and other workers' trouble keep lines of their own.
+
+    Parameters
+    ----------
+    stream
+        Where to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = cast(TextIO, Forgiving(stream))
+        self._meter: Meter | None = None
+        self._width = 0
+
+    @staticmethod
+    def fits(stream: TextIO) -> bool:
+        """Whether a stream is a terminal, or a notebook's, where a line can be written over."""
+        return stream.isatty() or type(stream).__module__.startswith("ipykernel")
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self._meter = Meter(event)
+                self._write(self._meter.text())
+            case ShardDone() if self._meter is not None:
+                self._meter.add(event)
+                self._write(self._meter.text())
+            case ShardRetried() | ShardFailed():
+                self._write(f"images [{event.start}, {event.stop}) failed: {event.reason}", "\n")
+            case Stage() if self._meter is None:
+                self._write(event.name, "\n")
+            case RunFinished() if self._meter is not None:
+                self._write(f"{self._meter.text()}; {event.url}", "\n")
+            case _:
+                pass
+
+    def _write(self, text: str, end: str = "") -> None:
+        line = printable(text).replace("\n", " ")
+        self._stream.write(f"\r{line:<{self._width}}{end}")
+        self._stream.flush()
+        self._width = 0 if end else len(line)
 
 
 class ProgressPrinter:

@@ -27,11 +27,13 @@ from ray._private import ray_constants
 from ray.exceptions import ObjectFetchTimedOutError, ObjectLostError, RayError, RayTaskError
 from ray.job_config import JobConfig
 
-from wna_ray.errors import CanaryError, SpecError, WnaError
+from wna_ray.errors import CanaryError, ModelError, SpecError, WnaError
 from wna_ray.execution.executor import PayloadLost, WorkerLost
 from wna_ray.execution.ray_calls import IN_FLIGHT, Actor, Call, Calls
 from wna_ray.execution.worker import Worker
 from wna_ray.machine import Machine
+from wna_ray.networks.live import WAY_OUT
+from wna_ray.networks.models import Model
 from wna_ray.shards.network import Device
 from wna_ray.specs.job import Held
 from wna_ray.specs.parse import runs_code
@@ -49,7 +51,19 @@ _log = logging.getLogger(__name__)
 
 
 class RayWorker(Worker):
-    """A worker that knows where it is."""
+    """A worker that knows where it is.
+
+    Parameters
+    ----------
+    spec, device
+        See `Worker`.
+    given
+        A list of the reference to the driver's module, where it has one. Ray fetches the module
+        when the worker asks for it, so that what is wrong with it is an error of that call.
+    """
+
+    def __init__(self, spec: Held, device: Device, given: Sequence[Any] = ()) -> None:
+        super().__init__(spec, device, (lambda: _arrived(given[0])) if given else None)
 
     def where(self) -> str:
         """The node's identifier."""
@@ -67,12 +81,21 @@ class RayExecutor:
     workers
         Number of actors to ask for (an autoscaler makes room for them); by default one a GPU that
         is there, or one for every ``numerics.threads`` CPUs, and more as machines join.
+    model
+        A module of this process, in the place of the spec's model: it travels once, and each
+        worker has a copy.
     address
         Ray address. By default the cluster this process belongs to (a job, or ``RAY_ADDRESS``),
         else a new local one that ends with this executor.
     """
 
-    def __init__(self, spec: Held, workers: int | None = None, address: str | None = None) -> None:
+    def __init__(
+        self,
+        spec: Held,
+        workers: int | None = None,
+        address: str | None = None,
+        model: Model | None = None,
+    ) -> None:
         self._spec, self._target = spec, workers
         self.pool: list[Actor] = []
         """Actors that have started, or are starting."""
@@ -81,8 +104,12 @@ class RayExecutor:
         self._calls = Calls(self.pool)
         self._losses = 0  # actors lost since a call last ended well
         self._alone_since = self._followed = time.monotonic()
-        self._started = connect(address, workers, spec.numerics.threads, runs_code(spec))
+        # Its class may be of a module beside the notebook, where workers then look for it, too.
+        code = model is not None or runs_code(spec)
+        self._started = connect(address, workers, spec.numerics.threads, code)
+        self._given: tuple[list[Any], ...] = ()
         try:
+            self._given = () if model is None else ([_sent(model)],)
             self.device: Device = self._choose_device(
                 local=self._started and not (address or os.environ.get("RAY_ADDRESS"))
             )
@@ -233,7 +260,7 @@ class RayExecutor:
         handle: Any = (
             ray.remote(RayWorker)
             .options(scheduling_strategy="SPREAD", **options)
-            .remote(self._spec, self.device)
+            .remote(self._spec, self.device, *self._given)
         )
         return Actor(handle, handle.where.remote())
 
@@ -285,6 +312,30 @@ class RayExecutor:
             except RayError:
                 end, blame = WorkerLost(_first_line(error), blame), False
             self._calls.settle(dead, call, end)
+
+
+def _sent(model: Model) -> Any:
+    """A reference to a module in Ray's object store; `ModelError` where it cannot travel."""
+    try:
+        return ray.put(model)
+    except Exception as error:  # whatever its parts raise when they are pickled
+        raise ModelError(
+            f"model: {model.source} cannot be sent to workers ({_first_line(error)}); take"
+            f" executor='local', or {WAY_OUT}"
+        ) from None
+
+
+def _arrived(reference: Any) -> Model:
+    """The driver's module, on a worker; `ModelError` where its code is not there."""
+    try:
+        model: Model = ray.get(reference)
+    except (RayError, ImportError, AttributeError) as error:
+        raise ModelError(
+            "model: the module cannot be read on a worker, which lacks its code"
+            f" ({str(error).strip().rpartition(chr(10))[2]}); install the package that defines it"
+            f" there, or {WAY_OUT}"
+        ) from None
+    return model
 
 
 def _nodes() -> list[dict[str, Any]]:

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wna_ray.errors import CanaryError, NumericsError
+from wna_ray.errors import CanaryError, ModelError, NumericsError, WnaError
 from wna_ray.events import Committed
 from wna_ray.execution.process import set_up_process
 from wna_ray.moments.moments import Partial
 from wna_ray.moments.responses import is_dense
+from wna_ray.networks.models import Model
 from wna_ray.networks.stimulation import Activity, measure
 from wna_ray.networks.tuning import Tuned
 from wna_ray.runs.directory import RunDirectory
@@ -39,6 +40,7 @@ from wna_ray.shards.work import NetworkWork, Work
 from wna_ray.specs.job import Held
 from wna_ray.specs.run import Spec
 from wna_ray.storage.store import Place
+from wna_ray.text import first_line
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -66,11 +68,16 @@ class Worker:
         The run's spec; the model is loaded when it is first needed.
     device
         Where the forward pass runs.
+    given
+        Gives a module of the driver's process in the place of the spec's model; called once, when
+        it is first needed.
     """
 
-    def __init__(self, spec: Held, device: Device) -> None:
+    def __init__(
+        self, spec: Held, device: Device, given: Callable[[], Model] | None = None
+    ) -> None:
         set_up_process(device, spec.numerics.threads)
-        self._spec, self._device = spec.network, device
+        self._spec, self._device, self._given = spec.network, device, given
         self._loaded: FedNetwork | None = None
         self._checked: dict[str, FedNetwork] = {}  # by fingerprint of the job
         self._source: tuple[Any, Any] | None = None
@@ -93,9 +100,18 @@ class Worker:
                 f"model: {spec.model} answers the same batch differently each time; results"
                 " could not be repeated (is something random in its forward pass?)"
             ) from None
-        require_independent(network, job.stimulus)
-        begin = time.perf_counter()
-        moments, _ = run_shard(job, network, 0, min(spec.numerics.batch, spec.samples))
+        except NumericsError:
+            raise
+        except Exception as error:
+            raise _failed(spec, error) from error
+        try:
+            require_independent(network, job.stimulus)
+            begin = time.perf_counter()
+            moments, _ = run_shard(job, network, 0, min(spec.numerics.batch, spec.samples))
+        except WnaError:
+            raise
+        except Exception as error:  # whatever the network's own code raises
+            raise _failed(spec, error) from error
         seconds = time.perf_counter() - begin
         seen: dict[str, int] = {
             r.kind: len(moments.responses[r.kind].rows)
@@ -210,8 +226,17 @@ class Worker:
     def _load(self) -> FedNetwork:
         """The network of the spec; it is loaded once."""
         if self._loaded is None:
-            self._loaded = load_network(self._network_spec, self._device)
+            given = None if self._given is None else self._given()
+            self._loaded = load_network(self._network_spec, self._device, given)
         return self._loaded
+
+
+def _failed(spec: Spec, error: Exception) -> ModelError:
+    return ModelError(
+        f"model: {spec.model} fails on a batch of the shape that it took before"
+        f" ({type(error).__name__}: {first_line(error)}); does it count its calls, or refuse some"
+        " values?"
+    )
 
 
 def _timed(tuned: Tuned | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from torch import nn
 
 from wna_ray.cuda.stream import Beside
 from wna_ray.errors import ModelError
-from wna_ray.networks import models
+from wna_ray.networks import live, models
 from wna_ray.networks.units import Tap
 from wna_ray.shards.decoder import LoadedDecoder, load_decoder
 from wna_ray.shards.fed_network import FedNetwork
@@ -19,7 +19,7 @@ from wna_ray.specs.run import Spec
 Shape = tuple[int, int, int]
 
 
-def load_network(spec: Spec, device: Device) -> FedNetwork:
+def load_network(spec: Spec, device: Device, given: models.Model | None = None) -> FedNetwork:
     """Load the model of a spec, and the decoder before it, if any.
 
     One whose spec has a target is not aimed yet (see `wna_ray.shards.aim`): it gives all of the
@@ -32,6 +32,9 @@ def load_network(spec: Spec, device: Device) -> FedNetwork:
         Gives model, decoder, numerics, normalisation and the target's layer.
     device
         Where it runs.
+    given
+        A module of a process, which takes the place of the spec's model and belongs to the network
+        from now on.
 
     Raises
     ------
@@ -41,7 +44,9 @@ def load_network(spec: Spec, device: Device) -> FedNetwork:
     numerics, place = spec.numerics, torch.device(device)
     dtype: torch.dtype = getattr(torch, numerics.dtype)
     beside = Beside(place)
-    model = models.load(spec.model)
+    if given is None:
+        live.require_loadable(spec.model)
+    model = given or models.load(spec.model)
     decoder: LoadedDecoder | None = None
     if spec.decoder is not None:
         decoder = load_decoder(spec.decoder, spec.stimulus.shape, numerics.batch, place, dtype)

@@ -170,3 +170,15 @@ def test_the_command() -> None:
     done = runner.invoke(app, ["check", uri.format("Pair"), "--shape", "3,12,12", "--no-code"])
     assert done.exit_code == 2
     assert "--no-code" in done.output
+
+
+def test_a_module_in_memory_stays_as_it_is() -> None:
+    network = foreign.Body().train()
+    network.head.bias.requires_grad_(False)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    checked = check(network, (3, SIDE, SIDE))
+    assert (checked.model, checked.sound) == ("live:Body", True)
+    assert checked.noises == look("Body").noises
+    assert network.training
+    assert [p.requires_grad for p in network.parameters()] == [True, True, True, False]
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())

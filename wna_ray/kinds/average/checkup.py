@@ -15,8 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
+from torch import nn
 
 from wna_ray.errors import CanaryError, ModelError, SpecError
+from wna_ray.execution.process import own_state
+from wna_ray.networks import live
 from wna_ray.networks.layers import Layer, layers_of
 from wna_ray.shards.fed_network import FedNetwork
 from wna_ray.shards.feed import Feed
@@ -127,7 +130,7 @@ class Checked:
 
 
 def check(
-    model: str,
+    model: str | nn.Module,
     shape: Shape,
     *,
     output: str | None = None,
@@ -139,7 +142,7 @@ def check(
     Parameters
     ----------
     model
-        A model URI.
+        A model URI, or a module in memory, which stays as it is.
     shape
         ``(C, H, W)`` of an image.
     output
@@ -168,8 +171,11 @@ def check(
     >>> look.sound, len(look.names), look.recommended["shape"]
     (True, 10, [1, 28, 28])
     """
-    spec = spec_of(model, shape, output=output, classes=classes, seed=seed)
-    return look_at(spec, load_network(spec, "cpu"))
+    given = live.model_of(model) if isinstance(model, nn.Module) else None
+    uri = model if isinstance(model, str) else live.uri_of(model)
+    spec = spec_of(uri, shape, output=output, classes=classes, seed=seed)
+    with own_state():
+        return look_at(spec, load_network(spec, "cpu", given))
 
 
 def spec_of(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
+from wna_ray.errors import RunError, SpecError, Stopped
 from wna_ray.events import Callback, Stage
 from wna_ray.execution.drive import ExecutorName, How, drive
 from wna_ray.execution.executor import Executor
 from wna_ray.execution.plan import Cut, fan_in, segment_images
+from wna_ray.execution.process import own_state
 from wna_ray.execution.rounds import Desk, Prepared, Round, Rounds
 from wna_ray.execution.worker import Introduction
 from wna_ray.kinds.average import KIND
@@ -31,6 +35,8 @@ from wna_ray.kinds.average.work import NoiseWork
 from wna_ray.machine import available
 from wna_ray.moments.kept import width
 from wna_ray.moments.moments import Moments
+from wna_ray.networks import live
+from wna_ray.networks.models import Model
 from wna_ray.runs.directory import Description, RunDirectory
 from wna_ray.runs.names import BASIS, OFFSET, SPEC
 from wna_ray.shards.job import Job
@@ -42,11 +48,12 @@ from wna_ray.storage.store import Place
 MANY_UNITS = 1000  # whose filters take a while
 
 
-def run(
+def run(  # noqa: PLR0913  # its parameters are promised
     spec: Spec,
-    out: str,
+    out: str | None = None,
     *,
-    executor: ExecutorName = "ray",
+    model: nn.Module | None = None,
+    executor: ExecutorName | None = None,
     workers: int | None = None,
     address: str | None = None,
     single_writer: bool = False,
@@ -60,9 +67,14 @@ def run(
         What to do.
     out
         The run directory: a path or any fsspec URL. The same call again resumes; another spec there
-        is refused.
+        is refused. With a `model` it may be left out: the run is then in this process's memory.
+    model
+        A module of this process, in the place of the spec's model, which is then recorded as
+        ``live:CLASS``. The run works on a copy (see `wna_ray.analyse`). To resume, give a module
+        with the same weights again.
     executor, workers, address
-        Where it runs; none of these changes a byte of the result.
+        Where it runs; none of these changes a byte of the result. By default ``local`` with a
+        `model`, else ``ray``.
     single_writer
         Allow a store that ignores conditional writes: nobody else drives this run at the same time.
     callbacks
@@ -78,9 +90,52 @@ def run(
     WnaError
         With one message that says what to do. Whatever was committed stays.
     """
-    how = How(executor, workers, address, single_writer, callbacks)
+    where = executor or ("ray" if model is None else "local")
+    how = How(where, workers, address, single_writer, callbacks)
+    if model is not None:
+        return run_live(spec, out, live.model_of(model), how)
+    if out is None:
+        raise SpecError("out: missing; only a run with model= may be in memory, give a folder")
     question = NoiseQuestion.of(spec, Place(out, spec.execution.endpoint, single_writer))
     return Run(drive(question, spec, out, how))
+
+
+def run_live(spec: Spec, out: str | None, model: Model, how: How) -> Run:
+    """Run a spec with a module of this process, which belongs to the run from now on.
+
+    Parameters
+    ----------
+    spec
+        What to do; the module takes the place of its model.
+    out
+        The run directory; None: a new one in this process's memory.
+    model
+        What `wna_ray.networks.live.model_of` gives.
+    how
+        Where it runs, and who hears of it.
+    """
+    in_memory = out is None
+    if out is None:
+        if how.executor == "ray":
+            raise SpecError(
+                "out: missing, but Ray's workers cannot write into this process's memory; give a"
+                " folder, or executor='local'"
+            )
+        out = f"memory://wna-{uuid.uuid4().hex}"
+    spec = spec.model_copy(update={"model": model.source})
+    place = Place(out, spec.execution.endpoint, how.single_writer)
+    question = NoiseQuestion.of(spec, place, model)
+    try:
+        with own_state():
+            return Run(drive(question, spec, out, how, model))
+    except Stopped:
+        if not in_memory:
+            raise
+        # Without `out` the same call would begin another run.
+        raise Stopped(
+            "stopped; what was committed is in the memory of this process: give"
+            f" out='{out}' to go on from there"
+        ) from None
 
 
 def execute(
@@ -110,13 +165,18 @@ class NoiseQuestion:
     spec: Spec
 
     @classmethod
-    def of(cls, spec: Spec, place: Place) -> NoiseQuestion:
-        """With the batch that the run at a place has chosen when it began, if there is one."""
+    def of(cls, spec: Spec, place: Place, model: Model | None = None) -> NoiseQuestion:
+        """With the batch that the run at a place has chosen when it began, if there is one.
+
+        A spec that names a module of a process is refused where that is not given.
+        """
+        if model is None:
+            live.require_loadable(spec.model)
         if spec.numerics.tune:
             directory = RunDirectory(place)
             if directory.read_json(SPEC) is not None:
                 batch = directory.spec().identity.get("numerics", {}).get("batch")
-                return cls(spec.with_batch(batch) if isinstance(batch, int) else spec)
+                spec = spec.with_batch(batch) if isinstance(batch, int) else spec
         return cls(spec)
 
     @property
@@ -133,6 +193,7 @@ class NoiseQuestion:
         """Let a worker look at the model; refuse what does not fit into memory."""
         introduction: Introduction = desk.introduce()
         job = introduction.job
+        _require_names(job, desk.directory)
         rows = expected_rows(job, introduction.seen)
         need = needs(job, rows, fan_in(rows * row_bytes(job)), segment_bytes(job))
         check(job, rows, need, desk.executor.machines(), available())
@@ -146,6 +207,21 @@ class NoiseQuestion:
 
         rounds = _rounds(work, introduction, need.partial, desk, ask)
         return Prepared(description_of(job, introduction.environment), rounds, after)
+
+
+def _require_names(job: Job, directory: RunDirectory) -> None:
+    """Make sure that rows had the names that a spec gives them from the run's beginning; they are
+    no part of the fingerprint.
+    """
+    if job.spec.classes is None or directory.read_json(SPEC) is None:
+        return
+    recorded = tuple(directory.spec().names)
+    if len(recorded) == len(job.names) and recorded != job.names:
+        before, after = next((a, b) for a, b in zip(recorded, job.names, strict=True) if a != b)
+        raise RunError(
+            f"'{directory.url}' is a run whose outputs have other names (classes: {before} ->"
+            f" {after}); give the same classes, or another out"
+        )
 
 
 def description_of(job: Job, environment: Mapping[str, Any]) -> Description:
