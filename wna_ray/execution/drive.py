@@ -17,7 +17,7 @@ from wna_ray.events import Callback, Event, RunFinished
 from wna_ray.execution.executor import Executor
 from wna_ray.execution.local import InProcessExecutor
 from wna_ray.execution.rounds import Desk, Question
-from wna_ray.networks.models import Model
+from wna_ray.networks.models import Model, require_there
 from wna_ray.runs.directory import RunDirectory
 from wna_ray.runs.driver import LAST_WORDS_SECONDS, Driver, State
 from wna_ray.specs.job import Held, JobSpec
@@ -100,6 +100,8 @@ def drive(
     place = Place(out, spec.execution.endpoint, how.single_writer)
     directory = RunDirectory(place)
     check_reachable(out, how.executor)
+    if how.executor == "ray" and model is None:
+        _glance(question.held, how)
     with contextlib.ExitStack() as stack:
         listeners = Listeners(directory, how.callbacks, question.announced)
         runner = make_executor(question.held, how.executor, how.workers, how.address, model)
@@ -123,8 +125,21 @@ def drive(
     return directory.store.place
 
 
+def _glance(held: Held, how: How) -> None:
+    """Find mistakes in models before a Ray of one's own starts, which takes seconds; on a cluster
+    elsewhere they may lie where only its workers are.
+    """
+    spec = held.network
+    if spec is None or how.address is not None or os.environ.get("RAY_ADDRESS"):
+        return
+    for uri in filter(None, (spec.model, spec.decoder)):
+        require_there(uri)
+
+
 def check_reachable(out: str, executor: ExecutorName) -> None:
-    """`SpecError` where workers could not write."""
+    """`SpecError` where workers could not write, or would write elsewhere than it says."""
+    if "::" in out:
+        raise SpecError(f"out: '{out}' chains storages by ::; give a path, or one URL")
     if executor == "ray" and out.startswith("memory:"):
         raise SpecError(
             f"out: '{out}' is in this process's memory, where Ray's workers cannot write; use"

@@ -349,6 +349,9 @@ def _end(call: Call) -> Any:
     try:
         return ray.get(call.report, timeout=DEAD_SECONDS)
     except RayTaskError as error:  # the method itself raised, or an argument could not be had
+        # The payload holds the same error, which Ray would print as one that nobody has looked at.
+        with contextlib.suppress(Exception):
+            ray.get(call.payload, timeout=DEAD_SECONDS)
         cause = error.cause if isinstance(error.cause, Exception) else RuntimeError(str(error))
         return PayloadLost(_first_line(cause)) if isinstance(cause, RayError) else cause
     except (ObjectLostError, ObjectFetchTimedOutError) as error:

@@ -75,6 +75,12 @@ def network_of(where: str, factory: str, options: Mapping[str, str]) -> nn.Modul
     return network
 
 
+def require_function(where: str, factory: str, options: Mapping[str, str]) -> None:
+    """`ModelError` where there is no such function, or an option does not fit; it is not called."""
+    with _working_directory(), _process_kept():
+        converted(_function(where, factory), options, f"{where}:{factory}")
+
+
 def converted(make: Callable[..., Any], options: Mapping[str, str], name: str) -> dict[str, Any]:
     """Options as a function's parameters expect them.
 

@@ -35,7 +35,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from wna_ray.errors import ModelError, near
-from wna_ray.files import read_file
+from wna_ray.files import expanded, read_file
 from wna_ray.networks import architectures as networks
 from wna_ray.networks import trained
 from wna_ray.networks.autoencoders import Autoencoder
@@ -43,7 +43,7 @@ from wna_ray.networks.checkpoint_files import kind_of
 from wna_ray.networks.checkpoints import load_weights
 from wna_ray.networks.exported.archive import Refused
 from wna_ray.networks.exported.reader import load_exported
-from wna_ray.networks.factories import network_of
+from wna_ray.networks.factories import network_of, require_function
 from wna_ray.networks.heads import head_of, take_channels
 from wna_ray.networks.units import Tap
 from wna_ray.specs.numerics import NormaliseSpec
@@ -112,9 +112,8 @@ class ModelURI:
         scheme, colon, rest = uri.partition(":")
         name, _, query = rest.partition("?")
         if not colon or not name or scheme not in SCHEMES:
-            raise ModelError(
-                f"model: '{uri}' is not SCHEME:NAME; the schemes are {', '.join(SCHEMES)}"
-            )
+            fault = f"has an unknown scheme, {scheme}" if colon and name else "is not SCHEME:NAME"
+            raise ModelError(f"model: '{uri}' {fault}; the schemes are {', '.join(SCHEMES)}")
         options = dict[str, str]()
         for part in _BETWEEN.split(query) if query else ():
             key, equals, value = part.partition("=")
@@ -133,6 +132,23 @@ class ModelURI:
         value = self.options.get("weights")
         named = self.scheme == "torchvision" and value and not set("/.$") & set(value)
         return None if named else value
+
+
+def require_there(uri: str) -> None:
+    """Find out at once what is wrong with a model's URI, where no network has to be made for it.
+
+    Raises
+    ------
+    ModelError
+        There is no such scheme, module, function, option, or local file.
+    """
+    parsed = ModelURI.parse(uri)
+    if parsed.scheme == "python":
+        require_function(*_function_of(parsed))
+    paths = {"export": parsed.name, "trained": f"{parsed.name.rstrip('/')}/{trained.DESCRIPTION}"}
+    path = paths.get(parsed.scheme, parsed.weights_path)
+    if path is not None and "://" not in path and not os.path.exists(expanded(path)):
+        raise ModelError(f"model: no file '{path}'; {uri} names it")
 
 
 def load(uri: str) -> Model:
@@ -373,6 +389,11 @@ def _timm(uri: ModelURI) -> Model:
 
 
 def _python(uri: ModelURI) -> Model:
+    return Model(network_of(*_function_of(uri)), "", "")
+
+
+def _function_of(uri: ModelURI) -> tuple[str, str, dict[str, str]]:
+    """Module, function and options of a ``python:`` model."""
     where, colon, factory = uri.name.partition(":")
     if not colon or "/" in where or where.endswith(".py"):
         guess = uri.name.replace("./", "").replace(".py", "").replace("/", ".")
@@ -381,8 +402,7 @@ def _python(uri: ModelURI) -> Model:
             f"model: 'python:{uri.name}' is no module and function; write"
             f" python:package.module:factory{f', such as python:{guess}' if ':' in guess else ''}"
         )
-    options = {k: v for k, v in uri.options.items() if k not in COMMON}
-    return Model(network_of(where, factory, options), "", "")
+    return where, factory, {k: v for k, v in uri.options.items() if k not in COMMON}
 
 
 def _export(uri: ModelURI) -> Model:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wna_ray.errors import CanaryError, ModelError, SpecError
+from wna_ray.errors import CanaryError, ModelError, NumericsError, SpecError
 from wna_ray.moments.responses import FixedPoint, calibrate, is_rounded
 from wna_ray.networks.field import Field
 from wna_ray.networks.tuning import CANDIDATES, Tuned, choose_batch
@@ -198,6 +198,13 @@ def check_canary(job: Job, network: FedNetwork) -> FedNetwork:
     """The network in the job's batch, aimed at its units, once it has answered the first batch
     with the bits on record; else `CanaryError`.
     """
+    if network.model.digest != job.digest:
+        raise NumericsError(
+            f"model: {job.spec.model} has other weights on this worker than where the run began"
+            f" (SHA-256 {network.model.digest[:12]}, not {job.digest[:12]}); are they drawn by a"
+            " generator that nobody seeds, such as NumPy's? Seed it in the function, or give"
+            " weights=PATH"
+        )
     numerics = job.spec.numerics
     network = network.with_batch(numerics.batch).in_format(
         "contiguous" if numerics.memory_format == "contiguous" else "channels_last"

@@ -75,6 +75,11 @@ def as_response(value: Any) -> Any:
     return {**value, "threshold": 0.0} if plain else value
 
 
+def _as_layer(value: Any) -> Any:
+    """Layers of ``nn.Sequential`` have numbers, which YAML reads as such."""
+    return str(value) if type(value) is int and value >= 0 else value
+
+
 class TargetSpec(Frozen):
     """Units inside the network, instead of its output.
 
@@ -94,7 +99,7 @@ class TargetSpec(Frozen):
         different noise.
     """
 
-    layer: str = Field(min_length=1, max_length=1000)
+    layer: Annotated[str, BeforeValidator(_as_layer)] = Field(min_length=1, max_length=1000)
     units: (
         Literal["all"]
         | Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 31)], ...], BeforeValidator(as_units)]

@@ -37,6 +37,15 @@ def _dataset(value: Any) -> Any:
     return {"dataset": value} if isinstance(value, str) else value
 
 
+def _as_uri(value: Any) -> Any:
+    if not isinstance(value, str) and callable(value):
+        raise ValueError(
+            f"expected a URI, such as python:MODULE:FUNCTION, got {type(value).__name__}; a module"
+            " in memory goes by wna_ray.analyse(net, shape), or run(spec, model=net)"
+        )
+    return value
+
+
 class EvaluationSpec(Frozen):
     """Images that maps are scored on as classifiers; in YAML also the name of the data set alone.
 
@@ -111,7 +120,7 @@ class Spec(Written):
         they were trained on, and none for others. Not part of the fingerprint.
     """
 
-    model: str
+    model: Annotated[str, BeforeValidator(_as_uri)]
     decoder: str | None = None
     target: TargetSpec | None = None
     output: Output = None

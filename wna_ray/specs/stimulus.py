@@ -118,6 +118,15 @@ class BasisSpec(Frozen):
             )
 
 
+def _three(value: Any) -> Any:
+    if isinstance(value, list | tuple) and len(value) != 3:
+        raise ValueError(
+            f"expected channels, rows and columns, got {len(value)} numbers; a network that takes"
+            " other inputs needs a wrapper that folds (C, H, W) into them"
+        )
+    return value
+
+
 class StimulusSpec(Frozen):
     """The noise: ``offset + scale * unit * grid`` (see ``docs/noise.md``); or pictures as they are.
 
@@ -158,8 +167,11 @@ class StimulusSpec(Frozen):
     """
 
     kind: StimulusKind
-    shape: tuple[
-        Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]
+    shape: Annotated[
+        tuple[
+            Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]
+        ],
+        BeforeValidator(_three),
     ]
     offset: Annotated[float | str, BeforeValidator(as_number)] = 0.0
     scale: float = Field(gt=1e-30, lt=1e30)
