@@ -24,6 +24,7 @@ DIGITS: Spec = {"kind": "images", "dataset": "mnist", "split": "train", "shape":
 GABOR: Spec = {"kind": "gabor-pca", "dataset": "mnist", "components": 20}
 AUTHORS: Spec = GABOR | {"spread": "range", "centre": False, "rescale": "minmax"}
 COLOUR: Spec = {"kind": "gaussian", "shape": [3, 64, 64], "offset": 0.5, "scale": 0.2}
+CENTRED: Spec = {"kind": "logits", "centred": True}  # as by default before 0.1.0
 OWN = f"{GIVEN}.own_model"
 
 OWN_MODEL = '''"""A small network, as somebody may bring one."""
@@ -42,7 +43,7 @@ def network(seed: str = "0") -> nn.Module:
 
 def base(samples: int = 512, **more: Any) -> Spec:
     """Make the spec of a run of the bundled network."""
-    found: Spec = {"model": "bundled:mnist-cnn", "stimulus": NOISE, "responses": ["logits"]}
+    found: Spec = {"model": "bundled:mnist-cnn", "stimulus": NOISE, "responses": [CENTRED]}
     found |= {"samples": samples, "seed": 3, "evaluation": "none"}
     return found | {"numerics": {"batch": BATCH}, "execution": CUT} | more
 
@@ -174,12 +175,12 @@ SPECS: dict[str, Spec] = {
     "one": base(stimulus=NOISE | {"offset": "bundled:mnist-mean"}, keep_responses=True),
     "demo": base(
         1024,
-        responses=["label", "confidence", "logits", "probabilities"],
+        responses=["label", "confidence", CENTRED, "probabilities"],
         moments={"second": True, "halves": True},
         keep_responses=True,
         evaluation="mnist",
     ),
-    "kinds": sweep(base(responses=["label", "logits"]), noise=KINDS),
+    "kinds": sweep(base(responses=["label", CENTRED]), noise=KINDS),
     "answers": sweep(base(), answer=ANSWERS),
     "models": sweep(base(256), model=MODELS),
     "pairs": sweep(
@@ -188,7 +189,7 @@ SPECS: dict[str, Spec] = {
         noise={"mean": {"stimulus.offset": "bundled:mnist-mean"}, "grey": {"stimulus.offset": 0.5}},
     ),
     "panel-runs": sweep(
-        base(256, responses=["label", "logits"]),
+        base(256, responses=["label", CENTRED]),
         network={name: {"model": f"trained:panel/{name}"} for name in PANEL},
     ),
     "own": base(256, model=f"python:{OWN}:network", stimulus=NOISE | {"space": "input"}),

@@ -93,6 +93,11 @@ def assumptions(spec: Spec, network: FedNetwork, reading: Reading) -> tuple[str,
     if spec.output is not None:
         lines = lines[1:] if reading.field and spec.output.field is not None else lines
         lines = lines if spec.output.read == "auto" else []
+    stimulus = spec.stimulus
+    if stimulus.space == "input" and "offset" not in stimulus.model_fields_set:
+        lines.append(
+            "the noise is around 0, in what the network itself is fed; stimulus.offset: 0 says so"
+        )
     if spec.numerics.memory_format == "auto" and network.network.memory_format == "contiguous":
         lines.append(
             "the network does not run on images in channels_last memory; they are fed contiguous"
