@@ -443,3 +443,29 @@ def large_pictures() -> nn.Module:
 def coloured() -> nn.Module:
     """Four logits of 3 x 11 x 7 pixels."""
     return Linear(4, 3 * 11 * 7)
+
+
+class Kinked(nn.Module):
+    """Eight units; every other one rises a hundredth slower above 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.units, self.head = _Kinks(), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.head(self.units(x.flatten(1)))
+        return y
+
+
+class _Kinks(Linear):
+    def __init__(self) -> None:
+        super().__init__(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x)
+        kinked = torch.arange(8) % 2 == 1
+        return torch.where(kinked, torch.minimum(y, y / 1.01), y)
+
+
+def kinked() -> nn.Module:
+    return Kinked()

@@ -5,25 +5,58 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import networks_for_tests
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from prepared import prepared
 from unit_specs import CNN, PADDED, units
 
 from wna_ray import run
 from wna_ray.networks.models import load
+from wna_ray.shards.fed_network import FedNetwork
 from wna_ray.shards.gradients import linear_filters
+from wna_ray.shards.job import Job
 from wna_ray.shards.shard import run_shard
 from wna_ray.specs.run import Spec
 
 MakeSpec = Callable[..., Spec]
 
 
+def filters_of(job: Job, network: FedNetwork) -> NDArray[np.float64]:
+    """Of all units."""
+    return linear_filters(job, network, 0, len(job.names))
+
+
+@pytest.mark.parametrize("step", [7, 14])
+def test_filters_in_parts_have_the_same_bits(make_spec: MakeSpec, step: int) -> None:
+    """As workers make them, cut at whole batches."""
+    job, network = prepared(units(make_spec, CNN | {"numerics": {"batch": 7}}, "conv1"))
+    whole = filters_of(job, network)
+    parts = [linear_filters(job, network, a, min(a + step, 20)) for a in range(0, 20, step)]
+    assert np.array_equal(np.concatenate(parts), whole)
+    assert np.isfinite(whole).all()
+
+
+def test_units_that_only_bend_a_little_have_none(make_spec: MakeSpec) -> None:
+    """Half of them are linear, the other half rise by a hundredth less above 0."""
+    job, network = prepared(
+        make_spec(
+            model="python:networks_for_tests:kinked",
+            target={"layer": "units"},
+            responses=["activation"],
+        )
+    )
+    filters = filters_of(job, network)
+    assert np.isfinite(filters).all(axis=1).tolist() == [True, False] * 4
+    assert np.allclose(filters[::2], networks_for_tests.weights(8)[::2].numpy(), atol=1e-6)
+
+
 @pytest.mark.parametrize("position", ["centre", "pooled"])
 def test_filters_of_linear_units_are_their_weights(make_spec: MakeSpec, position: str) -> None:
     job, network = prepared(units(make_spec, CNN, "conv1", position=position, units=[3, 11]))
-    found = linear_filters(job, network)
+    found = filters_of(job, network)
     assert np.allclose(
         found, load("bundled:mnist-cnn").module.conv1.weight[[3, 11]].reshape(2, -1), atol=1e-6
     )
@@ -42,13 +75,13 @@ def test_filters_include_everything_before_the_unit(make_spec: MakeSpec) -> None
     expected = (
         torch.nn.functional.pad(w, (0, 1, 0, 1)).reshape(20, 3, 2, 3, 2).sum(dim=(2, 4))
     )  # unit (10, 12) sees rows 10 ... 14
-    assert np.allclose(linear_filters(job, network), expected.reshape(20, -1), atol=1e-5)
+    assert np.allclose(filters_of(job, network), expected.reshape(20, -1), atol=1e-5)
 
 
 def test_units_that_are_not_linear_have_none(make_spec: MakeSpec) -> None:
     for layer in ("relu1", "conv2"):
-        assert np.isnan(linear_filters(*prepared(units(make_spec, CNN, layer)))).all()
-    assert np.isnan(linear_filters(*prepared(units(make_spec, PADDED, "steps")))).all(), (
+        assert np.isnan(filters_of(*prepared(units(make_spec, CNN, layer)))).all()
+    assert np.isnan(filters_of(*prepared(units(make_spec, PADDED, "steps")))).all(), (
         "no gradients at all"
     )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from wna_ray.errors import WnaError
@@ -76,6 +77,47 @@ class Executor(Protocol):
         """Stop the workers."""
 
 
+def call_each(
+    executor: Executor,
+    attempts: int,
+    method: str,
+    arguments: Sequence[tuple[Any, ...]],
+    done: Callable[[int], None] = lambda _: None,
+) -> list[Any]:
+    """Calls of one method, on all workers; their reports, in order. One whose worker died is tried
+    again. `done` is told how many have ended.
+    """
+    reports, left = [None] * len(arguments), [attempts] * len(arguments)
+    waiting, running = deque(range(len(arguments))), dict[Ticket, int]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < executor.window:
+                i = waiting.popleft()
+                running[executor.submit(method, *arguments[i])] = i
+            for ticket in executor.wait(TICK_SECONDS):
+                i = running.pop(ticket)
+                try:
+                    reports[i] = executor.report(ticket)
+                except WorkerLost as error:
+                    left[i] -= 1
+                    if not left[i]:
+                        raise _given_up(attempts, method, error) from None
+                    waiting.appendleft(i)
+                finally:
+                    executor.release(ticket)
+                done(len(arguments) - len(waiting) - len(running))
+    finally:
+        for ticket in running:
+            executor.release(ticket)
+    return reports
+
+
+def _given_up(attempts: int, method: str, error: WorkerLost) -> WnaError:
+    return WnaError(
+        f"workers died {attempts} times in '{method}' ({error}); run the same command again"
+    )
+
+
 def call(executor: Executor, attempts: int, method: str, *args: Any) -> Any:
     """One call, waited for, and tried again where its worker died; its report."""
     for left in reversed(range(attempts)):
@@ -86,9 +128,6 @@ def call(executor: Executor, attempts: int, method: str, *args: Any) -> Any:
             return executor.report(ticket)
         except WorkerLost as error:
             if not left:
-                raise WnaError(
-                    f"workers died {attempts} times in '{method}' ({error}); run the same command"
-                    " again"
-                ) from None
+                raise _given_up(attempts, method, error) from None
         finally:
             executor.release(ticket)

@@ -14,13 +14,14 @@ there and what is missing of them, and gives the merged sums back. Stopping earl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from wna_ray.errors import RunError, ShardError
 from wna_ray.events import Callback, RunStarted, Stage
-from wna_ray.execution.executor import Executor, PayloadLost, call
+from wna_ray.execution.executor import Executor, PayloadLost, call, call_each
 from wna_ray.execution.plan import Cut, Plan, plan
 from wna_ray.execution.scheduler import Scheduler
 from wna_ray.execution.worker import Introduction
@@ -35,6 +36,8 @@ from wna_ray.shards.work import Work
 from wna_ray.specs.job import Held
 
 CALL_TRIES = 4
+SAY_SECONDS = 5.0  # between lines about parts that have ended
+PARTS_A_WORKER = 4  # of what is asked once the moments are there
 LISTED_FAILURES = 8  # shards that an error names
 
 
@@ -149,6 +152,29 @@ class Desk:
     def ask(self, method: str, work: Work, *args: Any) -> Any:
         """What a worker says of some work, which travels once."""
         return self.call(method, self.share(work), *args)
+
+    def ask_in_parts(
+        self, method: str, work: Work, parts: Sequence[tuple[Any, ...]], what: str
+    ) -> list[Any]:
+        """What all workers say of parts of some work, in order. Of many parts, `what` is said with
+        how many have ended.
+        """
+        shared, said = self.share(work), time.monotonic()
+
+        def done(ended: int) -> None:
+            nonlocal said
+            if time.monotonic() - said > SAY_SECONDS:
+                said = time.monotonic()
+                self.emit(Stage(f"{what}: {ended} of {len(parts)} parts"))
+
+        arguments = [(shared, *part) for part in parts]
+        return call_each(self.executor, CALL_TRIES, method, arguments, done)
+
+    def parts_of(self, count: int, batch: int) -> list[slice]:
+        """Cut so many images or units into parts of whole batches, some for each worker."""
+        batches = -(-count // batch)
+        step = batch * max(1, -(-batches // (PARTS_A_WORKER * max(1, self.executor.workers))))
+        return [slice(a, min(a + step, count)) for a in range(0, count, step)]
 
     def share(self, work: Work) -> Any:
         """What to pass to calls in the place of some work; the last one's is kept."""

@@ -198,9 +198,9 @@ class Worker:
             [network.pictures(x[a : a + batch]) for a in range(0, len(x), batch)]
         )
 
-    def filters(self, work: NetworkWork) -> tuple[None, NDArray[np.float64]]:
-        """The filters ``(k, d)`` of units that are linear; NaN for others."""
-        return None, linear_filters(work.job, self.network(work.job))
+    def filters(self, work: NetworkWork, start: int, stop: int) -> tuple[None, NDArray[np.float64]]:
+        """The filters ``(stop - start, d)`` of units that are linear; NaN for others."""
+        return None, linear_filters(work.job, self.network(work.job), start, stop)
 
     def environment(self) -> tuple[None, dict[str, Any]]:
         """Versions and hardware, for the record."""

@@ -201,32 +201,43 @@ def _on_grid(stimulus: Stimulus, gradient: torch.Tensor) -> Floats:
     return np.asarray(stimulus.middle(cells.cpu().numpy()).reshape(len(gradient), stimulus.pixels))
 
 
-def linear_filters(job: Job, network: FedNetwork) -> Floats:
+def linear_filters(job: Job, network: FedNetwork, start: int, stop: int) -> Floats:
     """What the STA of a linear unit must become: its gradient, on the grid of the noise.
+
+    Parameters
+    ----------
+    start, stop
+        Which of the job's units; `start` is a multiple of the batch.
 
     Returns
     -------
     numpy.ndarray
-        ``(k, d)``, activation per unit of the stimulus; NaN where a unit is not linear: its
-        gradients at some images of noise differ (or are zero, or do not exist).
+        ``(stop - start, d)``, activation per unit of the stimulus; NaN where a unit is not linear:
+        it does not add up at some images of noise, or its gradients there differ (or are zero, or
+        do not exist).
     """
-    stimulus, batch, k = job.stimulus, job.spec.numerics.batch, len(job.names)
-    filters = np.full((k, stimulus.pixels), np.nan)
+    stimulus, batch = job.stimulus, job.spec.numerics.batch
+    filters = np.full((stop - start, stimulus.pixels), np.nan)
     images = stimulus.images(stimulus.noise.grid(0, LINEAR_IMAGES), network.device)
     rounding = torch.finfo(network.network.dtype).eps
     # Where rounding is coarse, adding up tells little, and gradients are compared, too.
     others = images[1:] if rounding > LINEAR / 10 else images[:0]
+    affine = _affine(job, network, images, rounding)
     try:
-        for units in _batches(_affine(job, network, images, rounding), batch):
+        for a in range(start, stop, batch):
+            units = np.arange(a, min(a + batch, stop))
+            if not affine[units].any():
+                continue
             first = _one_each(job, network, images[0], units)
             kept = first.square().sum(dim=(1, 2, 3))
-            linear = kept > 0
+            linear = torch.from_numpy(affine[units]).to(kept.device) & (kept > 0)
             for image in others:
+                if not linear.any():
+                    break
                 off = (_one_each(job, network, image, units) - first).square().sum(dim=(1, 2, 3))
                 linear &= off <= LINEAR**2 * kept
-            chosen = linear.cpu().numpy()
-            if chosen.any():
-                filters[units[chosen]] = _on_grid(stimulus, first[linear])
+            if linear.any():
+                filters[units[linear.cpu().numpy()] - start] = _on_grid(stimulus, first[linear])
     except RuntimeError:  # it has no gradients
         pass
     return filters
@@ -234,10 +245,10 @@ def linear_filters(job: Job, network: FedNetwork) -> Floats:
 
 def _affine(
     job: Job, network: FedNetwork, images: torch.Tensor, rounding: float
-) -> NDArray[np.int64]:
-    """Units that add up, ``y(a) + y(b) = y(a + b - c) + y(c)``, at many images of noise: within
-    `LINEAR` of what y varies by, and rounding. All are tried at once, by a few forward passes; a
-    gradient for each unit and image would take minutes for thousands of units.
+) -> NDArray[np.bool_]:
+    """``(k,)``: which units add up, ``y(a) + y(b) = y(a + b - c) + y(c)``, at many images of noise:
+    within `LINEAR` of what y varies by, and rounding. All are tried at once, by a few forward
+    passes; a gradient for each unit and image would take minutes for thousands of units.
     """
     k, middle = len(job.names), job.stimulus.middle_patch
 
@@ -250,12 +261,7 @@ def _affine(
     off, varied = y[0::2] + y[1::2] - answers(a + b - c) - y[:1], y.std(axis=0)
     with np.errstate(invalid="ignore"):
         most = LINEAR * varied + 4 * rounding * np.abs(y).max(axis=0)
-        return np.flatnonzero((np.abs(off) <= most).all(axis=0) & (varied > 0))
-
-
-def _batches(units: NDArray[np.int64], batch: int) -> Iterator[NDArray[np.int64]]:
-    """Parts of at most a batch of some units."""
-    yield from (units[a : a + batch] for a in range(0, len(units), batch))
+        return np.asarray((np.abs(off) <= most).all(axis=0) & (varied > 0))
 
 
 def _one_each(

@@ -179,7 +179,10 @@ def test_what_is_in_the_fingerprint(
     assert one.fingerprint != other.fingerprint
     assert other.decoder
     assert one.identity["decoder"]["digest"] != other.decoder.digest
-    assert needs(one, 7, 2).driver - needs(plain, 7, 2).driver == 12 * 6 * 16 + 7 * 7 * (6 - 16) * 8
+    assert (
+        needs(one, 7, 2).driver - needs(plain, 7, 2).driver
+        == 12 * 6 * 16 + (2 * 7 + 5 * 6) * (6 - 16) * 8
+    )
 
 
 def test_units_inside_the_model_have_codes(make: Callable[..., Spec]) -> None:

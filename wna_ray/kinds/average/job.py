@@ -45,8 +45,6 @@ from wna_ray.specs.run import Spec
 from wna_ray.statistics.maps import Readout
 from wna_ray.storage.store import Place
 
-MANY_UNITS = 1000  # whose filters take a while
-
 
 def run(  # noqa: PLR0913  # its parameters are promised
     spec: Spec,
@@ -200,7 +198,9 @@ class NoiseQuestion:
         work = NoiseWork(job)
 
         def ask(images: NDArray[np.float32]) -> NDArray[np.float32]:
-            return np.asarray(desk.ask("answer", work, images))
+            cuts = desk.parts_of(len(images), job.spec.numerics.batch)
+            parts = [(images[cut],) for cut in cuts]
+            return np.concatenate(desk.ask_in_parts("answer", work, parts, "answers to maps"))
 
         def after() -> None:
             evaluate(self.spec, Run(desk.directory.store.place), desk.emit, ask)
@@ -335,10 +335,18 @@ def _answers(
     if job.decoder is not None:
         pictures = np.full((len(images), *job.decoder.shape), np.nan, dtype=np.float32)
         if finite.any():
-            pictures[finite] = desk.ask("pictures", work, images[finite])
+            some = images[finite]
+            cuts = desk.parts_of(len(some), job.spec.numerics.batch)
+            parts = [(some[cut],) for cut in cuts]
+            pictures[finite] = np.concatenate(
+                desk.ask_in_parts("pictures", work, parts, "pictures")
+            )
     filters = None
     if job.field is not None:
-        if len(job.names) >= MANY_UNITS:
-            desk.emit(Stage(f"look for linear units among {len(job.names):,}"))
-        filters = desk.ask("filters", work)
+        cuts = desk.parts_of(len(job.names), job.spec.numerics.batch)
+        filters = np.concatenate(
+            desk.ask_in_parts(
+                "filters", work, [(cut.start, cut.stop) for cut in cuts], "look for linear units"
+            )
+        )
     return Answers(outputs, filters, pictures, job.reading.note)
