@@ -36,7 +36,7 @@ NEIGHBOURS = 1e-3
 batch change: more is no rounding.
 """
 LOUD = 3.0  # times the contrast of the noise, of the neighbours' images
-SHIFTS = (1.0, -1.0)  # noise standard deviations that the neighbours' images are shifted by
+SHIFTS = (1.0, -1.0)  # standard deviations of values, that the neighbours' images are shifted by
 
 
 def settle(spec: Spec, network: FedNetwork, stimulus: Stimulus) -> tuple[FedNetwork, Any]:
@@ -150,10 +150,10 @@ def require_independent(network: FedNetwork, stimulus: Stimulus) -> None:
     before = network(images).reshape(batch, -1)
     sd = before[np.isfinite(before).all(axis=1)].std(axis=0)
     sd = np.where(sd > 0, sd, sd.max(initial=0.0) or 1.0)
-    mean = images.mean(dim=(0, 2, 3), keepdim=True)
+    mean, contrast = images.mean(dim=(0, 2, 3), keepdim=True), float(images.std())
     for shift in SHIFTS:
         other = images.clone()
-        other[kept:] = mean + LOUD * (images[kept:] - mean) + shift * stimulus.sd
+        other[kept:] = mean + LOUD * (images[kept:] - mean) + shift * contrast
         try:
             after = network(other).reshape(batch, -1)
         except Exception:  # a network may refuse such images, which says nothing of neighbours
