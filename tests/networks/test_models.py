@@ -241,7 +241,7 @@ def test_weights_that_name_a_torchvision_entry_are_no_path() -> None:
         ("keras:vgg", ("'keras:vgg'", "bundled, torchvision, timm, python, export")),
         ("mnist-cnn", ("'mnist-cnn'", "SCHEME:NAME")),
         ("bundled:", ("'bundled:'", "SCHEME:NAME")),
-        ("bundled:mnist-cnn?layer", ("'?layer'", "key=value")),
+        ("bundled:mnist-cnn?layer", ("'bundled:mnist-cnn?layer'", "key=value")),
         ("bundled:mnist", ("'mnist'", "mnist-cnn")),
         ("bundled:mnist-cnn?wieghts=a.pt", ("'wieghts'", "weights, layer")),
         ("bundled:mnist-cnn?seed=-1", ("seed=-1", "from 0 to 2^63 - 1")),

@@ -117,9 +117,9 @@ class ModelURI:
         options = dict[str, str]()
         for part in _BETWEEN.split(query) if query else ():
             key, equals, value = part.partition("=")
-            if not equals or not key.isidentifier():
+            if not equals or not key:
                 raise ModelError(
-                    f"model: '?{query}' in '{uri}' is not key=value&key=value ('{part}' is none)"
+                    f"model: what follows the question mark of '{uri}' is not key=value&key=value"
                 )
             options[key] = _decoded(value)
         return cls(scheme, name, options)

@@ -90,7 +90,9 @@ def test_the_example_of_the_docstring_runs() -> None:
     assert doctest.DocTestRunner().run(example) == doctest.TestResults(0, 5)
 
 
-def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_of_the_page_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With fewer images; what they give has the shapes that the page says."""
     page = Path(__file__).parents[3] / "docs" / "python.md"
     blocks = [block.split("```")[0] for block in page.read_text().split("```python\n")[1:]]
@@ -110,6 +112,8 @@ def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
     exec(smaller, names)
     assert names["kept"].spec.model == "live:Sequential"
     assert names["kept"].samples == 300
+    exec(blocks[3], names)
+    assert "begin with  stimulus:" in capsys.readouterr().out
     assert open_run("runs/mine").fingerprint == names["kept"].fingerprint
 
 
