@@ -228,6 +228,15 @@ class Tokens(nn.Module):
         return self.head(self.norm(tokens).mean(1))
 
 
+class NoNan(Body):
+    """Refuses NaN, as careful networks do."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        if not torch.isfinite(x).all():
+            raise ValueError("input has NaN or Inf")
+        return super().forward(x)
+
+
 class Choosy(Body):
     """Refuses images that are louder than it is used to."""
 

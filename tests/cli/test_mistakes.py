@@ -48,6 +48,7 @@ EARLY: dict[str, tuple[dict[str, Any], str]] = {
     "exported": ({"model": "export:no.pt2"}, "no file 'no.pt2'"),
     "shape": ({"stimulus": STIMULUS | {"shape": [3, 8, 16, 16]}}, "channels, rows and columns"),
     "response": ({"responses": ["lables"]}, "responses.0.kind"),
+    "layer as a number": ({"target": {"layer": 0.1}}, "put it in quotes, such as '0.1'"),
     "key": ({"sample": 3}, "unknown key"),
 }
 LATE: dict[str, tuple[dict[str, Any], str]] = {

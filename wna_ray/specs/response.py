@@ -77,6 +77,8 @@ def as_response(value: Any) -> Any:
 
 def _as_layer(value: Any) -> Any:
     """Layers of ``nn.Sequential`` have numbers, which YAML reads as such."""
+    if isinstance(value, float):  # 0.10 and 0.1 are other layers
+        raise ValueError(f"a layer's name is text; put it in quotes, such as '{value}'")
     return str(value) if type(value) is int and value >= 0 else value
 
 

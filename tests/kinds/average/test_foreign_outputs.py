@@ -183,6 +183,17 @@ def test_what_cannot_be_read_is_refused(
     assert not (tmp_path / name / "MANIFEST.json").exists()
 
 
+def test_a_network_that_refuses_nan_has_means_of_units(
+    answer: Callable[..., tuple[Run, list[str]]],
+) -> None:
+    """What units see is found by NaN; a mean over all positions needs no such thing."""
+    units = {"target": {"layer": "conv"}, "responses": ["activation"]}
+    with pytest.raises(ModelError, match=r"images with NaN .* refuses .*position: mean"):
+        answer("NoNan", **units)
+    units["target"] = {"layer": "conv", "position": "mean"}
+    assert len(answer("NoNan", **units)[0].names) == 8
+
+
 def test_maps_have_units_at_a_position(answer: Callable[..., tuple[Run, list[str]]]) -> None:
     """What the refusal says to do works: two units, each with a field of 5 x 5 pixels."""
     done, _ = answer(
