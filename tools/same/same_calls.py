@@ -25,7 +25,9 @@ def main() -> None:
     asked = wna_ray.StcSpec(run="answers/units", response="rectified", units=("4",), fresh=0)
     stc = wna_ray.run_stc(asked, f"{OUT}/stc", executor="local")
     print(stc.axes.to_pydict())
+    centred = {"kind": "logits", "centred": True}
     model = {"model": "bundled:mnist-cnn", "stimulus": run.spec.stimulus, "samples": 128}
+    model["responses"] = ["label", centred]
     seeds = {"seed": {"1": {"seed": 1}, "2": {"seed": 2}}}
     sweep = wna_ray.SweepSpec.parse({"sweep": seeds} | model)
     print(list(wna_ray.run_sweep(sweep, f"{OUT}/sweep", executor="local").members))

@@ -55,7 +55,12 @@ def small_run(spec: Spec) -> Spec:
 
 
 def shrink(spec: Spec) -> None:
-    """Make the numbers small that a spec, or the changes of a member, has."""
+    """Make the numbers small that a spec, or the changes of a member, has. Logits are centred, as
+    they were by default when older job files were written.
+    """
+    if "responses" in spec:
+        centred = {"kind": "logits", "centred": True}
+        spec["responses"] = [centred if kind == "logits" else kind for kind in spec["responses"]]
     for key, most in (("samples", IMAGES), ("repeats", 2)):
         if key in spec:
             spec[key] = min(spec[key], most)
